@@ -1,0 +1,19 @@
+"""Segmenters: frames to factor logits of masks."""
+
+from pathlib import Path
+
+from vdp.models.segmenters.params import SegmenterParams
+from vdp.models.segmenters.unetpp import UnetPlusPlus
+from vdp.models.store import load_config, load_weights
+
+
+def load_segmenter(folder: Path) -> UnetPlusPlus:
+    """Rebuild a segmenter from its folder alone, in evaluation mode.
+
+    Raises:
+        FileNotFoundError: if the folder holds no model.
+    """
+    segmenter = UnetPlusPlus(SegmenterParams.model_validate(load_config(folder)["segmenter"]))
+    load_weights(segmenter, folder)
+    segmenter.eval()
+    return segmenter

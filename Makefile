@@ -1,0 +1,40 @@
+# make run      build the environment once, run the pipeline, show the scores
+# make test     style, types and tests
+# make mlflow   compare runs in a browser
+PYTHON ?= python3.11
+VENV ?= .venv
+PORT ?= 5000
+BIN := $(abspath $(VENV))/bin
+PY := $(BIN)/python
+
+.PHONY: help run test mlflow
+
+help:
+	@sed -n 's/^# make/make/p' Makefile
+
+run: $(VENV)/run.stamp
+	@PATH="$(BIN):$$PATH" $(PY) -m dvc repro
+	@$(PY) -m vdp summary
+
+test: $(VENV)/test.stamp
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+	$(PY) -m mypy
+	$(PY) -m pytest
+
+mlflow: $(VENV)/run.stamp
+	@echo "http://127.0.0.1:$(PORT)/#/experiments/1   (Ctrl-C ends it)"
+	@MLFLOW_DISABLE_TELEMETRY=true $(PY) -m mlflow ui --host 127.0.0.1 --port $(PORT) \
+	  --backend-store-uri "$${MLFLOW_TRACKING_URI:-sqlite:///$(CURDIR)/mlflow.db}"
+
+$(VENV)/run.stamp: requirements.txt | $(PY)
+	$(PY) -m pip install --disable-pip-version-check -r requirements.txt
+	@touch $@
+
+$(VENV)/test.stamp: requirements-dev.txt $(VENV)/run.stamp
+	$(PY) -m pip install --disable-pip-version-check -r requirements-dev.txt
+	@touch $@
+
+$(PY):
+	@command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) not found: install Python 3.11, or make PYTHON=..." >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)

@@ -1,0 +1,60 @@
+"""DVC stage predict: roll out the unknown frames of every test clip, several futures each.
+
+Reads   data/clips/test, data/models/codec, data/models/denoiser; params.yaml: seed, clip, predict
+Writes  data/predictions/<test set>: frames.npy (N, S, hops, H, W, 3), latents.npy (N, S, C, h, w) of the last hop,
+        predictions.json
+"""
+
+from pathlib import Path
+
+from vdp.data.clips import ClipStore, test_sets
+from vdp.data.encode import decode_frames, encode_known
+from vdp.data.latents import Normalisation
+from vdp.data.predictions import PredictionWriter
+from vdp.device import autocast, pick_device
+from vdp.files import replacing
+from vdp.models.codecs import load_codec
+from vdp.models.denoisers import TrainedDenoiser, load_denoiser
+from vdp.params import ClipParams, read_section, read_value, run_stage
+from vdp.sampling.params import PredictParams
+from vdp.sampling.predict import Strategy, predict
+from vdp.tracking.mlflow_run import track_stage
+from vdp.tracking.progress import progress
+
+CLIPS = Path("data/clips")
+CODEC = Path("data/models/codec")
+DENOISER = Path("data/models/denoiser")
+PREDICTIONS = Path("data/predictions")
+
+
+def main() -> None:
+    known = read_section(ClipParams, "clip").known
+    params = read_section(PredictParams, "predict")
+    seed, device = read_value("seed"), pick_device()
+    codec = load_codec(CODEC).to(device)
+    trained: TrainedDenoiser = load_denoiser(DENOISER, device)
+    normalisation = Normalisation(trained.latent_mean, trained.latent_std)
+    strategy = Strategy(
+        tuple(hop - 1.0 for hop in params.hops), params.steps, params.temperature, params.samples
+    )
+    clips_at_once = max(1, params.batch_clips // params.samples)
+
+    with track_stage("predict"), replacing(PREDICTIONS) as part:
+        for name, folder in test_sets(CLIPS).items():
+            store = ClipStore(folder)
+            writer = PredictionWriter(part / name, store.names, params.hops, params.samples)
+            for rows in progress(range(len(store)), clips_at_once, f"predict {name}"):
+                given = normalisation.apply(encode_known(codec.encode, store, rows, known, device))
+                with autocast(device):
+                    made = predict(
+                        trained.network, given, rows, trained.change_scale, trained.process, strategy, seed
+                    )
+                raw = normalisation.invert(made.flatten(0, 1))
+                frames = decode_frames(codec.decode, raw, device)
+                split = (len(rows), params.samples)
+                latents = raw[:, :, -1].unflatten(0, split)
+                writer.append(frames.reshape(*split, *frames.shape[1:]), latents.cpu().numpy())
+
+
+if __name__ == "__main__":
+    run_stage(main)

@@ -1,0 +1,66 @@
+"""DVC stage pretrain_vae: fit the codec to single frames; for the pixel codec there is nothing to fit.
+
+Reads   data/clips; params.yaml: seed, codec, vae, pretrain_vae
+Writes  data/models/codec
+"""
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from vdp.data.batches import FrameBatches, Frames
+from vdp.data.clips import ClipStore, existing_stores
+from vdp.device import pick_device
+from vdp.models.codecs.params import CodecParams, VaeParams
+from vdp.models.codecs.vae import Vae, vae_loss
+from vdp.models.store import save_model
+from vdp.params import read_section, read_value, run_stage
+from vdp.tracking.mlflow_run import Tracker, track_stage
+from vdp.training.fit import fit, fixed_batches, mean_losses, training_seed
+from vdp.training.params import PretrainVaeParams
+
+CLIPS = Path("data/clips")
+CODEC = Path("data/models/codec")
+
+
+def main() -> None:
+    codec = read_section(CodecParams, "codec")
+    params = read_section(PretrainVaeParams, "pretrain_vae")
+    vae = read_section(VaeParams, "vae")
+    with track_stage("pretrain_vae") as tracker:
+        if codec.name == "pixel":
+            save_model(CODEC, None, {"name": "pixel"})
+            return
+        network = train(vae, params, read_value("seed"), tracker)
+        config = {"name": "vae", "vae": vae.model_dump(), "has_masks": params.mask_weight > 0}
+        save_model(CODEC, network, config)
+
+
+def train(vae: VaeParams, params: PretrainVaeParams, seed: int, tracker: Tracker) -> torch.nn.Module:
+    """The trained codec."""
+    device = pick_device()
+    labels = params.mask_weight > 0
+    stores = existing_stores(CLIPS, ["train", "unlabeled"])
+    batch_of = FrameBatches(stores, params.batch_size, labelled_only=False, flip=True, device=device)
+    validation = FrameBatches(
+        [ClipStore(CLIPS / "val")], params.batch_size, labelled_only=labels, flip=False, device=device
+    )
+    training_seed(seed)
+    network = Vae(vae, has_masks=labels).to(device)
+
+    def loss(network: Vae, batch: Frames, generator: torch.Generator) -> dict[str, Tensor]:
+        height, width = (side // vae.spatial_factor for side in batch.frames.shape[-2:])
+        shape = (len(batch.frames), vae.latent_channels, height, width)
+        noise = torch.randn(shape, generator=generator, device=device)
+        weights = (params.kl_weight, params.detail_weight, params.mask_weight)
+        return vae_loss(network, batch.frames, batch.masks, batch.labelled, noise, *weights)
+
+    fixed = fixed_batches(validation, seed)
+    return fit(
+        network, loss, batch_of, params, seed, tracker, device, lambda net: mean_losses(net, loss, fixed, seed, device)
+    )
+
+
+if __name__ == "__main__":
+    run_stage(main)

@@ -1,0 +1,51 @@
+"""DVC stage segment: masks of the predicted frame 22, and of the true frames for the baselines and ceilings.
+
+Reads   data/clips/test, data/predictions, data/models/{codec,segmenter}; params.yaml: clip, segment
+Writes  data/masks/<test set>: prediction.npy, known.npy, truth.npy, round_trip.npy
+"""
+
+from pathlib import Path
+
+import numpy as np
+
+from vdp.data.clips import ClipStore, test_sets
+from vdp.data.predictions import FRAMES, read_latents
+from vdp.device import pick_device
+from vdp.files import replacing
+from vdp.models.codecs import load_codec
+from vdp.models.segmenters import load_segmenter
+from vdp.models.segmenters.masks import MaskMaker
+from vdp.models.segmenters.params import SegmentParams
+from vdp.params import ClipParams, read_section, run_stage
+from vdp.tracking.mlflow_run import track_stage
+from vdp.tracking.progress import progress
+
+CLIPS = Path("data/clips")
+PREDICTIONS = Path("data/predictions")
+CODEC = Path("data/models/codec")
+SEGMENTER = Path("data/models/segmenter")
+MASKS = Path("data/masks")
+
+
+def main() -> None:
+    clip = read_section(ClipParams, "clip")
+    params = read_section(SegmentParams, "segment")
+    device = pick_device()
+    maker = MaskMaker(load_segmenter(SEGMENTER).to(device), load_codec(CODEC).to(device), params, device)
+
+    with track_stage("segment"), replacing(MASKS) as part:
+        for name, folder in test_sets(CLIPS).items():
+            store = ClipStore(folder)
+            frames = np.load(PREDICTIONS / name / FRAMES, mmap_mode="r")
+            latents = read_latents(PREDICTIONS / name)
+            rows = []
+            for (i,) in progress(range(len(store)), 1, f"segment {name}"):
+                last = store.frames(i)[clip.frames - 1] if store.num_frames(i) >= clip.frames else None
+                rows.append(maker.clip_masks(store.frames(i)[: clip.known], frames[i, :, -1], latents[i], last))
+            (part / name).mkdir()
+            for kind in rows[0]:
+                np.save(part / name / f"{kind}.npy", np.stack([row[kind] for row in rows]))
+
+
+if __name__ == "__main__":
+    run_stage(main)

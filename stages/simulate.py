@@ -1,0 +1,26 @@
+"""DVC stage simulate: the embedded data set, small clips of colliding shapes with exact masks.
+
+Reads   params.yaml: seed, clip, simulate
+Writes  data/raw/simulated
+"""
+
+from pathlib import Path
+
+from vdp.data.simulator.dataset import write_dataset
+from vdp.data.simulator.params import SimulateParams
+from vdp.params import ClipParams, read_section, read_value, run_stage
+from vdp.tracking.mlflow_run import track_stage
+
+OUTPUT = Path("data/raw/simulated")
+
+
+def main() -> None:
+    """Write every split."""
+    params = read_section(SimulateParams, "simulate")
+    clip = read_section(ClipParams, "clip")
+    with track_stage("simulate"):
+        write_dataset(params, seed=read_value("seed"), frames=clip.frames, root=OUTPUT)
+
+
+if __name__ == "__main__":
+    run_stage(main)

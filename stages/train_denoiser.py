@@ -1,0 +1,64 @@
+"""DVC stage train_denoiser: fit a video denoiser to hops of encoded clips.
+
+Reads   data/latents; params.yaml: seed, denoiser, diffusion, train_denoiser
+Writes  data/models/denoiser
+"""
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from vdp.data.batches import HopBatches
+from vdp.data.latents import LatentClips
+from vdp.device import pick_device
+from vdp.diffusion.loss import change_scale, hop_loss
+from vdp.diffusion.params import DiffusionParams
+from vdp.models.denoisers import Dit, Unet, build_denoiser
+from vdp.models.denoisers.params import DenoiserParams
+from vdp.models.store import save_model
+from vdp.params import read_section, read_value, run_stage
+from vdp.tasks import Hops
+from vdp.tracking.mlflow_run import track_stage
+from vdp.training.fit import fit, fixed_batches, mean_losses, training_seed
+from vdp.training.params import TrainDenoiserParams
+
+LATENTS = Path("data/latents")
+DENOISER = Path("data/models/denoiser")
+
+
+def main() -> None:
+    denoiser = read_section(DenoiserParams, "denoiser")
+    diffusion = read_section(DiffusionParams, "diffusion")
+    params = read_section(TrainDenoiserParams, "train_denoiser")
+    seed, device = read_value("seed"), pick_device()
+
+    train, val = LatentClips(LATENTS, ["train", "unlabeled"]), LatentClips(LATENTS, ["val"])
+    hops = (params.batch_size, params.known, params.gaps, params.max_hops, device)
+    batch_of, validation = HopBatches(train, *hops), HopBatches(val, *hops)
+    fixed = fixed_batches(validation, seed)
+    scale = change_scale(fixed_batches(batch_of, seed))
+    training_seed(seed)
+    network = build_denoiser(denoiser, train.channels).to(device)
+
+    def loss(network: Unet | Dit, batch: Hops, generator: torch.Generator) -> dict[str, Tensor]:
+        return hop_loss(network, batch, scale, diffusion, params.draws, params.context_noise, generator)
+
+    with track_stage("train_denoiser") as tracker:
+        average = fit(
+            network, loss, batch_of, params, seed, tracker, device,
+            lambda net: mean_losses(net, loss, fixed, seed, device),
+        )  # fmt: skip
+        config = {
+            "denoiser": denoiser.model_dump(),
+            "diffusion": diffusion.model_dump(),
+            "channels": train.channels,
+            "change_scale": scale.tolist(),
+            "latent_mean": list(train.normalisation.mean),
+            "latent_std": list(train.normalisation.std),
+        }
+        save_model(DENOISER, average, config)
+
+
+if __name__ == "__main__":
+    run_stage(main)

@@ -1,0 +1,254 @@
+"""params.yaml: what is read, and what is said about each kind of mistake."""
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from vdp.params import (
+    SECTIONS,
+    ClipParams,
+    UserError,
+    check_file,
+    read_file,
+    read_section,
+    read_value,
+    run_stage,
+    schema,
+)
+
+REPO = Path(__file__).parents[1]
+
+
+@pytest.fixture
+def broken(toy_project: Path) -> Callable[[str, str], str]:
+    """What is said about params.yaml after one replacement in it."""
+
+    def replace(old: str, new: str) -> str:
+        file = toy_project / "params.yaml"
+        text = file.read_text()
+        assert old in text
+        file.write_text(text.replace(old, new, 1))
+        with pytest.raises(UserError) as caught:
+            check_file()
+        message = str(caught.value)
+        assert message.startswith("params.yaml: ") and "\n" not in message
+        return message.removeprefix("params.yaml: ")
+
+    return replace
+
+
+def test_a_valid_file_is_read_into_typed_frozen_objects(toy_project):
+    check_file()
+    clip = read_section(ClipParams, "clip")
+    assert (clip.frames, clip.known, clip.height, clip.width) == (22, 11, 64, 96)
+    assert read_value("seed") == 7
+    predict = read_section(schema("predict"), "predict").model_dump()
+    assert predict["hops"] == (13, 22)
+    assert predict["folders"] == {"simulated": Path("data/raw")}
+    with pytest.raises(ValueError, match="frozen"):
+        clip.frames = 3
+
+
+def test_a_section_inside_a_section_is_read_by_its_dotted_name(toy_project):
+    optim = schema("vae").model_fields["optim"].annotation
+    assert read_section(optim, "vae.optim").lr == 1e-3
+
+
+def test_numbers_and_words_are_read_as_dvc_reads_them(tmp_path):
+    file = tmp_path / "some.yaml"
+    file.write_text(
+        "a: 1e-3\nb: no\nc: 010\nd: 0x10\ne: 1_000\nf: 22:30\ng: ~\nh: .5\ni: -1.5E+3\nj: 2026-01-02\n"
+    )
+    assert read_file(file) == {
+        "a": 1e-3,
+        "b": "no",
+        "c": 10,
+        "d": 16,
+        "e": 1000,
+        "f": "22:30",
+        "g": None,
+        "h": 0.5,
+        "i": -1500.0,
+        "j": "2026-01-02",
+    }
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("name: small", "name: smal", 'vae.name="smal": expected one of small, large; did you mean small?'),
+        ("steps: 10", "steps: 0", "predict.steps=0 is out of range: expected an integer >= 1"),
+        ("lr: 1e-3", "lr: 2", "vae.optim.lr=2 is out of range: expected a number > 0 and <= 1"),
+        ("lr: 1e-3", "lr: .nan", "vae.optim.lr=NaN: expected a number > 0 and <= 1"),
+        ("steps: 10", "steps: ten", 'predict.steps="ten": expected an integer >= 1'),
+        ("steps: 10", "steps: '10'", 'predict.steps="10": expected an integer >= 1'),
+        ("steps: 10", "steps: 10.0", "predict.steps=10.0: expected an integer >= 1"),
+        ("flip: true", "flip: no", 'predict.flip="no": expected true or false or null'),
+        ("hops: [13, 22]", "hops: [0, 22]", "predict.hops[0]=0 is out of range: expected an integer >= 1"),
+        ("hops: [13, 22]", "hops: 22", "predict.hops=22: expected a list, each an integer >= 1"),
+        ("simulated: data/raw", "simulated: 3", "predict.folders.simulated=3: expected a path"),
+        ("  base_channels: 32\n", "", "vae.base_channels is missing: add it (an integer >= 1: finest level)"),
+        ("seed: 7", "", "seed is missing: add it (an integer >= 0 and <= 2147483647)"),
+        ("[0.9, 0.99]", "[0.99, 0.9]", "vae.optim.betas: expected the smaller one first"),
+    ],
+)
+def test_a_wrong_value_is_told_with_its_full_name_and_the_allowed_range(broken, old, new, message):
+    assert broken(old, new) == message
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "nearest"),
+    [
+        ("base_channels", "bse", "vae.base_channels"),
+        ("steps", "step", "predict.steps"),
+        ("lr:", "learning_rate:", "vae.optim.lr"),
+        ("predict:", "predicts:", "predict"),
+        ("seed:", "sed:", "seed"),
+        ("known:", "knwon:", "clip.known"),
+    ],
+)
+def test_an_unknown_key_is_told_with_the_nearest_known_one(broken, old, new, nearest):
+    message = broken(old, new)
+    wrong = nearest.rpartition(".")[0] + "." + new.rstrip(":") if "." in nearest else new.rstrip(":")
+    assert message.startswith(f"{wrong} is not a known key; did you mean {nearest}? known: ")
+
+
+def test_a_key_like_no_other_is_told_with_all_known_ones(broken):
+    assert broken("steps: 10", "steps: 10\n  zzz: 1") == (
+        "predict.zzz is not a known key; known: steps, hops, folders, flip"
+    )
+
+
+def test_a_missing_section_is_told_with_its_keys(toy_project):
+    file = toy_project / "params.yaml"
+    file.write_text(file.read_text().partition("predict:")[0])
+    with pytest.raises(
+        UserError, match="section predict is missing: add it with the keys steps, hops, folders, flip"
+    ):
+        check_file()
+
+
+def test_a_section_that_is_a_value_is_refused(broken):
+    message = broken("predict:\n", "predict: 3\nold:\n")
+    assert "old is not a known key" in message
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "part"),
+    [
+        ("  known: 11", "  known: 11\n  known: 12", "clip.known is given twice, on lines 6 and 7: keep one"),
+        ("seed: 7", "seed: 7\nseed: 8", "seed is given twice, on lines 2 and 3: keep one"),
+        ("lr: 1e-3,", "lr: 1e-3, lr: 1e-4,", "vae.optim.lr is given twice, on lines 13 and 13: keep one"),
+        (
+            "hops: [13, 22]",
+            "hops: [13, 22",
+            "line 18, column 3: expected ',' or ']', but got '<scalar>' while parsing a flow",
+        ),
+        (
+            "name: small",
+            "name: !!python/object:os.x {}",
+            "line 11, column 9: could not determine a constructor",
+        ),
+    ],
+)
+def test_what_is_not_yaml_is_told_with_its_line(broken, old, new, part):
+    assert broken(old, new).startswith(part)
+
+
+@pytest.mark.parametrize("content", [b"", b"- 1\n- 2\n", b"just words\n", b"seed: \xff\n"])
+def test_a_file_without_sections_is_one_line_too(toy_project, content):
+    (toy_project / "params.yaml").write_bytes(content)
+    with pytest.raises(UserError, match=r"^params\.yaml: [^\n]+$"):
+        check_file()
+
+
+def test_a_missing_file_says_where_it_was_looked_for(toy_project):
+    (toy_project / "params.yaml").unlink()
+    with pytest.raises(UserError, match=re.escape(str(toy_project))):
+        check_file()
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("[13, 22]", "[15, 13, 22]", "expected frame numbers in ascending order, each once"),
+        ("[13, 22]", "[13, 13, 22]", "expected frame numbers in ascending order, each once"),
+        ("[13, 22]", "[11, 22]", "expected frame numbers above clip.known=11: known frames need no hop"),
+        ("[13, 22]", "[13, 21]", "expected the scored frame last; end the list with 22"),
+        ("[13, 22]", "[]", "expected frame numbers above clip.known=11: known frames need no hop"),
+    ],
+)
+def test_hops_that_do_not_lead_to_the_scored_frame_are_refused(broken, old, new, message):
+    assert broken(old, new) == f"predict.hops={new}: {message}"
+
+
+def test_a_clip_without_an_unknown_frame_is_refused(broken):
+    assert broken("known: 11", "known: 22") == (
+        "clip.known=22 leaves nothing to predict: expected < clip.frames=22"
+    )
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (UserError("a.b=3 is wrong:\n  use 4"), "error: a.b=3 is wrong: use 4\n"),
+        (
+            FileNotFoundError("data/x is not there; run simulate"),
+            "error: data/x is not there; run simulate\n",
+        ),
+        (
+            FileNotFoundError(2, "No such file or directory", "x.npy"),
+            "error: x.npy: no such file or folder\n",
+        ),
+    ],
+)
+def test_a_stage_ends_on_a_users_mistake_with_one_line_and_code_1(toy_project, capsys, error, line):
+    def main() -> None:
+        raise error
+
+    with pytest.raises(SystemExit) as exit_:
+        run_stage(main)
+    assert exit_.value.code == 1
+    assert capsys.readouterr().err == line
+
+
+def test_a_stage_does_not_start_with_a_mistake_anywhere_in_the_file(toy_project, capsys):
+    file = toy_project / "params.yaml"
+    file.write_text(file.read_text().replace("flip: true", "flip: 3"))
+    with pytest.raises(SystemExit):
+        run_stage(lambda: pytest.fail("started"))
+    assert "predict.flip=3" in capsys.readouterr().err
+
+
+def test_an_error_of_the_program_keeps_its_traceback(toy_project):
+    def main() -> None:
+        raise TypeError("a bug")
+
+    with pytest.raises(TypeError):
+        run_stage(main)
+
+
+def test_every_section_has_a_schema_and_none_of_them_loads_torch():
+    code = (
+        "import sys\nfrom vdp.params import SECTIONS, Params, schema\n"
+        "assert all(issubclass(schema(name), Params) for name in SECTIONS)\n"
+        "heavy = {'torch', 'mlflow', 'cv2', 'mujoco'} & set(sys.modules)\nassert not heavy, heavy"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, env={**os.environ, "PYTHONPATH": str(REPO)})
+
+
+@pytest.mark.parametrize("section", SECTIONS)
+def test_no_schema_has_a_default_value(section):
+    """A run's settings are read in one file."""
+    for name, field in schema(section).model_fields.items():
+        assert field.is_required(), f"{section}.{name}"
+
+
+def test_the_projects_own_params_are_valid(monkeypatch):
+    monkeypatch.chdir(REPO)
+    check_file()

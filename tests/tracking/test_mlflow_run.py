@@ -1,0 +1,200 @@
+"""Tracking: what lands in the MLflow store and in .stats/stages.json."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient
+from mlflow.entities import Run
+
+from vdp.params import UserError
+from vdp.tracking import mlflow_run
+from vdp.tracking.mlflow_run import Tracker, experiment_key, flatten, read_stats, save_stats, track_stage
+
+REPO = Path(__file__).parents[2]
+PARAMS = "seed: 3\nclip:\n  frames: 22\n  known: 11\npredict:\n  hops: [13, 22]\n"
+
+
+@pytest.fixture(autouse=True)
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty project folder without git: the current folder, and DVC's root."""
+    (tmp_path / "params.yaml").write_text(PARAMS)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+    for name in ("MLFLOW_TRACKING_URI", "DVC_EXP_NAME", "RANK", "LOCAL_RANK", "SLURM_PROCID"):
+        monkeypatch.delenv(name, raising=False)
+    return tmp_path
+
+
+@pytest.fixture(scope="session")
+def empty_store(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """The bytes of a database that is set up already: setting one up takes seconds."""
+    path = tmp_path_factory.mktemp("store") / "mlflow.db"
+    MlflowClient(f"sqlite:///{path}").search_experiments()
+    return path.read_bytes()
+
+
+@pytest.fixture
+def store(project: Path, empty_store: bytes) -> MlflowClient:
+    (project / "mlflow.db").write_bytes(empty_store)
+    return MlflowClient(f"sqlite:///{project / 'mlflow.db'}")
+
+
+def runs(client: MlflowClient) -> dict[str, Run]:
+    experiment = client.get_experiment_by_name("vdp")
+    assert experiment is not None
+    found = client.search_runs([experiment.experiment_id])
+    return {run.info.run_name: run for run in found}
+
+
+def test_two_stages_share_the_run_of_their_experiment(store):
+    with track_stage("simulate"):
+        pass
+    with track_stage("score") as tracker:
+        tracker.headline({"simulated": {"jaccard": 0.5}})
+    found = runs(store)
+    parent = found.pop(experiment_key())
+    assert set(found) == {"simulate", "score"}
+    assert {run.data.tags["mlflow.parentRunId"] for run in found.values()} == {parent.info.run_id}
+    assert {run.info.status for run in (parent, *found.values())} == {"FINISHED"}
+    assert parent.data.params == {
+        "seed": "3",
+        "clip.frames": "22",
+        "clip.known": "11",
+        "predict.hops": "[13, 22]",
+    }
+    assert parent.data.metrics["simulated.jaccard"] == 0.5
+    assert "seconds.simulate" in parent.data.metrics
+
+
+def test_changed_params_are_another_experiment(project, monkeypatch):
+    before = experiment_key()
+    (project / "params.yaml").write_text(PARAMS.replace("seed: 3", "seed: 4"))
+    assert experiment_key() != before
+    monkeypatch.setenv("DVC_EXP_NAME", "brave-newt")
+    assert experiment_key().startswith("brave-newt-")
+
+
+def test_without_a_commit_or_without_git_the_key_says_so(monkeypatch):
+    assert experiment_key().startswith("no-commit-")
+    monkeypatch.setenv("PATH", "")
+    assert experiment_key().startswith("no-commit-")
+
+
+def test_every_point_of_a_curve_arrives_once(store):
+    with track_stage("train_denoiser") as tracker:
+        for step in range(1200):  # more than one flush and more than one batch
+            tracker.log({"loss": step / 2}, step=step)
+    run = runs(store)["train_denoiser"]
+    history = store.get_metric_history(run.info.run_id, "loss")
+    assert sorted((point.step, point.value) for point in history) == [(i, i / 2) for i in range(1200)]
+
+
+def test_mlflow_is_not_loaded_before_there_is_something_to_send(project):
+    code = (
+        "import sys\nfrom vdp.tracking.mlflow_run import Tracker\n"
+        "Tracker('x').log({'a': 1.0}, step=0)\nassert 'mlflow' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, env={**os.environ, "PYTHONPATH": str(REPO)})
+
+
+def test_files_and_texts_are_kept_with_the_stage(store, project):
+    (project / "strip.png").write_bytes(b"picture")
+    with track_stage("score") as tracker:
+        tracker.artifact(project / "strip.png", folder="strips")
+        tracker.text("note.txt", "hello")
+    run = runs(store)["score"]
+    folder = project / "mlartifacts" / run.info.run_id / "artifacts"
+    assert (folder / "strips" / "strip.png").read_bytes() == b"picture"
+    assert (folder / "note.txt").read_text() == "hello"
+
+
+def test_a_missing_file_is_refused_by_name():
+    with pytest.raises(FileNotFoundError, match="gone.png"):
+        Tracker("score").artifact(Path("gone.png"))
+
+
+@pytest.mark.parametrize(("error", "status"), [(ValueError, "FAILED"), (KeyboardInterrupt, "KILLED")])
+def test_a_failing_stage_marks_its_run_and_its_error_rises(store, error, status):
+    with pytest.raises(error), track_stage("predict") as tracker:
+        tracker.log({"loss": 1.0}, step=1)
+        raise error("no")
+    found = runs(store)
+    assert {run.info.status for run in found.values()} == {status}
+    assert found["predict"].data.metrics["loss"] == 1.0
+    assert read_stats() == {}
+
+
+def test_a_run_left_behind_by_a_killed_process_is_ended_by_the_next(store):
+    tracker = Tracker("train_denoiser")
+    tracker.log({"loss": 1.0}, step=1)
+    tracker.flush()
+    left = runs(store)["train_denoiser"].info.run_id
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    host = mlflow_run._process_name().partition(":")[0]
+    store.set_tag(left, mlflow_run.PROCESS_TAG, f"{host}:{gone.pid}")
+    with track_stage("train_denoiser"):
+        assert store.get_run(left).info.status == "RUNNING"
+    assert store.get_run(left).info.status == "KILLED"
+
+
+def test_only_one_process_of_a_distributed_run_reports(project, monkeypatch):
+    monkeypatch.setenv("RANK", "1")
+    with track_stage("train_denoiser") as tracker:
+        tracker.log({"loss": 1.0}, step=1)
+    assert not (project / "mlflow.db").exists()
+    assert read_stats() == {}
+
+
+def test_time_and_memory_are_kept_per_stage(store, project):
+    save_stats("simulate", {"seconds": 1.0})
+    with track_stage("score"):
+        pass
+    stats = json.loads((project / ".stats" / "stages.json").read_text())
+    assert stats["simulate"] == {"seconds": 1.0}
+    assert stats["score"]["seconds"] >= 0
+    assert stats["score"]["peak_memory_mb"] > 10
+
+
+def test_a_broken_store_costs_a_warning_not_the_stage(project, capsys):
+    (project / "mlflow.db").write_bytes(b"this is not a database" * 100)
+    with track_stage("score"):
+        pass
+    assert "score goes on without MLflow" in capsys.readouterr().err
+    assert "score" in read_stats()
+
+
+def test_a_server_that_does_not_answer_is_told_at_the_start(monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    with pytest.raises(UserError, match="does not answer"), track_stage("score"):
+        pytest.fail("the stage has started")
+
+
+def test_nested_numbers_flatten_to_dotted_names():
+    assert flatten({"a": {"b": 1, "c": {"d": 2.5}}, "e": 3}) == {"a.b": 1.0, "a.c.d": 2.5, "e": 3.0}
+
+
+def test_two_cold_starts_at_once_leave_one_sound_store(project):
+    """Without the lock both processes create the tables, and one of them dies."""
+    code = (
+        "from vdp.tracking.mlflow_run import track_stage\n"
+        "with track_stage('{}') as tracker: tracker.log({{'x': 1.0}}, step=0)"
+    )
+    env = {**os.environ, "PYTHONPATH": str(REPO)}
+    started = [
+        subprocess.Popen(
+            [sys.executable, "-c", code.format(name)], env=env, stderr=subprocess.PIPE, text=True
+        )
+        for name in ("left", "right")
+    ]
+    said = [process.communicate(timeout=120)[1] for process in started]
+    assert [process.returncode for process in started] == [0, 0], said
+    assert said == ["", ""]  # not a word of set-up chatter either
+    found = runs(MlflowClient(f"sqlite:///{project / 'mlflow.db'}"))
+    assert set(found) == {experiment_key(), "left", "right"}
+    assert set(read_stats()) == {"left", "right"}

@@ -1,0 +1,5 @@
+"""`python -m vdp`."""
+
+from vdp.cli import main
+
+main()

@@ -1,0 +1,16 @@
+"""Frames as on disk, uint8 with colours last, and as networks see them, floats in [-1, 1] with colours first."""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+def to_pixels(frames: np.ndarray) -> Tensor:
+    """uint8 (..., H, W, 3) as on disk -> float (..., 3, H, W) in [-1, 1]."""
+    return torch.from_numpy(np.ascontiguousarray(frames)).movedim(-1, -3).float() / 127.5 - 1
+
+
+def to_uint8(pixels: Tensor) -> np.ndarray:
+    """Inverse of `to_pixels`, rounded: (..., 3, H, W) in [-1, 1] -> uint8 (..., H, W, 3)."""
+    scaled = ((pixels.float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
+    return scaled.movedim(-3, -1).contiguous().cpu().numpy()

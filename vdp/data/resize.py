@@ -1,0 +1,45 @@
+"""Change the size of frames (by area) and of masks (nearest), and nothing else: pure functions."""
+
+from typing import Literal
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+Fit = Literal["crop", "stretch"]
+
+
+def resize_frame(frame: NDArray[np.uint8], height: int, width: int, fit: Fit) -> NDArray[np.uint8]:
+    """One frame (H, W, 3) at a new size; each new pixel is the mean of the area it covers.
+
+    Args:
+        frame: uint8.
+        height: new height in pixels.
+        width: new width in pixels.
+        fit: 'crop' cuts the longer side, centred, to the new aspect ratio; 'stretch' changes the ratio.
+    """
+    return _resize(frame, height, width, fit, cv2.INTER_AREA)
+
+
+def resize_mask(mask: NDArray[np.uint8], height: int, width: int, fit: Fit) -> NDArray[np.uint8]:
+    """One mask (H, W) at a new size; each new pixel takes the class at its centre: no new class appears."""
+    # plain INTER_NEAREST takes the top left of each area, half a pixel off the area mean of the frame
+    return _resize(mask, height, width, fit, cv2.INTER_NEAREST_EXACT)
+
+
+def _resize(image: NDArray[np.uint8], height: int, width: int, fit: Fit, how: int) -> NDArray[np.uint8]:
+    if fit == "crop":
+        image = _crop_to_ratio(image, height, width)
+    if image.shape[:2] == (height, width):
+        return image
+    return cv2.resize(np.ascontiguousarray(image), (width, height), interpolation=how).astype(
+        np.uint8, copy=False
+    )
+
+
+def _crop_to_ratio(image: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:
+    rows, columns = image.shape[:2]
+    keep_rows = min(rows, max(1, round(columns * height / width)))
+    keep_columns = min(columns, max(1, round(rows * width / height)))
+    top, left = (rows - keep_rows) // 2, (columns - keep_columns) // 2
+    return image[top : top + keep_rows, left : left + keep_columns]

@@ -1,0 +1,35 @@
+"""Which device and which precision a run uses: decided by what the hardware can do, never by timing it.
+
+A timed probe would let two equal runs on one machine end in different bytes.
+"""
+
+from pathlib import Path
+
+import torch
+
+CPUINFO = Path("/proc/cpuinfo")
+BF16_FLAGS = {"amx_bf16", "avx512_bf16"}  # without them bf16 is emulated and slower than fp32
+
+
+def pick_device() -> torch.device:
+    """The accelerator where there is one, else the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def cpu_flags() -> set[str]:
+    """Instruction set flags of this machine's CPU; empty where the system does not list them."""
+    if not CPUINFO.is_file():
+        return set()
+    for line in CPUINFO.read_text().splitlines():
+        if line.startswith("flags"):
+            return set(line.split(":", 1)[1].split())
+    return set()
+
+
+def autocast(device: torch.device) -> torch.autocast:
+    """Autocast context: bf16 where the hardware computes in it (AMX, AVX512-BF16, recent GPUs), else fp32."""
+    if device.type == "cuda":
+        fast = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        fast = bool(BF16_FLAGS & cpu_flags())
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=fast)

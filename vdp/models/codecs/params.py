@@ -1,0 +1,30 @@
+"""Sections `codec`, `vae` and `encode_latents` of params.yaml."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from vdp.params import Params
+
+
+class CodecParams(Params):
+    """Section `codec`: which codec turns frames into latents."""
+
+    name: Literal["vae", "pixel"]
+
+
+class VaeParams(Params):
+    """Section `vae`: the network of the VAE."""
+
+    spatial_factor: Literal[2, 4, 8]  # pixels per latent position along height and width
+    latent_channels: Annotated[int, Field(ge=1, le=64)]
+    base_channels: Annotated[int, Field(ge=8, le=512)]  # channels at half resolution; doubled at each halving
+    num_res_blocks: Annotated[int, Field(ge=1, le=8)]  # residual blocks at the lowest resolution
+
+
+class EncodeParams(Params):
+    """Section `encode_latents`."""
+
+    flip: bool  # encode each training clip mirrored left-right as well
+    batch_frames: Annotated[int, Field(ge=1, le=4096)]  # frames encoded at once
+    shard_mb: Annotated[int, Field(ge=1, le=65536)]  # size of a latent shard on disk

@@ -1,0 +1,76 @@
+"""Layers that several networks share. Shapes: B images or frames, C channels, H height, W width, D embedding."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+GROUP_CHANNELS = 8  # channels per normalisation group
+
+
+def zeroed(layer: nn.Module) -> nn.Module:
+    """The same layer with all weights at zero, so that a residual branch starts as the identity."""
+    for parameter in layer.parameters():
+        nn.init.zeros_(parameter)
+    return layer
+
+
+def group_norm(channels: int) -> nn.GroupNorm:
+    """GroupNorm with `GROUP_CHANNELS` channels a group (one group where they do not divide)."""
+    groups = channels // GROUP_CHANNELS if channels % GROUP_CHANNELS == 0 else 1
+    return nn.GroupNorm(groups, channels)
+
+
+def fourier_features(x: Tensor, dim: int, max_period: float) -> Tensor:
+    """Sines and cosines of real numbers at geometric frequencies, (...) -> (..., dim).
+
+    Args:
+        x: real numbers of any shape.
+        dim: even number of features.
+        max_period: longest period, in the unit of `x`; the shortest is 2 pi of a 64th of it or so.
+
+    Source: Vaswani et al. 2017 (arXiv:1706.03762), section 3.5, for real-valued positions.
+    """
+    steps = torch.arange(dim // 2, device=x.device, dtype=torch.float32) / (dim // 2)
+    frequencies = 2 * math.pi / max_period * torch.exp(steps * math.log(max_period * 2))
+    angles = x.float()[..., None] * frequencies
+    return torch.cat([angles.cos(), angles.sin()], dim=-1)
+
+
+class ResBlock(nn.Module):
+    """Two 3x3 convolutions with pre-normalisation; an embedding, where given, scales and shifts in between."""
+
+    def __init__(self, channels_in: int, channels_out: int, embedding_dim: int | None = None) -> None:
+        super().__init__()
+        self.norm1 = group_norm(channels_in)
+        self.conv1 = nn.Conv2d(channels_in, channels_out, 3, padding=1)
+        self.norm2 = group_norm(channels_out)
+        self.conv2 = zeroed(nn.Conv2d(channels_out, channels_out, 3, padding=1))
+        self.skip = nn.Conv2d(channels_in, channels_out, 1) if channels_in != channels_out else nn.Identity()
+        self.film = zeroed(nn.Linear(embedding_dim, 2 * channels_out)) if embedding_dim else None
+
+    def forward(self, x: Tensor, embedding: Tensor | None = None) -> Tensor:  # x (B, C, H, W), embedding (B, D)
+        h = self.norm2(self.conv1(F.silu(self.norm1(x))))
+        if self.film is not None and embedding is not None:
+            scale, shift = self.film(embedding)[:, :, None, None].chunk(2, dim=1)
+            h = h * (1 + scale) + shift
+        return self.skip(x) + self.conv2(F.silu(h))
+
+
+class ImageAttention(nn.Module):
+    """Multi-head self-attention over the positions of one frame, as a residual branch that starts at zero."""
+
+    def __init__(self, channels: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.norm = group_norm(channels)
+        self.qkv = nn.Conv2d(channels, 3 * channels, 1)
+        self.proj = zeroed(nn.Conv2d(channels, channels, 1))
+
+    def forward(self, x: Tensor) -> Tensor:  # (B, C, H, W)
+        batch, channels, height, width = x.shape
+        qkv = self.qkv(self.norm(x)).reshape(batch, 3, self.heads, channels // self.heads, height * width)
+        q, k, v = qkv.transpose(-1, -2).unbind(1)  # (B, heads, H*W, C/heads)
+        y = F.scaled_dot_product_attention(q, k, v).transpose(-1, -2)
+        return x + self.proj(y.reshape(batch, channels, height, width))

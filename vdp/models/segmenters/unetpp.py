@@ -1,0 +1,39 @@
+"""UNet++ (Zhou et al. 2018, arXiv:1807.10165) of segmentation_models_pytorch, with a factorised head.
+
+Shapes: B frames, H and W pixels.
+"""
+
+import segmentation_models_pytorch as smp
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from vdp.models.factors import NUM_LOGITS
+from vdp.models.segmenters.params import SegmenterParams
+
+
+class UnetPlusPlus(nn.Module):
+    """Frames to factor logits of masks; any H and W."""
+
+    def __init__(self, params: SegmenterParams) -> None:
+        super().__init__()
+        self.upsample = params.upsample
+        self.multiple = 2**params.encoder_depth
+        self.network = smp.UnetPlusPlus(
+            encoder_name=params.encoder,
+            encoder_depth=params.encoder_depth,
+            encoder_weights=None,
+            decoder_channels=params.decoder_channels,
+            classes=NUM_LOGITS,
+        )
+
+    def forward(self, frames: Tensor) -> Tensor:
+        """Factor logits, (B, 3, H, W) in [-1, 1] -> (B, 14, H, W) in fp32."""
+        height, width = frames.shape[-2:]
+        x = frames
+        if self.upsample > 1:
+            x = F.interpolate(x, scale_factor=self.upsample, mode="bilinear", align_corners=False)
+        pad = (0, -x.shape[-1] % self.multiple, 0, -x.shape[-2] % self.multiple)
+        logits = self.network(F.pad(x, pad, mode="replicate"))[..., : x.shape[-2], : x.shape[-1]]
+        if self.upsample > 1:
+            logits = F.avg_pool2d(logits, self.upsample)
+        return logits.float()[..., :height, :width]

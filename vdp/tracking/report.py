@@ -1,0 +1,87 @@
+"""results/report.html: one file with the numbers and pictures of a run, to be opened in any browser."""
+
+import base64
+from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape
+
+STYLE = """
+body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 80rem; padding: 0 1rem }
+table { border-collapse: collapse; margin: .5rem 0 1.5rem }
+th, td { padding: .15rem .8rem; text-align: left; border-bottom: 1px solid #ddd }
+td.number { text-align: right; font-variant-numeric: tabular-nums }
+.verdict { padding: .6rem 1rem; border-left: .4rem solid #2a7d3f; background: #eef7f0; font-weight: 600 }
+.failed { border-color: #b3261e; background: #fbeceb }
+img { max-width: 100%; display: block; margin: .3rem 0 1.2rem }
+"""
+
+
+@dataclass(frozen=True)
+class Table:
+    """A titled table; every cell is text, those from column `numbers` on are set as numbers."""
+
+    title: str
+    header: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    numbers: int = 1
+
+
+@dataclass(frozen=True)
+class Section:
+    """One test set: a sentence that says how it went, tables, and (name, WebP bytes) of each strip."""
+
+    name: str
+    verdict: str
+    failed: bool
+    tables: Sequence[Table]
+    strips: Sequence[tuple[str, bytes]]
+
+
+def html_report(title: str, notes: Sequence[str], sections: Sequence[Section]) -> str:
+    """The report as one HTML page with everything in it.
+
+    Args:
+        title: heading of the page.
+        notes: paragraphs under the heading, such as how the score is defined.
+        sections: test sets in their order.
+    """
+    body = "".join(
+        [
+            f"<h1>{escape(title)}</h1>",
+            *(f"<p>{escape(note)}</p>" for note in notes),
+            *(_section(section) for section in sections),
+        ]
+    )
+    return (
+        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>'
+        f"<style>{STYLE}</style></head>\n<body>{body}</body></html>\n"
+    )
+
+
+def _section(section: Section) -> str:
+    kind = "verdict failed" if section.failed else "verdict"
+    return (
+        f"\n<h2>Test set {escape(section.name)}</h2>\n"
+        f'<p class="{kind}">{escape(section.verdict)}</p>\n'
+        + "".join(_table(table) for table in section.tables)
+        + ("<h3>Clips</h3>\n" if section.strips else "")
+        + "".join(_picture(name, data) for name, data in section.strips)
+    )
+
+
+def _table(table: Table) -> str:
+    head = "".join(f"<th>{escape(cell)}</th>" for cell in table.header)
+    rows = "".join(
+        "<tr>" + "".join(_cell(cell, n >= table.numbers) for n, cell in enumerate(row)) + "</tr>\n"
+        for row in table.rows
+    )
+    return f"<h3>{escape(table.title)}</h3>\n<table><tr>{head}</tr>\n{rows}</table>\n"
+
+
+def _cell(text: str, number: bool) -> str:
+    return f'<td class="number">{escape(text)}</td>' if number else f"<td>{escape(text)}</td>"
+
+
+def _picture(name: str, data: bytes) -> str:
+    source = base64.b64encode(data).decode()
+    return f'<img loading="lazy" alt="{escape(name)}" src="data:image/webp;base64,{source}">\n'
