@@ -61,6 +61,8 @@ def make_average(network: nn.Module, decay: float) -> AveragedModel:
     """A running average of the network's weights, by `averaged_decay`."""
 
     def average(old: Tensor, new: Tensor, seen: Tensor | int) -> Tensor:
+        if not old.is_floating_point():  # a counter of batch norm
+            return new
         return old.lerp(new, 1 - averaged_decay(int(seen), decay))
 
     return AveragedModel(network, avg_fn=average, use_buffers=True)

@@ -78,17 +78,17 @@ def _unit(a):
 
 
 @njit(cache=True)
-def _middle(objects, i):
-    return (objects[i, 1], objects[i, 2], objects[i, 3])
+def _row(array: Array, i: int) -> Vector:
+    return (array[i, 0], array[i, 1], array[i, 2])
 
 
 @njit(cache=True)
 def _into(objects, i, a):
     """From world to object axes."""
     return (
-        objects[i, 4] * a[0] + objects[i, 7] * a[1] + objects[i, 10] * a[2],
-        objects[i, 5] * a[0] + objects[i, 8] * a[1] + objects[i, 11] * a[2],
-        objects[i, 6] * a[0] + objects[i, 9] * a[1] + objects[i, 12] * a[2],
+        objects[i, TURN] * a[0] + objects[i, TURN + 3] * a[1] + objects[i, TURN + 6] * a[2],
+        objects[i, TURN + 1] * a[0] + objects[i, TURN + 4] * a[1] + objects[i, TURN + 7] * a[2],
+        objects[i, TURN + 2] * a[0] + objects[i, TURN + 5] * a[1] + objects[i, TURN + 8] * a[2],
     )
 
 
@@ -96,9 +96,9 @@ def _into(objects, i, a):
 def _out_of(objects, i, a):
     """From object to world axes."""
     return (
-        objects[i, 4] * a[0] + objects[i, 5] * a[1] + objects[i, 6] * a[2],
-        objects[i, 7] * a[0] + objects[i, 8] * a[1] + objects[i, 9] * a[2],
-        objects[i, 10] * a[0] + objects[i, 11] * a[1] + objects[i, 12] * a[2],
+        objects[i, TURN] * a[0] + objects[i, TURN + 1] * a[1] + objects[i, TURN + 2] * a[2],
+        objects[i, TURN + 3] * a[0] + objects[i, TURN + 4] * a[1] + objects[i, TURN + 5] * a[2],
+        objects[i, TURN + 6] * a[0] + objects[i, TURN + 7] * a[1] + objects[i, TURN + 8] * a[2],
     )
 
 
@@ -114,38 +114,34 @@ def _slab(origin, direction, half, enter, leave):
 
 
 @njit(cache=True)
-def _distance(objects, i, origin, ray):
+def _distance(objects: Array, i: int, origin: Vector, ray: Vector) -> float:
     """Distance along a unit ray to object i from outside; FAR if it misses."""
-    to_middle = _add(_middle(objects, i), origin, -1.0)
+    to_middle = _add(_row(objects, i), origin, -1.0)
     along = _dot(to_middle, ray)
     off = _dot(to_middle, to_middle) - along * along  # squared distance of the ray from the middle
-    shape = objects[i, 0]
-    bound = RADIUS if shape == SPHERE else BOUND
+    shape, half, bound = objects[i, SHAPE], objects[i, HALF], objects[i, BOUND]
     if off > bound * bound or along < -bound:
         return FAR
     if shape == SPHERE:
-        t = along - math.sqrt(RADIUS * RADIUS - off)
-        return t if t > 1e-5 else FAR
-    o = _into(objects, i, to_middle)
-    d = _into(objects, i, ray)
-    enter, leave = _slab(-o[2], d[2], HALF_HEIGHT, -FAR, FAR)
+        t = along - math.sqrt(half * half - off)
+        return t if t > NEAR else FAR
+    o, d = _into(objects, i, to_middle), _into(objects, i, ray)
+    enter, leave = _slab(-o[2], d[2], objects[i, HALF_UP], -FAR, FAR)
     if shape == CUBE:
-        enter, leave = _slab(-o[0], d[0], CUBE_HALF, enter, leave)
-        enter, leave = _slab(-o[1], d[1], CUBE_HALF, enter, leave)
-    else:
-        a = d[0] * d[0] + d[1] * d[1]
-        b = o[0] * d[0] + o[1] * d[1]
-        c = o[0] * o[0] + o[1] * o[1] - CYLINDER_RADIUS * CYLINDER_RADIUS
-        if a < 1e-12:
-            if c > 0:
-                return FAR
-        else:
-            root = b * b - a * c
-            if root < 0:
-                return FAR
-            root = math.sqrt(root)
-            enter, leave = max(enter, (b - root) / a), min(leave, (b + root) / a)
-    return enter if 1e-5 < enter <= leave else FAR
+        enter, leave = _slab(-o[0], d[0], half, enter, leave)
+        enter, leave = _slab(-o[1], d[1], half, enter, leave)
+        return enter if NEAR < enter <= leave else FAR
+    a = d[0] * d[0] + d[1] * d[1]
+    b = o[0] * d[0] + o[1] * d[1]
+    c = o[0] * o[0] + o[1] * o[1] - half * half
+    if a > 1e-12:
+        root = b * b - a * c
+        if root < 0:
+            return FAR
+        enter, leave = max(enter, (b - math.sqrt(root)) / a), min(leave, (b + math.sqrt(root)) / a)
+    elif c > 0:
+        return FAR
+    return enter if NEAR < enter <= leave else FAR
 
 
 @njit(cache=True)
@@ -158,13 +154,13 @@ def _bend(part):
 @njit(cache=True)
 def _normal(objects, i, point):
     """Shading normal of object i at a point of its surface."""
-    local = _add(point, _middle(objects, i), -1.0)
-    if objects[i, 0] == SPHERE:
+    local = _add(point, _row(objects, i), -1.0)
+    if objects[i, SHAPE] == SPHERE:
         return _unit(local)
     local = _into(objects, i, local)
-    up = local[2] / HALF_HEIGHT
-    if objects[i, 0] == CUBE:
-        x, y = local[0] / CUBE_HALF, local[1] / CUBE_HALF
+    up = local[2] / objects[i, HALF_UP]
+    if objects[i, SHAPE] == CUBE:
+        x, y = local[0] / objects[i, HALF], local[1] / objects[i, HALF]
         if abs(up) >= max(abs(x), abs(y)):
             n = (_bend(x), _bend(y), math.copysign(1.0, up))
         elif abs(x) >= abs(y):
@@ -172,7 +168,7 @@ def _normal(objects, i, point):
         else:
             n = (_bend(x), math.copysign(1.0, y), _bend(up))
     else:
-        x, y = local[0] / CYLINDER_RADIUS, local[1] / CYLINDER_RADIUS
+        x, y = local[0] / objects[i, HALF], local[1] / objects[i, HALF]
         out = math.sqrt(x * x + y * y)
         if abs(up) >= out:
             lean = _bend(out) / max(out, 1e-9)
@@ -203,7 +199,7 @@ def _seen(objects, candidates, point, light, samples):
     near = 0
     for i in range(len(objects)):
         if (candidates >> i) & 1:
-            to_middle = _add(_middle(objects, i), point, -1.0)
+            to_middle = _add(_row(objects, i), point, -1.0)
             along = _dot(to_middle, axis)
             reach = BOUND + math.sqrt(2.0) * half * max(along, 0.0) / distance
             if along > -BOUND and _dot(to_middle, to_middle) - along * along < reach * reach:
@@ -238,7 +234,7 @@ def _floor_shade(objects, lights, shaders, point, samples):
             left -= lights[k, 4] * (1 - _seen(objects, shaders[k], point, lights[k], samples))
     for i in range(len(objects)):
         if (shaders[len(lights)] >> i) & 1:
-            x, y = objects[i, 1] - point[0], objects[i, 2] - point[1]
+            x, y = objects[i, 0] - point[0], objects[i, 1] - point[1]
             near = 4 * (x * x + y * y) / (TOUCH * TOUCH)
             if near < 4:
                 left *= 1 - CONTACT_SHADE * math.exp(-1.2 * near)
@@ -246,27 +242,20 @@ def _floor_shade(objects, lights, shaders, point, samples):
 
 
 @njit(cache=True)
-def _pixel(point, width, height):
+def _pixel(camera: Array, point: Vector, width: int, height: int) -> tuple[float, float]:
     """Column and row (real-valued, pixels) of a world point; the depth is kept off zero."""
-    away = (point[0] - EYE[0], point[1] - EYE[1], point[2] - EYE[2])
-    forward = max(BASIS[2, 0] * away[0] + BASIS[2, 1] * away[1] + BASIS[2, 2] * away[2], 0.05)
-    right = BASIS[0, 0] * away[0] + BASIS[0, 1] * away[1] + BASIS[0, 2] * away[2]
-    up = BASIS[1, 0] * away[0] + BASIS[1, 1] * away[1] + BASIS[1, 2] * away[2]
-    return (0.5 + FOCAL * right / forward) * width, 0.5 * height - FOCAL * up / forward * width
+    away = _add(point, _row(camera, EYE), -1.0)
+    scale = camera[FOCAL, 0] * width / max(_dot(_row(camera, FORWARD), away), 0.05)
+    column = 0.5 * width + scale * _dot(_row(camera, RIGHT), away)
+    return column, 0.5 * height - scale * _dot(_row(camera, UP), away)
 
 
 @njit(cache=True)
-def _ray(x, y, width, height):
+def _ray(camera: Array, x: float, y: float, width: int, height: int) -> Vector:
     """Unit ray of the camera through a point of the picture, in pixels."""
-    a = (x / width - 0.5) / FOCAL
-    b = (0.5 * height - y) / (width * FOCAL)
-    return _unit(
-        (
-            BASIS[0, 0] * a + BASIS[1, 0] * b + BASIS[2, 0],
-            BASIS[0, 1] * a + BASIS[1, 1] * b + BASIS[2, 1],
-            BASIS[0, 2] * a + BASIS[1, 2] * b + BASIS[2, 2],
-        )
-    )
+    scale = 1 / (camera[FOCAL, 0] * width)
+    ray = _add(_row(camera, FORWARD), _row(camera, RIGHT), (x - 0.5 * width) * scale)
+    return _unit(_add(ray, _row(camera, UP), (0.5 * height - y) * scale))
 
 
 # --- Light ---------------------------------------------------------------------------------------------------
@@ -288,9 +277,9 @@ def _matte(objects, lights, everything, i, point, normal, ray):
             middle = _unit(_add(to_light, ray, -1.0))
             gloss += GLOSS * got * max(_dot(middle, normal), 0.0) ** GLOSS_POWER
     return (
-        objects[i, 14] * diffuse + gloss,
-        objects[i, 15] * diffuse + gloss,
-        objects[i, 16] * diffuse + gloss,
+        objects[i, TINT] * diffuse + gloss,
+        objects[i, TINT + 1] * diffuse + gloss,
+        objects[i, TINT + 2] * diffuse + gloss,
     )
 
 
@@ -323,7 +312,7 @@ def _metal(objects, lights, everything, floor, i, point, normal, ray):
         seen = (floor[y, x, 0] * shade, floor[y, x, 1] * shade, floor[y, x, 2] * shade)
     else:
         seen = _sky(mirrored, point, lights)
-    return (seen[0] * objects[i, 14], seen[1] * objects[i, 15], seen[2] * objects[i, 16])
+    return (seen[0] * objects[i, TINT], seen[1] * objects[i, TINT + 1], seen[2] * objects[i, TINT + 2])
 
 
 @njit(cache=True)
@@ -340,7 +329,7 @@ def _light(objects, lights, shaders, everything, floor, px, py):
         return (floor[y, x, 0] * shade, floor[y, x, 1] * shade, floor[y, x, 2] * shade)
     point = _add(eye, ray, t)
     normal = _normal(objects, i, point)
-    if objects[i, 13] == METAL:
+    if objects[i, MATERIAL] == METAL:
         return _metal(objects, lights, everything, floor, i, point, normal, ray)
     return _matte(objects, lights, everything, i, point, normal, ray)
 
@@ -372,7 +361,7 @@ def _cover(objects, width, height):
     depth = np.full((height, width), FAR)
     eye = (EYE[0], EYE[1], EYE[2])
     for i in range(len(objects)):
-        left, right, top, bottom = _box_of_ball(_middle(objects, i), width, height)
+        left, right, top, bottom = _box_of_ball(_row(objects, i), width, height)
         for y in range(top, bottom):
             for x in range(left, right):
                 t = _distance(objects, i, eye, _ray(x + 0.5, y + 0.5, width, height))
@@ -385,9 +374,9 @@ def _cover(objects, width, height):
 @njit(cache=True)
 def _shadow_corner(objects, i, light, corner):
     """Where a corner of the lamp throws a corner of a box around object i: floor (x, y); `corner` is 0..31."""
-    x = objects[i, 1] + ((corner & 1) * 2 - 1) * BOUND
-    y = objects[i, 2] + ((corner & 2) - 1) * BOUND
-    z = ((corner & 4) / 4) * min(objects[i, 3] + BOUND, light[2] - 0.5)
+    x = objects[i, 0] + ((corner & 1) * 2 - 1) * BOUND
+    y = objects[i, 1] + ((corner & 2) - 1) * BOUND
+    z = ((corner & 4) / 4) * min(objects[i, 2] + BOUND, light[2] - 0.5)
     lamp_x = light[0] + ((corner & 8) / 4 - 1) * light[3]
     lamp_y = light[1] + ((corner & 16) / 8 - 1) * light[3]
     grow = light[2] / (light[2] - z)
@@ -409,8 +398,8 @@ def _shaders(objects, lights, width, height):
                 if k < len(lights):
                     x, y = _shadow_corner(objects, i, lights[k], corner)
                 else:
-                    x = objects[i, 1] + ((corner & 1) * 2 - 1) * TOUCH
-                    y = objects[i, 2] + ((corner & 2) - 1) * TOUCH
+                    x = objects[i, 0] + ((corner & 1) * 2 - 1) * TOUCH
+                    y = objects[i, 1] + ((corner & 2) - 1) * TOUCH
                 column, row = _pixel((x, y, 0.0), width, height)
                 left, right = min(left, column), max(right, column)
                 top, bottom = min(top, row), max(bottom, row)
