@@ -13,6 +13,7 @@ from vdp.params import (
     SECTIONS,
     ClipParams,
     UserError,
+    check_data,
     check_file,
     read_file,
     read_section,
@@ -252,3 +253,14 @@ def test_no_schema_has_a_default_value(section):
 def test_the_projects_own_params_are_valid(monkeypatch):
     monkeypatch.chdir(REPO)
     check_file()
+
+
+def test_a_clip_that_latents_do_not_tile_is_refused():
+    data = read_file(REPO / "params.yaml")
+    data["clip"] = {**data["clip"], "width": 97}
+    with pytest.raises(
+        UserError, match=r"clip\.width=97 is not a multiple of vae\.spatial_factor=4: set it to 96 or 100"
+    ):
+        check_data(data)
+    data["codec"] = {"name": "pixel"}
+    check_data(data)

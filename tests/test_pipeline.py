@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import TypeAlias
 
@@ -31,9 +32,14 @@ def imported_files(script: Path, root: Path) -> set[Path]:
         if path in found:
             continue
         found.add(path)
-        for module in imported_modules(ast.parse((root / path).read_text()), path):
+        for module in imported_modules(parsed(root / path), path):
             waiting += module_files(module, root)
     return {path for path in found if path.name != "__init__.py" or (root / path).stat().st_size}
+
+
+@cache
+def parsed(path: Path) -> ast.Module:
+    return ast.parse(path.read_text())
 
 
 def imported_modules(tree: ast.AST, path: Path) -> Iterator[str]:
@@ -61,7 +67,7 @@ def read_params(script: Path, root: Path) -> set[str]:
     """The sections and values of params.yaml that a stage's script and what it imports read."""
     names: set[str] = set()
     for path in imported_files(script, root) - {Path("vdp/params.py")}:
-        for node in ast.walk(ast.parse((root / path).read_text())):
+        for node in ast.walk(parsed(root / path)):
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
                 if node.func.id == "read_section":
                     names.add(literal(node.args[1], path))

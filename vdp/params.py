@@ -1,11 +1,11 @@
 """Typed, strict reading of params.yaml: every mistake in it becomes one line that says what to change.
 
 The schema of a section lives beside the code it configures and is found by name in `SECTIONS`, so that a
-stage can have the whole file checked without importing (and, for DVC, depending on) the other stages' code.
+stage has the whole file checked without importing (and, for DVC, depending on) the other stages' code.
 """
 
 import difflib
-import importlib
+import importlib.util
 import json
 import os
 import re
@@ -147,20 +147,28 @@ def check_data(data: dict[str, JsonValue]) -> None:
             raise UserError(f"{PARAMS_FILE}: {_unknown(str(key), '', [*scalars, *SECTIONS])}")
     validate(ScalarParams, {key: data[key] for key in scalars if key in data}, "")
     for name in SECTIONS:
-        try:  # TEMP until every schema module exists
-            cls = schema(name)
-        except ModuleNotFoundError:
-            continue
+        cls = schema(name)
         if name not in data:
             raise UserError(f"{PARAMS_FILE}: section {name} is missing: add it with {_key_list(cls)}")
         validate(cls, data[name], name)
     _check_hops(data)
+    _check_size(data)
 
 
 def schema(section: str) -> type[Params]:
-    """The schema of a section, imported from where `SECTIONS` says it is."""
-    module, name = SECTIONS[section].split(":")
-    return getattr(importlib.import_module(module), name)
+    """The schema of a section, from where `SECTIONS` says it is.
+
+    Its file is loaded by itself: its package would load the networks beside it, seconds for nothing.
+    """
+    name, class_name = SECTIONS[section].split(":")
+    module = sys.modules.get(name)
+    if module is None:
+        path = Path(__file__).parents[1].joinpath(*name.split(".")).with_suffix(".py")
+        spec = importlib.util.spec_from_file_location(f"schema_of_{section}", path)
+        assert spec is not None and spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+    return getattr(module, class_name)
 
 
 def run_stage(main: Callable[[], None]) -> None:
@@ -194,7 +202,7 @@ def one_line(error: ValueError | FileNotFoundError) -> str:
 def _check_hops(data: Any) -> None:
     """The rollout has to go forward, from the frame after the known ones to the scored frame."""
     clip, hops = data["clip"], data["predict"]["hops"]
-    last = data.get("score", {}).get("frame", clip["frames"])
+    last = clip["frames"]
     where = f"{PARAMS_FILE}: predict.hops={hops}"
     if any(later <= earlier for earlier, later in zip(hops, hops[1:], strict=False)):
         raise UserError(f"{where}: expected frame numbers in ascending order, each once")
@@ -204,6 +212,20 @@ def _check_hops(data: Any) -> None:
         )
     if hops[-1] != last:
         raise UserError(f"{where}: expected the scored frame last; end the list with {last}")
+
+
+def _check_size(data: Any) -> None:
+    """Each latent position covers a square of pixels, and only whole ones."""
+    if data.get("codec", {}).get("name") != "vae":
+        return
+    factor = data["vae"]["spatial_factor"]
+    for side in ("height", "width"):
+        size = data["clip"][side]
+        if size % factor:
+            raise UserError(
+                f"{PARAMS_FILE}: clip.{side}={size} is not a multiple of vae.spatial_factor={factor}: "
+                f"set it to {max(size // factor, 1) * factor} or {(size // factor + 1) * factor}"
+            )
 
 
 # --- From pydantic's errors to lines ---------------------------------------------------------------------

@@ -198,3 +198,30 @@ def test_two_cold_starts_at_once_leave_one_sound_store(project):
     found = runs(MlflowClient(f"sqlite:///{project / 'mlflow.db'}"))
     assert set(found) == {experiment_key(), "left", "right"}
     assert set(read_stats()) == {"left", "right"}
+
+
+def said_by(project: Path, code: str) -> str:
+    """What a fresh process prints: time and memory of this one are those of all tests before."""
+    env = {**os.environ, "PYTHONPATH": str(REPO)}
+    words = [sys.executable, "-c", code]
+    return subprocess.run(words, cwd=project, env=env, check=True, capture_output=True, text=True).stdout
+
+
+def test_the_seconds_of_a_stage_count_from_the_start_of_its_process(project):
+    code = (
+        "import time\ntime.sleep(0.5)\nfrom vdp.tracking.mlflow_run import Tracker\n"
+        "print(Tracker('x').usage()['seconds'])"
+    )
+    assert 0.5 <= float(said_by(project, code)) < 30
+
+
+def test_the_memory_of_worker_processes_is_told_beside_the_stages_own(project):
+    code = (
+        "import json, subprocess, sys\nfrom vdp.tracking.mlflow_run import Tracker\n"
+        "tracker = Tracker('x')\nbefore = tracker.usage()\n"
+        "subprocess.run([sys.executable, '-c', 'b = bytearray(bytes([1]) * 2**28)'], check=True)\n"
+        "print(json.dumps([before, tracker.usage()]))"
+    )
+    before, after = json.loads(said_by(project, code))
+    assert "peak_worker_memory_mb" not in before
+    assert after["peak_worker_memory_mb"] > 256 > after["peak_memory_mb"]

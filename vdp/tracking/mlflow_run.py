@@ -72,10 +72,10 @@ class Tracker:
     def __init__(self, stage: str) -> None:
         self.stage = stage
         self.is_main = is_main_process()
-        self._started = time.time()
-        self._last_flush = self._started
+        self._started = process_start()
+        self._last_flush = time.time()
         self._key = experiment_key()
-        self._workers_before = _largest_child_mb()
+        self._child_mb, self._ignored_child_mb = 0.0, _largest_child_mb()
         self._points: list[tuple[str, float, int, int]] = []  # name, value, step, milliseconds
         self._runs: _Runs | None = None
         self._lost = not self.is_main  # only one process of a distributed run reports
@@ -123,11 +123,11 @@ class Tracker:
                 runs.log_metrics(runs.child, points)
 
     def usage(self) -> dict[str, float]:
-        """Seconds and peak memory (MB of 2^20 bytes) of the stage up to now."""
+        """Seconds since the process began and peak memory (MB of 2^20 bytes), up to now."""
         usage = {"seconds": round(time.time() - self._started, 2), "peak_memory_mb": _own_peak_mb()}
-        workers = _largest_child_mb()
-        if workers > self._workers_before:
-            usage["peak_worker_memory_mb"] = workers
+        self._note_children()
+        if self._child_mb > 0:
+            usage["peak_worker_memory_mb"] = self._child_mb
         torch = sys.modules.get("torch")
         if torch is not None and torch.cuda.is_available() and torch.cuda.is_initialized():
             usage["peak_gpu_memory_mb"] = round(torch.cuda.max_memory_allocated() / 2**20, 1)
@@ -148,9 +148,17 @@ class Tracker:
     def _connect(self) -> "_Runs | None":
         """The runs to write to, opened at the first call; None when nothing is to be reported."""
         if self._runs is None and not self._lost:
+            self._note_children()
             with self._reporting():
                 self._runs = _open_runs(self.stage, self._key, int(self._started * 1000))
+            self._ignored_child_mb = (
+                _largest_child_mb()
+            )  # MLflow starts programs too, and they are not the stage's
         return self._runs if not self._lost else None
+
+    def _note_children(self) -> None:
+        if _largest_child_mb() > self._ignored_child_mb:
+            self._child_mb = _largest_child_mb()
 
     @contextmanager
     def _reporting(self) -> Iterator[None]:
@@ -336,6 +344,17 @@ def save_stats(stage: str, usage: Mapping[str, float]) -> None:
         new = path.with_suffix(".new")
         new.write_text(json.dumps(stats, indent=1) + "\n")
         new.replace(path)
+
+
+def process_start() -> float:
+    """When this process began, so that a stage's imports count; seconds since the epoch."""
+    stat = Path("/proc/self/stat")
+    if not stat.is_file():
+        return time.time()
+    ticks = int(
+        stat.read_text().rpartition(")")[2].split()[19]
+    )  # field 22, after a name that may hold spaces
+    return time.time() - (time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK"))
 
 
 def _own_peak_mb() -> float:

@@ -1,7 +1,7 @@
 """How the floor, the lights and the 8 colours look, fitted to the real clips. All colours are linear RGB.
 
-The empty floor is described as the picture the camera has of it, vignetting included: a Legendre series in image
-coordinates, within 0.6 levels of 255 of the real empty scene on average.
+The empty floor is described as the camera's picture of it, vignetting included: a Legendre series in image
+coordinates.
 """
 
 import numpy as np
@@ -45,7 +45,7 @@ FLOOR_SERIES: NDArray[np.float64] = 1e-4 * np.array(
 
 # of each lamp: x, y, z, half width; its part of the floor's light; its strength on rubber; how bright and how
 # small (power of the cosine) it looks in metal
-LIGHTS: NDArray[np.float64] = np.array(
+LAMPS: NDArray[np.float64] = np.array(
     [
         [-2.0, -4.2, 4.8, 0.5, 0.20, 0.50, 2.6, 36],
         [4.2, 1.7, 6.5, 0.35, 0.12, 0.16, 0.8, 60],
@@ -61,7 +61,7 @@ _RUBBER = {
     "green": (0.034, 0.114, 0.023),
     "brown": (0.147, 0.083, 0.028),
     "cyan": (0.042, 0.206, 0.202),
-    "purple": (0.145, 0.038, 0.190),
+    "purple": (0.130, 0.040, 0.187),
     "yellow": (0.252, 0.236, 0.051),
 }
 _METAL_GAIN = 3.3  # a metal mirrors so much more than rubber scatters
@@ -82,4 +82,3 @@ def to_bytes(light: NDArray[np.float64]) -> NDArray[np.uint8]:
     clipped = np.clip(light, 0, 1)
     curve = np.where(clipped <= 0.0031308, 12.92 * clipped, 1.055 * clipped ** (1 / 2.4) - 0.055)
     return (curve * 255 + 0.5).astype(np.uint8)
-

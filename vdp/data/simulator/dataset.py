@@ -1,7 +1,7 @@
 """Write the simulated data set in the competition's own layout.
 
-`<root>/<split>/video_<number>/image_0.png ...` and, but for `unlabeled`, `mask.npy` (T, H, W) uint8 class ids. A video
-depends on the seed, its split and its number alone, so neither the counts nor the workers change it.
+`<root>/<split>/video_<number>/image_0.png ...` and, but for `unlabeled`, `mask.npy` (T, H, W) class ids.
+A video depends on the seed, its split and its number alone: neither the counts nor the workers change it.
 """
 
 import multiprocessing
@@ -33,7 +33,9 @@ def draw_video_scene(params: SimulateParams, seed: int, job: Job) -> Scene:
     """What a video of a split starts from."""
     split, number = job
     # the split counts too: with more than 1000 training videos their numbers reach into the next split's
-    return draw_scene(params, np.random.default_rng(np.random.SeedSequence([seed, FIRST_NUMBER[split], number])))
+    return draw_scene(
+        params, np.random.default_rng(np.random.SeedSequence([seed, FIRST_NUMBER[split], number]))
+    )
 
 
 def make_video(
@@ -46,7 +48,7 @@ def make_video(
 
 
 def write_video(params: SimulateParams, seed: int, frames: int, root: Path, job: Job) -> None:
-    """Write one video's folder under `root`: to a temporary name first, so that a folder is whole or absent."""
+    """Write one video's folder under `root`, by way of a temporary name: it is whole or absent."""
     split, number = job
     images, masks = make_video(params, seed, frames, job)
     folder = root / split / f"video_{number:05d}"

@@ -12,10 +12,10 @@ Share = Annotated[float, Field(ge=0, le=1)]
 class SimulateParams(Params):
     """How many videos to simulate, at which size, and how their objects move."""
 
-    train: int = Field(ge=1)  # videos in the training split
-    val: int = Field(ge=1)  # videos in the validation split
-    test: int = Field(ge=1)  # videos in the test split
-    unlabeled: int = Field(ge=0)  # videos without masks
+    train: int = Field(ge=1, le=50_000)  # videos in the training split
+    val: int = Field(ge=1, le=50_000)  # videos in the validation split
+    test: int = Field(ge=1, le=50_000)  # videos in the test split
+    unlabeled: int = Field(ge=0, le=50_000)  # videos without masks
     height: int = Field(ge=16, le=1024)  # pixels
     width: int = Field(ge=24, le=1536)  # pixels; 3:2 with height
     inside: tuple[int, int]  # fewest and most objects inside the view at the start
@@ -49,7 +49,7 @@ class SimulateParams(Params):
         """The camera is made for the real clips' shape."""
         if self.height * 3 != self.width * 2:
             raise ValueError(
-                f"simulate.height={self.height}, simulate.width={self.width}: expected the camera's 3:2 view; "
-                f"set simulate.width to {self.height * 3 // 2} (height must be even)"
+                f"simulate.height={self.height}, simulate.width={self.width}: expected the camera's "
+                f"3:2 view; set simulate.width to {self.height * 3 // 2} (height must be even)"
             )
         return self

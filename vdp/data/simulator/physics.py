@@ -1,6 +1,6 @@
-"""How the objects of a scene move: rigid bodies on a floor with Coulomb friction, in MuJoCo (no OpenGL needed).
+"""How the objects of a scene move: rigid bodies on a floor with Coulomb friction, in MuJoCo.
 
-Every pair that may touch is declared, so that floor and objects have their own friction without MuJoCo's mixing.
+Every pair that may touch is declared, so that floor and objects have their own friction, not MuJoCo's mix.
 """
 
 import math
@@ -14,9 +14,9 @@ from vdp.classes import SHAPES
 from vdp.data.simulator.camera import RADIUS
 from vdp.data.simulator.scene import FRAME_SECONDS, Scene
 
-CUBE_HALF = 0.86 * RADIUS  # half side across the floor
-CYLINDER_RADIUS = 0.95 * RADIUS
-HALF_HEIGHT = 0.95 * RADIUS  # of cubes and cylinders
+# of each shape of SHAPES: across the floor (half side or radius) and upright, world units
+HALF_WIDTHS: NDArray[np.float64] = RADIUS * np.array([0.86, 1.0, 0.95])
+HALF_HEIGHTS: NDArray[np.float64] = RADIUS * np.array([0.95, 1.0, 0.95])
 
 STEP_SECONDS = 0.005
 STEPS_A_CHECK = 4  # steps between two looks at starts and contacts
@@ -78,16 +78,18 @@ def _world(scene: Scene, friction: float) -> str:
     bodies, pairs = [], []
     for i in range(count):
         shape = SHAPES[scene.shapes[i]]
-        size, height = {
-            "cube": (f"{CUBE_HALF} {CUBE_HALF} {HALF_HEIGHT}", HALF_HEIGHT),
-            "sphere": (f"{RADIUS}", RADIUS),
-            "cylinder": (f"{CYLINDER_RADIUS} {HALF_HEIGHT}", HALF_HEIGHT),
+        across, height = HALF_WIDTHS[scene.shapes[i]], HALF_HEIGHTS[scene.shapes[i]]
+        kind, size = {
+            "cube": ("box", f"{across} {across} {height}"),
+            "sphere": ("sphere", f"{across}"),
+            "cylinder": ("cylinder", f"{across} {height}"),
         }[shape]
         x, y = scene.positions[i]
         half_yaw = scene.yaws[i] / 2
         bodies.append(
-            f'<body pos="{x:.12f} {y:.12f} {height}" quat="{math.cos(half_yaw):.12f} 0 0 {math.sin(half_yaw):.12f}">'
-            f'<freejoint/><geom name="g{i}" type="{"box" if shape == "cube" else shape}" size="{size}" mass="1" '
+            f'<body pos="{x:.12f} {y:.12f} {height}" '
+            f'quat="{math.cos(half_yaw):.12f} 0 0 {math.sin(half_yaw):.12f}">'
+            f'<freejoint/><geom name="g{i}" type="{kind}" size="{size}" mass="1" '
             'contype="0" conaffinity="0"/></body>'
         )
         rolling = friction * ROLLING if shape == "sphere" else 0.0
@@ -102,6 +104,7 @@ def _world(scene: Scene, friction: float) -> str:
         ]
     return (
         f'<mujoco><option timestep="{STEP_SECONDS}" gravity="0 0 -9.81" cone="elliptic" '
-        'integrator="implicitfast"><flag sleep="enable"/></option><worldbody><geom name="floor" type="plane" size="50 50 0.1" '
-        f'contype="0" conaffinity="0"/>{"".join(bodies)}</worldbody><contact>{"".join(pairs)}</contact></mujoco>'
+        'integrator="implicitfast"><flag sleep="enable"/></option>'
+        '<worldbody><geom name="floor" type="plane" size="50 50 0.1" contype="0" conaffinity="0"/>'
+        f"{''.join(bodies)}</worldbody><contact>{''.join(pairs)}</contact></mujoco>"
     )

@@ -1,8 +1,13 @@
-"""Analytic ray-caster: frames and exact masks of a `Motion`, compiled by numba.
+"""Analytic ray-caster: the frames and exact masks of a `Motion`, compiled by numba.
 
-Objects are convex, of one size, and on a floor. The floor without objects is drawn once per size; a frame copies it
-and only works on the pixels that an object covers or may shade. No `fastmath`: the bytes must not depend on the
-compiler's mood. Vectors are (x, y, z) tuples, images (H, W, 3).
+The empty floor is worked out once per size; a frame copies it and only visits pixels that an object covers
+or may shade. No `fastmath`: equal inputs must give equal bytes.
+
+All compiled functions are in this file, and what other files define reaches them as an argument: numba's
+cache on disk does not notice a change in another file.
+
+Shapes: T frames, n objects, H rows, W columns. A vector is a tuple (x, y, z). An object is a row of numbers,
+the camera a table of five; the constants below name their columns and rows.
 """
 
 import math
@@ -12,98 +17,153 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from vdp.data.simulator.appearance import LIGHTS, TINTS, floor_light, to_bytes
-from vdp.data.simulator.camera import BASIS, EYE, FOCAL, RADIUS, floor_point
-from vdp.data.simulator.physics import CUBE_HALF, CYLINDER_RADIUS, HALF_HEIGHT, Motion
+from vdp.data.simulator.appearance import LAMPS, TINTS, floor_light, to_bytes
+from vdp.data.simulator.camera import BASIS, EYE_POINT, FOCAL_LENGTH, floor_point
+from vdp.data.simulator.physics import HALF_HEIGHTS, HALF_WIDTHS, Motion
 from vdp.data.simulator.scene import Scene
 
+Vector = tuple[float, float, float]
+Array = NDArray[np.float64]
+Bits = NDArray[np.int64]
+Bytes = NDArray[np.uint8]
+
 SAMPLES = 2  # rays along each side of a pixel that shows or borders an object
-SHADOW_SAMPLES = 4  # rays along each side of a light, from the floor
-OBJECT_SHADOW_SAMPLES = 2  # the same from an object
-BEVEL = 0.87  # part of a face that is flat: beyond it the shading normal bends (outline and mask stay exact)
-BEVEL_BEND = 1.0
-SKY = 0.04  # light that a metal sees above the horizon, away from the lamps
-AMBIENT, AMBIENT_UP = 0.50, 0.08  # light on every point, and more of it on what faces up
+FLOOR_SAMPLES, OBJECT_SAMPLES = 4, 2  # rays along each side of a lamp, from the floor and from elsewhere
+BEVEL, BEVEL_LEAN = (
+    0.87,
+    1.0,
+)  # flat part of a face, and the lean of the normal at its edge; the outline stays exact
+AMBIENT, AMBIENT_UP = 0.50, 0.08  # light on all rubber, and more of it on what faces up
 GLOSS, GLOSS_POWER = 0.02, 14  # of rubber
-CONTACT_SHADE = 0.45  # part of the ambient light that the floor loses under an object
-TOUCH = math.sqrt(4 * 1.7) * RADIUS  # how far from an object its contact shade reaches
-CURVE_STEPS = 16384
+SKY = 0.04  # what metal sees above the horizon, away from the lamps
+CONTACT_SHADE, CONTACT_REACH = (
+    0.45,
+    0.52,
+)  # light the floor loses beside an object, and how far out (world units)
+CURVE_STEPS = 16384  # of the table from light to bytes
+NEAR, FAR = 1e-5, 1e30
 
-CUBE, SPHERE, CYLINDER, METAL = 0, 1, 2, 0  # positions in vdp.classes
-BOUND = math.sqrt(2 * CUBE_HALF**2 + HALF_HEIGHT**2)  # every object fits in a ball of this radius
-FAR = 1e30
-CURVE = to_bytes(np.arange(CURVE_STEPS + 1) / CURVE_STEPS)
+CUBE, SPHERE, METAL = 0, 1, 0  # positions in vdp.classes
+X, SHAPE, TURN, MATERIAL, TINT, HALF, HALF_UP, BOUND = 0, 3, 4, 13, 14, 17, 18, 19  # columns of an object
+RIGHT, UP, FORWARD, EYE, FOCAL = 0, 1, 2, 3, 4  # rows of the camera
+LAMP_X, LAMP_HALF, LAMP_FLOOR, LAMP_RUBBER, LAMP_GLOW, LAMP_POWER = 0, 3, 4, 5, 6, 7  # columns of a lamp
 
 
-def render(scene: Scene, motion: Motion, height: int, width: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """Frames (T, H, W, 3) and class ids of each pixel's middle (T, H, W), both uint8."""
-    frames, count = len(motion.positions), len(scene.shapes)
-    floor, empty = _floor(height, width)
-    images = np.broadcast_to(empty, (frames, *empty.shape)).copy()
-    masks = np.zeros((frames, height, width), np.uint8)
-    tints = TINTS[scene.materials, scene.colors]
-    for frame in range(frames):
-        rotations = motion.rotations[frame].reshape(count, 9)
-        objects = np.column_stack([scene.shapes, motion.positions[frame], rotations, scene.materials, tints])
-        _draw(objects, scene.classes, floor, LIGHTS, CURVE, images[frame], masks[frame])
+def render(scene: Scene, motion: Motion, height: int, width: int) -> tuple[Bytes, Bytes]:
+    """Draw every frame of a video.
+
+    Args:
+        scene: what the objects are.
+        motion: where they are, T frames.
+        height: of the pictures, pixels.
+        width: of the pictures, pixels; 3:2 with the height.
+
+    Returns:
+        Frames (T, H, W, 3) and class ids of what each pixel's middle shows (T, H, W), both uint8.
+    """
+    floor, empty = _empty_scene(height, width)
+    images = np.repeat(empty[None], len(motion.positions), axis=0)
+    masks = np.zeros(images.shape[:3], np.uint8)
+    camera = np.array([*BASIS, EYE_POINT, [FOCAL_LENGTH, 0, 0]])
+    curve = to_bytes(np.arange(CURVE_STEPS + 1) / CURVE_STEPS)
+    half_widths, half_heights = HALF_WIDTHS[scene.shapes], HALF_HEIGHTS[scene.shapes]
+    across = np.where(scene.shapes == CUBE, np.sqrt(2.0), 1.0) * half_widths
+    bounds = np.where(scene.shapes == SPHERE, half_widths, np.hypot(across, half_heights))
+    look = np.column_stack(
+        [scene.materials, TINTS[scene.materials, scene.colors], half_widths, half_heights, bounds]
+    )
+    for frame, (positions, rotations) in enumerate(zip(motion.positions, motion.rotations, strict=True)):
+        objects = np.column_stack([positions, scene.shapes, rotations.reshape(-1, 9), look])
+        _draw(objects, scene.classes, camera, LAMPS, floor, curve, images[frame], masks[frame])
     return images, masks
 
 
 @lru_cache(maxsize=4)
-def _floor(height: int, width: int) -> tuple[NDArray[np.float64], NDArray[np.uint8]]:
-    """The empty scene: light and floor position (x, y) of each pixel (H, W, 5), and its bytes (H, W, 3)."""
+def _empty_scene(height: int, width: int) -> tuple[Array, Bytes]:
+    """Light and floor position (x, y) of each pixel (H, W, 5), and the bytes (H, W, 3)."""
     light = floor_light(height, width)
     v, u = (np.arange(height) + 0.5) / height, (np.arange(width) + 0.5) / width
     points = np.array([[floor_point(x, y) for x in u] for y in v])
     return np.concatenate([light, points], axis=-1), to_bytes(light)
 
 
-# --- Vectors; objects are rows of: shape, middle (3), rotation (9, object to world), material, tint (3) ----------
+# --- Vectors ------------------------------------------------------------------------------------------------
 
 
 @njit(cache=True)
-def _dot(a, b):
+def _dot(a: Vector, b: Vector) -> float:
     return a[0] * b[0] + a[1] * b[1] + a[2] * b[2]
 
 
 @njit(cache=True)
-def _add(a, b, scale):
+def _add(a: Vector, b: Vector, scale: float) -> Vector:
     return (a[0] + scale * b[0], a[1] + scale * b[1], a[2] + scale * b[2])
 
 
 @njit(cache=True)
-def _unit(a):
+def _times(a: Vector, b: Vector) -> Vector:
+    return (a[0] * b[0], a[1] * b[1], a[2] * b[2])
+
+
+@njit(cache=True)
+def _unit(a: Vector) -> Vector:
     scale = 1 / math.sqrt(_dot(a, a))
     return (a[0] * scale, a[1] * scale, a[2] * scale)
 
 
 @njit(cache=True)
-def _row(array: Array, i: int) -> Vector:
-    return (array[i, 0], array[i, 1], array[i, 2])
+def _vector(table: Array, row: int, column: int) -> Vector:
+    return (table[row, column], table[row, column + 1], table[row, column + 2])
 
 
 @njit(cache=True)
-def _into(objects, i, a):
-    """From world to object axes."""
+def _into(objects: Array, i: int, a: Vector) -> Vector:
+    """From world axes to those of object i: by the transposed rotation."""
+    b = _vector(objects, i, TURN)
+    c = _vector(objects, i, TURN + 3)
+    d = _vector(objects, i, TURN + 6)
     return (
-        objects[i, TURN] * a[0] + objects[i, TURN + 3] * a[1] + objects[i, TURN + 6] * a[2],
-        objects[i, TURN + 1] * a[0] + objects[i, TURN + 4] * a[1] + objects[i, TURN + 7] * a[2],
-        objects[i, TURN + 2] * a[0] + objects[i, TURN + 5] * a[1] + objects[i, TURN + 8] * a[2],
+        b[0] * a[0] + c[0] * a[1] + d[0] * a[2],
+        b[1] * a[0] + c[1] * a[1] + d[1] * a[2],
+        b[2] * a[0] + c[2] * a[1] + d[2] * a[2],
     )
 
 
 @njit(cache=True)
-def _out_of(objects, i, a):
-    """From object to world axes."""
+def _out_of(objects: Array, i: int, a: Vector) -> Vector:
+    """From the axes of object i to those of the world."""
     return (
-        objects[i, TURN] * a[0] + objects[i, TURN + 1] * a[1] + objects[i, TURN + 2] * a[2],
-        objects[i, TURN + 3] * a[0] + objects[i, TURN + 4] * a[1] + objects[i, TURN + 5] * a[2],
-        objects[i, TURN + 6] * a[0] + objects[i, TURN + 7] * a[1] + objects[i, TURN + 8] * a[2],
+        _dot(_vector(objects, i, TURN), a),
+        _dot(_vector(objects, i, TURN + 3), a),
+        _dot(_vector(objects, i, TURN + 6), a),
     )
 
 
+# --- Camera -------------------------------------------------------------------------------------------------
+
+
 @njit(cache=True)
-def _slab(origin, direction, half, enter, leave):
+def _ray(camera: Array, x: float, y: float, width: int, height: int) -> Vector:
+    """Unit ray of the camera through a point of the picture, in pixels."""
+    scale = 1 / (camera[FOCAL, 0] * width)
+    ray = _add(_vector(camera, FORWARD, 0), _vector(camera, RIGHT, 0), (x - 0.5 * width) * scale)
+    return _unit(_add(ray, _vector(camera, UP, 0), (0.5 * height - y) * scale))
+
+
+@njit(cache=True)
+def _pixel(camera: Array, point: Vector, width: int, height: int) -> tuple[float, float]:
+    """Column and row (real-valued) of a world point; the depth is kept off zero."""
+    away = _add(point, _vector(camera, EYE, 0), -1.0)
+    scale = camera[FOCAL, 0] * width / max(_dot(_vector(camera, FORWARD, 0), away), 0.05)
+    column = 0.5 * width + scale * _dot(_vector(camera, RIGHT, 0), away)
+    return column, 0.5 * height - scale * _dot(_vector(camera, UP, 0), away)
+
+
+# --- Where a ray meets an object ----------------------------------------------------------------------------
+
+
+@njit(cache=True)
+def _slab(origin: float, direction: float, half: float, enter: float, leave: float) -> tuple[float, float]:
     """Narrow the ray's stay [enter, leave] to |coordinate| <= half."""
     if abs(direction) < 1e-12:
         return (enter, leave) if abs(origin) <= half else (FAR, -FAR)
@@ -114,73 +174,45 @@ def _slab(origin, direction, half, enter, leave):
 
 
 @njit(cache=True)
+def _tube(origin: Vector, ray: Vector, half: float, enter: float, leave: float) -> tuple[float, float]:
+    """Narrow the ray's stay [enter, leave] to x^2 + y^2 <= half^2."""
+    a = ray[0] * ray[0] + ray[1] * ray[1]
+    b = origin[0] * ray[0] + origin[1] * ray[1]
+    c = origin[0] * origin[0] + origin[1] * origin[1] - half * half
+    if a < 1e-12:
+        return (enter, leave) if c <= 0 else (FAR, -FAR)
+    root = b * b - a * c
+    if root < 0:
+        return FAR, -FAR
+    root = math.sqrt(root)
+    return max(enter, (-b - root) / a), min(leave, (-b + root) / a)
+
+
+@njit(cache=True)
 def _distance(objects: Array, i: int, origin: Vector, ray: Vector) -> float:
-    """Distance along a unit ray to object i from outside; FAR if it misses."""
-    to_middle = _add(_row(objects, i), origin, -1.0)
+    """Distance along a unit ray to object i from outside it; FAR if it misses."""
+    to_middle = _add(_vector(objects, i, X), origin, -1.0)
     along = _dot(to_middle, ray)
     off = _dot(to_middle, to_middle) - along * along  # squared distance of the ray from the middle
-    shape, half, bound = objects[i, SHAPE], objects[i, HALF], objects[i, BOUND]
+    half, bound = objects[i, HALF], objects[i, BOUND]
     if off > bound * bound or along < -bound:
         return FAR
-    if shape == SPHERE:
+    if objects[i, SHAPE] == SPHERE:
         t = along - math.sqrt(half * half - off)
         return t if t > NEAR else FAR
-    o, d = _into(objects, i, to_middle), _into(objects, i, ray)
-    enter, leave = _slab(-o[2], d[2], objects[i, HALF_UP], -FAR, FAR)
-    if shape == CUBE:
-        enter, leave = _slab(-o[0], d[0], half, enter, leave)
-        enter, leave = _slab(-o[1], d[1], half, enter, leave)
-        return enter if NEAR < enter <= leave else FAR
-    a = d[0] * d[0] + d[1] * d[1]
-    b = o[0] * d[0] + o[1] * d[1]
-    c = o[0] * o[0] + o[1] * o[1] - half * half
-    if a > 1e-12:
-        root = b * b - a * c
-        if root < 0:
-            return FAR
-        enter, leave = max(enter, (b - math.sqrt(root)) / a), min(leave, (b + math.sqrt(root)) / a)
-    elif c > 0:
-        return FAR
+    start, heading = _into(objects, i, _add((0.0, 0.0, 0.0), to_middle, -1.0)), _into(objects, i, ray)
+    enter, leave = _slab(start[2], heading[2], objects[i, HALF_UP], -FAR, FAR)
+    if objects[i, SHAPE] == CUBE:
+        enter, leave = _slab(start[0], heading[0], half, enter, leave)
+        enter, leave = _slab(start[1], heading[1], half, enter, leave)
+    else:
+        enter, leave = _tube(start, heading, half, enter, leave)
     return enter if NEAR < enter <= leave else FAR
 
 
 @njit(cache=True)
-def _bend(part):
-    """How far the normal leans over an edge, from how far out (0..1) a point lies on a face."""
-    over = (abs(part) - BEVEL) / (1 - BEVEL) * BEVEL_BEND
-    return math.copysign(over, part) if over > 0 else 0.0
-
-
-@njit(cache=True)
-def _normal(objects, i, point):
-    """Shading normal of object i at a point of its surface."""
-    local = _add(point, _row(objects, i), -1.0)
-    if objects[i, SHAPE] == SPHERE:
-        return _unit(local)
-    local = _into(objects, i, local)
-    up = local[2] / objects[i, HALF_UP]
-    if objects[i, SHAPE] == CUBE:
-        x, y = local[0] / objects[i, HALF], local[1] / objects[i, HALF]
-        if abs(up) >= max(abs(x), abs(y)):
-            n = (_bend(x), _bend(y), math.copysign(1.0, up))
-        elif abs(x) >= abs(y):
-            n = (math.copysign(1.0, x), _bend(y), _bend(up))
-        else:
-            n = (_bend(x), math.copysign(1.0, y), _bend(up))
-    else:
-        x, y = local[0] / objects[i, HALF], local[1] / objects[i, HALF]
-        out = math.sqrt(x * x + y * y)
-        if abs(up) >= out:
-            lean = _bend(out) / max(out, 1e-9)
-            n = (x * lean, y * lean, math.copysign(1.0, up))
-        else:
-            n = (x / out, y / out, _bend(up))
-    return _unit(_out_of(objects, i, n))
-
-
-@njit(cache=True)
-def _nearest(objects, origin, ray):
-    """Distance to and index of the first object on a ray; index -1 if none."""
+def _nearest(objects: Array, origin: Vector, ray: Vector) -> tuple[float, int]:
+    """Distance to and index of the first object on a ray; FAR and -1 if none."""
     best, who = FAR, -1
     for i in range(len(objects)):
         t = _distance(objects, i, origin, ray)
@@ -190,162 +222,173 @@ def _nearest(objects, origin, ray):
 
 
 @njit(cache=True)
-def _seen(objects, candidates, point, light, samples):
-    """Part of a square, level lamp that is seen from a point past the candidate objects (bits)."""
-    half = light[3]
-    to_light = (light[0] - point[0], light[1] - point[1], light[2] - point[2])
-    distance = math.sqrt(_dot(to_light, to_light))
-    axis = _unit(to_light)
-    near = 0
-    for i in range(len(objects)):
-        if (candidates >> i) & 1:
-            to_middle = _add(_row(objects, i), point, -1.0)
-            along = _dot(to_middle, axis)
-            reach = BOUND + math.sqrt(2.0) * half * max(along, 0.0) / distance
-            if along > -BOUND and _dot(to_middle, to_middle) - along * along < reach * reach:
-                near |= 1 << i
-    if near == 0:
-        return 1.0
-    clear = 0
-    for a in range(samples):
-        for b in range(samples):
-            x = ((a + 0.5) / samples * 2 - 1) * half
-            y = ((b + 0.5) / samples * 2 - 1) * half
-            ray = _unit((to_light[0] + x, to_light[1] + y, to_light[2]))
-            blocked = False
-            for i in range(len(objects)):
-                if (near >> i) & 1 and _distance(objects, i, point, ray) < FAR:
-                    blocked = True
-                    break
-            if not blocked:
-                clear += 1
-    return clear / (samples * samples)
+def _lean(part: float) -> float:
+    """How far the normal leans over an edge, from how far out (-1..1) a point lies on its face."""
+    over = (abs(part) - BEVEL) / (1 - BEVEL) * BEVEL_LEAN
+    return math.copysign(over, part) if over > 0 else 0.0
 
 
 @njit(cache=True)
-def _floor_shade(objects, lights, shaders, point, samples):
-    """Part of the empty floor's light that is left at a floor point.
+def _normal(objects: Array, i: int, point: Vector) -> Vector:
+    """Shading normal of object i at a point of its surface: rounded at the edges."""
+    local = _add(point, _vector(objects, i, X), -1.0)
+    if objects[i, SHAPE] == SPHERE:
+        return _unit(local)
+    local = _into(objects, i, local)
+    x, y, up = local[0] / objects[i, HALF], local[1] / objects[i, HALF], local[2] / objects[i, HALF_UP]
+    if objects[i, SHAPE] == CUBE:
+        if abs(up) >= max(abs(x), abs(y)):
+            normal = (_lean(x), _lean(y), math.copysign(1.0, up))
+        elif abs(x) >= abs(y):
+            normal = (math.copysign(1.0, x), _lean(y), _lean(up))
+        else:
+            normal = (_lean(x), math.copysign(1.0, y), _lean(up))
+    else:
+        out = max(math.sqrt(x * x + y * y), 1e-9)
+        if abs(up) >= out:
+            normal = (x / out * _lean(out), y / out * _lean(out), math.copysign(1.0, up))
+        else:
+            normal = (x / out, y / out, _lean(up))
+    return _unit(_out_of(objects, i, normal))
 
-    `shaders` holds the bits of the objects that may stand in the way of each lamp, then those near enough to touch.
-    """
-    left = 1.0
-    for k in range(len(lights)):
-        if shaders[k]:
-            left -= lights[k, 4] * (1 - _seen(objects, shaders[k], point, lights[k], samples))
+
+# --- Light --------------------------------------------------------------------------------------------------
+
+
+@njit(cache=True)
+def _seen(objects: Array, candidates: int, lamps: Array, k: int, point: Vector, samples: int) -> float:
+    """Part of lamp k, a level square, that is seen from a point past the candidate objects (bits)."""
+    to_lamp = _add(_vector(lamps, k, LAMP_X), point, -1.0)
+    half, distance, axis = lamps[k, LAMP_HALF], math.sqrt(_dot(to_lamp, to_lamp)), _unit(to_lamp)
+    between = 0
     for i in range(len(objects)):
-        if (shaders[len(lights)] >> i) & 1:
-            x, y = objects[i, 0] - point[0], objects[i, 1] - point[1]
-            near = 4 * (x * x + y * y) / (TOUCH * TOUCH)
-            if near < 4:
-                left *= 1 - CONTACT_SHADE * math.exp(-1.2 * near)
+        if (candidates >> i) & 1:
+            to_middle = _add(_vector(objects, i, X), point, -1.0)
+            along, bound = _dot(to_middle, axis), objects[i, BOUND]
+            reach = bound + math.sqrt(2.0) * half * max(along, 0.0) / distance
+            if along > -bound and _dot(to_middle, to_middle) - along * along < reach * reach:
+                between |= 1 << i
+    if between == 0:
+        return 1.0
+    blocked = 0
+    for sample in range(samples * samples):
+        x = ((sample % samples + 0.5) / samples * 2 - 1) * half
+        y = ((sample // samples + 0.5) / samples * 2 - 1) * half
+        ray = _unit((to_lamp[0] + x, to_lamp[1] + y, to_lamp[2]))
+        for i in range(len(objects)):
+            if (between >> i) & 1 and _distance(objects, i, point, ray) < FAR:
+                blocked += 1
+                break
+    return 1 - blocked / (samples * samples)
+
+
+@njit(cache=True)
+def _floor_left(objects: Array, shaders: Bits, lamps: Array, point: Vector, samples: int) -> float:
+    """Part of the empty floor's light that is left at a floor point; `shaders` as one pixel of `_shaders`."""
+    left = 1.0
+    for k in range(len(lamps)):
+        if shaders[k]:
+            left -= lamps[k, LAMP_FLOOR] * (1 - _seen(objects, shaders[k], lamps, k, point, samples))
+    for i in range(len(objects)):
+        if (shaders[len(lamps)] >> i) & 1:
+            x, y = objects[i, X] - point[0], objects[i, X + 1] - point[1]
+            out = (x * x + y * y) / CONTACT_REACH**2
+            if out < 1:
+                left *= 1 - CONTACT_SHADE * math.exp(-4.8 * out)
     return left
 
 
 @njit(cache=True)
-def _pixel(camera: Array, point: Vector, width: int, height: int) -> tuple[float, float]:
-    """Column and row (real-valued, pixels) of a world point; the depth is kept off zero."""
-    away = _add(point, _row(camera, EYE), -1.0)
-    scale = camera[FOCAL, 0] * width / max(_dot(_row(camera, FORWARD), away), 0.05)
-    column = 0.5 * width + scale * _dot(_row(camera, RIGHT), away)
-    return column, 0.5 * height - scale * _dot(_row(camera, UP), away)
-
-
-@njit(cache=True)
-def _ray(camera: Array, x: float, y: float, width: int, height: int) -> Vector:
-    """Unit ray of the camera through a point of the picture, in pixels."""
-    scale = 1 / (camera[FOCAL, 0] * width)
-    ray = _add(_row(camera, FORWARD), _row(camera, RIGHT), (x - 0.5 * width) * scale)
-    return _unit(_add(ray, _row(camera, UP), (0.5 * height - y) * scale))
-
-
-# --- Light ---------------------------------------------------------------------------------------------------
-
-
-@njit(cache=True)
-def _matte(objects, lights, everything, i, point, normal, ray):
-    """Light from rubber: diffuse and a broad gloss."""
+def _rubber(
+    objects: Array, shaders: Bits, lamps: Array, i: int, point: Vector, normal: Vector, ray: Vector
+) -> Vector:
+    """Light from object i as rubber: diffuse, with a broad gloss."""
     diffuse, gloss = AMBIENT + AMBIENT_UP * normal[2], 0.0
     start = _add(point, normal, 1e-4)
-    for k in range(len(lights)):
-        to_light = _unit((lights[k, 0] - point[0], lights[k, 1] - point[1], lights[k, 2] - point[2]))
-        facing = _dot(to_light, normal)
+    for k in range(len(lamps)):
+        to_lamp = _unit(_add(_vector(lamps, k, LAMP_X), point, -1.0))
+        facing = _dot(to_lamp, normal)
         if facing > 0:
-            # a convex object never shades its own lit side
-            others = everything[k] & ~(1 << i)
-            got = lights[k, 5] * _seen(objects, others, start, lights[k], OBJECT_SHADOW_SAMPLES)
+            others = shaders[k] & ~(1 << i)  # a convex object never shades its own lit side
+            got = lamps[k, LAMP_RUBBER] * _seen(objects, others, lamps, k, start, OBJECT_SAMPLES)
             diffuse += got * facing
-            middle = _unit(_add(to_light, ray, -1.0))
-            gloss += GLOSS * got * max(_dot(middle, normal), 0.0) ** GLOSS_POWER
-    return (
-        objects[i, TINT] * diffuse + gloss,
-        objects[i, TINT + 1] * diffuse + gloss,
-        objects[i, TINT + 2] * diffuse + gloss,
-    )
+            gloss += GLOSS * got * max(_dot(_unit(_add(to_lamp, ray, -1.0)), normal), 0.0) ** GLOSS_POWER
+    return _add((gloss, gloss, gloss), _vector(objects, i, TINT), diffuse)
 
 
 @njit(cache=True)
-def _sky(ray, point, lights):
+def _sky(lamps: Array, point: Vector, ray: Vector) -> Vector:
     """Light from above the horizon: dark, with the lamps as soft spots."""
     light = SKY
-    for k in range(len(lights)):
-        to_light = _unit((lights[k, 0] - point[0], lights[k, 1] - point[1], lights[k, 2] - point[2]))
-        light += lights[k, 6] * max(_dot(ray, to_light), 0.0) ** lights[k, 7]
+    for k in range(len(lamps)):
+        toward = _dot(ray, _unit(_add(_vector(lamps, k, LAMP_X), point, -1.0)))
+        light += lamps[k, LAMP_GLOW] * max(toward, 0.0) ** lamps[k, LAMP_POWER]
     return (light, light, light)
 
 
 @njit(cache=True)
-def _metal(objects, lights, everything, floor, i, point, normal, ray):
-    """Light from metal: the mirrored floor, objects and lamps, tinted."""
+def _metal(
+    objects: Array,
+    shaders: Bits,
+    camera: Array,
+    lamps: Array,
+    floor: Array,
+    i: int,
+    point: Vector,
+    normal: Vector,
+    ray: Vector,
+) -> Vector:
+    """Light from object i as metal: the tinted mirror image of floor, lamps and other objects."""
     height, width = floor.shape[0], floor.shape[1]
     mirrored = _add(ray, normal, -2 * _dot(ray, normal))
     start = _add(point, normal, 1e-4)
-    t, who = _nearest(objects, start, mirrored)
-    on_floor = -start[2] / mirrored[2] if mirrored[2] < -1e-6 else FAR
-    if t < on_floor:
+    to_floor = -start[2] / mirrored[2] if mirrored[2] < -1e-6 else FAR
+    t, other = _nearest(objects, start, mirrored)
+    if t < to_floor:
         hit = _add(start, mirrored, t)
-        seen = _matte(objects, lights, everything, who, hit, _normal(objects, who, hit), mirrored)
-    elif on_floor < FAR:
-        hit = _add(start, mirrored, on_floor)
-        column, row = _pixel(hit, width, height)  # outside the picture the floor looks like at its nearest edge
+        seen = _rubber(objects, shaders, lamps, other, hit, _normal(objects, other, hit), mirrored)
+    elif to_floor < FAR:
+        hit = _add(start, mirrored, to_floor)
+        column, row = _pixel(camera, hit, width, height)  # outside the picture: like its nearest edge
         x, y = int(min(max(column, 0.0), width - 1.0)), int(min(max(row, 0.0), height - 1.0))
-        shade = _floor_shade(objects, lights, everything, hit, OBJECT_SHADOW_SAMPLES)
-        seen = (floor[y, x, 0] * shade, floor[y, x, 1] * shade, floor[y, x, 2] * shade)
+        left = _floor_left(objects, shaders, lamps, hit, OBJECT_SAMPLES)
+        seen = (floor[y, x, 0] * left, floor[y, x, 1] * left, floor[y, x, 2] * left)
     else:
-        seen = _sky(mirrored, point, lights)
-    return (seen[0] * objects[i, TINT], seen[1] * objects[i, TINT + 1], seen[2] * objects[i, TINT + 2])
+        seen = _sky(lamps, point, mirrored)
+    return _times(seen, _vector(objects, i, TINT))
 
 
 @njit(cache=True)
-def _light(objects, lights, shaders, everything, floor, px, py):
-    """Light at a point of the picture, in pixels."""
+def _light(
+    objects: Array, shaders: Bits, every: Bits, camera: Array, lamps: Array, floor: Array, x: float, y: float
+) -> Vector:
+    """Light at a point of the picture, in pixels; `shaders` of that pixel, `every` with all bits set."""
     height, width = floor.shape[0], floor.shape[1]
-    eye = (EYE[0], EYE[1], EYE[2])
-    ray = _ray(px, py, width, height)
+    eye, ray = _vector(camera, EYE, 0), _ray(camera, x, y, width, height)
     t, i = _nearest(objects, eye, ray)
     if i < 0:
-        y, x = int(py), int(px)
         point = _add(eye, ray, -eye[2] / ray[2])
-        shade = _floor_shade(objects, lights, shaders, point, OBJECT_SHADOW_SAMPLES)
-        return (floor[y, x, 0] * shade, floor[y, x, 1] * shade, floor[y, x, 2] * shade)
+        left = _floor_left(objects, shaders, lamps, point, OBJECT_SAMPLES)
+        row, column = int(y), int(x)
+        return (floor[row, column, 0] * left, floor[row, column, 1] * left, floor[row, column, 2] * left)
     point = _add(eye, ray, t)
     normal = _normal(objects, i, point)
     if objects[i, MATERIAL] == METAL:
-        return _metal(objects, lights, everything, floor, i, point, normal, ray)
-    return _matte(objects, lights, everything, i, point, normal, ray)
+        return _metal(objects, every, camera, lamps, floor, i, point, normal, ray)
+    return _rubber(objects, every, lamps, i, point, normal, ray)
 
 
-# --- The picture ---------------------------------------------------------------------------------------------
+# --- The picture --------------------------------------------------------------------------------------------
 
 
 @njit(cache=True)
-def _box_of_ball(middle, width, height):
-    """Pixels (left, right, top, bottom) that hold an object's bounding ball, clipped to the picture."""
-    away = (middle[0] - EYE[0], middle[1] - EYE[1], middle[2] - EYE[2])
-    forward = BASIS[2, 0] * away[0] + BASIS[2, 1] * away[1] + BASIS[2, 2] * away[2]
-    if forward < 2 * BOUND:
-        return 0, width if forward > -BOUND else 0, 0, height
-    x, y = _pixel(middle, width, height)
-    reach = 1.25 * BOUND / (forward - BOUND) * FOCAL * width + 2
+def _box(camera: Array, middle: Vector, bound: float, width: int, height: int) -> tuple[int, int, int, int]:
+    """Pixels (left, right, top, bottom) that hold a ball, clipped to the picture."""
+    depth = _dot(_vector(camera, FORWARD, 0), _add(middle, _vector(camera, EYE, 0), -1.0))
+    if depth < 2 * bound:  # beside or behind the camera
+        return 0, width if depth > -bound else 0, 0, height
+    x, y = _pixel(camera, middle, width, height)
+    reach = 1.25 * bound / (depth - bound) * camera[FOCAL, 0] * width + 2
     return (
         min(max(int(x - reach), 0), width),
         min(max(int(x + reach) + 1, 0), width),
@@ -355,62 +398,61 @@ def _box_of_ball(middle, width, height):
 
 
 @njit(cache=True)
-def _cover(objects, width, height):
+def _cover(objects: Array, camera: Array, width: int, height: int) -> Bits:
     """Which object each pixel's middle shows: (H, W), -1 for the floor."""
-    who = np.full((height, width), -1, np.int64)
-    depth = np.full((height, width), FAR)
-    eye = (EYE[0], EYE[1], EYE[2])
+    who, depth = np.full((height, width), -1, np.int64), np.full((height, width), FAR)
+    eye = _vector(camera, EYE, 0)
     for i in range(len(objects)):
-        left, right, top, bottom = _box_of_ball(_row(objects, i), width, height)
+        left, right, top, bottom = _box(camera, _vector(objects, i, X), objects[i, BOUND], width, height)
         for y in range(top, bottom):
             for x in range(left, right):
-                t = _distance(objects, i, eye, _ray(x + 0.5, y + 0.5, width, height))
+                t = _distance(objects, i, eye, _ray(camera, x + 0.5, y + 0.5, width, height))
                 if t < depth[y, x]:
-                    depth[y, x] = t
-                    who[y, x] = i
+                    depth[y, x], who[y, x] = t, i
     return who
 
 
 @njit(cache=True)
-def _shadow_corner(objects, i, light, corner):
-    """Where a corner of the lamp throws a corner of a box around object i: floor (x, y); `corner` is 0..31."""
-    x = objects[i, 0] + ((corner & 1) * 2 - 1) * BOUND
-    y = objects[i, 1] + ((corner & 2) - 1) * BOUND
-    z = ((corner & 4) / 4) * min(objects[i, 2] + BOUND, light[2] - 0.5)
-    lamp_x = light[0] + ((corner & 8) / 4 - 1) * light[3]
-    lamp_y = light[1] + ((corner & 16) / 8 - 1) * light[3]
-    grow = light[2] / (light[2] - z)
-    return lamp_x + (x - lamp_x) * grow, lamp_y + (y - lamp_y) * grow
+def _shadow_corner(objects: Array, i: int, lamps: Array, k: int, corner: int) -> Vector:
+    """Where a corner of lamp k throws a corner of a box around object i on the floor; `corner` is 0..31."""
+    bound, top = objects[i, BOUND], lamps[k, LAMP_X + 2]
+    x = objects[i, X] + ((corner & 1) * 2 - 1) * bound
+    y = objects[i, X + 1] + ((corner & 2) - 1) * bound
+    z = (corner & 4) / 4 * min(objects[i, X + 2] + bound, top - 0.5)
+    lamp_x = lamps[k, LAMP_X] + ((corner & 8) / 4 - 1) * lamps[k, LAMP_HALF]
+    lamp_y = lamps[k, LAMP_X + 1] + ((corner & 16) / 8 - 1) * lamps[k, LAMP_HALF]
+    grow = top / (top - z)
+    return (lamp_x + (x - lamp_x) * grow, lamp_y + (y - lamp_y) * grow, 0.0)
 
 
 @njit(cache=True)
-def _shaders(objects, lights, width, height):
-    """Bits of the objects that may darken the floor at each pixel: (H, W, lamps + 1), the last for contact.
+def _shaders(objects: Array, camera: Array, lamps: Array, width: int, height: int) -> Bits:
+    """Bits of the objects that may darken the floor at each pixel: (H, W, lamps + 1), the last by contact.
 
-    The corners of a box around an object, seen from the corners of a lamp, span its shadow on the floor; so do
-    their images, because a perspective keeps convex hulls.
+    The corners of a box around an object, thrown from the corners of a lamp, span its shadow on the floor; so
+    do their images, because a perspective keeps convex hulls.
     """
-    bits = np.zeros((height, width, len(lights) + 1), np.int64)
+    bits = np.zeros((height, width, len(lamps) + 1), np.int64)
     for i in range(len(objects)):
-        for k in range(len(lights) + 1):
+        for k in range(len(lamps) + 1):
             left, right, top, bottom = float(width), 0.0, float(height), 0.0
             for corner in range(32):
-                if k < len(lights):
-                    x, y = _shadow_corner(objects, i, lights[k], corner)
+                if k < len(lamps):
+                    point = _shadow_corner(objects, i, lamps, k, corner)
                 else:
-                    x = objects[i, 0] + ((corner & 1) * 2 - 1) * TOUCH
-                    y = objects[i, 1] + ((corner & 2) - 1) * TOUCH
-                column, row = _pixel((x, y, 0.0), width, height)
+                    x, y = ((corner & 1) * 2 - 1) * CONTACT_REACH, ((corner & 2) - 1) * CONTACT_REACH
+                    point = (objects[i, X] + x, objects[i, X + 1] + y, 0.0)
+                column, row = _pixel(camera, point, width, height)
                 left, right = min(left, column), max(right, column)
                 top, bottom = min(top, row), max(bottom, row)
-            for row in range(max(int(top), 0), min(int(bottom) + 1, height)):
-                for column in range(max(int(left), 0), min(int(right) + 1, width)):
-                    bits[row, column, k] |= 1 << i
+            for y in range(max(int(top), 0), min(int(bottom) + 1, height)):
+                for x in range(max(int(left), 0), min(int(right) + 1, width)):
+                    bits[y, x, k] |= 1 << i
     return bits
 
 
 @njit(cache=True)
-def _borders(who, x, y):
+def _borders(who: Bits, x: int, y: int) -> bool:
     """Whether a pixel shows an object or lies beside one."""
     height, width = who.shape
     for row in range(max(y - 1, 0), min(y + 2, height)):
@@ -421,27 +463,36 @@ def _borders(who, x, y):
 
 
 @njit(cache=True)
-def _shaded(shaders, x, y):
-    """Whether any object may darken the floor at a pixel (np.any would allocate)."""
-    bits = 0
-    for k in range(shaders.shape[2]):
-        bits |= shaders[y, x, k]
-    return bits != 0
+def _any(bits: Bits) -> bool:
+    """Like np.any, which would allocate."""
+    found = 0
+    for word in bits:
+        found |= word
+    return found != 0
 
 
 @njit(cache=True)
-def _put(image, curve, y, x, light):
+def _put(image: Bytes, curve: Bytes, x: int, y: int, light: Vector) -> None:
     for c in range(3):
         image[y, x, c] = curve[int(min(max(light[c], 0.0), 1.0) * CURVE_STEPS + 0.5)]
 
 
 @njit(cache=True)
-def _draw(objects, classes, floor, lights, curve, image, mask):
-    """Draw one frame over the empty floor that `image` holds; fill `mask`."""
+def _draw(
+    objects: Array,
+    classes: Bytes,
+    camera: Array,
+    lamps: Array,
+    floor: Array,
+    curve: Bytes,
+    image: Bytes,
+    mask: Bytes,
+) -> None:
+    """Draw one frame over the empty scene that `image` holds; fill `mask`."""
     height, width = mask.shape
-    who = _cover(objects, width, height)
-    shaders = _shaders(objects, lights, width, height)
-    everything = np.full(len(lights) + 1, (1 << len(objects)) - 1)
+    who = _cover(objects, camera, width, height)
+    shaders = _shaders(objects, camera, lamps, width, height)
+    every = np.full(len(lamps) + 1, (1 << len(objects)) - 1)
     for y in range(height):
         for x in range(width):
             if who[y, x] >= 0:
@@ -449,15 +500,14 @@ def _draw(objects, classes, floor, lights, curve, image, mask):
             if _borders(who, x, y):
                 light = (0.0, 0.0, 0.0)
                 for sample in range(SAMPLES * SAMPLES):
-                    px = x + (sample % SAMPLES + 0.5) / SAMPLES
-                    py = y + (sample // SAMPLES + 0.5) / SAMPLES
-                    one = _light(objects, lights, shaders[y, x], everything, floor, px, py)
+                    sub_x = x + (sample % SAMPLES + 0.5) / SAMPLES
+                    sub_y = y + (sample // SAMPLES + 0.5) / SAMPLES
+                    one = _light(objects, shaders[y, x], every, camera, lamps, floor, sub_x, sub_y)
                     one = (min(one[0], 1.0), min(one[1], 1.0), min(one[2], 1.0))
                     light = _add(light, one, 1 / SAMPLES**2)
-                _put(image, curve, y, x, light)
-            elif _shaded(shaders, x, y):
+                _put(image, curve, x, y, light)
+            elif _any(shaders[y, x]):
                 point = (floor[y, x, 3], floor[y, x, 4], 0.0)
-                shade = _floor_shade(objects, lights, shaders[y, x], point, SHADOW_SAMPLES)
-                if shade < 1:
-                    light = (floor[y, x, 0] * shade, floor[y, x, 1] * shade, floor[y, x, 2] * shade)
-                    _put(image, curve, y, x, light)
+                left = _floor_left(objects, shaders[y, x], lamps, point, FLOOR_SAMPLES)
+                if left < 1:
+                    _put(image, curve, x, y, _add((0.0, 0.0, 0.0), _vector(floor[y], x, 0), left))

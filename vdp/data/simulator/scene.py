@@ -49,6 +49,10 @@ def draw_scene(params: SimulateParams, rng: np.random.Generator) -> Scene:
                 starts[i] = rng.uniform(*params.entry_frames)
             if np.all(np.linalg.norm(positions[:i] - positions[i], axis=1) > SPACING):
                 break
+        else:
+            raise ValueError(
+                f"simulate: {count} objects found no room; lower simulate.inside or simulate.entering"
+            )
     return Scene(
         shapes=kinds // (len(MATERIALS) * len(COLORS)),
         materials=kinds // len(COLORS) % len(MATERIALS),
