@@ -7,10 +7,10 @@ Writes  data/latents/{train,val,unlabeled}, data/latents/statistics.json
 from pathlib import Path
 
 from vdp.data.clips import existing_stores
-from vdp.files import replacing
 from vdp.data.encode import encode_clips
 from vdp.data.latents import Moments, write_latents, write_statistics
 from vdp.device import pick_device
+from vdp.files import replacing
 from vdp.models.codecs import load_codec
 from vdp.models.codecs.params import EncodeParams
 from vdp.params import read_section, run_stage
@@ -30,7 +30,9 @@ def main() -> None:
         for store in existing_stores(CLIPS, ["train", "val", "unlabeled"]):
             split = store.folder.name
             seen = None if split == "val" else moments
-            clips = encode_clips(codec.encode, store, params.flip, params.batch_frames, device, seen)
+            clips = encode_clips(
+                codec.encode, store, params.flip and split != "val", params.batch_frames, device, seen
+            )
             write_latents(part / split, clips, params.shard_mb)
         normalisation = moments.normalisation()
         write_statistics(part, normalisation)

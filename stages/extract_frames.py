@@ -7,11 +7,11 @@ Writes  data/clips/<split>: train, val, unlabeled, test/<name>
 from pathlib import Path
 
 from vdp.data.clips import ClipStore
-from vdp.files import replacing
 from vdp.data.extract import decoding_pool, extract_clips
 from vdp.data.params import ExtractParams
 from vdp.data.sources.detect import detect_source
 from vdp.data.sources.rule import ClipRule
+from vdp.files import replacing
 from vdp.params import ClipParams, read_section, run_stage
 from vdp.tracking.mlflow_run import track_stage
 
@@ -33,7 +33,8 @@ def main() -> None:
             )
             for split, source in sources.items()
         }
-        for split in ("train", "val", "unlabeled", "test"):  # DVC's outs: an empty folder where there is no source
+        # all of them are DVC's outs: an empty folder where there is no source
+        for split in ("train", "val", "unlabeled", "test"):
             (part / split).mkdir(exist_ok=True)
         for split, store in stores.items():
             print(f"{split}: {describe(store)}")

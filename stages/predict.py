@@ -1,11 +1,12 @@
 """DVC stage predict: roll out the unknown frames of every test clip, several futures each.
 
 Reads   data/clips/test, data/models/codec, data/models/denoiser; params.yaml: seed, clip, predict
-Writes  data/predictions/<test set>: frames.npy (N, S, hops, H, W, 3), latents.npy (N, S, C, h, w) of the last hop,
-        predictions.json
+Writes  data/predictions/<test set>: frames.npy (N, S, hops, H, W, 3), latents.npy (N, S, C, h, w) of the
+        last hop, predictions.json
 """
 
 from pathlib import Path
+from zlib import crc32
 
 from vdp.data.clips import ClipStore, test_sets
 from vdp.data.encode import decode_frames, encode_known
@@ -14,10 +15,11 @@ from vdp.data.predictions import PredictionWriter
 from vdp.device import autocast, pick_device
 from vdp.files import replacing
 from vdp.models.codecs import load_codec
-from vdp.models.denoisers import TrainedDenoiser, load_denoiser
+from vdp.models.denoisers import load_denoiser
 from vdp.params import ClipParams, read_section, read_value, run_stage
 from vdp.sampling.params import PredictParams
 from vdp.sampling.predict import Strategy, predict
+from vdp.sampling.samplers import SAMPLERS
 from vdp.tracking.mlflow_run import track_stage
 from vdp.tracking.progress import progress
 
@@ -32,11 +34,11 @@ def main() -> None:
     params = read_section(PredictParams, "predict")
     seed, device = read_value("seed"), pick_device()
     codec = load_codec(CODEC).to(device)
-    trained: TrainedDenoiser = load_denoiser(DENOISER, device)
+    trained = load_denoiser(DENOISER, device)
     normalisation = Normalisation(trained.latent_mean, trained.latent_std)
-    strategy = Strategy(
-        tuple(hop - 1.0 for hop in params.hops), params.steps, params.temperature, params.samples
-    )
+    hops = tuple(hop - 1.0 for hop in params.hops)
+    sampler = SAMPLERS[params.sampler]
+    strategy = Strategy(hops, sampler, params.steps, params.temperature, params.samples)
     clips_at_once = max(1, params.batch_clips // params.samples)
 
     with track_stage("predict"), replacing(PREDICTIONS) as part:
@@ -45,9 +47,19 @@ def main() -> None:
             writer = PredictionWriter(part / name, store.names, params.hops, params.samples)
             for rows in progress(range(len(store)), clips_at_once, f"predict {name}"):
                 given = normalisation.apply(encode_known(codec.encode, store, rows, known, device))
+                numbers = [
+                    crc32(store.names[i].encode()) for i in rows
+                ]  # a clip's noise is its own in any set
                 with autocast(device):
                     made = predict(
-                        trained.network, given, rows, trained.change_scale, trained.process, strategy, seed
+                        trained.network,
+                        given,
+                        numbers,
+                        trained.change_scale,
+                        trained.process,
+                        strategy,
+                        trained.known,
+                        seed,
                     )
                 raw = normalisation.invert(made.flatten(0, 1))
                 frames = decode_frames(codec.decode, raw, device)

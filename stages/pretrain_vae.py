@@ -9,10 +9,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from vdp.data.batches import FrameBatches, Frames
 from vdp.data.clips import ClipStore, existing_stores
+from vdp.data.frame_batches import FrameBatches, Frames
 from vdp.device import pick_device
-from vdp.models.codecs.params import CodecParams, VaeParams
+from vdp.models.codecs.params import CodecConfig, CodecParams, VaeParams
 from vdp.models.codecs.vae import Vae, vae_loss
 from vdp.models.store import save_model
 from vdp.params import read_section, read_value, run_stage
@@ -30,14 +30,13 @@ def main() -> None:
     vae = read_section(VaeParams, "vae")
     with track_stage("pretrain_vae") as tracker:
         if codec.name == "pixel":
-            save_model(CODEC, None, {"name": "pixel"})
+            save_model(CODEC, None, CodecConfig(name="pixel", vae=None, has_masks=False))
             return
         network = train(vae, params, read_value("seed"), tracker)
-        config = {"name": "vae", "vae": vae.model_dump(), "has_masks": params.mask_weight > 0}
-        save_model(CODEC, network, config)
+        save_model(CODEC, network, CodecConfig(name="vae", vae=vae, has_masks=network.has_masks))
 
 
-def train(vae: VaeParams, params: PretrainVaeParams, seed: int, tracker: Tracker) -> torch.nn.Module:
+def train(vae: VaeParams, params: PretrainVaeParams, seed: int, tracker: Tracker) -> Vae:
     """The trained codec."""
     device = pick_device()
     labels = params.mask_weight > 0
@@ -58,8 +57,9 @@ def train(vae: VaeParams, params: PretrainVaeParams, seed: int, tracker: Tracker
 
     fixed = fixed_batches(validation, seed)
     return fit(
-        network, loss, batch_of, params, seed, tracker, device, lambda net: mean_losses(net, loss, fixed, seed, device)
-    )
+        network, loss, batch_of, params, seed, tracker, device,
+        lambda net: mean_losses(net, loss, fixed, seed, device),
+    )  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -96,12 +96,14 @@ def score_set(name: str, answers: AnswerSet, params: ScoreParams) -> SetResult:
 def clip_masks(answers: AnswerSet, rows: list[int], known: int) -> Iterator[ClipMasks]:
     """The masks of each scored clip."""
     segmented, round_trip = answers.segmented_target(), answers.segmented_round_trip()
+    unetpp = answers.unetpp_target()
     for row in rows:
         true = answers.true_masks(row)
         yield ClipMasks(
             prediction=answers.prediction[row],
             segmented_known=answers.segmented_known[row],
             segmented_target=segmented[row],
+            unetpp_target=unetpp[row],
             segmented_round_trip=round_trip[row],
             known=true[:known],
             target=true[answers.target - 1],
@@ -141,10 +143,11 @@ def clip_picture(answers: AnswerSet, row: int) -> ClipPicture:
 
 def write_results(results: dict[str, SetResult], metrics: dict[str, SetScores]) -> None:
     """Write all files under results/, each under a temporary name first."""
-    for name, result in results.items():
-        if result.scores is not None:
-            write(RESULTS / "plots" / f"{name}_per_class.csv", csv_text(class_table(result)))
-            write(RESULTS / "plots" / f"{name}_hops.csv", csv_text(hop_table(result)))
+    with replacing(RESULTS / "plots") as folder:  # there even when nothing is scored: DVC expects it
+        for name, result in results.items():
+            if result.scores is not None:
+                (folder / f"{name}_per_class.csv").write_text(csv_text(class_table(result)))
+                (folder / f"{name}_hops.csv").write_text(csv_text(hop_table(result)))
     with replacing(RESULTS / "strips") as folder:
         for result in results.values():
             for name, strip in result.strips.items():

@@ -1,7 +1,8 @@
 """DVC stage segment: masks of the predicted frame 22, and of the true frames for the baselines and ceilings.
 
 Reads   data/clips/test, data/predictions, data/models/{codec,segmenter}; params.yaml: clip, segment
-Writes  data/masks/<test set>: prediction.npy, known.npy, truth.npy, round_trip.npy
+Writes  data/masks/<test set>: prediction.npy, known.npy, truth.npy, truth_unetpp.npy,
+        round_trip.npy
 """
 
 from pathlib import Path
@@ -41,7 +42,8 @@ def main() -> None:
             rows = []
             for (i,) in progress(range(len(store)), 1, f"segment {name}"):
                 last = store.frames(i)[clip.frames - 1] if store.num_frames(i) >= clip.frames else None
-                rows.append(maker.clip_masks(store.frames(i)[: clip.known], frames[i, :, -1], latents[i], last))
+                known = store.frames(i)[: clip.known]
+                rows.append(maker.clip_masks(known, frames[i, :, -1], latents[i], last))
             (part / name).mkdir()
             for kind in rows[0]:
                 np.save(part / name / f"{kind}.npy", np.stack([row[kind] for row in rows]))

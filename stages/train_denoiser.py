@@ -9,13 +9,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from vdp.data.batches import HopBatches
+from vdp.data.hop_batches import HopBatches
 from vdp.data.latents import LatentClips
 from vdp.device import pick_device
 from vdp.diffusion.loss import change_scale, hop_loss
 from vdp.diffusion.params import DiffusionParams
 from vdp.models.denoisers import Dit, Unet, build_denoiser
-from vdp.models.denoisers.params import DenoiserParams
+from vdp.models.denoisers.params import DenoiserConfig, DenoiserParams
 from vdp.models.store import save_model
 from vdp.params import read_section, read_value, run_stage
 from vdp.tasks import Hops
@@ -34,7 +34,7 @@ def main() -> None:
     seed, device = read_value("seed"), pick_device()
 
     train, val = LatentClips(LATENTS, ["train", "unlabeled"]), LatentClips(LATENTS, ["val"])
-    hops = (params.batch_size, params.known, params.gaps, params.max_hops, device)
+    hops = (params.batch_size, params.known, params.gaps, params.max_hops, params.targets, device)
     batch_of, validation = HopBatches(train, *hops), HopBatches(val, *hops)
     fixed = fixed_batches(validation, seed)
     scale = change_scale(fixed_batches(batch_of, seed))
@@ -49,14 +49,15 @@ def main() -> None:
             network, loss, batch_of, params, seed, tracker, device,
             lambda net: mean_losses(net, loss, fixed, seed, device),
         )  # fmt: skip
-        config = {
-            "denoiser": denoiser.model_dump(),
-            "diffusion": diffusion.model_dump(),
-            "channels": train.channels,
-            "change_scale": scale.tolist(),
-            "latent_mean": list(train.normalisation.mean),
-            "latent_std": list(train.normalisation.std),
-        }
+        config = DenoiserConfig(
+            denoiser=denoiser,
+            channels=train.channels,
+            known=params.known,
+            process=diffusion.process,
+            change_scale=tuple(scale.tolist()),
+            latent_mean=train.normalisation.mean,
+            latent_std=train.normalisation.std,
+        )
         save_model(DENOISER, average, config)
 
 

@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 
 from vdp.data.augment import Augment
-from vdp.data.batches import FrameBatches, Frames
 from vdp.data.clips import ClipStore
+from vdp.data.frame_batches import FrameBatches, Frames
 from vdp.device import pick_device
 from vdp.models.codecs import load_codec
 from vdp.models.factors import factor_loss
-from vdp.models.segmenters.params import SegmenterParams
+from vdp.models.segmenters.params import SegmenterConfig, SegmenterParams
 from vdp.models.segmenters.round_trip import round_trip
 from vdp.models.segmenters.unetpp import UnetPlusPlus
 from vdp.models.store import save_model
@@ -36,7 +36,9 @@ def main() -> None:
 
     train, val = ClipStore(CLIPS / "train"), ClipStore(CLIPS / "val")
     augment = Augment(train.height, train.width, params.flip, params.brightness, params.crop_scale)
-    batch_of = FrameBatches([train], params.batch_size, labelled_only=True, flip=False, device=device, augment=augment)
+    batch_of = FrameBatches(
+        [train], params.batch_size, labelled_only=True, flip=False, device=device, augment=augment
+    )
     validation = FrameBatches([val], params.batch_size, labelled_only=True, flip=False, device=device)
     codec = load_codec(CODEC).to(device)
     training_seed(seed)
@@ -52,7 +54,7 @@ def main() -> None:
             network, loss, batch_of, params, seed, tracker, device,
             lambda net: mean_losses(net, loss, fixed, seed, device),
         )  # fmt: skip
-        save_model(SEGMENTER, average, {"segmenter": segmenter.model_dump()})
+        save_model(SEGMENTER, average, SegmenterConfig(segmenter=segmenter))
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 A timed probe would let two equal runs on one machine end in different bytes.
 """
 
+import functools
 from pathlib import Path
 
 import torch
@@ -16,14 +17,15 @@ def pick_device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def cpu_flags() -> set[str]:
+@functools.cache
+def cpu_flags() -> frozenset[str]:
     """Instruction set flags of this machine's CPU; empty where the system does not list them."""
     if not CPUINFO.is_file():
-        return set()
+        return frozenset()
     for line in CPUINFO.read_text().splitlines():
         if line.startswith("flags"):
-            return set(line.split(":", 1)[1].split())
-    return set()
+            return frozenset(line.split(":", 1)[1].split())
+    return frozenset()
 
 
 def autocast(device: torch.device) -> torch.autocast:

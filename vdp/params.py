@@ -151,8 +151,15 @@ def check_data(data: dict[str, JsonValue]) -> None:
         if name not in data:
             raise UserError(f"{PARAMS_FILE}: section {name} is missing: add it with {_key_list(cls)}")
         validate(cls, data[name], name)
-    _check_hops(data)
-    _check_size(data)
+    for check, sections in (
+        (_check_hops, {"clip", "predict"}),
+        (_check_size, {"clip", "codec", "vae"}),
+        (_check_training, {"clip", "denoiser", "train_denoiser", "predict"}),
+        (_check_sources, {"simulate", "extract_frames"}),
+        (_check_vote, {"codec", "pretrain_vae", "segment"}),
+    ):
+        if sections <= data.keys():
+            check(data)
 
 
 def schema(section: str) -> type[Params]:
@@ -179,7 +186,7 @@ def run_stage(main: Callable[[], None]) -> None:
     try:
         check_file()
         main()
-    except (ValueError, FileNotFoundError) as error:
+    except (ValueError, OSError) as error:
         if os.environ.get("VDP_TRACEBACK"):
             raise
         print(f"error: {one_line(error)}", file=sys.stderr)
@@ -189,10 +196,12 @@ def run_stage(main: Callable[[], None]) -> None:
         sys.exit(130)
 
 
-def one_line(error: ValueError | FileNotFoundError) -> str:
+def one_line(error: ValueError | OSError) -> str:
     """The message of an error, on one line."""
     if isinstance(error, FileNotFoundError) and error.filename:
         return f"{error.filename}: no such file or folder"
+    if isinstance(error, OSError) and error.filename and error.strerror:
+        return f"{error.filename}: {error.strerror.lower()}"
     return " ".join(str(error).split()) or type(error).__name__
 
 
@@ -214,9 +223,58 @@ def _check_hops(data: Any) -> None:
         raise UserError(f"{where}: expected the scored frame last; end the list with {last}")
 
 
+def _check_training(data: Any) -> None:
+    """What predict asks of the denoiser has to be what it was trained for."""
+    train, clip, hops = data["train_denoiser"], data["clip"], data["predict"]["hops"]
+    gaps = {later - earlier for earlier, later in zip([clip["known"], *hops], hops, strict=False)}
+    strange = sorted(gaps - set(train["gaps"]))
+    if strange:
+        raise UserError(
+            f"{PARAMS_FILE}: predict.hops={hops} jumps {strange[0]} frames, which "
+            f"train_denoiser.gaps={train['gaps']} does not train: add it there, or hop in smaller steps"
+        )
+    longest = train["known"] + max(train["gaps"])
+    if longest > clip["frames"]:
+        raise UserError(
+            f"{PARAMS_FILE}: train_denoiser.known={train['known']} and a gap of {max(train['gaps'])} do not "
+            f"fit into clip.frames={clip['frames']}: lower one of them by {longest - clip['frames']}"
+        )
+    slots = data["denoiser"]["unet"]["context_frames"]
+    if data["denoiser"]["name"] == "unet" and slots > train["known"]:
+        raise UserError(
+            f"{PARAMS_FILE}: denoiser.unet.context_frames={slots} is more than "
+            f"train_denoiser.known={train['known']}, so some are never trained: lower it, or raise the other"
+        )
+
+
+def _check_sources(data: Any) -> None:
+    """Every training needs clips, and so does its validation."""
+    sources = data["extract_frames"]
+    for split in ("train", "val"):
+        if sources[split] is None:
+            raise UserError(
+                f"{PARAMS_FILE}: extract_frames.{split} is null: training needs it; name a folder of videos"
+            )
+    if data["simulate"]["unlabeled"] == 0 and sources["unlabeled"] == "data/raw/simulated/unlabeled":
+        raise UserError(
+            f"{PARAMS_FILE}: extract_frames.unlabeled names a split that simulate.unlabeled=0 leaves empty: "
+            "set it to null"
+        )
+
+
+def _check_vote(data: Any) -> None:
+    """Only a codec with a trained mask head has a vote."""
+    vote = data["segment"]["codec_vote"]
+    if vote > 0 and (data["codec"]["name"] != "vae" or data["pretrain_vae"]["mask_weight"] == 0):
+        raise UserError(
+            f"{PARAMS_FILE}: segment.codec_vote={vote} needs a codec with a trained mask head: set it to 0, "
+            "or codec.name to vae and pretrain_vae.mask_weight above 0"
+        )
+
+
 def _check_size(data: Any) -> None:
     """Each latent position covers a square of pixels, and only whole ones."""
-    if data.get("codec", {}).get("name") != "vae":
+    if data["codec"]["name"] != "vae":
         return
     factor = data["vae"]["spatial_factor"]
     for side in ("height", "width"):

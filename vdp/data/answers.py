@@ -73,6 +73,10 @@ class AnswerSet:
         """The segmenter's masks of the true target frames, (N, H, W)."""
         return _load(self._masks / "truth.npy", "segment", len(self))
 
+    def unetpp_target(self) -> Pixels:
+        """UNet++'s own masks of the true target frames, without the codec's vote, (N, H, W)."""
+        return _load(self._masks / "truth_unetpp.npy", "segment", len(self))
+
     def segmented_round_trip(self) -> Pixels:
         """The segmenter's masks of the true target frames encoded and decoded, (N, H, W)."""
         return _load(self._masks / "round_trip.npy", "segment", len(self))

@@ -1,7 +1,13 @@
 """Augmentation of labelled frames for the segmenter, by albumentations; no hue, for colour is the class."""
 
-import albumentations as A
+import os
+
 import numpy as np
+
+os.environ.setdefault(
+    "NO_ALBUMENTATIONS_UPDATE", "1"
+)  # importing it would look for a newer one on the network
+import albumentations as A  # noqa: E402
 
 Pixels = np.ndarray
 

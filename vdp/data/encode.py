@@ -10,15 +10,15 @@ from tqdm import tqdm
 
 from vdp.data.clips import ClipStore
 from vdp.data.latents import Half, Moments
-from vdp.data.pixels import to_pixels, to_uint8
 from vdp.device import autocast
+from vdp.pixels import to_pixels, to_uint8
 
 Encode = Callable[[Tensor], Tensor]  # (B, 3, T, H, W) -> (B, C, T, h, w)
 Decode = Callable[[Tensor], Tensor]  # (B, C, T, h, w) -> (B, 3, T, H, W)
 
 
 def encode_frames(encode: Encode, frames: np.ndarray, batch_frames: int, device: torch.device) -> Tensor:
-    """Raw latents of uint8 frames (T, H, W, 3), `batch_frames` at a time: (C, T, h, w) in fp32 on `device`."""
+    """Raw latents of uint8 frames (T, H, W, 3), `batch_frames` at a time: (C, T, h, w), fp32, on `device`."""
     pixels = to_pixels(frames).to(device)
     parts = []
     with torch.inference_mode(), autocast(device):
@@ -35,7 +35,7 @@ def encode_clips(
     device: torch.device,
     moments: Moments | None,
 ) -> Iterator[Half]:
-    """Latents of every clip of a store, each (V, T, C, h, w) float16, V = 2 with the mirrored clip where `flip`.
+    """Latents of every clip of a store, each (V, T, C, h, w) float16, V = 2 with its mirror image if `flip`.
 
     Args:
         encode: the codec's.
@@ -45,7 +45,8 @@ def encode_clips(
         device: where the codec is.
         moments: takes in the latents, for their statistics; None where they must not count.
     """
-    for i in tqdm(range(len(store)), desc=f"encode {store.folder.name}", unit="clip", file=sys.stderr, mininterval=2):
+    label = f"encode {store.folder.name}"
+    for i in tqdm(range(len(store)), desc=label, unit="clip", file=sys.stderr, mininterval=2):
         frames = store.frames(i)
         views = [frames, frames[:, :, ::-1]] if flip else [frames]
         encoded = [encode_frames(encode, view, batch_frames, device) for view in views]

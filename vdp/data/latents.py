@@ -1,7 +1,8 @@
 """Encoded clips: raw latents on disk as float16 shards, normalised per channel in one place, here, when read.
 
-A split's folder holds `manifest.json` and `latents_000.npy` (n, V, T, C, h, w), V = 2 where mirrored clips were
-encoded as well, else 1. `statistics.json` beside the splits has the per-channel mean and standard deviation.
+A split's folder holds `manifest.json` and `latents_000.npy` (n, V, T, C, h, w), V = 2 where mirrored clips
+were encoded as well, else 1. `statistics.json` beside the splits has the per-channel mean and standard
+deviation.
 """
 
 import json
@@ -71,7 +72,7 @@ class Moments:
 
 
 def write_latents(folder: Path, clips: Iterable[Half], shard_mb: int) -> None:
-    """Write one split's latents, each clip (V, T, C, h, w), in shards; built aside, then renamed as a whole."""
+    """Write one split's latents, each clip (V, T, C, h, w), in shards; built aside, renamed as a whole."""
     counts: list[int] = []
     held: list[Half] = []
     with replacing(folder) as part:
@@ -119,7 +120,9 @@ class LatentClips:
                 paths = [root / split / f"latents_{i:03d}.npy" for i in range(count)]
                 self._shards += [np.load(path, mmap_mode="r") for path in paths]
         if not self._shards:
-            raise FileNotFoundError(f"{root}: no latents of {', '.join(splits)}; run `dvc repro encode_latents`")
+            raise FileNotFoundError(
+                f"{root}: no latents of {', '.join(splits)}; run `dvc repro encode_latents`"
+            )
         self._place = [(s, row) for s, shard in enumerate(self._shards) for row in range(len(shard))]
 
     def __len__(self) -> int:
@@ -141,7 +144,7 @@ class LatentClips:
         return int(self._shards[0].shape[3])
 
     def read(self, clips: Sequence[int], views: Sequence[int], frames: Sequence[Sequence[int]]) -> Tensor:
-        """Normalised latents of chosen frames of chosen clips: B clips, B views, B x T frames -> (B, C, T, h, w)."""
+        """Normalised latents (B, C, T, h, w) of chosen frames: B clips, B views of them, B x T frames."""
         rows = []
         for clip, view, chosen in zip(clips, views, frames, strict=True):
             shard, row = self._place[clip]

@@ -1,4 +1,4 @@
-"""What the loss, the samplers and the rollout expect of a denoiser: any number of known frames and targets, any times."""
+"""What the loss and the rollout expect of a denoiser: any number of known frames and targets, any times."""
 
 from typing import Protocol, TypeVar
 
@@ -8,7 +8,7 @@ ContextT = TypeVar("ContextT")
 
 
 class Denoiser(Protocol[ContextT]):
-    """What every denoiser offers. B clips, C channels, K known frames, N targets, R noise draws of each target."""
+    """What every denoiser offers. B clips, C channels, K known frames, N targets, R noise draws of each."""
 
     def context(self, frames: Tensor, index: Tensor, level: Tensor, target_index: Tensor) -> ContextT:
         """Encode the known frames once for all sampling steps and noise draws.

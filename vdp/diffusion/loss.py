@@ -104,7 +104,7 @@ def hop_loss(
 
 
 def change_scale(batches: Sequence[Hops]) -> Tensor:
-    """Standard deviation per channel of changes from the nearest known frame, (C,): what is diffused gets unit variance.
+    """Standard deviation per channel of changes from the nearest known frame, (C,), for unit variance.
 
     Raises:
         ValueError: if nothing changes: a data set of still pictures has no motion to learn.

@@ -1,9 +1,10 @@
 """The diffusion process: noise schedule and the algebra of its parametrisations, as pure functions.
 
-Time `t` is in [0, 1], 0 clean, 1 pure noise. Two processes share one form, xt = alpha x0 + sigma eps:
-flow matching (Lipman et al. 2023, arXiv:2210.02747; Liu et al. 2023, arXiv:2209.03003) with alpha = 1 - t and
-sigma = t, and the variance-preserving cosine process (Nichol & Dhariwal 2021, arXiv:2102.09672) with the network's
-target v = alpha eps - sigma x0 (Salimans & Ho 2022, arXiv:2202.00512). Shapes: B clips, C channels, T frames.
+Time `t` is in [0, 1], 0 clean, 1 pure noise. Two processes share one form, xt = alpha x0 + sigma eps: flow
+matching (Lipman et al. 2023, arXiv:2210.02747; Liu et al. 2023, arXiv:2209.03003) with alpha = 1 - t and
+sigma = t, and the variance-preserving cosine process (Nichol & Dhariwal 2021, arXiv:2102.09672) with the
+network's target v = alpha eps - sigma x0 (Salimans & Ho 2022, arXiv:2202.00512).
+Shapes: B clips, C channels, T frames.
 """
 
 import math

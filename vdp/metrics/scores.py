@@ -13,7 +13,7 @@ from vdp.metrics.mask import Confusion, confusion_matrix, jaccard, jaccard_foreg
 Mask = NDArray[np.uint8]
 
 BASELINES = ("copy_last", "copy_last_truth", "constant_velocity", "decayed_velocity")
-CEILINGS = ("segmenter", "codec", "seen_classes")
+CEILINGS = ("segmenter", "unetpp_alone", "codec", "seen_classes")
 
 SetScores = dict[str, float | dict[str, float]]  # one test set of results/metrics.json
 
@@ -26,6 +26,7 @@ class ClipMasks:
         prediction: the answer for the target, (H, W).
         segmented_known: the segmenter's masks of the true known frames, (K, H, W).
         segmented_target: the segmenter's mask of the true target, (H, W).
+        unetpp_target: the mask of the true target by UNet++ without the codec's vote, (H, W).
         segmented_round_trip: the segmenter's mask of the true target encoded and decoded, (H, W).
         known: true masks of the known frames, (K, H, W).
         target: true mask of the target, (H, W).
@@ -34,6 +35,7 @@ class ClipMasks:
     prediction: Mask
     segmented_known: Mask
     segmented_target: Mask
+    unetpp_target: Mask
     segmented_round_trip: Mask
     known: Mask
     target: Mask
@@ -91,6 +93,7 @@ def _answers(clip: ClipMasks, steps: int, decay: float) -> dict[str, Mask]:
         "constant_velocity": constant_velocity(clip.segmented_known, steps),
         "decayed_velocity": decayed_velocity(clip.segmented_known, steps, decay),
         "segmenter": clip.segmented_target,
+        "unetpp_alone": clip.unetpp_target,
         "codec": clip.segmented_round_trip,
         "seen_classes": only_seen_classes(clip.target, clip.known),
     }

@@ -15,7 +15,8 @@ ROWS = (  # key of metrics.json, what it is
     ("baseline.copy_last_truth", "to beat: its true mask"),
     ("baseline.constant_velocity", "to beat: objects move on"),
     ("baseline.decayed_velocity", "to beat: objects slow down"),
-    ("ceiling.segmenter", "bound: the true frame segmented"),
+    ("ceiling.segmenter", "bound: the true frame segmented (UNet++ and the codec's vote)"),
+    ("ceiling.unetpp_alone", "the true frame segmented by UNet++ alone"),
     ("ceiling.codec", "bound: its codec round trip segmented"),
     ("ceiling.seen_classes", "bound: truth without unseen objects"),
 )

@@ -1,7 +1,8 @@
 """Masks by factors: 14 logits a pixel (object or not, 3 shapes, 2 materials, 8 colours) stand for 49 classes.
 
-A class is an object with a shape, a material and a colour, so its probability is the product of theirs. The head
-learns from far fewer frames than 49 free logits: each object teaches three factors that other classes share.
+A class is an object with a shape, a material and a colour, so its probability is the product of theirs. The
+head learns from far fewer frames than 49 free logits: each object teaches three factors that other classes
+share.
 Shapes: B frames, H height, W width.
 """
 
@@ -16,7 +17,7 @@ NUM_LOGITS = sum(SPLITS)
 
 
 def class_log_probs(logits: Tensor) -> Tensor:
-    """Log-probabilities of the 49 classes, (B, 14, H, W) -> (B, 49, H, W) in fp32; they sum to one at each pixel.
+    """Log-probabilities of the 49 classes, (B, 14, H, W) -> (B, 49, H, W) in fp32; they sum to one.
 
     Raises:
         ValueError: if there are not 14 logits.
@@ -34,9 +35,9 @@ def class_log_probs(logits: Tensor) -> Tensor:
 def factor_loss(logits: Tensor, mask: Tensor) -> Tensor:
     """Half cross-entropy, half Dice, for factor logits (B, 14, H, W) against class ids (B, H, W); a scalar.
 
-    Cross-entropy is that of `class_log_probs`, split into its four factors; the factors of an object are averaged
-    over object pixels, so that they weigh as much as the background that covers 95% of a frame. Dice is that of
-    the object map, soft and pooled over the batch (Milletari et al. 2016, arXiv:1606.04797).
+    Cross-entropy is that of `class_log_probs`, split into its four factors; the factors of an object are
+    averaged over object pixels, so that they weigh as much as the background that covers 95% of a frame. Dice
+    is that of the object map, soft and pooled over the batch (Milletari et al. 2016, arXiv:1606.04797).
     """
     is_object, shape, material, color = logits.float().split(SPLITS, dim=1)
     truth = mask > 0
@@ -51,7 +52,8 @@ def factor_loss(logits: Tensor, mask: Tensor) -> Tensor:
     where = truth.nonzero(as_tuple=True)
     # a sum over a clamped count rather than a mean: a batch without objects must give zero, not NaN
     identity = sum(
-        F.cross_entropy(part[where[0], :, where[1], where[2]], target, reduction="sum") for part, target in parts
+        F.cross_entropy(part[where[0], :, where[1], where[2]], target, reduction="sum")
+        for part, target in parts
     ) / max(len(ids), 1)
     probability = is_object[:, 0].sigmoid()
     overlap = (probability * truth).sum()

@@ -1,4 +1,4 @@
-"""Layers that several networks share. Shapes: B images or frames, C channels, H height, W width, D embedding."""
+"""Layers that several networks share. Shapes: B frames, C channels, H height, W width, D embedding."""
 
 import math
 
@@ -28,7 +28,7 @@ def fourier_features(x: Tensor, dim: int, max_period: float) -> Tensor:
     Args:
         x: real numbers of any shape.
         dim: even number of features.
-        max_period: longest period, in the unit of `x`; the shortest is 2 pi of a 64th of it or so.
+        max_period: longest period, in the unit of `x`, above 1; the shortest is half a unit.
 
     Source: Vaswani et al. 2017 (arXiv:1706.03762), section 3.5, for real-valued positions.
     """
@@ -39,7 +39,7 @@ def fourier_features(x: Tensor, dim: int, max_period: float) -> Tensor:
 
 
 class ResBlock(nn.Module):
-    """Two 3x3 convolutions with pre-normalisation; an embedding, where given, scales and shifts in between."""
+    """Two 3x3 convolutions with pre-normalisation; an embedding, if given, scales and shifts in between."""
 
     def __init__(self, channels_in: int, channels_out: int, embedding_dim: int | None = None) -> None:
         super().__init__()
@@ -50,7 +50,8 @@ class ResBlock(nn.Module):
         self.skip = nn.Conv2d(channels_in, channels_out, 1) if channels_in != channels_out else nn.Identity()
         self.film = zeroed(nn.Linear(embedding_dim, 2 * channels_out)) if embedding_dim else None
 
-    def forward(self, x: Tensor, embedding: Tensor | None = None) -> Tensor:  # x (B, C, H, W), embedding (B, D)
+    def forward(self, x: Tensor, embedding: Tensor | None = None) -> Tensor:
+        """(B, C_in, H, W) and embeddings (B, D) -> (B, C_out, H, W)."""
         h = self.norm2(self.conv1(F.silu(self.norm1(x))))
         if self.film is not None and embedding is not None:
             scale, shift = self.film(embedding)[:, :, None, None].chunk(2, dim=1)

@@ -1,45 +1,58 @@
-"""Model folders: `model.safetensors` and `config.json`, the params that built the model; nothing is unpickled."""
+"""Model folders: `model.safetensors`, and `config.json` that rebuilds the model; nothing is unpickled."""
 
 import json
 from pathlib import Path
+from typing import TypeVar
 
-from pydantic import JsonValue
+from pydantic import ValidationError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
 from vdp.files import replacing
+from vdp.params import Params, UserError
 
 WEIGHTS = "model.safetensors"
 CONFIG = "config.json"
 
+Config = TypeVar("Config", bound=Params)
 
-def save_model(folder: Path, network: nn.Module | None, config: dict[str, JsonValue]) -> None:
+
+def save_model(folder: Path, network: nn.Module | None, config: Params) -> None:
     """Write a model folder whole: built under a temporary name, then renamed over the old one.
 
     Args:
         folder: where to; replaced if it exists.
         network: whose weights to write; None for a codec without any.
-        config: plain values from which the network can be built again.
+        config: from which the network can be built again.
     """
     with replacing(folder) as part:
         if network is not None:
-            weights = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
+            state = network.state_dict()
+            weights = {name: value.detach().cpu().contiguous() for name, value in state.items()}
             save_file(weights, part / WEIGHTS)
-        (part / CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+        text = json.dumps(config.model_dump(mode="json"), indent=2, sort_keys=True)
+        (part / CONFIG).write_text(text + "\n")
 
 
-def load_config(folder: Path) -> dict[str, JsonValue]:
-    """The params that a model was built from.
+def load_config(folder: Path, schema: type[Config]) -> Config:
+    """What a model was built from.
 
     Raises:
         FileNotFoundError: if the folder holds no model, naming the command that makes one.
+        UserError: if what it holds is not what `schema` says.
     """
     path = folder / CONFIG
     if not path.is_file():
         raise FileNotFoundError(f"{folder}: no model there; make it with `dvc repro`")
-    config = json.loads(path.read_text())
-    assert isinstance(config, dict)  # save_model wrote it
-    return config
+    try:
+        return schema.model_validate_json(path.read_text())
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise UserError(
+            f"{path}: {where}: {first['msg']}: it is not a {schema.__name__} of this version; "
+            "make the model again with `dvc repro --force`"
+        ) from None
 
 
 def load_weights(network: nn.Module, folder: Path) -> None:

@@ -1,7 +1,7 @@
 """Samplers: loops from noise to data over a callable. Randomness is passed in as the starting noise.
 
-`denoise(xt, t)` gives the clean data and the noise that a network sees in `xt`; the process's (alpha, sigma) are
-passed as a function, so that one sampler serves every process.
+`denoise(xt, t)` gives the clean data and the noise that a network sees in `xt`; the process's (alpha, sigma)
+are passed as a function, so that one sampler serves every process.
 """
 
 from collections.abc import Callable
@@ -11,6 +11,8 @@ from torch import Tensor
 
 Denoise = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]  # (xt, t) -> (x0, eps)
 Schedule = Callable[[Tensor], tuple[Tensor, Tensor]]  # t -> (alpha, sigma)
+
+Sampler = Callable[[Denoise, Tensor, int, Schedule], Tensor]  # (denoise, noise, steps, schedule) -> sample
 
 
 def ddim(denoise: Denoise, noise: Tensor, steps: int, schedule: Schedule) -> Tensor:
@@ -39,3 +41,6 @@ def ddim(denoise: Denoise, noise: Tensor, steps: int, schedule: Schedule) -> Ten
         alpha, sigma = schedule(next_t)
         x = alpha * x0 + sigma * eps
     return x
+
+
+SAMPLERS: dict[str, Sampler] = {"ddim": ddim}  # by their name in params.yaml, predict.sampler

@@ -1,7 +1,7 @@
-"""The one training loop: AdamW, warm-up and cosine, averaged weights, validation; codec, denoiser and segmenter use it.
+"""The one training loop, of all networks: AdamW, warm-up and cosine, averaged weights, validation.
 
-A loss is a function of the network, a batch and a random generator. What a step sees depends on the seed and the
-step's number alone, so that equal runs are equal and a run can be taken up anywhere.
+A loss is a function of the network, a batch and a random generator. What a step sees depends on the seed and
+the step's number alone, so that equal runs are equal and a run can be taken up anywhere.
 """
 
 import math
@@ -14,15 +14,18 @@ from typing import Protocol, TypeVar
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
 from vdp.device import autocast
 from vdp.params import UserError
 from vdp.training.params import FitParams
 
+Network = TypeVar("Network", bound=nn.Module)
 Batch = TypeVar("Batch")
-Loss = Callable[[nn.Module, Batch, torch.Generator], dict[str, Tensor]]
+Loss = Callable[[Network, Batch, torch.Generator], dict[str, Tensor]]
+
+Weights = tuple[Tensor, ...] | list[Tensor]
 
 COST_STEPS = 10  # steps to time before the cost of the whole training is told
 WARM_STEPS = 3  # steps that are not timed: the first ones allocate and choose kernels
@@ -53,19 +56,21 @@ def learning_rate(step: int, params: FitParams) -> float:
 
 
 def averaged_decay(step: int, decay: float) -> float:
-    """Decay of the averaged weights with a warm-up, so that a short run is not an average of its first guess."""
+    """Decay of the averaged weights with a warm-up: a short run must not be an average of its first guess."""
     return min(decay, (1 + step) / (10 + step))
 
 
 def make_average(network: nn.Module, decay: float) -> AveragedModel:
     """A running average of the network's weights, by `averaged_decay`."""
 
-    def average(old: Tensor, new: Tensor, seen: Tensor | int) -> Tensor:
-        if not old.is_floating_point():  # a counter of batch norm
-            return new
-        return old.lerp(new, 1 - averaged_decay(int(seen), decay))
+    def average(old: Weights, new: Weights, seen: Tensor | int) -> None:
+        if old[0].is_floating_point():
+            get_ema_multi_avg_fn(averaged_decay(int(seen), decay))(old, new, seen)
+        else:  # counters of batch norm
+            for mine, theirs in zip(old, new, strict=True):
+                mine.copy_(theirs)
 
-    return AveragedModel(network, avg_fn=average, use_buffers=True)
+    return AveragedModel(network, multi_avg_fn=average, use_buffers=True)
 
 
 def make_optimizer(network: nn.Module, params: FitParams) -> torch.optim.AdamW:
@@ -75,19 +80,19 @@ def make_optimizer(network: nn.Module, params: FitParams) -> torch.optim.AdamW:
         {"params": [p for p in parameters if p.ndim > 1], "weight_decay": params.weight_decay},
         {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW(groups, lr=params.learning_rate, betas=(0.9, 0.99))
+    return torch.optim.AdamW(groups, lr=params.learning_rate, betas=(0.9, 0.99), fused=True)
 
 
 def fit(
-    network: nn.Module,
-    loss: Loss[Batch],
+    network: Network,
+    loss: Loss[Network, Batch],
     batch_of: Callable[[np.random.Generator], Batch],
     params: FitParams,
     seed: int,
     log: Log,
     device: torch.device,
-    validate: Callable[[nn.Module], dict[str, float]],
-) -> nn.Module:
+    validate: Callable[[Network], dict[str, float]],
+) -> Network:
     """Train a network and return its averaged weights, in evaluation mode.
 
     Args:
@@ -104,6 +109,8 @@ def fit(
         UserError: when the loss is no longer finite, naming the step.
     """
     average = make_average(network, params.ema_decay)
+    averaged = average.module
+    assert isinstance(averaged, type(network))  # a copy of it
     optimizer = make_optimizer(network, params)
     network.train()
     sums: dict[str, float] = {}
@@ -140,8 +147,8 @@ def fit(
             if (step + 1) % params.validate_every == 0 or step + 1 == params.steps:
                 average.eval()
                 with torch.no_grad():
-                    log.log({f"val_{name}": v for name, v in validate(average.module).items()}, step + 1)
-    return average.module.eval()
+                    log.log({f"val_{name}": v for name, v in validate(averaged).items()}, step + 1)
+    return averaged.eval()
 
 
 def training_seed(seed: int) -> None:
@@ -155,7 +162,7 @@ def fixed_batches(batch_of: Callable[[np.random.Generator], Batch], seed: int) -
 
 
 def mean_losses(
-    network: nn.Module, loss: Loss[Batch], batches: list[Batch], seed: int, device: torch.device
+    network: Network, loss: Loss[Network, Batch], batches: list[Batch], seed: int, device: torch.device
 ) -> dict[str, float]:
     """Losses of a network averaged over fixed batches with fixed noise, so that validations compare."""
     sums: dict[str, float] = {}
@@ -181,5 +188,6 @@ def cost(network: nn.Module, params: FitParams, seconds: float) -> str:
         memory = torch.cuda.max_memory_allocated() / 2**30
     return (
         f"{log_name(params)}: {count / 1e6:.2f} M parameters, {params.steps} steps of {params.batch_size}, "
-        f"{params.batch_size / per_step:.0f} samples/s, about {params.steps * per_step / 60:.1f} min, {memory:.1f} GB"
+        f"{params.batch_size / per_step:.0f} samples/s, about {params.steps * per_step / 60:.1f} min, "
+        f"{memory:.1f} GB"
     )

@@ -7,6 +7,7 @@ from pydantic import Field
 from vdp.params import Params
 
 Share = Annotated[float, Field(ge=0, le=1)]
+Gap = Annotated[int, Field(ge=1)]  # frames from the last known one to the target
 
 
 class FitParams(Params):
@@ -27,18 +28,19 @@ class PretrainVaeParams(FitParams):
     """Section `pretrain_vae`; a sample is a frame."""
 
     kl_weight: Annotated[float, Field(ge=0)]  # weight of the KL term, per element
-    detail_weight: Annotated[float, Field(ge=1, le=100)]  # largest weight of a pixel that stands out; 1 is off
+    detail_weight: Annotated[float, Field(ge=1, le=100)]  # largest weight of a pixel that stands out; 1: off
     mask_weight: Annotated[float, Field(ge=0)]  # weight of the mask head's loss; 0 without labels
 
 
 class TrainDenoiserParams(FitParams):
     """Section `train_denoiser`; a sample is a hop: some known frames and one target."""
 
-    gaps: Annotated[list[Annotated[int, Field(ge=1)]], Field(min_length=1)]  # frames from the last known to the target
+    gaps: Annotated[list[Gap], Field(min_length=1)]  # a hop draws one of them
     known: Annotated[int, Field(ge=1)]  # known frames of a training hop, at most
     max_hops: Annotated[int, Field(ge=0)]  # earlier hops of the rollout that a training hop may stand behind
+    targets: Annotated[int, Field(ge=1)]  # frames to predict from one context, at different gaps
     draws: Annotated[int, Field(ge=1)]  # noise draws of each target per step, from one pass over its context
-    context_noise: Share  # largest standard deviation of noise added to known frames; half of the hops have none
+    context_noise: Share  # largest standard deviation of noise on known frames; half of the hops have none
 
 
 class TrainSegmenterParams(FitParams):
@@ -47,5 +49,5 @@ class TrainSegmenterParams(FitParams):
     round_trip: Share  # share of frames that pass through the codec first
     latent_noise: Annotated[float, Field(ge=0, le=2)]  # largest standard deviation of noise on those latents
     flip: bool  # mirror half of the frames left-right
-    brightness: Annotated[float, Field(ge=0, lt=1)]  # largest relative change of brightness; colour is the class: no hue
-    crop_scale: Annotated[float, Field(gt=0, le=1)]  # smallest side of a random crop, as a share of the frame's
+    brightness: Annotated[float, Field(ge=0, lt=1)]  # largest relative change; no hue: colour is the class
+    crop_scale: Annotated[float, Field(gt=0, le=1)]  # smallest side of a random crop, as a share of the side

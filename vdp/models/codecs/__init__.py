@@ -5,7 +5,7 @@ from typing import Protocol
 
 from torch import Tensor
 
-from vdp.models.codecs.params import VaeParams
+from vdp.models.codecs.params import CodecConfig
 from vdp.models.codecs.pixel import Pixel
 from vdp.models.codecs.vae import Vae
 from vdp.models.store import load_config, load_weights
@@ -27,7 +27,7 @@ class Codec(Protocol):
         ...
 
     def mask_logits(self, latents: Tensor) -> Tensor:
-        """Factor logits of masks, (B, C, T, h, w) -> (B, 14, T, H, W) in fp32; ValueError without a mask head."""
+        """Factor logits of masks, (B, C, T, h, w) -> (B, 14, T, H, W) in fp32; ValueError without a head."""
         ...
 
 
@@ -37,10 +37,10 @@ def load_codec(folder: Path) -> Vae | Pixel:
     Raises:
         FileNotFoundError: if the folder holds no model.
     """
-    config = load_config(folder)
-    if config["name"] == "pixel":
+    config = load_config(folder, CodecConfig)
+    if config.vae is None:
         return Pixel()
-    codec = Vae(VaeParams.model_validate(config["vae"]), has_masks=bool(config["has_masks"]))
+    codec = Vae(config.vae, config.has_masks)
     load_weights(codec, folder)
     codec.eval()
     return codec

@@ -22,6 +22,14 @@ class VaeParams(Params):
     num_res_blocks: Annotated[int, Field(ge=1, le=8)]  # residual blocks at the lowest resolution
 
 
+class CodecConfig(Params):
+    """`config.json` of a trained codec."""
+
+    name: Literal["vae", "pixel"]
+    vae: VaeParams | None  # null for the pixel codec, which has nothing to build
+    has_masks: bool  # whether the mask head was trained
+
+
 class EncodeParams(Params):
     """Section `encode_latents`."""
 

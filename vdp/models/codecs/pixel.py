@@ -1,4 +1,4 @@
-"""The codec that changes nothing: latents are pixels in [-1, 1]. It lets every denoiser work on frames directly."""
+"""The codec that changes nothing: latents are pixels in [-1, 1], so that denoisers work on frames too."""
 
 from torch import Tensor, nn
 
@@ -24,4 +24,6 @@ class Pixel(nn.Module):
         Raises:
             ValueError: always.
         """
-        raise ValueError("codec.name=pixel has no mask head: set segment.codec_vote to 0 or codec.name to vae")
+        raise ValueError(
+            "codec.name=pixel has no mask head: set segment.codec_vote to 0 or codec.name to vae"
+        )

@@ -1,7 +1,8 @@
-"""Video VAE whose frames encode and decode alone (Rombach et al. 2022, arXiv:2112.10752), with a light mask head.
+"""VAE of frames, each encoded and decoded alone (Rombach et al. 2022, arXiv:2112.10752), with a mask head.
 
-Skip hops are not uniform in time, so there is no temporal downsampling: frames are folded into the batch. The mask
-head on the decoder's trunk is trained where masks exist and makes the latents keep the identity of objects.
+Skip hops are not uniform in time, so there is no temporal downsampling: frames are folded into the batch. The
+mask head on the decoder's trunk is trained where masks exist and makes the latents keep the identity of
+objects.
 Shapes: B clips, T frames, C latent channels, H and W pixels, h = H / factor, w = W / factor.
 """
 
@@ -43,7 +44,8 @@ class Decoder(nn.Module):
 
     def __init__(self, params: VaeParams) -> None:
         super().__init__()
-        width, factor = params.base_channels * params.spatial_factor // STEM, params.spatial_factor
+        factor: int = params.spatial_factor
+        width = params.base_channels * factor // STEM
         trunk: list[nn.Module] = [nn.Conv2d(params.latent_channels, width, 3, padding=1)]
         trunk += [ResBlock(width, width) for _ in range(params.num_res_blocks)]
         while factor > STEM:
@@ -66,13 +68,13 @@ class Vae(nn.Module):
     def __init__(self, params: VaeParams, has_masks: bool) -> None:
         super().__init__()
         self.has_masks = has_masks
-        self.factor = params.spatial_factor
+        self.factor: int = params.spatial_factor
         self.channels = params.latent_channels
         self.encoder = Encoder(params)
         self.decoder = Decoder(params)
 
     def posterior(self, frames: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and log-variance of the latents of single frames, (B, 3, H, W) -> two of (B, C, h, w) in fp32."""
+        """Mean and log-variance of the latents of frames, (B, 3, H, W) -> two of (B, C, h, w) in fp32."""
         mean, log_variance = self.encoder(frames).float().chunk(2, dim=1)
         return mean, log_variance.clamp(-20, 10)
 
@@ -104,20 +106,22 @@ class Vae(nn.Module):
         """
         if not self.has_masks:
             raise ValueError(
-                "the codec's mask head was not trained: set pretrain_vae.mask_weight above 0, or segment.codec_vote to 0"
+                "the codec's mask head was not trained: set pretrain_vae.mask_weight above 0, "
+                "or segment.codec_vote to 0"
             )
         _, logits = self.decoder(rearrange(latents, "b c t h w -> (b t) c h w"))
         return rearrange(logits.float(), "(b t) c h w -> b c t h w", b=latents.shape[0])
 
 
 def detail_weight(frames: Tensor, strength: float) -> Tensor:
-    """Weight of each pixel's error: 1 where it equals its neighbourhood's mean, up to `strength` where it differs.
+    """Weight of each pixel's error: 1 where it equals its neighbourhood's mean, up to `strength` elsewhere.
 
-    Small objects cover a few percent of a frame and stand out from their surroundings; without labels this gives
-    them the loss they would lack. Frames (B, 3, H, W) in [-1, 1] -> (B, 1, H, W).
+    Small objects cover a few percent of a frame and stand out from their surroundings; without labels this
+    gives them the loss they would lack. Frames (B, 3, H, W) in [-1, 1] -> (B, 1, H, W).
     """
     mean = frames
-    for window in ((DETAIL_WINDOW, 1), (1, DETAIL_WINDOW)):  # separable: a fifth of the time of a square window
+    # one axis after the other: a fifth of the time of a square window
+    for window in ((DETAIL_WINDOW, 1), (1, DETAIL_WINDOW)):
         padding = (window[0] // 2, window[1] // 2)
         mean = F.avg_pool2d(mean, window, stride=1, padding=padding, count_include_pad=False)
     difference = (frames - mean).abs().amax(dim=1, keepdim=True)
@@ -125,7 +129,7 @@ def detail_weight(frames: Tensor, strength: float) -> Tensor:
 
 
 def reparametrise(mean: Tensor, log_variance: Tensor, noise: Tensor) -> Tensor:
-    """A sample of N(mean, exp(log_variance)) from standard normal noise (Kingma & Welling 2014, arXiv:1312.6114)."""
+    """A sample of N(mean, exp(log_variance)) from standard normal noise (arXiv:1312.6114, section 2.4)."""
     return mean + torch.exp(0.5 * log_variance) * noise
 
 

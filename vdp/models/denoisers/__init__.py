@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from vdp.models.denoisers.dit import Dit
-from vdp.models.denoisers.params import DenoiserParams
+from vdp.models.denoisers.params import DenoiserConfig, DenoiserParams
 from vdp.models.denoisers.unet import Unet
 from vdp.models.store import load_config, load_weights
 
@@ -25,6 +25,7 @@ class TrainedDenoiser:
     """A denoiser and what it was trained with."""
 
     network: Unet | Dit
+    known: int  # how many known frames it was trained with, at most
     process: Literal["flow", "v"]
     change_scale: Tensor  # standard deviation of a change per channel, (C,)
     latent_mean: tuple[float, ...]  # of the raw latents, per channel
@@ -37,14 +38,11 @@ def load_denoiser(folder: Path, device: torch.device) -> TrainedDenoiser:
     Raises:
         FileNotFoundError: if the folder holds no model.
     """
-    config = load_config(folder)
-    network = build_denoiser(DenoiserParams.model_validate(config["denoiser"]), config["channels"]).to(device)
+    config = load_config(folder, DenoiserConfig)
+    network = build_denoiser(config.denoiser, config.channels).to(device)
     load_weights(network, folder)
     network.eval()
+    scale = torch.tensor(config.change_scale, device=device)
     return TrainedDenoiser(
-        network,
-        config["diffusion"]["process"],
-        torch.tensor(config["change_scale"], device=device),
-        tuple(config["latent_mean"]),
-        tuple(config["latent_std"]),
+        network, config.known, config.process, scale, config.latent_mean, config.latent_std
     )

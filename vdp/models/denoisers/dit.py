@@ -1,14 +1,15 @@
 """DiT (Peebles & Xie 2023, arXiv:2212.09748) with one-way attention between frames.
 
-Tokens of known frames see only each other; tokens of a target see the known frames and their own frame. So the
-context is encoded once: its keys and values serve every sampling step, every target and every noise draw, and the
-result is that of recomputing them. Positions are rotations (RoPE, Su et al. 2021, arXiv:2104.09864) by real-valued
-time, height and width, so that no size and no spacing is baked in.
-Shapes: B clips, C channels, K known frames, T noised frames (targets x draws), N patches a frame, D channels a
-token, H heads.
+Tokens of known frames see only each other; tokens of a target see the known frames and their own frame. So
+the context is encoded once: its keys and values serve every sampling step, every target and every noise draw,
+and the result is that of recomputing them. Positions are rotations (RoPE, Su et al. 2021, arXiv:2104.09864)
+by real-valued time, height and width, so that no size and no spacing is baked in.
+Shapes: B clips, C channels, K known frames, T noised frames (targets x draws), N patches a frame, D channels
+a token, H heads.
 """
 
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from einops import rearrange
@@ -54,7 +55,7 @@ def rotate(x: Tensor, position: Tensor) -> Tensor:
 
 
 class Block(nn.Module):
-    """Attention and MLP with adaLN-Zero: each frame's embedding scales, shifts and gates; a new block is the identity."""
+    """Attention and MLP with adaLN-Zero: an embedding scales, shifts and gates; a new one is the identity."""
 
     def __init__(self, dim: int, heads: int) -> None:
         super().__init__()
@@ -70,7 +71,9 @@ class Block(nn.Module):
         )
         self.modulation = zeroed(nn.Linear(dim, 6 * dim))
 
-    def keys(self, x: Tensor, modulation: tuple[Tensor, ...], position: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def keys(
+        self, x: Tensor, modulation: tuple[Tensor, ...], position: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Rotated queries and keys, and values, of tokens (B, L, D): three of (B, H, L, D/H)."""
         shift, scale = modulation[:2]
         h = self.norm1(x) * (1 + scale) + shift
@@ -97,7 +100,8 @@ class Dit(nn.Module):
         self.noisy_in = nn.Conv2d(2 * channels, dim, self.patch, stride=self.patch)
         self.role = nn.Parameter(0.02 * torch.randn(2, dim))  # known, noised
         self.level = nn.Sequential(nn.Linear(FEATURES, dim), nn.SiLU(), nn.Linear(dim, dim))
-        self.blocks = nn.ModuleList(Block(dim, params.num_heads) for _ in range(params.depth))
+        blocks = nn.ModuleList(Block(dim, params.num_heads) for _ in range(params.depth))
+        self.blocks = cast(list[Block], blocks)  # a ModuleList does not tell the type of what it holds
         self.norm = nn.LayerNorm(dim, elementwise_affine=False)
         self.modulation = zeroed(nn.Linear(dim, 2 * dim))
         self.out = zeroed(nn.Linear(dim, channels * self.patch**2))
@@ -147,7 +151,7 @@ class Dit(nn.Module):
         return velocity.float() + shortcut.float()
 
     def _tokens(self, layer: nn.Module, frames: Tensor) -> tuple[Tensor, tuple[int, int]]:
-        """Patches of frames, (B, C, T, H, W) -> (B*T, N, D), and the grid of them; edges are padded to whole patches."""
+        """Patches of frames padded to whole ones, (B, C, T, H, W) -> (B*T, N, D), and their grid."""
         height, width = frames.shape[-2:]
         pad = (0, -width % self.patch, 0, -height % self.patch)
         x = layer(F.pad(rearrange(frames, "b c t h w -> (b t) c h w"), pad))

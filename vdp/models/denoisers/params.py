@@ -11,12 +11,11 @@ class UnetParams(Params):
     """Section `denoiser.unet`."""
 
     base_channels: Annotated[int, Field(ge=8, le=1024)]  # channels at the latents' own resolution
-    channel_mults: Annotated[list[int], Field(min_length=1, max_length=6)]  # times base_channels at each halving
-    num_res_blocks: Annotated[int, Field(ge=1, le=8)]  # residual blocks at each resolution of the context encoder
-    context_frames: Annotated[int, Field(ge=1, le=64)]  # how many known frames, nearest first, the network looks at
+    channel_mults: Annotated[list[int], Field(min_length=1, max_length=6)]  # times base_channels, per halving
+    num_res_blocks: Annotated[int, Field(ge=1, le=8)]  # residual blocks per resolution of the context encoder
+    context_frames: Annotated[int, Field(ge=1, le=64)]  # known frames, nearest first, that the network sees
     head_levels: Annotated[int, Field(ge=1, le=6)]  # resolutions of the denoising head, from the finest
     head_blocks: Annotated[int, Field(ge=1, le=8)]  # residual blocks at each resolution of the denoising head
-
 
     @model_validator(mode="after")
     def head_fits(self) -> Self:
@@ -52,3 +51,15 @@ class DenoiserParams(Params):
     name: Literal["unet", "dit"]
     unet: UnetParams
     dit: DitParams
+
+
+class DenoiserConfig(Params):
+    """`config.json` of a trained denoiser: how to build it, and what it has to be used with."""
+
+    denoiser: DenoiserParams
+    channels: int  # of a latent
+    known: int  # known frames of its training hops, at most; a rollout gives it no more
+    process: Literal["flow", "v"]
+    change_scale: tuple[float, ...]  # standard deviation of a change that the network makes, per channel
+    latent_mean: tuple[float, ...]  # of the raw latents, per channel
+    latent_std: tuple[float, ...]

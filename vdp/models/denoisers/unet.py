@@ -1,9 +1,9 @@
-"""Latent U-Net whose context is encoded once (Ronneberger et al. 2015, arXiv:1505.04597; FiLM, arXiv:1709.07871).
+"""Latent U-Net, its context encoded once (Ronneberger et al. 2015, arXiv:1505.04597; FiLM, arXiv:1709.07871).
 
 A U-Net looks at the known frames nearest to each target, stacked as channels, and gives features at every
-resolution; it never sees the noise, so one pass serves all sampling steps and all noise draws of a training step.
-A light head with the same resolutions, fed with those features, denoises. Any number of known frames, at any
-real-valued times, fills a fixed number of slots; times and noise levels enter by FiLM.
+resolution; it never sees the noise, so one pass serves all sampling steps and all noise draws of a training
+step. A light head with the same resolutions, fed with those features, denoises. Any number of known frames,
+at any real-valued times, fills a fixed number of slots; times and noise levels enter by FiLM.
 Shapes: B clips, C channels, K known frames, N targets, R noise draws of each target, S slots, D embedding.
 """
 
@@ -16,19 +16,26 @@ from torch.nn import functional as F
 
 from vdp.models.denoisers.params import UnetParams
 from vdp.models.layers import ImageAttention, ResBlock, fourier_features, group_norm
+from vdp.tasks import distance
 
 MAX_OFFSET = 64.0  # frames; longest period of the features of a time offset
 TIME_PERIOD = 4.0  # longest period of the features of diffusion time and noise level, which lie in [0, 1]
 FEATURES = 32  # Fourier features of one number
-HEAD_CHANNELS = 32  # channels of an attention head
+HEAD_CHANNELS = 32  # least channels of an attention head
 
 
 @dataclass(frozen=True)
 class UnetContext:
-    """What the known frames say about each target: features from fine to coarse, each (B*N, C_i, H_i, W_i)."""
+    """What the known frames say about each target: features, fine to coarse, each (B*N, C_i, H_i, W_i)."""
 
     features: tuple[Tensor, ...]
     targets: int
+
+
+def attention_heads(channels: int) -> int:
+    """Most heads of `HEAD_CHANNELS` channels or more that divide the channels; one at least."""
+    most = max(1, channels // HEAD_CHANNELS)
+    return next(heads for heads in range(most, 0, -1) if channels % heads == 0)
 
 
 class Slots(nn.Module):
@@ -41,12 +48,13 @@ class Slots(nn.Module):
             nn.Linear(count * (2 * FEATURES + 1), dim), nn.SiLU(), nn.Linear(dim, dim), nn.SiLU()
         )
 
-    def forward(self, frames: Tensor, index: Tensor, level: Tensor, target_index: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, frames: Tensor, index: Tensor, level: Tensor, target_index: Tensor
+    ) -> tuple[Tensor, Tensor]:
         batch, channels, known, height, width = frames.shape
         offset = index[:, None, :] - target_index[:, :, None]  # (B, N, K)
         used = min(known, self.count)
-        # stable and tied towards later frames, as the anchor of the change is
-        order = (offset.abs() - 1e-4 * offset.sign()).argsort(dim=2, stable=True)[:, :, :used]
+        order = distance(index, target_index).argsort(dim=2, stable=True)[:, :, :used]
         rows = torch.arange(batch, device=frames.device)[:, None, None]
         chosen = frames[rows, :, order]  # (B, N, used, C, H, W)
         first = chosen[:, :, :1]
@@ -68,7 +76,7 @@ class Stage(nn.Module):
         self.blocks = nn.ModuleList(
             ResBlock(channels_in if i == 0 else channels, channels, dim) for i in range(blocks)
         )
-        self.attention = ImageAttention(channels, max(1, channels // HEAD_CHANNELS)) if attend else nn.Identity()
+        self.attention = ImageAttention(channels, attention_heads(channels)) if attend else nn.Identity()
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
         for block in self.blocks:
@@ -93,9 +101,13 @@ class Pyramid(nn.Module):
             nn.Conv2d(widths[i], widths[i + 1], 3, stride=2, padding=1) for i in range(last)
         )
         self.grow = nn.ModuleList(nn.Conv2d(widths[i + 1], widths[i], 1) for i in range(last))
-        self.up = nn.ModuleList(Stage(2 * widths[i], widths[i], blocks, dim, attend=False) for i in range(last))
+        self.up = nn.ModuleList(
+            Stage(2 * widths[i], widths[i], blocks, dim, attend=False) for i in range(last)
+        )
 
-    def forward(self, x: Tensor, embedding: Tensor, extra: tuple[Tensor, ...] | None = None) -> tuple[Tensor, ...]:
+    def forward(
+        self, x: Tensor, embedding: Tensor, extra: tuple[Tensor, ...] | None = None
+    ) -> tuple[Tensor, ...]:
         skips: list[Tensor] = []
         for i, stage in enumerate(self.down):
             x = stage(x if extra is None else torch.cat([x, extra[i]], dim=1), embedding)

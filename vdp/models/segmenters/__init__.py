@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from vdp.models.segmenters.params import SegmenterParams
+from vdp.models.segmenters.params import SegmenterConfig
 from vdp.models.segmenters.unetpp import UnetPlusPlus
 from vdp.models.store import load_config, load_weights
 
@@ -13,7 +13,7 @@ def load_segmenter(folder: Path) -> UnetPlusPlus:
     Raises:
         FileNotFoundError: if the folder holds no model.
     """
-    segmenter = UnetPlusPlus(SegmenterParams.model_validate(load_config(folder)["segmenter"]))
+    segmenter = UnetPlusPlus(load_config(folder, SegmenterConfig).segmenter)
     load_weights(segmenter, folder)
     segmenter.eval()
     return segmenter

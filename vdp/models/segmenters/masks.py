@@ -16,12 +16,13 @@ from vdp.models.codecs.vae import Vae
 from vdp.models.factors import class_log_probs
 from vdp.models.segmenters.params import SegmentParams
 from vdp.models.segmenters.unetpp import UnetPlusPlus
+from vdp.pixels import to_pixels, to_uint8
 
 Logits = Callable[[Tensor], Tensor]  # frames (B, 3, H, W) -> factor logits (B, 14, H, W)
 
 
 def class_probs(segmenter: Logits, frames: Tensor, flip: bool) -> Tensor:
-    """Class probabilities of frames (B, 3, H, W) in [-1, 1], averaged over the mirror image where `flip`; (B, 49, H, W)."""
+    """Class probabilities, (B, 3, H, W) in [-1, 1] -> (B, 49, H, W); mean with the mirror image if `flip`."""
     probs = class_log_probs(segmenter(frames)).exp()
     if not flip:
         return probs
@@ -30,10 +31,11 @@ def class_probs(segmenter: Logits, frames: Tensor, flip: bool) -> Tensor:
 
 
 def decide(probs: Tensor, object_threshold: float, allowed: Tensor | None) -> Tensor:
-    """Class ids from class probabilities: the likeliest object where objects are likely enough, else background.
+    """Class ids from class probabilities: the likeliest object if objects are likely enough, else background.
 
     The score is the Jaccard index: with an index of J within reach, calling a pixel an object pays from a
-    probability of J / (1 + J) on, below one half wherever the future is uncertain. So the threshold is a parameter.
+    probability of J / (1 + J) on, below one half wherever the future is uncertain. So the threshold is a
+    parameter.
 
     Args:
         probs: (B, 49, H, W).
@@ -53,7 +55,7 @@ def decide(probs: Tensor, object_threshold: float, allowed: Tensor | None) -> Te
 
 
 def seen_classes(masks: Tensor, pixels: int) -> Tensor:
-    """Which classes cover at least `pixels` in one of the known masks, (B, K, H, W) -> (B, 49) bool; 0 always."""
+    """Classes that cover at least `pixels` in a known mask, (B, K, H, W) -> (B, 49) bool; 0 always does."""
     counts = torch.stack([(masks == c).sum(dim=(-2, -1)).amax(dim=1) for c in range(NUM_CLASSES)], dim=1)
     seen = counts >= pixels
     seen[:, 0] = True
@@ -63,7 +65,8 @@ def seen_classes(masks: Tensor, pixels: int) -> Tensor:
 class MaskMaker:
     """Makes the masks of one test clip: of its known frames, its predicted and its true target.
 
-    All of them by one rule, so that the baselines and ceilings differ from the result in the frames alone.
+    Known and predicted frames are decided by one rule, the filter to seen classes included, so that the copy
+    baseline differs from the result in the frames alone. Ceilings are not filtered: they bound it.
     """
 
     def __init__(
@@ -71,8 +74,8 @@ class MaskMaker:
     ) -> None:
         if params.codec_vote > 0 and not codec.has_masks:
             raise ValueError(
-                f"segment.codec_vote={params.codec_vote}: this codec has no trained mask head; set it to 0, or "
-                "codec.name to vae and pretrain_vae.mask_weight above 0"
+                f"segment.codec_vote={params.codec_vote}: this codec has no trained mask head; set it to 0, "
+                "or codec.name to vae and pretrain_vae.mask_weight above 0"
             )
         self.segmenter = segmenter
         self.codec = codec
@@ -91,31 +94,37 @@ class MaskMaker:
             truth: the true target, (H, W, 3) uint8; None where the clip has none.
 
         Returns:
-            'known' (K, H, W); 'prediction', 'truth' and 'round_trip' (H, W), uint8; the last two are zero
-            where there is no true target.
+            'known' (K, H, W); 'prediction', 'truth', 'truth_unetpp' (by UNet++ alone) and 'round_trip'
+            (H, W), uint8; the last three are zero where there is no true target.
         """
         threshold = self.params.object_threshold
-        known_masks = decide(self.probs(known, self.encode(known)), threshold, None)
+        known_probs = self.probs(known, self.encode(known), self.params.codec_vote)
+        known_masks = decide(known_probs, threshold, None)
         allowed = None
         if self.params.seen_classes_only:
             allowed = seen_classes(known_masks[None], self.params.seen_pixels)
-        futures_latents = torch.from_numpy(np.asarray(latents, np.float32)).to(self.device)
-        voted = self.probs(np.asarray(futures), futures_latents).mean(dim=0, keepdim=True)
+            known_masks = decide(known_probs, threshold, allowed.expand(len(known_probs), -1))
+        codes = torch.from_numpy(np.array(latents, np.float32)).to(self.device)
+        voted = self.probs(futures, codes, self.params.codec_vote).mean(dim=0, keepdim=True)
         masks = {"known": known_masks, "prediction": decide(voted, threshold, allowed)[0]}
         if truth is None:
             empty = torch.zeros_like(masks["prediction"])
-            masks |= {"truth": empty, "round_trip": empty}
+            masks |= {"truth": empty, "truth_unetpp": empty, "round_trip": empty}
         else:
             encoded = self.encode(truth[None])
-            masks["truth"] = decide(self.probs(truth[None], encoded), threshold, None)[0]
-            masks["round_trip"] = decide(self.probs(self.decode(encoded), encoded), threshold, None)[0]
+            vote, rounded = self.params.codec_vote, self.decode(encoded)
+            masks["truth"] = decide(self.probs(truth[None], encoded, vote), threshold, None)[0]
+            masks["truth_unetpp"] = decide(self.probs(truth[None], encoded, 0), threshold, None)[0]
+            masks["round_trip"] = decide(self.probs(rounded, self.encode(rounded), vote), threshold, None)[0]
         return {kind: mask.cpu().numpy() for kind, mask in masks.items()}
 
     @torch.inference_mode()
-    def probs(self, frames: np.ndarray, latents: Tensor) -> Tensor:
-        """Class probabilities of frames (B, H, W, 3) uint8 and their raw latents (B, C, h, w): (B, 49, H, W)."""
-        pixels = torch.from_numpy(frames).to(self.device).movedim(-1, 1).float() / 127.5 - 1
-        vote = self.params.codec_vote
+    def probs(self, frames: np.ndarray, latents: Tensor, vote: float) -> Tensor:
+        """Class probabilities (B, 49, H, W) of frames (B, H, W, 3) uint8 and raw latents (B, C, h, w).
+
+        UNet++ reads the frames; the codec's mask head reads the latents, with the weight `vote`.
+        """
+        pixels = to_pixels(frames).to(self.device)
         parts = []
         for chunk, code in zip(
             pixels.split(self.params.batch_frames), latents.split(self.params.batch_frames), strict=True
@@ -131,7 +140,7 @@ class MaskMaker:
     @torch.inference_mode()
     def encode(self, frames: np.ndarray) -> Tensor:
         """Raw latents of frames (B, H, W, 3) uint8, (B, C, h, w)."""
-        pixels = torch.from_numpy(frames).to(self.device).movedim(-1, 1).float() / 127.5 - 1
+        pixels = to_pixels(frames).to(self.device)
         with autocast(self.device):
             return self.codec.encode(pixels[:, :, None])[:, :, 0]
 
@@ -140,4 +149,4 @@ class MaskMaker:
         """Frames of raw latents (B, C, h, w), rounded to uint8 as predictions are: (B, H, W, 3)."""
         with autocast(self.device):
             pixels = self.codec.decode(latents[:, :, None])[:, :, 0]
-        return ((pixels + 1) * 127.5).round().to(torch.uint8).movedim(1, -1).cpu().numpy()
+        return to_uint8(pixels)

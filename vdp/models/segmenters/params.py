@@ -6,14 +6,16 @@ from pydantic import Field, model_validator
 
 from vdp.params import Params
 
+Width = Annotated[int, Field(ge=4)]  # channels
+
 
 class SegmenterParams(Params):
     """Section `segmenter`: the UNet++ of segmentation_models_pytorch."""
 
-    encoder: str  # an encoder of segmentation_models_pytorch, untrained; resnet18, resnet34, timm names with tu-
+    encoder: str  # of segmentation_models_pytorch, untrained; resnet18, resnet34, timm names with tu-
     encoder_depth: Annotated[int, Field(ge=3, le=5)]  # halvings of the resolution
-    decoder_channels: Annotated[list[Annotated[int, Field(ge=4)]], Field(min_length=3, max_length=5)]  # coarse to fine
-    upsample: Annotated[int, Field(ge=1, le=4)]  # enlarges frames first, so that small objects keep their outline
+    decoder_channels: Annotated[list[Width], Field(min_length=3, max_length=5)]  # coarse to fine
+    upsample: Annotated[int, Field(ge=1, le=4)]  # enlarges frames first: small objects keep their outline
 
     @model_validator(mode="after")
     def one_width_per_level(self) -> Self:
@@ -23,6 +25,12 @@ class SegmenterParams(Params):
                 f"segmenter.encoder_depth={self.encoder_depth} of them, coarse to fine"
             )
         return self
+
+
+class SegmenterConfig(Params):
+    """`config.json` of a trained segmenter."""
+
+    segmenter: SegmenterParams
 
 
 class SegmentParams(Params):

@@ -6,7 +6,9 @@ from torch import Tensor
 from vdp.models.codecs import Codec
 
 
-def round_trip(codec: Codec, frames: Tensor, share: float, noise: float, generator: torch.Generator) -> Tensor:
+def round_trip(
+    codec: Codec, frames: Tensor, share: float, noise: float, generator: torch.Generator
+) -> Tensor:
     """Pass a share of frames through the codec, with noise of a random strength on each one's latents.
 
     Args:

@@ -3,7 +3,10 @@
 Shapes: B frames, H and W pixels.
 """
 
+import difflib
+
 import segmentation_models_pytorch as smp
+import timm
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -11,11 +14,29 @@ from vdp.models.factors import NUM_LOGITS
 from vdp.models.segmenters.params import SegmenterParams
 
 
+def check_encoder(name: str) -> None:
+    """Refuse an encoder that the library does not have, naming some that it has.
+
+    Raises:
+        ValueError: if `name` is neither one of smp's own nor `tu-` and one of timm's.
+    """
+    own = smp.encoders.get_encoder_names()
+    timm_name = name.removeprefix("tu-")
+    if name in own or (name.startswith("tu-") and timm.list_models(timm_name)):
+        return
+    near = difflib.get_close_matches(name, own, n=3) or own[:3]
+    raise ValueError(
+        f"segmenter.encoder={name} is not an encoder of segmentation_models_pytorch; near it: "
+        f"{', '.join(near)}; names of timm take the prefix tu-"
+    )
+
+
 class UnetPlusPlus(nn.Module):
     """Frames to factor logits of masks; any H and W."""
 
     def __init__(self, params: SegmenterParams) -> None:
         super().__init__()
+        check_encoder(params.encoder)
         self.upsample = params.upsample
         self.multiple = 2**params.encoder_depth
         self.network = smp.UnetPlusPlus(

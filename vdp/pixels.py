@@ -1,4 +1,4 @@
-"""Frames as on disk, uint8 with colours last, and as networks see them, floats in [-1, 1] with colours first."""
+"""Frames as on disk, uint8 with colours last, and as networks see them, in [-1, 1] with colours first."""
 
 import numpy as np
 import torch
@@ -7,6 +7,7 @@ from torch import Tensor
 
 def to_pixels(frames: np.ndarray) -> Tensor:
     """uint8 (..., H, W, 3) as on disk -> float (..., 3, H, W) in [-1, 1]."""
+    # copied: torch warns of, and may write through, a view of a read-only memory map
     return torch.from_numpy(np.array(frames)).movedim(-1, -3).float() / 127.5 - 1
 
 

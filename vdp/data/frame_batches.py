@@ -1,19 +1,21 @@
-"""Training batches: random frames with masks, random hops of latents. All randomness comes from the given generator."""
+"""Training batches of single frames with masks; all chance comes from the given generator."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from vdp.data.augment import Augment
 from vdp.data.clips import ClipStore
-from vdp.data.latents import LatentClips
-from vdp.data.pixels import to_pixels
-from vdp.tasks import Hops, draw_hop
+from vdp.pixels import to_pixels
 
-FULL_CONTEXT = 0.85  # share of batches with all known frames; the others have fewer, so that short contexts work too
+
+class Augmentation(Protocol):
+    """Changes a frame (H, W, 3) and its mask (H, W), both uint8, alike, with the randomness of a seed."""
+
+    def __call__(self, frame: np.ndarray, mask: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]: ...
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,7 @@ class FrameBatches:
         labelled_only: bool,
         flip: bool,
         device: torch.device,
-        augment: Augment | None = None,
+        augment: Augmentation | None = None,
     ) -> None:
         self.stores = stores
         self.batch_size = batch_size
@@ -50,9 +52,13 @@ class FrameBatches:
             if i in masked[s] or not labelled_only
         ]
         if not self.places:
-            raise ValueError("clips: expected some with masks to learn from, found none; give mask.npy files to train")
+            raise ValueError(
+                "clips: expected some with masks to learn from, found none; put mask.npy beside the frames "
+                "of the videos of extract_frames.train and extract_frames.val"
+            )
 
     def __call__(self, rng: np.random.Generator) -> Frames:
+        """A batch, drawn by `rng`."""
         frames, masks, labelled = [], [], []
         for place in rng.integers(0, len(self.places), self.batch_size):
             store, clip, has_mask = self.places[place]
@@ -71,37 +77,3 @@ class FrameBatches:
             torch.from_numpy(np.stack(masks)).to(self.device),
             torch.tensor(labelled, device=self.device),
         )
-
-
-class HopBatches:
-    """Random hops of a rollout from random places of random clips; one number of known frames in a batch."""
-
-    def __init__(
-        self,
-        latents: LatentClips,
-        batch_size: int,
-        known: int,
-        gaps: Sequence[int],
-        max_hops: int,
-        device: torch.device,
-    ) -> None:
-        draw_hop(np.random.default_rng(0), latents.num_frames, known, gaps, max_hops)  # a bad fit fails at once
-        self.latents = latents
-        self.batch_size = batch_size
-        self.known = known
-        self.gaps = gaps
-        self.max_hops = max_hops
-        self.device = device
-
-    def __call__(self, rng: np.random.Generator) -> Hops:
-        known = self.known if rng.random() < FULL_CONTEXT else int(rng.integers(1, self.known + 1))
-        drawn = [
-            draw_hop(rng, self.latents.num_frames, known, self.gaps, self.max_hops) for _ in range(self.batch_size)
-        ]
-        clips = rng.integers(0, len(self.latents), self.batch_size)
-        views = rng.integers(0, self.latents.views, self.batch_size)
-        frames = self.latents.read(list(clips), list(views), [[*before, after] for before, after in drawn])
-        frames = frames.to(self.device)
-        index = torch.tensor([before for before, _ in drawn], dtype=torch.float32, device=self.device)
-        target_index = torch.tensor([[after] for _, after in drawn], dtype=torch.float32, device=self.device)
-        return Hops(frames[:, :, :-1], index, frames[:, :, -1:], target_index)

@@ -1,0 +1,89 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from vdp import device
+from vdp.data.clips import Clip, ClipStore, write_clips
+from vdp.data.encode import decode_frames, encode_clips, encode_frames, encode_known
+from vdp.data.latents import Moments
+from vdp.data.predictions import FRAMES, PredictionWriter, read_latents
+from vdp.pixels import to_pixels
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(autouse=True)
+def full_precision(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same numbers on a machine whose CPU computes in bf16."""
+    monkeypatch.setattr(device, "BF16_FLAGS", set())
+
+
+def frames_of(seed: int, count: int = 5) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (count, 8, 12, 3), dtype=np.uint8)
+
+
+def make_store(folder: Path, clips: int = 3) -> ClipStore:
+    return write_clips(folder, [Clip(f"c{n}", frames_of(n), None) for n in range(clips)], shard_mb=1)
+
+
+def half(clip: Tensor) -> Tensor:
+    """An encoder that a mirror image tells apart: the left one of each two columns."""
+    return clip[..., ::2]
+
+
+@pytest.mark.parametrize("batch_frames", [1, 2, 5, 100])
+def test_how_many_frames_are_encoded_at_once_does_not_matter(batch_frames):
+    frames = frames_of(0)
+    expected = half(to_pixels(frames).transpose(0, 1))
+    assert torch.equal(encode_frames(half, frames, batch_frames, CPU), expected)
+
+
+def test_each_clip_is_encoded_as_it_is_and_mirrored(tmp_path):
+    store = make_store(tmp_path / "train")
+    encoded = list(encode_clips(half, store, True, 2, CPU, None))
+    assert [latents.shape for latents in encoded] == [(2, 5, 3, 8, 6)] * 3
+    for clip, latents in enumerate(encoded):
+        pixels = to_pixels(store.frames(clip)).numpy()
+        np.testing.assert_array_equal(latents[0], pixels[..., ::2].astype(np.float16))
+        np.testing.assert_array_equal(latents[1], pixels[..., ::-1][..., ::2].astype(np.float16))
+
+
+def test_without_mirrors_there_is_one_view_and_moments_take_in_all_of_it(tmp_path):
+    store, moments = make_store(tmp_path / "train"), Moments(3)
+    encoded = np.stack(list(encode_clips(half, store, False, 2, CPU, moments)))
+    assert encoded.shape == (3, 1, 5, 3, 8, 6)
+    mean = encoded.astype(np.float64).mean(axis=(0, 1, 2, 4, 5))
+    np.testing.assert_allclose(moments.normalisation().mean, mean)
+
+
+def test_the_first_frames_of_the_named_clips_are_the_known_ones(tmp_path):
+    store = make_store(tmp_path / "test")
+    known = encode_known(half, store, [2, 0], 3, CPU)
+    assert known.shape == (2, 3, 3, 8, 6)
+    expected = torch.stack([half(to_pixels(store.frames(i)[:3]).transpose(0, 1)) for i in (2, 0)])
+    assert torch.equal(known, expected)
+
+
+def test_decoded_frames_are_the_bytes_that_were_encoded():
+    frames = np.stack([frames_of(0), frames_of(1)])
+    latents = to_pixels(frames).transpose(1, 2)
+    np.testing.assert_array_equal(decode_frames(lambda latents: latents, latents, CPU), frames)
+
+
+def test_predictions_are_written_batch_by_batch_and_read_back_in_order(tmp_path):
+    rng = np.random.default_rng(0)
+    frames = rng.integers(0, 256, (5, 2, 3, 8, 12, 3), dtype=np.uint8)
+    latents = rng.standard_normal((5, 2, 4, 2, 3)).astype(np.float16)
+    writer = PredictionWriter(tmp_path / "set", list("abcde"), [13, 17, 22], samples=2)
+    for rows in (slice(0, 2), slice(2, 4), slice(4, 5)):
+        writer.append(frames[rows], latents[rows].astype(np.float32))
+    np.testing.assert_array_equal(np.load(tmp_path / "set" / FRAMES), frames)
+    np.testing.assert_array_equal(read_latents(tmp_path / "set"), latents)
+
+
+def test_latents_that_were_not_predicted_are_told_with_what_makes_them(tmp_path):
+    with pytest.raises(FileNotFoundError, match="run `dvc repro predict`"):
+        read_latents(tmp_path)

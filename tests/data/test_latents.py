@@ -1,0 +1,134 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from vdp.data.latents import (
+    LatentClips,
+    Moments,
+    Normalisation,
+    read_statistics,
+    write_latents,
+    write_statistics,
+)
+
+CHANNELS = 3
+OFFSET = np.array([0.0, 5.0, -2.0])[:, None, None]
+SPREAD = np.array([1.0, 0.1, 3.0])[:, None, None]
+
+
+def clip_of(seed: int, views: int = 2, frames: int = 4, height: int = 8, width: int = 6) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    values = OFFSET + SPREAD * rng.standard_normal((views, frames, CHANNELS, height, width))
+    return values.astype(np.float16)
+
+
+def write(root: Path, splits: dict[str, list[np.ndarray]], shard_mb: int = 1) -> Moments:
+    moments = Moments(CHANNELS)
+    for split, clips in splits.items():
+        for clip in clips:
+            moments.add(clip)
+        write_latents(root / split, clips, shard_mb)
+    write_statistics(root, moments.normalisation())
+    return moments
+
+
+def test_what_is_written_is_read_back_normalised(tmp_path):
+    clips = [clip_of(seed) for seed in range(3)]
+    write(tmp_path, {"train": clips})
+    latents = LatentClips(tmp_path, ["train"])
+    assert (len(latents), latents.views, latents.num_frames, latents.channels) == (3, 2, 4, CHANNELS)
+    read = latents.read([2, 0], [1, 0], [[3, 0], [1, 1]])
+    assert read.shape == (2, CHANNELS, 2, 8, 6)
+    raw = latents.normalisation.invert(read)
+    expected = np.stack([clips[2][1][[3, 0]], clips[0][0][[1, 1]]]).astype(np.float32)
+    torch.testing.assert_close(raw, torch.from_numpy(expected).transpose(1, 2), atol=1e-5, rtol=1e-5)
+
+
+def test_normalised_latents_have_no_mean_and_unit_variance_in_each_channel(tmp_path):
+    write(tmp_path, {"train": [clip_of(seed) for seed in range(20)]})
+    latents = LatentClips(tmp_path, ["train"])
+    every = torch.cat([latents.read(range(20), [view] * 20, [range(4)] * 20) for view in (0, 1)])
+    torch.testing.assert_close(every.mean(dim=(0, 2, 3, 4)), torch.zeros(CHANNELS), atol=1e-4, rtol=0)
+    torch.testing.assert_close(every.std(dim=(0, 2, 3, 4)), torch.ones(CHANNELS), atol=1e-4, rtol=0)
+
+
+def test_running_moments_are_those_of_all_latents_at_once():
+    clips = [clip_of(seed) for seed in range(5)]
+    moments = Moments(CHANNELS)
+    for clip in clips:
+        moments.add(clip)
+    every = np.stack(clips).astype(np.float64)
+    normalisation = moments.normalisation()
+    np.testing.assert_allclose(normalisation.mean, every.mean(axis=(0, 1, 2, 4, 5)))
+    np.testing.assert_allclose(normalisation.std, every.std(axis=(0, 1, 2, 4, 5)))
+
+
+def test_a_channel_that_never_varies_is_refused():
+    moments = Moments(CHANNELS)
+    clip = clip_of(0)
+    clip[:, :, 1] = 2
+    moments.add(clip)
+    with pytest.raises(ValueError, match="a channel is constant over all clips"):
+        moments.normalisation()
+
+
+def test_normalising_and_undoing_it_are_inverse():
+    normalisation = Normalisation((1.0, -2.0), (0.5, 4.0))
+    latents = torch.randn((2, 2, 3, 4, 5), generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(normalisation.invert(normalisation.apply(latents)), latents)
+    assert normalisation.apply(torch.tensor([2.0, 2.0]).reshape(1, 2, 1, 1, 1)).flatten().tolist() == [2, 1]
+
+
+def test_statistics_are_read_as_they_were_written(tmp_path):
+    normalisation = Normalisation((0.1, -2 / 3), (1e-3, 7.0))
+    write_statistics(tmp_path, normalisation)
+    assert read_statistics(tmp_path) == normalisation
+
+
+def test_many_clips_fill_several_shards_and_keep_their_order(tmp_path):
+    clips = [clip_of(seed, height=64, width=96) for seed in range(8)]  # 288 KiB each: three to a shard
+    write(tmp_path, {"train": clips})
+    shards = sorted(path.name for path in (tmp_path / "train").glob("*.npy"))
+    assert shards == ["latents_000.npy", "latents_001.npy", "latents_002.npy"]
+    latents = LatentClips(tmp_path, ["train"])
+    for number, clip in enumerate(clips):
+        raw = latents.normalisation.invert(latents.read([number], [0], [[2]]))
+        torch.testing.assert_close(
+            raw[0, :, 0], torch.from_numpy(clip[0, 2].astype(np.float32)), atol=1e-4, rtol=0
+        )
+
+
+def test_splits_are_read_one_after_the_other_and_missing_ones_passed_over(tmp_path):
+    train, more = [clip_of(0), clip_of(1)], [clip_of(2)]
+    write(tmp_path, {"train": train, "unlabeled": more})
+    assert len(LatentClips(tmp_path, ["train"])) == 2
+    both = LatentClips(tmp_path, ["train", "nowhere", "unlabeled"])
+    assert len(both) == 3
+    torch.testing.assert_close(
+        both.read([2], [0], [[1]]), LatentClips(tmp_path, ["unlabeled"]).read([0], [0], [[1]])
+    )
+
+
+def test_without_any_split_the_error_says_what_to_run(tmp_path):
+    write(tmp_path, {"train": [clip_of(0)]})
+    with pytest.raises(FileNotFoundError, match="no latents of val; run `dvc repro encode_latents`"):
+        LatentClips(tmp_path, ["val"])
+
+
+def test_an_error_while_clips_are_encoded_leaves_no_half_written_split(tmp_path):
+    def failing():
+        yield clip_of(0)
+        raise ValueError("broken clip")
+
+    with pytest.raises(ValueError, match="broken clip"):
+        write_latents(tmp_path / "train", failing(), 1)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_equal_latents_are_written_as_equal_bytes(tmp_path):
+    for name in ("a", "b"):
+        write(tmp_path / name, {"train": [clip_of(seed) for seed in range(3)]})
+    for path in sorted((tmp_path / "a").rglob("*.*")):
+        assert path.read_bytes() == (tmp_path / "b" / path.relative_to(tmp_path / "a")).read_bytes()
