@@ -126,7 +126,7 @@ def test_summary_shows_scores_costs_and_places(project, monkeypatch, capsys):
         "baseline": dict.fromkeys(
             ("copy_last", "copy_last_truth", "constant_velocity", "decayed_velocity"), 0.25
         ),
-        "ceiling": dict.fromkeys(("segmenter", "codec", "seen_classes"), 0.75),
+        "ceiling": dict.fromkeys(("segmenter", "unetpp_alone", "codec", "seen_classes"), 0.75),
     }
     (project / "results").mkdir()
     (project / "results" / "metrics.json").write_text(json.dumps({"simulated": scores}))

@@ -263,4 +263,48 @@ def test_a_clip_that_latents_do_not_tile_is_refused():
     ):
         check_data(data)
     data["codec"] = {"name": "pixel"}
+    data["segment"] = {**data["segment"], "codec_vote": 0.0}
+    check_data(data)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"predict.hops": [22]},
+            r"predict\.hops=\[22\] jumps 11 frames, which train_denoiser\.gaps=\[1, 2\] does not",
+        ),
+        (
+            {"train_denoiser.known": 21},
+            r"known=21 and a gap of 2 do not fit into clip\.frames=22: lower one of them by 1",
+        ),
+        ({"denoiser.unet.context_frames": 9}, r"context_frames=9 is more than train_denoiser\.known=5"),
+        (
+            {"extract_frames.val": None},
+            r"extract_frames\.val is null: training needs it; name a folder of videos",
+        ),
+        ({"simulate.unlabeled": 0}, r"simulate\.unlabeled=0 leaves empty: set it to null"),
+        ({"codec.name": "pixel"}, r"segment\.codec_vote=0\.7 needs a codec with a trained mask head"),
+        (
+            {"pretrain_vae.mask_weight": 0.0},
+            r"segment\.codec_vote=0\.7 needs a codec with a trained mask head",
+        ),
+    ],
+)
+def test_sections_that_do_not_go_together_are_refused_before_any_work(changes, message):
+    data = read_file(REPO / "params.yaml")
+    for key, value in changes.items():
+        *sections, name = key.split(".")
+        section = data
+        for part in sections:
+            section = section[part]
+        section[name] = value
+    with pytest.raises(UserError, match=message):
+        check_data(data)
+
+
+def test_one_far_hop_is_a_matter_of_params_alone():
+    data = read_file(REPO / "params.yaml")
+    data["predict"] = {**data["predict"], "hops": [22]}
+    data["train_denoiser"] = {**data["train_denoiser"], "gaps": [11]}
     check_data(data)

@@ -100,6 +100,8 @@ def test_several_targets_of_one_context_lie_at_different_gaps_where_gaps_suffice
         assert min(before) >= 0 and targets[-1] < 22
         before, targets = draw_hop(rng, 22, 6, (1, 2), 3, 4)
         assert len(targets) == 4 and {target - before[0] for target in targets} <= {1, 2}
+        before, targets = draw_hop(rng, 8, 4, (1, 3), 5, 2)  # the farthest target leaves room for one stride
+        assert min(before) >= 0 and targets[-1] < 8
 
 
 def test_the_nearest_frames_come_nearest_first_with_their_times():

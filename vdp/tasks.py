@@ -100,9 +100,7 @@ def draw_hop(
             "lower train_denoiser.known or train_denoiser.gaps"
         )
     chosen = sorted(int(gap) for gap in rng.choice(fitting, targets, replace=targets > len(fitting)))
-    room = (frames - chosen[-1] - known) // (
-        STRIDE - 1
-    )  # strides that leave the clip's first frame reachable
+    room = (frames - chosen[-1] - known) // (STRIDE - 1)  # strides for which the clip is long enough
     strided = int(rng.integers(0, min(max_hops, known - 1, room) + 1))
     back = np.cumsum([0] + [STRIDE] * strided + [1] * (known - 1 - strided))
     last = int(rng.integers(back[-1], frames - chosen[-1]))

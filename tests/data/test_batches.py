@@ -180,21 +180,24 @@ def telling_latents(root: Path, clips: int = 5, views: int = 2, frames: int = 22
     return LatentClips(root, ["train"])
 
 
-def hop_batches(latents: LatentClips, batch_size: int = 32, known: int = 6) -> HopBatches:
-    return HopBatches(latents, batch_size, known, gaps=[1, 2], max_hops=5, targets=1, device=CPU)
+def hop_batches(latents: LatentClips, batch_size: int = 32, known: int = 6, targets: int = 1) -> HopBatches:
+    return HopBatches(latents, batch_size, known, [1, 2], max_hops=5, targets=targets, device=CPU)
 
 
-def test_the_frames_of_a_hop_are_those_that_its_times_name(tmp_path):
-    batches = hop_batches(telling_latents(tmp_path))
+@pytest.mark.parametrize("targets", [1, 2, 3])
+def test_the_frames_of_a_hop_are_those_that_its_times_name(tmp_path, targets):
+    batches = hop_batches(telling_latents(tmp_path), targets=targets)
     for seed in range(20):
         hops = batches(np.random.default_rng(seed))
         clip, view, frame = hops.known[:, 0, :, 0, 0], hops.known[:, 1, :, 0, 0], hops.known[:, 2, :, 0, 0]
         assert torch.equal(frame, hops.index)
         assert torch.equal(hops.target[:, 2, :, 0, 0], hops.target_index)
         # known frames and target are of one clip and one view
-        assert (clip == hops.target[:, 0, :, 0, 0]).all() and (view == hops.target[:, 1, :, 0, 0]).all()
-        assert (hops.index < hops.target_index).all()
-        assert hops.target.shape == (32, 3, 1, 2, 2)
+        assert (hops.target[:, 0, :, 0, 0] == clip[:, :1]).all()
+        assert (hops.target[:, 1, :, 0, 0] == view[:, :1]).all()
+        assert (clip == clip[:, :1]).all() and (view == view[:, :1]).all()
+        assert (hops.index.amax(dim=1, keepdim=True) < hops.target_index).all()
+        assert hops.target.shape == (32, 3, targets, 2, 2)
 
 
 def test_every_clip_and_view_comes_up(tmp_path):

@@ -52,7 +52,7 @@ def answer(name: str, clips: list[Clip], predicted: list[np.ndarray], masks: lis
     known = [clip.masks if clip.masks is not None else np.zeros((11, 32, 48), np.uint8) for clip in clips]
     np.save(folder / "known.npy", np.stack([k[:11] for k in known]))
     if all(clip.masks is not None for clip in clips):
-        for file in ("truth.npy", "round_trip.npy"):
+        for file in ("truth.npy", "truth_unetpp.npy", "round_trip.npy"):
             np.save(folder / file, np.stack([clip.masks[21] for clip in clips]))
 
 

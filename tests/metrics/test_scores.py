@@ -16,7 +16,7 @@ def moving_clip(label: int, new: int, speed: int = 1) -> np.ndarray:
 
 def clip_masks(masks: np.ndarray, prediction: np.ndarray) -> ClipMasks:
     """A clip whose segmenter makes no mistake."""
-    return ClipMasks(prediction, masks[:11], masks[21], masks[21], masks[:11], masks[21])
+    return ClipMasks(prediction, masks[:11], masks[21], masks[21], masks[21], masks[:11], masks[21])
 
 
 def test_each_answer_is_scored_on_the_same_clips():
@@ -25,7 +25,7 @@ def test_each_answer_is_scored_on_the_same_clips():
     scores = set_scores(score_masks([clip_masks(masks, masks[21])], steps=11, decay=0.5), 30.0, 0.9)
     assert scores["jaccard"] == scores["jaccard_foreground"] == scores["jaccard_per_video"] == 1
     assert scores["ceiling"] == pytest.approx(
-        {"segmenter": 1, "codec": 1, "seen_classes": (3040 / 3100 + 1 + 0) / 3}, abs=1e-6
+        {"segmenter": 1, "unetpp_alone": 1, "codec": 1, "seen_classes": (3040 / 3100 + 1 + 0) / 3}, abs=1e-6
     )
     baseline = scores["baseline"]
     assert baseline["constant_velocity"] == scores["ceiling"]["seen_classes"]

@@ -63,6 +63,15 @@ def test_frames_of_any_height_and_width_get_a_logit_for_each_pixel_and_factor(he
     assert logits.dtype == torch.float32
 
 
+@pytest.mark.parametrize(
+    ("encoder", "near"), [("resnet81", "resnet18"), ("tu-no_such_net", "take the prefix tu-")]
+)
+def test_an_encoder_that_the_library_does_not_have_is_refused_with_some_that_it_has(encoder, near):
+    params = segmenter_params().model_copy(update={"encoder": encoder})
+    with pytest.raises(ValueError, match=f"segmenter.encoder={encoder} is not an encoder.*{near}"):
+        UnetPlusPlus(params)
+
+
 @torch.no_grad()
 def test_a_saved_segmenter_is_rebuilt_from_its_folder_alone(tmp_path):
     network = make_segmenter()
@@ -185,6 +194,12 @@ def test_a_clip_gets_the_masks_of_its_known_predicted_and_true_frames():
     assert all(mask.dtype == np.uint8 and mask.max() < NUM_CLASSES for mask in masks.values())
 
 
+def test_of_the_true_frame_there_is_a_mask_by_unetpp_alone_too():
+    voted, alone = (masks_of(segment_params(vote=vote), uint8_frames(1, 3)[0]) for vote in (0.9, 0.0))
+    np.testing.assert_array_equal(voted["truth_unetpp"], alone["truth"])
+    assert not np.array_equal(voted["truth_unetpp"], voted["truth"])
+
+
 def test_without_a_true_frame_its_masks_are_empty_and_the_others_the_same():
     masks, without = masks_of(segment_params(), uint8_frames(1, 3)[0]), masks_of(segment_params(), None)
     assert not any(without[kind].any() for kind in ("truth", "truth_unetpp", "round_trip"))
@@ -197,7 +212,8 @@ def test_the_predicted_mask_keeps_to_the_classes_of_the_known_masks_where_asked(
     kept = masks_of(segment_params(threshold=0.01, seen_pixels=30), None)
     known = kept["known"].reshape(5, -1)
     seen = {0} | {c for c in range(NUM_CLASSES) if (known == c).sum(axis=1).max() >= 30}
-    assert set(np.unique(kept["prediction"]).tolist()) <= seen
+    for kind in ("prediction", "known"):  # one rule for both: the copy of a known mask is the baseline
+        assert set(np.unique(kept[kind]).tolist()) <= seen
     assert not set(np.unique(free["prediction"]).tolist()) <= seen  # else the test says nothing
 
 

@@ -4,9 +4,8 @@ import os
 
 import numpy as np
 
-os.environ.setdefault(
-    "NO_ALBUMENTATIONS_UPDATE", "1"
-)  # importing it would look for a newer one on the network
+# importing albumentations would look for a newer one on the network
+os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
 import albumentations as A  # noqa: E402
 
 Pixels = np.ndarray
