@@ -115,7 +115,7 @@ class MaskMaker:
             vote, rounded = self.params.codec_vote, self.decode(encoded)
             masks["truth"] = decide(self.probs(truth[None], encoded, vote), threshold, None)[0]
             masks["truth_unetpp"] = decide(self.probs(truth[None], encoded, 0), threshold, None)[0]
-            masks["round_trip"] = decide(self.probs(rounded, self.encode(rounded), vote), threshold, None)[0]
+            masks["round_trip"] = decide(self.probs(rounded, encoded, vote), threshold, None)[0]
         return {kind: mask.cpu().numpy() for kind, mask in masks.items()}
 
     @torch.inference_mode()
