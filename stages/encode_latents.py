@@ -1,11 +1,13 @@
 """DVC stage encode_latents: clips to raw latents, with the statistics that normalise them.
 
-Reads   data/clips, data/models/codec; params.yaml: encode_latents
+Reads   data/clips, data/models/codec; params.yaml: seed, encode_latents, augment.denoiser
 Writes  data/latents/{train,val,unlabeled}, data/latents/statistics.json
 """
 
 from pathlib import Path
 
+from vdp.data.augment import ClipViews
+from vdp.data.augment_params import ClipAugment
 from vdp.data.clips import existing_stores
 from vdp.data.encode import encode_clips
 from vdp.data.latents import Moments, write_latents, write_statistics
@@ -13,7 +15,7 @@ from vdp.device import pick_device
 from vdp.files import replacing
 from vdp.models.codecs import load_codec
 from vdp.models.codecs.params import EncodeParams
-from vdp.params import read_section, run_stage
+from vdp.params import read_section, read_value, run_stage
 from vdp.tracking.mlflow_run import track_stage
 
 CLIPS = Path("data/clips")
@@ -23,16 +25,16 @@ LATENTS = Path("data/latents")
 
 def main() -> None:
     params = read_section(EncodeParams, "encode_latents")
-    device = pick_device()
+    augment = read_section(ClipAugment, "augment.denoiser")
+    seed, device = read_value("seed"), pick_device()
     codec = load_codec(CODEC).to(device)
     moments = Moments(codec.channels)
     with track_stage("encode_latents") as tracker, replacing(LATENTS) as part:
         for store in existing_stores(CLIPS, ["train", "val", "unlabeled"]):
             split = store.folder.name
-            seen = None if split == "val" else moments
-            clips = encode_clips(
-                codec.encode, store, params.flip and split != "val", params.batch_frames, device, seen
-            )
+            changes, seen = (augment.val, None) if split == "val" else (augment.train, moments)
+            views = ClipViews(changes, store.height, store.width, seed, split)
+            clips = encode_clips(codec.encode, store, views, params.batch_frames, device, seen)
             write_latents(part / split, clips, params.shard_mb)
         normalisation = moments.normalisation()
         write_statistics(part, normalisation)

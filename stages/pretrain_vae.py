@@ -1,6 +1,6 @@
 """DVC stage pretrain_vae: fit the codec to single frames; for the pixel codec there is nothing to fit.
 
-Reads   data/clips; params.yaml: seed, codec, vae, pretrain_vae
+Reads   data/clips; params.yaml: seed, codec, vae, pretrain_vae, augment.codec
 Writes  data/models/codec
 """
 
@@ -9,6 +9,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from vdp.data.augment import Augment
+from vdp.data.augment_params import FrameAugment
 from vdp.data.clips import ClipStore, existing_stores
 from vdp.data.frame_batches import FrameBatches, Frames
 from vdp.device import pick_device
@@ -27,23 +29,30 @@ CODEC = Path("data/models/codec")
 def main() -> None:
     codec = read_section(CodecParams, "codec")
     params = read_section(PretrainVaeParams, "pretrain_vae")
+    augment = read_section(FrameAugment, "augment.codec")
     vae = read_section(VaeParams, "vae")
     with track_stage("pretrain_vae") as tracker:
         if codec.name == "pixel":
             save_model(CODEC, None, CodecConfig(name="pixel", vae=None, has_masks=False))
             return
-        network = train(vae, params, read_value("seed"), tracker)
+        network = train(vae, params, augment, read_value("seed"), tracker)
         save_model(CODEC, network, CodecConfig(name="vae", vae=vae, has_masks=network.has_masks))
 
 
-def train(vae: VaeParams, params: PretrainVaeParams, seed: int, tracker: Tracker) -> Vae:
+def train(
+    vae: VaeParams, params: PretrainVaeParams, augment: FrameAugment, seed: int, tracker: Tracker
+) -> Vae:
     """The trained codec."""
     device = pick_device()
     labels = params.mask_weight > 0
     stores = existing_stores(CLIPS, ["train", "unlabeled"])
-    batch_of = FrameBatches(stores, params.batch_size, labelled_only=False, flip=True, device=device)
+    val = ClipStore(CLIPS / "val")
+    size = (val.height, val.width)
+    batch_of = FrameBatches(
+        stores, params.batch_size, labelled_only=False, augment=Augment(augment.train, *size), seed=seed
+    )
     validation = FrameBatches(
-        [ClipStore(CLIPS / "val")], params.batch_size, labelled_only=labels, flip=False, device=device
+        [val], params.batch_size, labelled_only=labels, augment=Augment(augment.val, *size), seed=seed
     )
     training_seed(seed)
     network = Vae(vae, has_masks=labels).to(device)

@@ -34,10 +34,10 @@ def main() -> None:
     seed, device = read_value("seed"), pick_device()
 
     train, val = LatentClips(LATENTS, ["train", "unlabeled"]), LatentClips(LATENTS, ["val"])
-    hops = (params.batch_size, params.known, params.gaps, params.max_hops, params.targets, device)
-    batch_of, validation = HopBatches(train, *hops), HopBatches(val, *hops)
-    fixed = fixed_batches(validation, seed)
-    scale = change_scale(fixed_batches(batch_of, seed))
+    hops = (params.batch_size, params.known, params.gaps, params.max_hops, params.targets)
+    batch_of = HopBatches(train, *hops, reverse=params.reverse, seed=seed)
+    fixed = fixed_batches(HopBatches(val, *hops, reverse=False, seed=seed), seed)
+    scale = change_scale(fixed_batches(batch_of, seed)).to(device)
     training_seed(seed)
     network = build_denoiser(denoiser, train.channels).to(device)
 

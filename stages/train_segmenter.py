@@ -1,6 +1,6 @@
 """DVC stage train_segmenter: fit UNet++ to clean frames and to what the codec makes of them.
 
-Reads   data/clips, data/models/codec; params.yaml: seed, segmenter, train_segmenter
+Reads   data/clips, data/models/codec; params.yaml: seed, segmenter, train_segmenter, augment.segmenter
 Writes  data/models/segmenter
 """
 
@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from vdp.data.augment import Augment
+from vdp.data.augment_params import FrameAugment
 from vdp.data.clips import ClipStore
 from vdp.data.frame_batches import FrameBatches, Frames
 from vdp.device import pick_device
@@ -32,14 +33,17 @@ SEGMENTER = Path("data/models/segmenter")
 def main() -> None:
     segmenter = read_section(SegmenterParams, "segmenter")
     params = read_section(TrainSegmenterParams, "train_segmenter")
+    augment = read_section(FrameAugment, "augment.segmenter")
     seed, device = read_value("seed"), pick_device()
 
     train, val = ClipStore(CLIPS / "train"), ClipStore(CLIPS / "val")
-    augment = Augment(train.height, train.width, params.flip, params.brightness, params.crop_scale)
+    size = (train.height, train.width)
     batch_of = FrameBatches(
-        [train], params.batch_size, labelled_only=True, flip=False, device=device, augment=augment
+        [train], params.batch_size, labelled_only=True, augment=Augment(augment.train, *size), seed=seed
     )
-    validation = FrameBatches([val], params.batch_size, labelled_only=True, flip=False, device=device)
+    validation = FrameBatches(
+        [val], params.batch_size, labelled_only=True, augment=Augment(augment.val, *size), seed=seed
+    )
     codec = load_codec(CODEC).to(device)
     training_seed(seed)
     network = UnetPlusPlus(segmenter).to(device)

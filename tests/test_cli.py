@@ -55,6 +55,13 @@ def test_a_recipe_changes_its_values_and_nothing_else(project):
     assert read_file() == merged(read_file(), read_file(Path("recipes/smoke.yaml")))
 
 
+def test_a_recipe_leaves_a_null_as_it_is_written(project):
+    file = project / "params.yaml"
+    file.write_text(file.read_text().replace("flip: true", "flip: null  # or true"))
+    apply_recipe("smoke")
+    assert "flip: null  # or true" in file.read_text()
+
+
 def test_a_recipe_applied_twice_changes_nothing_the_second_time(project):
     assert apply_recipe("smoke")
     text = (project / "params.yaml").read_text()
@@ -114,6 +121,14 @@ def test_check_says_what_is_wrong_or_that_nothing_is(project, monkeypatch, capsy
     file.write_text(file.read_text().replace("seed: 7", "seed: -1"))
     assert run(monkeypatch, "check") == 1
     assert capsys.readouterr().err.startswith("error: params.yaml: seed=-1 is out of range")
+
+
+def test_check_tells_of_a_source_that_has_changed(project, monkeypatch, capsys):
+    (project / "data" / "clips").mkdir(parents=True)
+    monkeypatch.setattr("vdp.cli.read_section", lambda cls, name: name)
+    monkeypatch.setattr("vdp.data.stale.changed_sources", lambda params, clips: [f"{params}.train"])
+    assert run(monkeypatch, "check") == 0
+    assert "extract_frames.train: its files have changed" in capsys.readouterr().err
 
 
 def test_summary_shows_scores_costs_and_places(project, monkeypatch, capsys):

@@ -280,7 +280,7 @@ def test_a_clip_that_latents_do_not_tile_is_refused():
         ),
         ({"denoiser.unet.context_frames": 9}, r"context_frames=9 is more than train_denoiser\.known=5"),
         (
-            {"extract_frames.val": None},
+            {"extract_frames.val": None, "extract_frames.val_share": 0.0},
             r"extract_frames\.val is null: training needs it; name a folder of videos",
         ),
         ({"simulate.unlabeled": 0}, r"simulate\.unlabeled=0 leaves empty: set it to null"),

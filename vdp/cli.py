@@ -8,10 +8,11 @@ from typing import Annotated
 
 import typer
 
-from vdp.params import PARAMS_FILE, UserError, check_file, one_line
+from vdp.params import PARAMS_FILE, UserError, check_file, one_line, read_section
 from vdp.tracking.mlflow_run import project_root, read_stats, tracking_uri
 
 RESULTS = Path("results")
+CLIPS = Path("data/clips")
 
 app = typer.Typer(
     help="Video diffusion prediction.",
@@ -51,9 +52,20 @@ def recipe(
 
 @app.command()
 def check() -> None:
-    """Check params.yaml without running anything."""
+    """Check params.yaml, and tell which sources have changed since they were read; run nothing."""
+    from vdp.data.params import ExtractParams
+    from vdp.data.stale import changed_sources
+
     check_file()
     print(f"{PARAMS_FILE} is valid")
+    if not CLIPS.is_dir():
+        return
+    for key in changed_sources(read_section(ExtractParams, "extract_frames"), CLIPS):
+        print(
+            f"{key}: its files have changed since its clips were cut; to cut them again: "
+            "dvc repro --force --single-item extract_frames",
+            file=sys.stderr,
+        )
 
 
 @app.command()

@@ -16,13 +16,18 @@ from typing import Any, Self, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, model_validator
+from yaml.constructor import ConstructorError
 
 PARAMS_FILE = Path("params.yaml")
+MAX_VALUES = 100_000  # in a file, when every anchor is written out
+MAX_BITS = 1023  # of an integer: more than a float can hold
+BROKEN = re.compile(r"\s*[\n\r\v\f\x1c-\x1e\x85\u2028\u2029]\s*")  # where a text goes on in the next line
 
 SECTIONS = {
     "clip": "vdp.params:ClipParams",
     "simulate": "vdp.data.simulator.params:SimulateParams",
     "extract_frames": "vdp.data.params:ExtractParams",
+    "augment": "vdp.data.augment_params:AugmentParams",
     "codec": "vdp.models.codecs.params:CodecParams",
     "vae": "vdp.models.codecs.params:VaeParams",
     "pretrain_vae": "vdp.training.params:PretrainVaeParams",
@@ -57,10 +62,10 @@ class ScalarParams(Params):
 class ClipParams(Params):
     """Section `clip` of params.yaml."""
 
-    frames: int = Field(ge=2)  # frames of a clip
+    frames: int = Field(ge=2, le=65536)  # frames of a clip
     known: int = Field(ge=1)  # how many of them, from the first on, are given
-    height: int = Field(ge=8)  # pixels
-    width: int = Field(ge=8)  # pixels
+    height: int = Field(ge=8, le=16384)  # pixels
+    width: int = Field(ge=8, le=16384)  # pixels
 
     @model_validator(mode="after")
     def some_frame_is_unknown(self) -> Self:
@@ -111,20 +116,25 @@ def read_file(path: Path = PARAMS_FILE) -> dict[str, JsonValue]:
     """Read a YAML file of sections, by the rules of YAML 1.2 (DVC's own): `1e-3` is a number, `no` is text.
 
     Raises:
-        UserError: if the file is missing, is not YAML, gives a key twice, or is not a mapping.
+        UserError: if the file is missing, is not YAML, gives a key twice, is not a mapping, or has anchors
+            that hold themselves or unfold to more than `MAX_VALUES`.
     """
     if not path.is_file():
         raise UserError(f"{path}: no such file in {Path.cwd()}: run from the folder that holds it")
     try:
         loader = _Loader(path.read_text(encoding="utf-8"))
         node = loader.get_single_node()
-        for message in _duplicates(node, ""):
+        if _unfolded(node, {}) > MAX_VALUES:
+            raise UserError(f"{path}: its anchors stand for more than {MAX_VALUES} values: write them out")
+        for message in _duplicates(node, "", set()):
             raise UserError(f"{path}: {message}")
         value = loader.construct_document(node) if node else None
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: byte {error.start} is not UTF-8: save the file as UTF-8 text") from None
     except yaml.YAMLError as error:
         raise UserError(f"{path}: {_syntax_message(error)}") from None
+    except RecursionError:
+        raise UserError(f"{path}: is nested too deeply: close the brackets where they should end") from None
     if not isinstance(value, dict):
         raise UserError(f"{path}: expected sections such as `clip:`, got {_shown(value)}")
     return value
@@ -198,11 +208,21 @@ def run_stage(main: Callable[[], None]) -> None:
 
 def one_line(error: ValueError | OSError) -> str:
     """The message of an error, on one line."""
+    text = str(error)
     if isinstance(error, FileNotFoundError) and error.filename:
-        return f"{error.filename}: no such file or folder"
-    if isinstance(error, OSError) and error.filename and error.strerror:
-        return f"{error.filename}: {error.strerror.lower()}"
-    return " ".join(str(error).split()) or type(error).__name__
+        text = f"{error.filename}: no such file or folder"
+    elif isinstance(error, OSError) and error.strerror:
+        text = f"{error.filename or ''}: {error.strerror.lower()}".removeprefix(": ")
+    return printable(text) or type(error).__name__
+
+
+def printable(text: str) -> str:
+    """The text on one line that a terminal can show: broken lines are joined, `\\x1b` is written out."""
+    return "".join(c if c.isprintable() else _escaped(c) for c in BROKEN.sub(" ", text).strip())
+
+
+def _escaped(character: str) -> str:
+    return character.encode("unicode_escape").decode("ascii")
 
 
 # --- Checks over several sections ------------------------------------------------------------------------
@@ -251,9 +271,11 @@ def _check_sources(data: Any) -> None:
     """Every training needs clips, and so does its validation."""
     sources = data["extract_frames"]
     for split in ("train", "val"):
-        if sources[split] is None:
+        if sources[split] is None and (split == "train" or sources["val_share"] == 0):
+            instead = ", or set val_share above 0" if split == "val" else ""
             raise UserError(
                 f"{PARAMS_FILE}: extract_frames.{split} is null: training needs it; name a folder of videos"
+                f"{instead}"
             )
     if data["simulate"]["unlabeled"] == 0 and sources["unlabeled"] == "data/raw/simulated/unlabeled":
         raise UserError(
@@ -469,10 +491,22 @@ class _Loader(yaml.SafeLoader):
         if tag is None or tag.rpartition(":")[2] in ("null", "bool", "int", "float", "str", "seq", "map")
     }
 
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        try:
+            return super().construct_object(node, deep)
+        except (ValueError, LookupError):  # a tag on what it does not fit: !!int x, !!bool x, !!float ''
+            kind = node.tag.rpartition(":")[2]
+            text = str(node.value)
+            shown = text if len(text) <= 60 else text[:57] + "..."
+            raise ConstructorError(None, None, f"{shown!r} is not a usable {kind}", node.start_mark) from None
+
 
 def _integer(loader: _Loader, node: yaml.ScalarNode) -> int:
     text = loader.construct_scalar(node).replace("_", "")
-    return int(text, 0 if text.lstrip("+-")[:2] in ("0x", "0o") else 10)
+    value = int(text, 0 if text.lstrip("+-")[:2] in ("0x", "0o") else 10)
+    if value.bit_length() > MAX_BITS:
+        raise ValueError("too large")
+    return value
 
 
 _SCALARS = {
@@ -489,11 +523,25 @@ for _kind, (_pattern, _first) in _SCALARS.items():
 _Loader.add_constructor("tag:yaml.org,2002:int", _integer)
 
 
-def _duplicates(node: yaml.Node | None, section: str) -> Iterator[str]:
-    """One message for each key that a mapping anywhere in the document gives twice."""
+def _unfolded(node: yaml.Node | None, known: dict[int, int]) -> int:
+    """How many values a node stands for, when every anchor is written out; `known` are those of others."""
+    if not isinstance(node, yaml.CollectionNode):
+        return 1
+    if id(node) not in known:
+        known[id(node)] = MAX_VALUES + 1  # should it hold itself, it has no end
+        parts = [part for entry in node.value for part in (entry if isinstance(entry, tuple) else [entry])]
+        known[id(node)] = 1 + sum(_unfolded(part, known) for part in parts)
+    return known[id(node)]
+
+
+def _duplicates(node: yaml.Node | None, section: str, seen: set[int]) -> Iterator[str]:
+    """One message for each key that a mapping anywhere in the document gives twice; `seen` are its nodes."""
+    if id(node) in seen:  # an anchor's
+        return
+    seen.add(id(node))
     if isinstance(node, yaml.SequenceNode):
         for item in node.value:
-            yield from _duplicates(item, section)
+            yield from _duplicates(item, section, seen)
     if not isinstance(node, yaml.MappingNode):
         return
     lines: dict[str, int] = {}
@@ -502,7 +550,7 @@ def _duplicates(node: yaml.Node | None, section: str) -> Iterator[str]:
         if name in lines:
             yield f"{name} is given twice, on lines {lines[name]} and {line}: keep one"
         lines[name] = line
-        yield from _duplicates(value, name)
+        yield from _duplicates(value, name, seen)
 
 
 def _syntax_message(error: yaml.YAMLError) -> str:

@@ -8,6 +8,8 @@ from pathlib import Path
 from pydantic import JsonValue
 from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap, CommentedSeq
+from ruamel.yaml.nodes import ScalarNode
+from ruamel.yaml.representer import RoundTripRepresenter
 
 from vdp.params import PARAMS_FILE, UserError, check_data, read_file
 
@@ -102,7 +104,13 @@ def _round_trip() -> YAML:
     yaml = YAML()
     yaml.preserve_quotes = True
     yaml.width = 4096  # no line is broken that was not
+    # ruamel would leave the place of a null empty
+    yaml.representer.add_representer(type(None), _null)
     return yaml
+
+
+def _null(representer: RoundTripRepresenter, value: None) -> ScalarNode:
+    return representer.represent_scalar("tag:yaml.org,2002:null", "null")
 
 
 def _write_into(document: CommentedMap, overlay: Mapping[str, JsonValue]) -> None:

@@ -1,4 +1,6 @@
+import pickle
 import warnings
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -6,13 +8,14 @@ import pytest
 import torch
 
 from vdp.data.augment import Augment
+from vdp.data.augment_params import Changes
 from vdp.data.clips import Clip, ClipStore, write_clips
-from vdp.data.frame_batches import FrameBatches
+from vdp.data.frame_batches import FrameBatches, Frames
 from vdp.data.hop_batches import HopBatches
 from vdp.data.latents import LatentClips, Normalisation, write_latents, write_statistics
 from vdp.pixels import to_uint8
 
-CPU = torch.device("cpu")
+OFF = Changes(flip=False, crop_scale=1.0, brightness=0.0)
 HEIGHT, WIDTH, FRAMES = 16, 24, 4
 
 
@@ -41,9 +44,24 @@ def make_store(folder: Path, labelled: int, unlabelled: int) -> ClipStore:
 
 
 def frame_batches(
-    store: ClipStore, labelled_only: bool, flip: bool, augment: Augment | None = None
+    store: ClipStore, labelled_only: bool = True, changes: Changes = OFF, batch_size: int = 64, seed: int = 0
 ) -> FrameBatches:
-    return FrameBatches([store], 64, labelled_only, flip, CPU, augment)
+    return FrameBatches([store], batch_size, labelled_only, Augment(changes, HEIGHT, WIDTH), seed)
+
+
+def numbered_store(folder: Path, classes: range, labelled: bool) -> ClipStore:
+    """Clips of one colour each, five times their class, of lengths 2, 3, 2, 3 ..."""
+    clips = []
+    for number in classes:
+        masks = np.full((2 + number % 2, HEIGHT, WIDTH), number, np.uint8)
+        clips.append(Clip(f"video_{number}", painted(masks), masks if labelled else None))
+    return write_clips(folder, clips, shard_mb=1)
+
+
+def drawn(batches: FrameBatches, steps: int) -> list[int]:
+    """The numbers of the clips that some steps see, in order."""
+    seen = [batches(step, np.random.default_rng(step)) for step in range(steps)]
+    return [int(frame[0, 0, 0]) // 5 for batch in seen for frame in to_uint8(batch.frames)]
 
 
 # --- Frames ----------------------------------------------------------------------------------------------
@@ -52,9 +70,10 @@ def frame_batches(
 @pytest.mark.parametrize("flip", [False, True])
 def test_frames_come_with_their_own_masks_mirrored_or_not(tmp_path, flip):
     store = make_store(tmp_path / "train", labelled=3, unlabelled=0)
+    changes = Changes(flip=flip, crop_scale=1.0, brightness=0.0)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        batch = frame_batches(store, True, flip)(np.random.default_rng(0))
+        batch = frame_batches(store, changes=changes)(0, np.random.default_rng(0))
     assert batch.frames.shape == (64, 3, HEIGHT, WIDTH)
     assert batch.labelled.all()
     np.testing.assert_array_equal(to_uint8(batch.frames), painted(batch.masks.numpy()))
@@ -70,7 +89,7 @@ def test_frames_come_with_their_own_masks_mirrored_or_not(tmp_path, flip):
 
 def test_unlabelled_frames_are_marked_and_their_masks_empty(tmp_path):
     store = make_store(tmp_path / "train", labelled=1, unlabelled=2)
-    batch = frame_batches(store, False, False)(np.random.default_rng(0))
+    batch = frame_batches(store, labelled_only=False)(0, np.random.default_rng(0))
     assert 0 < batch.labelled.sum() < 64
     assert not batch.masks[~batch.labelled].any()
     assert batch.masks[batch.labelled].flatten(1).any(dim=1).all()
@@ -79,88 +98,72 @@ def test_unlabelled_frames_are_marked_and_their_masks_empty(tmp_path):
 
 def test_labelled_frames_alone_are_drawn_where_asked(tmp_path):
     store = make_store(tmp_path / "train", labelled=1, unlabelled=9)
-    assert frame_batches(store, True, False)(np.random.default_rng(0)).labelled.all()
+    assert frame_batches(store, labelled_only=True)(0, np.random.default_rng(0)).labelled.all()
 
 
-def test_several_stores_are_drawn_from_alike(tmp_path):
-    stores = [make_store(tmp_path / "train", 2, 0), make_store(tmp_path / "unlabeled", 0, 2)]
-    batches = FrameBatches(stores, 400, False, False, CPU)
-    labelled = batches(np.random.default_rng(0)).labelled
-    assert labelled.float().mean().item() == pytest.approx(0.5, abs=0.1)
+@pytest.mark.parametrize("batch_size", [1, 4, 50])
+def test_an_epoch_sees_every_clip_of_every_store_once(tmp_path, batch_size):
+    """The stores have 3 clips with masks and 8 without: 11 to an epoch, or 3, in batches of any size."""
+    stores = [
+        numbered_store(tmp_path / "train", range(3), labelled=True),
+        numbered_store(tmp_path / "unlabeled", range(3, 11), labelled=False),
+    ]
+    batches = FrameBatches(stores, batch_size, False, Augment(OFF, HEIGHT, WIDTH), seed=0)
+    numbers = drawn(batches, steps=44 // batch_size + 1)
+    for epoch in range(len(numbers) // 11):
+        assert sorted(numbers[11 * epoch : 11 * epoch + 11]) == list(range(11))
+    labelled = FrameBatches(stores, batch_size, True, Augment(OFF, HEIGHT, WIDTH), seed=0)
+    assert Counter(drawn(labelled, steps=60)[:60]) == {0: 20, 1: 20, 2: 20}
 
 
-def test_without_a_mask_to_learn_from_the_error_says_what_to_give(tmp_path):
+def test_every_frame_of_a_clip_comes_up(tmp_path):
+    masks = np.arange(FRAMES, dtype=np.uint8)[:, None, None].repeat(HEIGHT, axis=1).repeat(WIDTH, axis=2)
+    store = write_clips(tmp_path / "train", [Clip("video_0", painted(masks), masks)], shard_mb=1)
+    assert set(drawn(frame_batches(store), steps=1)) == set(range(FRAMES))
+
+
+@pytest.mark.parametrize("labelled_only", [True, False])
+def test_without_a_clip_to_learn_from_the_error_says_what_to_do(tmp_path, labelled_only):
     store = make_store(tmp_path / "train", labelled=0, unlabelled=2)
-    with pytest.raises(ValueError, match="expected some with masks to learn from, found none; put mask.npy"):
-        frame_batches(store, True, False)
+    message = "found none; put mask.npy" if labelled_only else "found none; run `dvc repro extract_frames`"
+    with pytest.raises(ValueError, match=message):
+        FrameBatches([store] if labelled_only else [], 4, labelled_only, Augment(OFF, HEIGHT, WIDTH), seed=0)
 
 
-def test_a_batch_depends_on_its_generator_alone(tmp_path):
-    store = make_store(tmp_path / "train", labelled=3, unlabelled=1)
-    augment = Augment(HEIGHT, WIDTH, flip=True, brightness=0.2, crop_scale=0.7)
-    batches = frame_batches(store, False, True, augment)
-    first, other, again = (batches(np.random.default_rng(seed)) for seed in (0, 1, 0))
-    assert torch.equal(first.frames, again.frames) and torch.equal(first.masks, again.masks)
-    assert not torch.equal(first.frames, other.frames)
+def equal(one: Frames, other: Frames) -> bool:
+    return torch.equal(one.frames, other.frames) and torch.equal(one.masks, other.masks)
 
 
-# --- Augmentation ----------------------------------------------------------------------------------------
+def test_a_batch_depends_on_the_seed_and_the_step_alone(tmp_path):
+    store = make_store(tmp_path / "train", labelled=20, unlabelled=4)
+    changes = Changes(flip=True, crop_scale=0.7, brightness=0.2)
+
+    def batch(step: int, seed: int = 0, batches: FrameBatches | None = None) -> Frames:
+        made = batches or frame_batches(store, False, changes, batch_size=6, seed=seed)
+        return made(step, np.random.default_rng([seed, step]))
+
+    kept = frame_batches(store, False, changes, batch_size=6)
+    for step in (7, 0, 3, 7):
+        assert equal(batch(step, batches=kept), batch(step))
+    assert not equal(batch(0), batch(1))
+    assert not equal(batch(0), batch(0, seed=1))
 
 
-@pytest.mark.parametrize(("flip", "crop_scale"), [(True, 1.0), (False, 0.6), (True, 0.6)])
-def test_augmented_masks_stay_aligned_with_their_frames(flip, crop_scale):
-    """Colours tell classes: away from the edges of blocks, where the frame is blurred, the two agree."""
-    rng, agreed, changed = np.random.default_rng(0), [], 0
-    augment = Augment(64, 96, flip, brightness=0.0, crop_scale=crop_scale)
-    for seed in range(60):
-        mask = block_mask(rng, 64, 96)
-        image, moved = augment(painted(mask), mask, seed)
-        assert image.shape == (64, 96, 3) and moved.shape == (64, 96)
-        agreed.append(float((image == painted(moved)).all(axis=-1).mean()))
-        changed += not np.array_equal(moved, mask)
-    assert np.mean(agreed) > 0.95
-    assert min(agreed) > 0.85
-    assert 10 < changed < 60
+def test_a_source_that_went_to_another_process_gives_the_same_batches(tmp_path):
+    store = make_store(tmp_path / "train", labelled=20, unlabelled=0)
+    batches = frame_batches(store, changes=Changes(flip=True, crop_scale=0.7, brightness=0.2))
+    first = batches(3, np.random.default_rng(3))
+    assert equal(pickle.loads(pickle.dumps(batches))(3, np.random.default_rng(3)), first)
 
 
-def test_augmentation_makes_no_new_classes():
-    rng = np.random.default_rng(0)
-    augment = Augment(HEIGHT, WIDTH, flip=True, brightness=0.3, crop_scale=0.5)
-    for seed in range(60):
-        mask = block_mask(rng)
-        _, moved = augment(painted(mask), mask, seed)
-        assert set(np.unique(moved).tolist()) <= set(np.unique(mask).tolist())
-        assert moved.dtype == np.uint8
-
-
-def test_brightness_leaves_the_mask_and_the_grey_of_grey_alone():
-    """The same change for all colours: a hue that shifted would change the class."""
-    mask = block_mask(np.random.default_rng(0))
-    augment, changed = Augment(HEIGHT, WIDTH, flip=False, brightness=0.3, crop_scale=1.0), 0
-    for seed in range(20):
-        image, kept = augment(painted(mask), mask, seed)
-        np.testing.assert_array_equal(kept, mask)
-        assert (image == image[..., :1]).all()
-        changed += not np.array_equal(image, painted(mask))
-    assert 0 < changed < 20
-
-
-def test_with_all_of_it_off_augmentation_is_the_identity():
-    mask = block_mask(np.random.default_rng(0))
-    augment = Augment(HEIGHT, WIDTH, flip=False, brightness=0.0, crop_scale=1.0)
-    for seed in range(5):
-        image, kept = augment(painted(mask), mask, seed)
-        np.testing.assert_array_equal(image, painted(mask))
-        np.testing.assert_array_equal(kept, mask)
-
-
-def test_the_seed_alone_decides_the_augmentation():
-    mask = block_mask(np.random.default_rng(0))
-    one, two = (Augment(HEIGHT, WIDTH, flip=True, brightness=0.3, crop_scale=0.5) for _ in range(2))
-    images = [one(painted(mask), mask, seed)[0] for seed in range(10)]
-    assert len({image.tobytes() for image in images}) > 4
-    for seed in reversed(range(10)):
-        np.testing.assert_array_equal(two(painted(mask), mask, seed)[0], images[seed])
+def test_a_batch_keeps_what_it_holds_when_it_moves(tmp_path):
+    store = make_store(tmp_path / "train", labelled=3, unlabelled=0)
+    batch = frame_batches(store)(0, np.random.default_rng(0))
+    for moved in (batch.to(torch.device("cpu")), batch.share_memory_()):
+        assert isinstance(moved, Frames) and equal(moved, batch)
+        assert torch.equal(moved.labelled, batch.labelled)
+    assert batch.share_memory_().masks.is_shared()
+    assert batch.to(torch.device("meta")).labelled.device.type == "meta"
 
 
 # --- Hops ------------------------------------------------------------------------------------------------
@@ -180,15 +183,17 @@ def telling_latents(root: Path, clips: int = 5, views: int = 2, frames: int = 22
     return LatentClips(root, ["train"])
 
 
-def hop_batches(latents: LatentClips, batch_size: int = 32, known: int = 6, targets: int = 1) -> HopBatches:
-    return HopBatches(latents, batch_size, known, [1, 2], max_hops=5, targets=targets, device=CPU)
+def hop_batches(
+    latents: LatentClips, batch_size: int = 32, known: int = 6, targets: int = 1, reverse: bool = False
+) -> HopBatches:
+    return HopBatches(latents, batch_size, known, [1, 2], 5, targets, reverse, seed=0)
 
 
 @pytest.mark.parametrize("targets", [1, 2, 3])
 def test_the_frames_of_a_hop_are_those_that_its_times_name(tmp_path, targets):
     batches = hop_batches(telling_latents(tmp_path), targets=targets)
-    for seed in range(20):
-        hops = batches(np.random.default_rng(seed))
+    for step in range(20):
+        hops = batches(step, np.random.default_rng(step))
         clip, view, frame = hops.known[:, 0, :, 0, 0], hops.known[:, 1, :, 0, 0], hops.known[:, 2, :, 0, 0]
         assert torch.equal(frame, hops.index)
         assert torch.equal(hops.target[:, 2, :, 0, 0], hops.target_index)
@@ -200,24 +205,54 @@ def test_the_frames_of_a_hop_are_those_that_its_times_name(tmp_path, targets):
         assert hops.target.shape == (32, 3, targets, 2, 2)
 
 
-def test_every_clip_and_view_comes_up(tmp_path):
-    hops = hop_batches(telling_latents(tmp_path), batch_size=200)(np.random.default_rng(0))
-    places = {(int(clip), int(view)) for clip, view in hops.target[:, :2, 0, 0, 0].tolist()}
-    assert places == {(clip, view) for clip in range(5) for view in range(2)}
+def test_half_of_the_hops_are_played_backwards_where_asked(tmp_path):
+    """Frames count from the clip's end then; times still run forwards, to a target after what is known."""
+    batches, backwards = hop_batches(telling_latents(tmp_path), targets=2, reverse=True), 0
+    for step in range(20):
+        hops = batches(step, np.random.default_rng(step))
+        times = torch.cat([hops.index, hops.target_index], dim=1)
+        frames = torch.cat([hops.known[:, 2, :, 0, 0], hops.target[:, 2, :, 0, 0]], dim=1)
+        turned = (frames == 21 - times).all(dim=1)
+        assert (turned | (frames == times).all(dim=1)).all()
+        assert (hops.index.amax(dim=1, keepdim=True) < hops.target_index).all()
+        backwards += int(turned.sum())
+    assert 250 < backwards < 390  # of 640; the standard deviation is 12.6
+
+
+def test_reversal_changes_which_frames_are_read_and_nothing_else(tmp_path):
+    latents = telling_latents(tmp_path)
+    forwards, both = (
+        hop_batches(latents, reverse=reverse)(0, np.random.default_rng(0)) for reverse in (False, True)
+    )
+    assert torch.equal(forwards.index, both.index)
+    assert torch.equal(forwards.target_index, both.target_index)
+    assert torch.equal(forwards.known[:, :2], both.known[:, :2])
+    assert not torch.equal(forwards.known[:, 2], both.known[:, 2])
+
+
+def test_an_epoch_sees_every_clip_once_and_in_time_every_view(tmp_path):
+    batches = hop_batches(telling_latents(tmp_path, clips=7, views=3), batch_size=4)
+    steps = [batches(step, np.random.default_rng(step)) for step in range(70)]
+    places = [(int(c), int(v)) for hops in steps for c, v in hops.target[:, :2, 0, 0, 0].tolist()]
+    for epoch in range(40):
+        assert sorted(clip for clip, _ in places[7 * epoch : 7 * epoch + 7]) == list(range(7))
+    assert set(places) == {(clip, view) for clip in range(7) for view in range(3)}
 
 
 def test_most_batches_have_all_known_frames_and_some_have_fewer(tmp_path):
     batches = hop_batches(telling_latents(tmp_path), batch_size=2)
-    counts = [batches(np.random.default_rng(seed)).known.shape[2] for seed in range(400)]
+    counts = [batches(step, np.random.default_rng(step)).known.shape[2] for step in range(400)]
     assert set(counts) == set(range(1, 7))
     assert 0.8 < counts.count(6) / 400 < 0.95
 
 
-def test_equal_generators_give_equal_hops(tmp_path):
+def test_a_batch_of_hops_depends_on_the_seed_and_the_step_alone(tmp_path):
     batches = hop_batches(telling_latents(tmp_path))
-    first, again, other = (batches(np.random.default_rng(seed)) for seed in (3, 3, 4))
+    first, again, other = (batches(step, np.random.default_rng(step)) for step in (3, 3, 4))
     assert torch.equal(first.known, again.known) and torch.equal(first.target_index, again.target_index)
     assert not torch.equal(first.target_index, other.target_index)
+    sent = pickle.loads(pickle.dumps(batches))(3, np.random.default_rng(3))
+    assert torch.equal(sent.known, first.known) and torch.equal(sent.index, first.index)
 
 
 def test_hops_that_do_not_fit_fail_before_training_starts(tmp_path):

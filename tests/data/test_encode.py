@@ -1,3 +1,4 @@
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -6,6 +7,8 @@ import torch
 from torch import Tensor
 
 from vdp import device
+from vdp.data.augment import ClipViews
+from vdp.data.augment_params import ClipChanges
 from vdp.data.clips import Clip, ClipStore, write_clips
 from vdp.data.encode import decode_frames, encode_clips, encode_frames, encode_known
 from vdp.data.latents import Moments
@@ -41,19 +44,38 @@ def test_how_many_frames_are_encoded_at_once_does_not_matter(batch_frames):
     assert torch.equal(encode_frames(half, frames, batch_frames, CPU), expected)
 
 
-def test_each_clip_is_encoded_as_it_is_and_mirrored(tmp_path):
+def test_each_clip_is_encoded_in_all_its_views(tmp_path):
+    """Here: as it is, mirrored, and darkened by its own number."""
     store = make_store(tmp_path / "train")
-    encoded = list(encode_clips(half, store, True, 2, CPU, None))
-    assert [latents.shape for latents in encoded] == [(2, 5, 3, 8, 6)] * 3
+
+    def views(frames: np.ndarray, clip: int) -> Iterator[np.ndarray]:
+        yield from (frames, frames[:, :, ::-1], frames // (clip + 2))
+
+    encoded = list(encode_clips(half, store, views, 2, CPU, None))
+    assert [latents.shape for latents in encoded] == [(3, 5, 3, 8, 6)] * 3
     for clip, latents in enumerate(encoded):
         pixels = to_pixels(store.frames(clip)).numpy()
+        darker = to_pixels(store.frames(clip) // (clip + 2)).numpy()
         np.testing.assert_array_equal(latents[0], pixels[..., ::2].astype(np.float16))
         np.testing.assert_array_equal(latents[1], pixels[..., ::-1][..., ::2].astype(np.float16))
+        np.testing.assert_array_equal(latents[2], darker[..., ::2].astype(np.float16))
 
 
-def test_without_mirrors_there_is_one_view_and_moments_take_in_all_of_it(tmp_path):
+def test_equal_runs_with_random_views_give_equal_bytes(tmp_path):
+    store = make_store(tmp_path / "train")
+    changes = ClipChanges(flip=True, crop_scale=0.7, brightness=0.2, random_views=2)
+
+    def encoded(seed: int) -> bytes:
+        views = ClipViews(changes, 8, 12, seed, "train")
+        return np.stack(list(encode_clips(half, store, views, 2, CPU, None))).tobytes()
+
+    assert encoded(0) == encoded(0)
+    assert encoded(0) != encoded(1)
+
+
+def test_with_one_view_moments_take_in_all_of_it(tmp_path):
     store, moments = make_store(tmp_path / "train"), Moments(3)
-    encoded = np.stack(list(encode_clips(half, store, False, 2, CPU, moments)))
+    encoded = np.stack(list(encode_clips(half, store, lambda frames, clip: [frames], 2, CPU, moments)))
     assert encoded.shape == (3, 1, 5, 3, 8, 6)
     mean = encoded.astype(np.float64).mean(axis=(0, 1, 2, 4, 5))
     np.testing.assert_allclose(moments.normalisation().mean, mean)

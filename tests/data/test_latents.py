@@ -1,9 +1,11 @@
+import pickle
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from vdp.data import latents as latents_module
 from vdp.data.latents import (
     LatentClips,
     Moments,
@@ -109,6 +111,64 @@ def test_splits_are_read_one_after_the_other_and_missing_ones_passed_over(tmp_pa
     torch.testing.assert_close(
         both.read([2], [0], [[1]]), LatentClips(tmp_path, ["unlabeled"]).read([0], [0], [[1]])
     )
+
+
+def test_clips_are_found_in_many_shards_of_several_splits(tmp_path):
+    """1 MiB holds three clips of 288 KiB: shards of 3, 3, 1 and of 3, 2 clips."""
+    clips = [clip_of(seed, height=64, width=96) for seed in range(12)]
+    write(tmp_path, {"train": clips[:7], "unlabeled": clips[7:]})
+    latents = LatentClips(tmp_path, ["train", "unlabeled"])
+    order = [11, 0, 6, 7, 9, 10, 2, 3]
+    raw = latents.normalisation.invert(latents.read(order, [1] * 8, [[2]] * 8))
+    expected = np.stack([clips[n][1, 2] for n in order]).astype(np.float32)
+    torch.testing.assert_close(raw[:, :, 0], torch.from_numpy(expected), atol=1e-4, rtol=0)
+
+
+def test_no_more_maps_are_open_at_once_than_allowed(tmp_path, monkeypatch):
+    monkeypatch.setattr(latents_module, "MAX_OPEN", 2)
+    clips = [clip_of(seed, height=64, width=96) for seed in range(10)]
+    write(tmp_path, {"train": clips})
+    latents, every = LatentClips(tmp_path, ["train"]), list(range(10)) * 2
+    raw = latents.normalisation.invert(latents.read(every, [0] * 20, [[0]] * 20))
+    expected = np.stack([clips[n][0, 0] for n in every]).astype(np.float32)
+    torch.testing.assert_close(raw[:, :, 0], torch.from_numpy(expected), atol=1e-4, rtol=0)
+    assert len(latents._open) <= 2
+
+
+def test_a_file_is_opened_once_however_often_it_is_read(tmp_path, monkeypatch):
+    write(tmp_path, {"train": [clip_of(seed, height=64, width=96) for seed in range(7)]})
+    opened, load = [], np.load
+    monkeypatch.setattr(np, "load", lambda path, **how: opened.append(path) or load(path, **how))
+    latents = LatentClips(tmp_path, ["train"])
+    for _ in range(3):
+        latents.read(list(range(7)), [0] * 7, [[0]] * 7)
+    assert len(opened) == len(set(opened)) == 3
+
+
+def test_latents_travel_to_another_process_without_their_arrays(tmp_path):
+    write(tmp_path, {"train": [clip_of(seed) for seed in range(50)]})
+    latents = LatentClips(tmp_path, ["train"])
+    first = latents.read([3], [1], [[0, 2]])
+    sent = pickle.dumps(latents)
+    assert len(sent) < 2000  # 50 clips have 38 kB
+    assert torch.equal(pickle.loads(sent).read([3], [1], [[0, 2]]), first)
+
+
+def test_a_missing_file_is_told_before_any_training(tmp_path):
+    write(tmp_path, {"train": [clip_of(0)]})
+    (tmp_path / "train" / "latents_000.npy").unlink()
+    with pytest.raises(FileNotFoundError, match="latents_000.npy: no such file; run `dvc repro --force"):
+        LatentClips(tmp_path, ["train"])
+
+
+@pytest.mark.parametrize("size", [0, 60, 1000])
+def test_a_file_that_is_not_whole_is_named(tmp_path, size):
+    write(tmp_path, {"train": [clip_of(0)]})
+    path = tmp_path / "train" / "latents_000.npy"
+    path.write_bytes(path.read_bytes()[:size])
+    latents = LatentClips(tmp_path, ["train"])
+    with pytest.raises(ValueError, match="latents_000.npy: .+; run `dvc repro --force encode_latents`"):
+        latents.read([0], [0], [[0]])
 
 
 def test_without_any_split_the_error_says_what_to_run(tmp_path):

@@ -15,11 +15,11 @@ from vdp.training.fit import (
     make_average,
     make_optimizer,
     mean_losses,
-    rng_of,
-    torch_generator,
+    noise_of,
     training_seed,
 )
 from vdp.training.params import FitParams
+from vdp.training.read_ahead import rng_of
 
 CPU = torch.device("cpu")
 SLOPE, OFFSET = torch.tensor([[2.0, -1.0, 0.5]]), 0.25
@@ -44,6 +44,7 @@ def params_of(
         ema_decay=ema_decay,
         log_every=log_every,
         validate_every=validate_every,
+        num_workers=0,
     )
 
 
@@ -63,7 +64,7 @@ class Notes:
         self.lines.append((step, metrics))
 
 
-def batch_of(rng: np.random.Generator) -> Tensor:
+def batch_of(step: int, rng: np.random.Generator) -> Tensor:
     return torch.from_numpy(rng.standard_normal((16, 3)).astype(np.float32))
 
 
@@ -149,11 +150,67 @@ def test_equal_seeds_give_bit_identical_weights_and_curves():
 def test_what_a_step_sees_depends_on_the_seed_and_its_number_alone():
     seen: dict[int, Tensor] = {}
     for step in (5, 2, 5, 3):
-        rng = rng_of(0, step)
-        batch = torch.cat([batch_of(rng), torch.randn((1, 3), generator=torch_generator(rng, CPU))])
+        noise = torch.randn((1, 3), generator=noise_of(0, step, 2, CPU))
+        batch = torch.cat([batch_of(step, rng_of(0, step)), noise])
         assert torch.equal(seen.setdefault(step, batch), batch)
     assert not torch.equal(seen[5], seen[2])
-    assert not torch.equal(batch_of(rng_of(0, 5, stream=1)), seen[5][:16])
+    assert not torch.equal(batch_of(5, rng_of(0, 5, stream=1)), seen[5][:16])
+
+
+def noise_seen(draws: int, num_steps: int = 4) -> list[float]:
+    """The noise of each step of a training and of a validation, where a batch draws so many numbers first."""
+    seen: list[float] = []
+
+    def noted(network: nn.Linear, batch: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
+        seen.append(torch.rand(1, generator=generator).item())
+        return {"loss": network(batch).square().mean()}
+
+    def drawing(step: int, rng: np.random.Generator) -> Tensor:
+        rng.random(draws)
+        return batch_of(step, rng)
+
+    network = nn.Linear(3, 1)
+    fit(network, noted, drawing, params_of(steps=num_steps), 0, Notes(), CPU, lambda net: {})
+    mean_losses(network, noted, fixed_batches(drawing, 0), 0, CPU)
+    return seen
+
+
+def test_the_noise_of_a_step_is_its_own_and_does_not_depend_on_what_its_batch_drew():
+    noise = noise_seen(draws=0)
+    assert noise_seen(draws=7) == noise
+    assert len(set(noise)) == len(noise) == 8
+
+
+def test_noise_is_not_seeded_by_the_numbers_that_a_batch_draws():
+    drawn: set[int] = set()
+    seeds: set[int] = set()
+
+    def drawing(step: int, rng: np.random.Generator) -> Tensor:
+        drawn.add(int(rng.integers(2**63)))
+        return torch.ones((16, 3))
+
+    def noted(network: nn.Linear, batch: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
+        seeds.add(generator.initial_seed())
+        return {"loss": network(batch).square().mean()}
+
+    network = nn.Linear(3, 1)
+    fit(network, noted, drawing, params_of(steps=4), 0, Notes(), CPU, lambda net: {})
+    mean_losses(network, noted, fixed_batches(drawing, 0), 0, CPU)
+    assert len(seeds) == len(drawn) == 8 and not seeds & drawn
+
+
+def test_each_step_gets_the_batch_of_its_number():
+    numbers: list[int] = []
+
+    def counted(step: int, rng: np.random.Generator) -> Tensor:
+        return torch.full((16, 3), float(step))
+
+    def noted(network: nn.Linear, batch: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
+        numbers.append(int(batch[0, 0]))
+        return {"loss": network(batch).square().mean()}
+
+    fit(nn.Linear(3, 1), noted, counted, params_of(steps=6), 0, Notes(), CPU, lambda net: {})
+    assert numbers == list(range(6))
 
 
 def test_training_does_not_touch_or_need_the_global_generators():

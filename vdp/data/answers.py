@@ -54,7 +54,7 @@ class AnswerSet:
 
     def scored(self) -> list[int]:
         """Rows whose clip has true frames and true masks up to the target."""
-        labelled = set(self.store.labelled.tolist())
+        labelled = self.store.labelled
         return [n for n, i in enumerate(self._index) if i in labelled and self.has_frame(n, self.target)]
 
     def has_frame(self, row: int, number: int) -> bool:

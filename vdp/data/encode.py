@@ -1,7 +1,7 @@
 """Clips through an encoder, one clip in memory at a time."""
 
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 import torch
@@ -15,6 +15,9 @@ from vdp.pixels import to_pixels, to_uint8
 
 Encode = Callable[[Tensor], Tensor]  # (B, 3, T, H, W) -> (B, C, T, h, w)
 Decode = Callable[[Tensor], Tensor]  # (B, C, T, h, w) -> (B, 3, T, H, W)
+Views = Callable[
+    [np.ndarray, int], Iterable[np.ndarray]
+]  # frames (T, H, W, 3) and number of a clip -> its views
 
 
 def encode_frames(encode: Encode, frames: np.ndarray, batch_frames: int, device: torch.device) -> Tensor:
@@ -30,26 +33,24 @@ def encode_frames(encode: Encode, frames: np.ndarray, batch_frames: int, device:
 def encode_clips(
     encode: Encode,
     store: ClipStore,
-    flip: bool,
+    views: Views,
     batch_frames: int,
     device: torch.device,
     moments: Moments | None,
 ) -> Iterator[Half]:
-    """Latents of every clip of a store, each (V, T, C, h, w) float16, V = 2 with its mirror image if `flip`.
+    """Latents of every clip of a store, each (V, T, C, h, w) float16.
 
     Args:
         encode: the codec's.
         store: where the clips are.
-        flip: whether to encode each clip mirrored as well; convolutions do not commute with a mirror.
+        views: the V forms in which each clip is encoded; a codec does not commute with mirrors or crops.
         batch_frames: frames encoded at once.
         device: where the codec is.
         moments: takes in the latents, for their statistics; None where they must not count.
     """
     label = f"encode {store.folder.name}"
     for i in tqdm(range(len(store)), desc=label, unit="clip", file=sys.stderr, mininterval=2):
-        frames = store.frames(i)
-        views = [frames, frames[:, :, ::-1]] if flip else [frames]
-        encoded = [encode_frames(encode, view, batch_frames, device) for view in views]
+        encoded = [encode_frames(encode, view, batch_frames, device) for view in views(store.frames(i), i)]
         latents = torch.stack(encoded).transpose(1, 2).to(torch.float16).cpu().numpy()
         if moments is not None:
             moments.add(latents)

@@ -1,18 +1,43 @@
-"""Training batches of hops: known frames and targets from random places; all chance is passed in."""
+"""Training batches of hops: known frames and targets; the seed and the step decide what is in a batch."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 
+from vdp.data.batch import Batch
 from vdp.data.latents import LatentClips
+from vdp.data.shuffle import Shuffled
 from vdp.tasks import Hops, draw_hop
 
 FULL_CONTEXT = 0.85  # share of batches with all known frames; fewer in the others, so that these work too
 
 
+@dataclass(frozen=True)
+class HopBatch(Batch, Hops):
+    """Hops that move between devices together."""
+
+
 class HopBatches:
-    """Random hops of a rollout from random places of random clips; one number of known frames in a batch."""
+    """Hops of a rollout: an epoch takes every clip once, shuffled, at a random place of a random view.
+
+    A batch has one number of known frames.
+
+    Args:
+        latents: where the clips are.
+        batch_size: hops of a batch.
+        known: known frames of a hop, at most.
+        gaps: frames from the last known one to a target; a hop draws among them.
+        max_hops: frames that the rollout may have made before a hop.
+        targets: frames to predict from one context.
+        reverse: whether to play half of the hops backwards: frames from the clip's last to its first, while
+            the times that the network is told still run forwards.
+        seed: of the run.
+
+    Raises:
+        ValueError: if such a hop does not fit into the clips.
+    """
 
     def __init__(
         self,
@@ -22,7 +47,8 @@ class HopBatches:
         gaps: Sequence[int],
         max_hops: int,
         targets: int,
-        device: torch.device,
+        reverse: bool,
+        seed: int,
     ) -> None:
         # hops that do not fit into the clips fail here, at once
         draw_hop(np.random.default_rng(0), latents.num_frames, known, gaps, max_hops, targets)
@@ -32,17 +58,20 @@ class HopBatches:
         self.gaps = gaps
         self.max_hops = max_hops
         self.targets = targets
-        self.device = device
+        self.reverse = reverse
+        self._order = Shuffled(len(latents), seed)
 
-    def __call__(self, rng: np.random.Generator) -> Hops:
-        """A batch, drawn by `rng`."""
+    def __call__(self, step: int, rng: np.random.Generator) -> HopBatch:
+        """The batch of a step; `rng` is that step's own and draws all but the clips."""
         known = self.known if rng.random() < FULL_CONTEXT else int(rng.integers(1, self.known + 1))
         rule = (self.latents.num_frames, known, self.gaps, self.max_hops, self.targets)
         drawn = [draw_hop(rng, *rule) for _ in range(self.batch_size)]
-        clips = rng.integers(0, len(self.latents), self.batch_size)
+        first = step * self.batch_size
+        clips = [self._order[position] for position in range(first, first + self.batch_size)]
         views = rng.integers(0, self.latents.views, self.batch_size)
-        frames = self.latents.read(list(clips), list(views), [[*before, *after] for before, after in drawn])
-        frames = frames.to(self.device)
-        index = torch.tensor([before for before, _ in drawn], dtype=torch.float32, device=self.device)
-        target_index = torch.tensor([after for _, after in drawn], dtype=torch.float32, device=self.device)
-        return Hops(frames[:, :, :known], index, frames[:, :, known:], target_index)
+        times = np.array([[*before, *after] for before, after in drawn])
+        backwards = self.reverse & (rng.random(self.batch_size) < 0.5)
+        played = np.where(backwards[:, None], self.latents.num_frames - 1 - times, times)
+        frames = self.latents.read(clips, views.tolist(), played.tolist())
+        index = torch.from_numpy(times).float()
+        return HopBatch(frames[:, :, :known], index[:, :known], frames[:, :, known:], index[:, known:])

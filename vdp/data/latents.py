@@ -1,13 +1,15 @@
 """Encoded clips: raw latents on disk as float16 shards, normalised per channel in one place, here, when read.
 
-A split's folder holds `manifest.json` and `latents_000.npy` (n, V, T, C, h, w), V = 2 where mirrored clips
-were encoded as well, else 1. `statistics.json` beside the splits has the per-channel mean and standard
-deviation.
+A split's folder holds `manifest.json` and `latents_000.npy` (n, V, T, C, h, w) with V views of each clip: as
+it is, and further ones where the augmentation asks for them. `statistics.json` beside the splits has the
+per-channel mean and standard deviation.
 """
 
 import json
+from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +21,7 @@ from vdp.files import replacing
 
 MANIFEST = "manifest.json"
 STATISTICS = "statistics.json"
+MAX_OPEN = 256  # memory maps held at once: each holds a file descriptor, of which a process has about 1000
 
 Half = NDArray[np.float16]
 
@@ -106,48 +109,71 @@ def read_statistics(root: Path) -> Normalisation:
 class LatentClips:
     """Normalised latents of some splits, memory-mapped; splits that were not encoded are passed over.
 
+    Nothing is kept in memory for each clip, and another process opens the maps itself.
+
     Raises:
-        FileNotFoundError: if none of the splits was encoded.
+        FileNotFoundError: if none of the splits was encoded, or a file of one is missing.
+        ValueError: when a file is read that is not whole.
     """
 
     def __init__(self, root: Path, splits: Sequence[str]) -> None:
         self.normalisation = read_statistics(root)
-        self._shards: list[Half] = []
+        self._paths: list[Path] = []
+        counts: list[int] = []
         for split in splits:
             manifest = root / split / MANIFEST
             if manifest.is_file():
-                count = len(json.loads(manifest.read_text())["shards"])
-                paths = [root / split / f"latents_{i:03d}.npy" for i in range(count)]
-                self._shards += [np.load(path, mmap_mode="r") for path in paths]
-        if not self._shards:
+                shards = json.loads(manifest.read_text())["shards"]
+                self._paths += [root / split / f"latents_{i:03d}.npy" for i in range(len(shards))]
+                counts += shards
+        if not self._paths:
             raise FileNotFoundError(
                 f"{root}: no latents of {', '.join(splits)}; run `dvc repro encode_latents`"
             )
-        self._place = [(s, row) for s, shard in enumerate(self._shards) for row in range(len(shard))]
+        for path in self._paths:
+            if not path.is_file():
+                raise FileNotFoundError(f"{path}: no such file; run `dvc repro --force encode_latents`")
+        self._starts = list(accumulate(counts, initial=0))
+        self._open: dict[int, Half] = {}
 
     def __len__(self) -> int:
-        return len(self._place)
+        return self._starts[-1]
+
+    def __getstate__(self) -> dict[str, object]:
+        return {**self.__dict__, "_open": {}}
 
     @property
     def views(self) -> int:
-        """2 where each clip was encoded mirrored as well, else 1."""
-        return int(self._shards[0].shape[1])
+        """Encodings of each clip: as it is, mirrored, changed at random."""
+        return int(self._shard(0).shape[1])
 
     @property
     def num_frames(self) -> int:
         """Frames of a clip."""
-        return int(self._shards[0].shape[2])
+        return int(self._shard(0).shape[2])
 
     @property
     def channels(self) -> int:
         """Channels of a latent."""
-        return int(self._shards[0].shape[3])
+        return int(self._shard(0).shape[3])
 
     def read(self, clips: Sequence[int], views: Sequence[int], frames: Sequence[Sequence[int]]) -> Tensor:
         """Normalised latents (B, C, T, h, w) of chosen frames: B clips, B views of them, B x T frames."""
         rows = []
         for clip, view, chosen in zip(clips, views, frames, strict=True):
-            shard, row = self._place[clip]
-            rows.append(self._shards[shard][row, view][list(chosen)])
+            shard = bisect_right(self._starts, clip) - 1
+            rows.append(self._shard(shard)[clip - self._starts[shard], view][list(chosen)])
         raw = torch.from_numpy(np.stack(rows).astype(np.float32)).transpose(1, 2)
         return self.normalisation.apply(raw)
+
+    def _shard(self, number: int) -> Half:
+        """The map of a shard, (n, V, T, C, h, w)."""
+        if number not in self._open:
+            if len(self._open) >= MAX_OPEN:
+                del self._open[next(iter(self._open))]
+            path = self._paths[number]
+            try:
+                self._open[number] = np.load(path, mmap_mode="r")
+            except (ValueError, EOFError) as error:  # numpy does not name the file
+                raise ValueError(f"{path}: {error}; run `dvc repro --force encode_latents`") from None
+        return self._open[number]

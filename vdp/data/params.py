@@ -1,35 +1,86 @@
-"""Params of the stage that cuts a source into clips."""
+"""Params of the stage that cuts sources into clips."""
 
 from pathlib import Path
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
 from vdp.params import Params
 
+MAX_NUMBER = 2**31 - 1  # of a frame: no video has more
+MAX_NAME = 100  # characters of the name of a test set
+
+Kind = Literal["auto", "competition", "videos", "images", "clevrer", "pairs", "huggingface"]
+Interval = Annotated[int, Field(ge=1, le=MAX_NUMBER)]
+Fps = Annotated[float, Field(ge=0.001, le=1000)]
+Offset = Annotated[int, Field(ge=0, le=MAX_NUMBER)]
+Stride = Annotated[int, Field(ge=1, le=MAX_NUMBER)]
+Name = Annotated[str, Field(min_length=1)]
+
+
+class SourceParams(Params):
+    """One source with settings of its own; a key that is left out is as in the section.
+
+    The only schema with defaults: what is not written here is written in the section.
+    """
+
+    folder: Path | None = Field(default=None, description="folder, video file or list of pairs")
+    hub: Name | None = Field(
+        default=None, description="instead of folder: a data set of the Hugging Face hub"
+    )
+    kind: Kind = Field(default="auto", description="what it holds; auto looks")
+    interval: Interval | None = Field(default=None, description="take every n-th frame")
+    fps: Fps | None = Field(default=None, description="take frames at this rate instead; frames per second")
+    offset: Offset | None = Field(default=None, description="leave out frames at the start of each video")
+    stride: Stride | None = Field(default=None, description="taken frames from clip to clip")
+
+    @model_validator(mode="after")
+    def one_place(self) -> Self:
+        if (self.folder is None) == (self.hub is None):
+            raise ValueError("a source needs folder or hub, and not both")
+        if self.hub is not None and self.kind not in ("auto", "huggingface"):
+            raise ValueError(f"kind={self.kind} does not go with hub; leave kind out")
+        return self
+
+    @property
+    def place(self) -> str:
+        """How messages name it."""
+        return str(self.folder) if self.folder is not None else f"hub:{self.hub}"
+
 
 class ExtractParams(Params):
     """Section `extract_frames` of params.yaml. Paths are relative to the project's root."""
 
-    train: Path | None = Field(description="folder to train on, or null")
-    val: Path | None = Field(description="folder to validate on, or null")
-    unlabeled: Path | None = Field(description="more folders to train the video models on, or null")
-    test_sets: dict[str, Path] = Field(description="name: folder of each test set; {} for none")
-    interval: int = Field(ge=1, description="a clip takes every n-th frame of a video file")
-    stride: int = Field(ge=1, description="taken frames from the start of a clip of a video file to the next")
+    train: Path | SourceParams | None = Field(description="source to train on, or null")
+    val: Path | SourceParams | None = Field(description="source to validate on, or null: a part of train's")
+    val_share: float = Field(ge=0, lt=1, description="where val is null: share of train's videos")
+    unlabeled: Path | SourceParams | None = Field(description="more to train the video models on, or null")
+    test_sets: dict[str, Path | SourceParams] = Field(
+        description="name: source of each test set; {} for none"
+    )
+    interval: Interval = Field(description="take every n-th frame")
+    fps: Fps | None = Field(description="take frames at this rate instead, or null; frames per second")
+    offset: Offset = Field(description="leave out frames at the start of each video")
+    stride: Stride = Field(description="taken frames from the start of a clip to the next")
     fit: Literal["crop", "stretch"] = Field(
         description="how a frame of another aspect ratio becomes a clip's"
     )
-    shard_mb: int = Field(ge=1, description="MiB of frames in one file of the clip store")
+    on_bad_video: Literal["error", "skip"] = Field(
+        description="stop at a video that cannot be used, or go on"
+    )
+    max_bad_share: float = Field(ge=0, le=1, description="largest share of a source's videos to skip")
+    shard_mb: int = Field(ge=1, le=65536, description="MiB of frames in one file of the clip store, at most")
+    workers: int = Field(ge=0, le=256, description="processes that decode; 0 is one for each core")
 
     @field_validator("test_sets")
     @classmethod
-    def names_can_be_file_names(cls, value: dict[str, Path]) -> dict[str, Path]:
+    def names_can_be_file_names(cls, value: dict[str, Path | SourceParams]) -> dict[str, Path | SourceParams]:
         for name in value:
-            if not name.replace("_", "").replace("-", "").isalnum() or not name.isascii():
+            usable = name.replace("_", "").replace("-", "").isalnum() and name.isascii()
+            if not usable or len(name) > MAX_NAME:
                 raise ValueError(
                     f"extract_frames.test_sets: {name!r} is not a usable name: "
-                    "expected letters, digits, - and _ (results are filed under it)"
+                    f"expected up to {MAX_NAME} letters, digits, - and _ (results are filed under it)"
                 )
         return value
 
@@ -41,8 +92,37 @@ class ExtractParams(Params):
             )
         return self
 
-    def splits(self) -> dict[str, Path]:
-        """Source folder of each split that has one: `train`, `val`, `unlabeled`, `test/<name>`."""
+    @model_validator(mode="after")
+    def one_pace(self) -> Self:
+        paces = {key_of(split): (source.interval, source.fps) for split, source in self.splits().items()}
+        for key, (interval, fps) in {"extract_frames": (self.interval, self.fps), **paces}.items():
+            if fps is not None and (interval or 1) > 1:
+                raise ValueError(
+                    f"{key}.interval={interval} and {key}.fps={fps:g} both say which frames to take: "
+                    "set interval to 1 or fps to null"
+                )
+        return self
+
+    def splits(self) -> dict[str, SourceParams]:
+        """Source of each split that names one: `train`, `val`, `unlabeled`, `test/<name>`; complete."""
         named = {"train": self.train, "val": self.val, "unlabeled": self.unlabeled}
-        tests = {f"test/{name}": path for name, path in sorted(self.test_sets.items())}
-        return {split: path for split, path in named.items() if path is not None} | tests
+        tests = {f"test/{name}": source for name, source in sorted(self.test_sets.items())}
+        return {split: self._full(source) for split, source in (named | tests).items() if source is not None}
+
+    def _full(self, source: Path | SourceParams) -> SourceParams:
+        if isinstance(source, Path):
+            source = SourceParams(folder=source)
+        own_pace = source.interval is not None or source.fps is not None
+        return source.model_copy(
+            update={
+                "interval": (source.interval or 1) if own_pace else self.interval,
+                "fps": source.fps if own_pace else self.fps,
+                "offset": self.offset if source.offset is None else source.offset,
+                "stride": source.stride or self.stride,
+            }
+        )
+
+
+def key_of(split: str) -> str:
+    """The key of params.yaml that names a split's source, for messages."""
+    return f"extract_frames.{split.replace('test/', 'test_sets.')}"

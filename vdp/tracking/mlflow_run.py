@@ -6,7 +6,6 @@ a single metric costs MLflow as much as a thousand. MLflow takes seconds to impo
 first flush, not when a stage starts.
 """
 
-import fcntl
 import hashlib
 import json
 import logging
@@ -24,6 +23,7 @@ from typing import TYPE_CHECKING, TypeAlias, Union
 
 from pydantic import JsonValue
 
+from vdp.files import locked
 from vdp.params import PARAMS_FILE, UserError, read_file
 
 if TYPE_CHECKING:
@@ -204,7 +204,7 @@ def _open_runs(stage: str, key: str, started_ms: int) -> _Runs:
     from mlflow import MlflowClient
 
     # Two processes that set up a new database at once corrupt it, and two stages would both make the parent.
-    with _locked(project_root() / "mlflow.db.lock"):
+    with locked(project_root() / "mlflow.db.lock"):
         client = MlflowClient(tracking_uri())
         experiment = _experiment_id(client)
         parent = _parent_run(client, experiment, key, started_ms)
@@ -339,7 +339,7 @@ def save_stats(stage: str, usage: Mapping[str, float]) -> None:
     """Replace one stage's entry; safe against other stages doing the same at the same time."""
     path = stats_file()
     path.parent.mkdir(parents=True, exist_ok=True)
-    with _locked(path.with_suffix(".lock")):
+    with locked(path.with_suffix(".lock")):
         stats = {**read_stats(), stage: dict(usage)}
         new = path.with_suffix(".new")
         new.write_text(json.dumps(stats, indent=1) + "\n")
@@ -384,14 +384,6 @@ def _process_name() -> str:
 
 def _now_ms() -> int:
     return int(time.time() * 1000)
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)  # freed when the file is closed, also by a crash
-        yield
 
 
 def _prepare_mlflow() -> None:

@@ -1,7 +1,8 @@
 """The one training loop, of all networks: AdamW, warm-up and cosine, averaged weights, validation.
 
 A loss is a function of the network, a batch and a random generator. What a step sees depends on the seed and
-the step's number alone, so that equal runs are equal and a run can be taken up anywhere.
+the step's number alone, so that equal runs are equal, whoever reads the batches, and a run can be taken up
+anywhere.
 """
 
 import math
@@ -11,7 +12,6 @@ import time
 from collections.abc import Callable
 from typing import Protocol, TypeVar
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
@@ -20,9 +20,9 @@ from tqdm import tqdm
 from vdp.device import autocast
 from vdp.params import UserError
 from vdp.training.params import FitParams
+from vdp.training.read_ahead import Batch, BatchOf, read_ahead, rng_of
 
 Network = TypeVar("Network", bound=nn.Module)
-Batch = TypeVar("Batch")
 Loss = Callable[[Network, Batch, torch.Generator], dict[str, Tensor]]
 
 Weights = tuple[Tensor, ...] | list[Tensor]
@@ -30,7 +30,8 @@ Weights = tuple[Tensor, ...] | list[Tensor]
 COST_STEPS = 10  # steps to time before the cost of the whole training is told
 WARM_STEPS = 3  # steps that are not timed: the first ones allocate and choose kernels
 VALIDATION_BATCHES = 4  # fixed batches, so that validations compare
-VALIDATION_STREAM = 1  # second word of the seeds of validation, which no training step shares
+# Second words of the seeds: noise must not depend on what a batch drew, nor validation on training.
+VALIDATION_STREAM, NOISE_STREAM, VALIDATION_NOISE_STREAM = 1, 2, 3
 
 
 class Log(Protocol):
@@ -39,14 +40,9 @@ class Log(Protocol):
     def log(self, metrics: dict[str, float], step: int) -> None: ...
 
 
-def rng_of(seed: int, step: int, stream: int = 0) -> np.random.Generator:
-    """Random generator of one step: the same whatever ran before it."""
-    return np.random.default_rng([seed, stream, step])
-
-
-def torch_generator(rng: np.random.Generator, device: torch.device) -> torch.Generator:
-    """A torch generator seeded by a numpy one."""
-    return torch.Generator(device).manual_seed(int(rng.integers(2**63)))
+def noise_of(seed: int, step: int, stream: int, device: torch.device) -> torch.Generator:
+    """Torch generator of one step: the same whatever ran before it."""
+    return torch.Generator(device).manual_seed(int(rng_of(seed, step, stream).integers(2**63)))
 
 
 def learning_rate(step: int, params: FitParams) -> float:
@@ -86,7 +82,7 @@ def make_optimizer(network: nn.Module, params: FitParams) -> torch.optim.AdamW:
 def fit(
     network: Network,
     loss: Loss[Network, Batch],
-    batch_of: Callable[[np.random.Generator], Batch],
+    batch_of: BatchOf[Batch],
     params: FitParams,
     seed: int,
     log: Log,
@@ -98,7 +94,8 @@ def fit(
     Args:
         network: trained in place, on `device`.
         loss: gives named scalars; 'loss' is minimised, all are logged.
-        batch_of: a batch from a random generator; it must take all its randomness from there.
+        batch_of: the batch of a step, on the CPU, with all its randomness from the generator it is given;
+            picklable where `params.num_workers` is above 0.
         params: the section that rules this training.
         seed: of the run.
         log: where curves go.
@@ -106,7 +103,8 @@ def fit(
         validate: named scalars of the averaged network, for the log.
 
     Raises:
-        UserError: when the loss is no longer finite, naming the step.
+        UserError: when the loss is no longer finite, naming the step, or a worker process was killed.
+        ValueError, OSError: as `batch_of` raised it.
     """
     average = make_average(network, params.ema_decay)
     averaged = average.module
@@ -115,15 +113,16 @@ def fit(
     network.train()
     sums: dict[str, float] = {}
     started = time.perf_counter()
-    with tqdm(total=params.steps, desc=log_name(params), unit="step", file=sys.stderr, mininterval=2) as bar:
-        for step in range(params.steps):
-            if step == WARM_STEPS:
-                started = time.perf_counter()
-            rng = rng_of(seed, step)
+    steps = range(params.steps)
+    with (
+        read_ahead(batch_of, seed, steps, params.num_workers, pin=device.type == "cuda") as batches,
+        tqdm(total=params.steps, desc=log_name(params), unit="step", file=sys.stderr, mininterval=2) as bar,
+    ):
+        for step, batch in zip(steps, batches, strict=True):
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate(step, params)
             with autocast(device):
-                losses = loss(network, batch_of(rng), torch_generator(rng, device))
+                losses = loss(network, batch.to(device), noise_of(seed, step, NOISE_STREAM, device))
             optimizer.zero_grad(set_to_none=True)
             losses["loss"].backward()
             norm = nn.utils.clip_grad_norm_(network.parameters(), params.grad_clip)
@@ -137,6 +136,8 @@ def fit(
             for name, value in losses.items():
                 sums[name] = sums.get(name, 0.0) + value.item()
             bar.update()
+            if step + 1 == WARM_STEPS:
+                started = time.perf_counter()
             if step + 1 == WARM_STEPS + COST_STEPS:
                 bar.write(cost(network, params, time.perf_counter() - started), file=sys.stderr)
             if (step + 1) % params.log_every == 0:
@@ -156,9 +157,9 @@ def training_seed(seed: int) -> None:
     torch.manual_seed(seed)
 
 
-def fixed_batches(batch_of: Callable[[np.random.Generator], Batch], seed: int) -> list[Batch]:
-    """The same few batches at every validation."""
-    return [batch_of(rng_of(seed, i, VALIDATION_STREAM)) for i in range(VALIDATION_BATCHES)]
+def fixed_batches(batch_of: BatchOf[Batch], seed: int) -> list[Batch]:
+    """The same few batches at every validation, on the CPU."""
+    return [batch_of(i, rng_of(seed, i, VALIDATION_STREAM)) for i in range(VALIDATION_BATCHES)]
 
 
 def mean_losses(
@@ -168,7 +169,7 @@ def mean_losses(
     sums: dict[str, float] = {}
     for i, batch in enumerate(batches):
         with autocast(device):
-            losses = loss(network, batch, torch_generator(rng_of(seed, i, VALIDATION_STREAM), device))
+            losses = loss(network, batch.to(device), noise_of(seed, i, VALIDATION_NOISE_STREAM, device))
         for name, value in losses.items():
             sums[name] = sums.get(name, 0.0) + value.item() / len(batches)
     return sums

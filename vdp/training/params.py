@@ -22,6 +22,9 @@ class FitParams(Params):
     ema_decay: Annotated[float, Field(ge=0, lt=1)]  # of the averaged weights, after their warm-up
     log_every: Annotated[int, Field(ge=1)]  # steps between points of the loss curve
     validate_every: Annotated[int, Field(ge=1)]  # steps between validations of the averaged weights
+    num_workers: Annotated[
+        int, Field(ge=0, le=64)
+    ]  # processes that read batches ahead; 0: none but the training
 
 
 class PretrainVaeParams(FitParams):
@@ -40,6 +43,7 @@ class TrainDenoiserParams(FitParams):
     max_hops: Annotated[int, Field(ge=0)]  # earlier hops of the rollout that a training hop may stand behind
     targets: Annotated[int, Field(ge=1)]  # frames to predict from one context, at different gaps
     draws: Annotated[int, Field(ge=1)]  # noise draws of each target per step, from one pass over its context
+    reverse: bool  # play half of the training hops backwards
     context_noise: Share  # largest standard deviation of noise on known frames; half of the hops have none
 
 
@@ -48,6 +52,3 @@ class TrainSegmenterParams(FitParams):
 
     round_trip: Share  # share of frames that pass through the codec first
     latent_noise: Annotated[float, Field(ge=0, le=2)]  # largest standard deviation of noise on those latents
-    flip: bool  # mirror half of the frames left-right
-    brightness: Annotated[float, Field(ge=0, lt=1)]  # largest relative change; no hue: colour is the class
-    crop_scale: Annotated[float, Field(gt=0, le=1)]  # smallest side of a random crop, as a share of the side

@@ -6,101 +6,91 @@ class ids 0..48, a mask for each picture. A folder with more pictures than a cli
 
 import re
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import ClassVar
 
-import cv2
-import numpy as np
-from numpy.typing import NDArray
+from vdp.data.sources.contract import Frame, Pace
+from vdp.data.sources.images import mask_files, read_frames
+from vdp.data.sources.walk import list_folder, walk
 
-from vdp.classes import NUM_CLASSES
-from vdp.data.clips import Clip
-from vdp.data.resize import resize_frame, resize_mask
-from vdp.data.sources.rule import ClipRule
-
-FOLDER = re.compile(r"video_(\d+)")
-PICTURE = re.compile(r"image_(\d+)\.png")
-MASK = "mask.npy"
+FOLDER = re.compile(r"video_([0-9]+)")
+PICTURE = re.compile(r"image_([0-9]+)\.png")
+MAX_DIGITS = 10  # of a folder's number, for a second spelling of it: more zeros than anyone writes
 
 
 class CompetitionSource:
-    """Clips of a folder of `video_<digits>` folders; one item is one of these."""
+    """The `video_<digits>` folders below a folder, at any depth (train/video_0); one item is one of these."""
 
     expects: ClassVar[str] = "folders video_<digits> of image_<k>.png"
+    precut: ClassVar[bool] = True
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
     def items(self) -> list[str]:
-        """Names of the video folders, in the order of their numbers."""
-        found = [p.name for p in self.folder.iterdir() if FOLDER.fullmatch(p.name) and p.is_dir()]
-        return sorted(found, key=lambda name: (_number(FOLDER, name), name))
+        """Paths of the video folders, in the order of their numbers; these are not looked into."""
+        found = []
+        for path, folders, _ in walk(self.folder):
+            videos = [name for name in folders if FOLDER.fullmatch(name)]
+            folders[:] = [name for name in folders if not FOLDER.fullmatch(name)]
+            found += videos if path == "." else [f"{path}/{name}" for name in videos]
+        return found
 
-    def read(self, item: str, rule: ClipRule) -> Iterator[Clip]:
-        """The one clip of a video folder.
+    def label(self, item: str) -> str:
+        return str(self.folder / item)
+
+    def files(self, item: str) -> list[Path]:
+        folder = self.folder / item
+        return _pictures(folder) + mask_files(folder)
+
+    def count(self, item: str) -> int:
+        return len(_pictures(self.folder / item))
+
+    def frames(self, item: str, pace: Pace) -> Iterator[Frame]:
+        """As `Source`; the folder is checked as a whole before the first frame is given.
 
         Raises:
-            ValueError: if a picture or the mask cannot be used; names the file.
+            ValueError: also if a picture is missing between two others, or if two folders or two pictures
+                have one number; names both.
         """
         folder = self.folder / item
+        _refuse_second_spelling(folder)
         pictures = _pictures(folder)
-        length = rule.length(len(pictures), folder)
-        frames = [_read_picture(path) for path in pictures[:length]]
-        height, width = frames[0].shape[:2]
-        for path, frame in zip(pictures, frames, strict=False):
-            if frame.shape[:2] != (height, width):
-                raise ValueError(
-                    f"{path}: expected the size of {pictures[0].name}, {width}x{height}, "
-                    f"got {frame.shape[1]}x{frame.shape[0]}"
-                )
-        masks = None
-        if (folder / MASK).exists():
-            full = _read_mask(folder / MASK, (len(pictures), height, width))
-            masks = np.stack([resize_mask(mask, rule.height, rule.width, rule.fit) for mask in full[:length]])
-        yield Clip(
-            item, np.stack([resize_frame(f, rule.height, rule.width, rule.fit) for f in frames]), masks
-        )
+        _refuse_gaps(pictures)
+        yield from read_frames(folder, pictures, pace)
 
 
 def _pictures(folder: Path) -> list[Path]:
-    found = {_number(PICTURE, p.name): p for p in folder.iterdir() if PICTURE.fullmatch(p.name)}
-    numbers = sorted(found)
-    missing = sorted(set(range(numbers[0], numbers[-1] + 1)) - set(numbers)) if numbers else []
-    if missing:
-        raise ValueError(
-            f"{folder}/image_{missing[0]}.png: missing, though image_{numbers[-1]}.png is there; "
-            "restore it or remove the folder"
-        )
-    return [found[number] for number in numbers]
+    _, files = list_folder(folder)  # natural order is the order of their numbers
+    return [folder / name for name in files if PICTURE.fullmatch(name)]
 
 
-def _number(pattern: re.Pattern[str], name: str) -> int:
-    match = pattern.fullmatch(name)
-    return int(match[1]) if match else -1
+def _refuse_gaps(pictures: list[Path]) -> None:
+    for one, other in pairwise(pictures):
+        before, after = _digits(PICTURE, one), _digits(PICTURE, other)
+        step = int(after) - int(before)
+        if step == 0:
+            raise ValueError(f"{one} and {other.name}: two pictures of one number; remove one of them")
+        if step > 1:
+            missing = one.with_name(f"image_{int(before) + 1:0{len(before)}d}.png")
+            raise ValueError(
+                f"{missing}: missing, though {other.name} is there; restore it or remove the folder"
+            )
 
 
-def _read_picture(path: Path) -> NDArray[np.uint8]:
-    # decoding from bytes: imread prints a warning of its own for a file it cannot read
-    data = np.fromfile(path, np.uint8)
-    image = cv2.imdecode(data, cv2.IMREAD_COLOR) if data.size else None
-    if image is None:
-        raise ValueError(f"{path}: not a readable picture; restore the file or remove its folder")
-    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB).astype(np.uint8, copy=False)
+def _refuse_second_spelling(folder: Path) -> None:
+    number = int(_digits(FOLDER, folder))
+    # not by listing the folder above: it may hold 15,000 videos, and each of them is read by this way
+    for digits in range(1, MAX_DIGITS + 1):
+        other = folder.with_name(f"video_{number:0{digits}d}")
+        if other.name != folder.name and other.is_dir():
+            raise ValueError(
+                f"{folder} and {other.name}: two folders of one number; rename or remove one of them"
+            )
 
 
-def _read_mask(path: Path, shape: tuple[int, int, int]) -> NDArray[np.uint8]:
-    try:
-        mask = np.load(path, allow_pickle=False)
-    except (ValueError, EOFError, OSError) as error:
-        raise ValueError(f"{path}: not a readable .npy array; restore the file or remove it") from error
-    if not isinstance(mask, np.ndarray) or mask.dtype != np.uint8 or mask.shape != shape:
-        got = f"{mask.dtype} {mask.shape}" if isinstance(mask, np.ndarray) else "an archive"
-        raise ValueError(
-            f"{path}: expected uint8 masks of shape {shape} (a mask for each picture), got {got}"
-        )
-    if mask.max() >= NUM_CLASSES:
-        raise ValueError(
-            f"{path}: class id {mask.max()} is over {NUM_CLASSES - 1}; "
-            f"expected 0 (background) to {NUM_CLASSES - 1}"
-        )
-    return mask
+def _digits(pattern: re.Pattern[str], path: Path) -> str:
+    match = pattern.fullmatch(path.name)
+    assert match is not None, f"{path} was found by this pattern"
+    return match[1]

@@ -1,55 +1,85 @@
-"""Find out what a user's folder holds."""
+"""Find out what a user's folder, file or list holds."""
 
-from collections.abc import Iterator
 from pathlib import Path
-from typing import ClassVar, Protocol
 
-from vdp.data.clips import Clip
+from vdp.data.sources.clevrer import ClevrerSource
 from vdp.data.sources.competition import CompetitionSource
-from vdp.data.sources.rule import ClipRule
+from vdp.data.sources.contract import Source
+from vdp.data.sources.huggingface import HuggingFaceSource
+from vdp.data.sources.images import ImageFolderSource
+from vdp.data.sources.pairs import LISTS, PairSource
+from vdp.data.sources.video_file import SUFFIXES
 from vdp.data.sources.videos import VideoSource
 
-
-class Source(Protocol):
-    """A folder that clips can be read from, item by item, in any process and in any order."""
-
-    expects: ClassVar[str]  # what the folder has to hold, for messages
-    folder: Path
-
-    def __init__(self, folder: Path) -> None: ...
-
-    def items(self) -> list[str]:
-        """Names of what is read at once (a video), in a fixed order; empty for a folder of another kind."""
-        ...
-
-    def read(self, item: str, rule: ClipRule) -> Iterator[Clip]:
-        """Clips of one item, all labelled or all not. ValueError names the file that cannot be used."""
-        ...
+# in the order in which they are looked for: what is told by its layout before what is told by file names
+KINDS: dict[str, type[Source]] = {
+    "competition": CompetitionSource,
+    "huggingface": HuggingFaceSource,
+    "pairs": PairSource,
+    "clevrer": ClevrerSource,
+    "videos": VideoSource,
+    "images": ImageFolderSource,
+}
 
 
-SOURCES: tuple[type[Source], ...] = (CompetitionSource, VideoSource)
-
-
-def detect_source(folder: Path, key: str) -> Source:
-    """The source that a folder is.
+def open_source(path: Path, kind: str, key: str) -> Source:
+    """The source that a path is.
 
     Args:
-        folder: the user's folder of one split or test set (`test`, `hidden` or any other name).
+        path: the user's folder, video file, or list of pairs.
+        kind: a key of `KINDS`, or 'auto' to look.
         key: the key of params.yaml that names it, for messages.
 
     Raises:
-        FileNotFoundError: if the folder is not there, or holds no usable videos.
+        FileNotFoundError: if the path is not there, or holds no usable videos.
+        ValueError: if it could be of several kinds, or is broken as a whole.
     """
-    if not folder.is_dir():
-        raise FileNotFoundError(f"{key}: folder {folder} is not there{_hint(_folders(folder.parent))}")
-    for kind in SOURCES:
-        source = kind(folder)
-        if source.items():
+    if not path.exists():
+        raise FileNotFoundError(f"{key}: {path} is not there{_hint(_folders(path.parent))}")
+    if path.is_file():
+        kind = _kind_of_file(path, kind, key)
+    if kind != "auto":
+        source = _build(kind, path)
+        if not source.items():
+            raise FileNotFoundError(
+                f"{key}: no usable videos in {path}: expected {source.expects}, as kind={kind} says"
+                f"{_hint(_folders(path))}"
+            )
+        return source
+    for name in ("competition", "huggingface", "pairs", "clevrer"):
+        source = _build(name, path)
+        # folders of the competition's names may hold pictures of other names: those are folders of pictures
+        if source.items() and (name != "competition" or any(map(source.count, source.items()[:8]))):
             return source
-    expected = " or ".join(kind.expects for kind in SOURCES)
-    raise FileNotFoundError(
-        f"{key}: no usable videos in {folder}: expected {expected}{_hint(_folders(folder))}"
+    videos, images = _build("videos", path), _build("images", path)
+    found = [source for source in (videos, images) if source.items()]
+    if len(found) == 2:
+        raise ValueError(
+            f"{key}: {path} holds both video files ({len(videos.items())}) and folders of pictures "
+            f"({len(images.items())}); say which are meant: {{folder: {path}, kind: videos}}, or kind: images"
+        )
+    if not found:
+        expected = "; or ".join(source.expects for source in KINDS.values())
+        raise FileNotFoundError(
+            f"{key}: no usable videos in {path}: expected {expected}{_hint(_folders(path))}"
+        )
+    return found[0]
+
+
+def _kind_of_file(path: Path, kind: str, key: str) -> str:
+    """A file is a video or a list of pairs."""
+    suffixes = {"videos": SUFFIXES, "pairs": LISTS}
+    for name, known in suffixes.items():
+        if path.suffix.lower() in known and kind in ("auto", name):
+            return name
+    raise ValueError(
+        f"{key}: {path}: expected a folder, a video file ({', '.join(SUFFIXES)}) or a list of pairs "
+        f"({', '.join(LISTS)})"
     )
+
+
+def _build(kind: str, path: Path) -> Source:
+    return KINDS[kind](path)  # type: ignore[call-arg]  # each is built from a path; arrays are not
 
 
 def _folders(folder: Path) -> list[Path]:

@@ -33,6 +33,5 @@ class CodecConfig(Params):
 class EncodeParams(Params):
     """Section `encode_latents`."""
 
-    flip: bool  # encode each training clip mirrored left-right as well
     batch_frames: Annotated[int, Field(ge=1, le=4096)]  # frames encoded at once
     shard_mb: Annotated[int, Field(ge=1, le=65536)]  # size of a latent shard on disk

@@ -1,0 +1,67 @@
+"""Broken input of every kind: clips that can be read or one line that says why not; nothing half-written."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.data import hostile
+from tests.data.small_sources import REPO, params_text
+from vdp.data.clips import ClipStore
+
+CASES = 300
+
+
+@pytest.fixture(scope="session")
+def sources(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return hostile.build_sources(tmp_path_factory.mktemp("sources"))
+
+
+@pytest.mark.parametrize("seed", range(CASES))
+def test_broken_input_is_read_or_refused_in_one_line(sources, tmp_path, monkeypatch, seed):
+    monkeypatch.chdir(tmp_path)
+    case = hostile.prepare(sources, seed)
+    print(f"{case.kind}: {case.done}")
+    hostile.check(case, hostile.run_here(case.kind))
+
+
+@pytest.mark.parametrize("seed", range(len(hostile.KINDS)))
+def test_what_is_whole_is_read(sources, tmp_path, monkeypatch, seed):
+    """Else the cases above would show nothing."""
+    monkeypatch.chdir(tmp_path)
+    case = hostile.prepare(sources, seed, broken=False)
+    outcome = hostile.run_here(case.kind)
+    assert outcome == hostile.Outcome(0, [])
+    hostile.check(case, outcome)
+    stores = [ClipStore(Path("data/clips") / split) for split in ("train", "val", "test/t")]
+    assert min(len(store) for store in stores) > 0
+    assert any(store.num_labelled for store in stores) == (case.kind != "videos")
+
+
+@pytest.mark.parametrize(
+    ("kind", "file", "skip"), [("videos", "d.mov", False), ("competition", "video_10/image_3.png", True)]
+)
+def test_processes_end_as_one_does(sources, tmp_path, kind, file, skip):
+    """The command line with two workers: the same one line, or the same clips."""
+    shutil.copytree(sources / kind / "raw", tmp_path / "raw")
+    (tmp_path / "raw" / file).write_bytes((tmp_path / "raw" / file).read_bytes()[:60])
+    text = params_text("raw", skip, whole=True).replace("workers: 1", "workers: 2")
+    (tmp_path / "params.yaml").write_text(text)
+    ended = subprocess.run(
+        [sys.executable, "-m", "stages.extract_frames"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(REPO), "MLFLOW_TRACKING_URI": f"sqlite:///{tmp_path}/m.db"},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    lines = hostile.screen_lines(ended.stderr)
+    assert f"raw/{file}: not a readable" in lines[0] and "Traceback" not in ended.stderr
+    if skip:
+        assert ended.returncode == 0 and all(line.startswith("skipped: ") for line in lines)
+        assert [entry["video"] for entry in ClipStore(tmp_path / "data/clips/test/t").skipped] == ["video_10"]
+    else:
+        assert ended.returncode == 1 and len(lines) == 1 and lines[0].startswith("error: extract_frames.")
+        assert list((tmp_path / "data").iterdir()) == []

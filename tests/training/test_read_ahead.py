@@ -1,0 +1,159 @@
+"""Worker processes that read batches ahead; each takes seconds to start, so there are few tests of them."""
+
+import multiprocessing
+import os
+import re
+import signal
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from vdp import device
+from vdp.data.augment import Augment
+from vdp.data.augment_params import Changes
+from vdp.data.clips import Clip, write_clips
+from vdp.data.frame_batches import FrameBatches, Frames
+from vdp.params import UserError, one_line
+from vdp.training.fit import fit, training_seed
+from vdp.training.params import FitParams
+from vdp.training.read_ahead import _Failure, _Steps, read_ahead, rng_of
+
+CPU = torch.device("cpu")
+
+pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create")
+
+
+@pytest.fixture(autouse=True)
+def full_precision(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same numbers on a machine whose CPU computes in bf16."""
+    monkeypatch.setattr(device, "BF16_FLAGS", set())
+
+
+@pytest.fixture(autouse=True)
+def no_process_is_left() -> Iterator[None]:
+    """Whatever happens in a test, its workers end with it."""
+    before = set(multiprocessing.active_children())
+    yield
+    assert set(multiprocessing.active_children()) <= before
+
+
+@pytest.fixture(scope="module")
+def frame_batches(tmp_path_factory: pytest.TempPathFactory) -> FrameBatches:
+    """Augmented frames of seven noisy clips: 5 to a batch, so that workers share epochs."""
+    rng = np.random.default_rng(0)
+    clips = [
+        Clip(f"video_{number}", *(rng.integers(0, 49, (3, 16, 24, *c), dtype=np.uint8) for c in ((3,), ())))
+        for number in range(7)
+    ]
+    store = write_clips(tmp_path_factory.mktemp("clips") / "train", clips, shard_mb=1)
+    changes = Changes(flip=True, crop_scale=0.6, brightness=0.2)
+    return FrameBatches([store], 5, True, Augment(changes, 16, 24), seed=0)
+
+
+class Notes:
+    """A log that keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.lines: list[tuple[int, dict[str, float]]] = []
+
+    def log(self, metrics: dict[str, float], step: int) -> None:
+        self.lines.append((step, metrics))
+
+
+def noisy_error(network: nn.Conv2d, batch: Frames, generator: torch.Generator) -> dict[str, Tensor]:
+    """How far the network's only channel is from the mask, with a little noise."""
+    noise = 0.1 * torch.randn(batch.masks.shape, generator=generator)
+    return {"loss": (network(batch.frames)[:, 0] - batch.masks / 49 + noise).square().mean()}
+
+
+def train(batches: FrameBatches, num_workers: int) -> tuple[Tensor, list[tuple[int, dict[str, float]]]]:
+    """The weights and the curve of a small training."""
+    params = FitParams(
+        steps=6, batch_size=5, learning_rate=0.05, warmup_steps=1, weight_decay=0.0, grad_clip=10.0,
+        ema_decay=0.9, log_every=1, validate_every=6, num_workers=num_workers,
+    )  # fmt: skip
+    training_seed(0)
+    network, notes = nn.Conv2d(3, 1, 1), Notes()
+    state = torch.random.get_rng_state()
+    average = fit(network, noisy_error, batches, params, 0, notes, CPU, lambda net: {})
+    assert torch.equal(torch.random.get_rng_state(), state)  # the global generator is left alone
+    return average.weight.data, notes.lines
+
+
+@pytest.mark.parametrize("num_workers", [1, 2])
+def test_a_training_is_the_same_whoever_reads_its_batches(frame_batches, num_workers):
+    weights, curve = train(frame_batches, 0)
+    same, again = train(frame_batches, num_workers)
+    assert torch.equal(same, weights)
+    assert again == curve
+    assert len({line["loss"] for _, line in curve if "loss" in line}) == 6
+
+
+@pytest.mark.parametrize("steps", [range(0), range(4), range(7, 10)])
+def test_batches_come_in_the_order_of_the_steps_wherever_these_start(frame_batches, steps):
+    with read_ahead(frame_batches, 3, steps, 0, pin=False) as batches:
+        received = list(batches)
+    assert len(received) == len(steps)
+    for step, batch in zip(steps, received, strict=True):
+        assert torch.equal(batch.frames, frame_batches(step, rng_of(3, step)).frames)
+
+
+class Failing:
+    """Batches of one number, of which the fourth is not to be had."""
+
+    def __init__(self, kind: str) -> None:
+        self.kind = kind
+
+    def __call__(self, step: int, rng: np.random.Generator) -> Tensor:
+        if step == 3 and self.kind == "missing":
+            raise FileNotFoundError(2, "No such file or directory", "data/x.npy")
+        if step == 3 and self.kind == "wrong":
+            raise ValueError("clips: expected frames, got none; run it again")
+        if step == 3 and self.kind == "killed":
+            os.kill(os.getpid(), signal.SIGKILL)
+        return torch.tensor(float(step))
+
+
+def received(kind: str, num_workers: int) -> Iterator[float]:
+    with read_ahead(Failing(kind), 0, range(6), num_workers, pin=False) as batches:
+        for batch in batches:
+            yield float(batch)
+
+
+@pytest.mark.parametrize(
+    ("kind", "num_workers", "expected", "line"),
+    [
+        ("missing", 0, FileNotFoundError, r"data/x\.npy: no such file or folder"),
+        ("missing", 1, FileNotFoundError, r"data/x\.npy: no such file or folder"),
+        ("wrong", 0, ValueError, r"clips: expected frames, got none; run it again"),
+        ("killed", 1, UserError, r"reading batches ahead failed \(.+\): lower num_workers or .+"),
+    ],
+)
+def test_what_the_user_is_told_is_one_line_whoever_meets_it(kind, num_workers, expected, line):
+    with pytest.raises(expected) as error:
+        list(received(kind, num_workers))
+    assert re.fullmatch(line, one_line(error.value)), error.value
+    assert "Traceback" not in str(error.value)
+
+
+class Unshared:
+    """A batch for which there is no room."""
+
+    def share_memory_(self) -> "Unshared":
+        raise RuntimeError(
+            "unable to allocate shared memory(shm) for file </x>:\nNo space left on device (28)."
+        )
+
+
+def test_without_room_for_a_batch_a_worker_does_not_hang_but_says_what_to_do():
+    """The loader's own way to share a batch ends in a hang where a container's shared memory is full."""
+    failure = _Steps(lambda step, rng: Unshared(), seed=0)[3]
+    assert isinstance(failure, _Failure)
+    assert str(failure.error) == (
+        "reading batches ahead failed (unable to allocate shared memory(shm) for file </x>: No space left on "
+        "device (28)): lower num_workers or batch_size, or give the machine more memory (a container: more "
+        "shared memory, docker run --shm-size)"
+    )

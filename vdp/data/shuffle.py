@@ -1,0 +1,37 @@
+"""An endless order of clips: epoch after epoch, each one all clips in an order of its own."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+STREAM = 2**16  # second word of the seeds of the orders, which no training step shares
+
+
+class Shuffled:
+    """The clip at each place of an endless sequence of shuffled epochs; no clip comes twice in one of them.
+
+    The order depends on the seed alone, whatever places are asked for, in whatever order. One epoch is held
+    at a time, 4 bytes for each clip, and none of it travels to another process.
+
+    Args:
+        count: number of clips, 1 .. 2**32 - 1.
+        seed: of the run.
+    """
+
+    def __init__(self, count: int, seed: int) -> None:
+        self.count = count
+        self._seed = seed
+        self._epoch = -1
+        self._order: NDArray[np.uint32] = np.zeros(0, np.uint32)
+
+    def __getitem__(self, position: int) -> int:
+        """The clip, 0 .. count - 1, at a position, 0 or more."""
+        epoch, place = divmod(position, self.count)
+        if epoch != self._epoch:
+            self._order = np.zeros(0, np.uint32)  # let go of before the next one is made
+            order = np.arange(self.count, dtype=np.uint32)
+            np.random.default_rng([self._seed, STREAM, epoch]).shuffle(order)
+            self._order, self._epoch = order, epoch
+        return int(self._order[place])
+
+    def __getstate__(self) -> dict[str, object]:
+        return {**self.__dict__, "_epoch": -1, "_order": np.zeros(0, np.uint32)}
