@@ -155,10 +155,26 @@ def test_a_section_that_is_a_value_is_refused(broken):
             "name: !!python/object:os.x {}",
             "line 11, column 9: could not determine a constructor",
         ),
+        ("flip: true", "flip: !!bool x", "line 20, column 9: 'x' is not a usable bool"),
+        ("lr: 1e-3", "lr: !!float ''", "line 13, column 15: '' is not a usable float"),
+        ("seed: 7", "seed: " + "9" * 5000, "line 2, column 7: '999"),
+        ("seed: 7", "seed: 0x" + "f" * 5000, "line 2, column 7: '0xff"),
+        ("seed: 7", "seed: " + "[" * 700, "is nested too deeply"),
+        ("seed: 7", "seed: &itself [*itself]", "its anchors stand for more than 100000 values"),
     ],
 )
 def test_what_is_not_yaml_is_told_with_its_line(broken, old, new, part):
     assert broken(old, new).startswith(part)
+
+
+def test_anchors_are_read_unless_they_unfold_without_measure(toy_project):
+    file = toy_project / "params.yaml"
+    file.write_text("a: &one [1, 2]\nb: *one\n")
+    assert read_file(file) == {"a": [1, 2], "b": [1, 2]}
+    lines = [f"{b}: &{b} [{', '.join([f'*{a}'] * 10)}]" for a, b in zip("abcdef", "bcdefg", strict=True)]
+    file.write_text("\n".join(["a: &a x", *lines]))
+    with pytest.raises(UserError, match="params.yaml: its anchors stand for more than 100000 values"):
+        read_file(file)
 
 
 @pytest.mark.parametrize("content", [b"", b"- 1\n- 2\n", b"just words\n", b"seed: \xff\n"])
@@ -206,6 +222,9 @@ def test_a_clip_without_an_unknown_frame_is_refused(broken):
             FileNotFoundError(2, "No such file or directory", "x.npy"),
             "error: x.npy: no such file or folder\n",
         ),
+        (OSError(36, "File name too long", "a\nb\x1b[31m"), "error: a b\\x1b[31m: file name too long\n"),
+        (OSError(5, "Input/output error"), "error: input/output error\n"),
+        (ValueError("caf\udce9  x: not\u2028here"), "error: caf\\udce9  x: not here\n"),
     ],
 )
 def test_a_stage_ends_on_a_users_mistake_with_one_line_and_code_1(toy_project, capsys, error, line):

@@ -179,7 +179,8 @@ def params_text(source: str, skip: bool, whole: bool) -> str:
     data["train_denoiser"] |= {"known": 3, "gaps": [1, 2]}
     data["denoiser"]["unet"]["context_frames"] = 2
     data["extract_frames"] |= {
-        "train": source, "val": None, "val_share": 0.4, "unlabeled": None, "test_sets": {"t": source},
+        "train": source, "val": None, "val_share": 0.4, "unlabeled": None,
+        "test_sets": {"t": {"folder": source, "interval": 1, "stride": 6}},
         "stride": 6, "on_bad_video": "skip" if skip else "error",
         "max_bad_share": 0.7, "shard_mb": 1, "workers": 1,
     }  # fmt: skip

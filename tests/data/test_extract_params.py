@@ -55,7 +55,10 @@ def test_a_source_that_says_its_pace_takes_none_of_the_sections():
     [
         ({"test_sets": {"a/b": "c"}}, "not a usable name"),
         ({"train": None, "test_sets": {}}, "names no source"),
+        ({"test_sets": {"a" * 101: "c"}}, "expected up to 100 letters"),
         ({"stride": 0}, "greater than or equal to 1"),
+        ({"offset": 2**31}, "less than or equal to 2147483647"),
+        ({"fps": 1e-320}, "greater than or equal to 0.001"),
         ({"interval": 2, "fps": 10}, "extract_frames.interval=2 and extract_frames.fps=10 both say"),
         ({"train": {"folder": "a", "interval": 2, "fps": 10}}, "extract_frames.train.interval=2 and"),
         ({"train": {"interval": 2}}, "needs folder or hub"),

@@ -1,3 +1,4 @@
+import os
 import pickle
 import subprocess
 import sys
@@ -551,6 +552,14 @@ def test_a_set_that_lost_its_state_is_no_folder_of_another_kind(tmp_path):
     source = save_pictures(tmp_path / "set", pictures(2))
     (tmp_path / "set" / "state.json").unlink()
     assert "state.json: expected in a saved data set, cannot be read" in refusal(source)
+
+
+@pytest.mark.parametrize("name", ["state.json", ARROW])
+def test_a_pipe_is_not_waited_for(tmp_path, name):
+    source = save_pictures(tmp_path / "set", pictures(2))
+    (tmp_path / "set" / name).unlink()
+    os.mkfifo(tmp_path / "set" / name)
+    assert f"{name}: " in refusal(source) and "not a file" in refusal(source)
 
 
 def test_wrong_offsets_in_a_file_are_told_and_do_not_crash(tmp_path):

@@ -1,3 +1,4 @@
+import os
 import struct
 import zlib
 from pathlib import Path
@@ -195,7 +196,19 @@ def test_a_missing_mask_is_named(tmp_path):
     assert_refused(tmp_path / "mask.npy", r"not a readable \.npy array")
 
 
-@pytest.mark.filterwarnings("ignore:Reading `.npy`")
+def test_a_mask_that_is_a_pipe_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "mask.npy")
+    assert_refused(tmp_path / "mask.npy", r"not a readable \.npy array")
+
+
+def test_a_header_of_python_2_is_read_without_a_warning(mask_file, recwarn):
+    data = mask_file.read_bytes()
+    mask_file.write_bytes(data.replace(b"(3, 4, 5), }   ", b"(3L, 4L, 5L), }"))
+    assert mask_file.read_bytes() != data
+    np.testing.assert_array_equal(read_masks(mask_file, (3, 4, 5)), MASKS)
+    assert not recwarn.list
+
+
 def test_a_damaged_mask_is_read_or_named(mask_file):
     whole = mask_file.read_bytes()
     random = np.random.default_rng(0)

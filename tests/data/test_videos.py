@@ -183,6 +183,12 @@ def test_a_missing_file_is_an_error_of_its_own(tmp_path):
         list(decode_frames(tmp_path / "gone.mp4", Pace()))
 
 
+def test_a_pipe_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "a.mp4")
+    with pytest.raises(ValueError, match="a.mp4: not a file"):
+        list(decode_frames(tmp_path / "a.mp4", Pace()))
+
+
 @pytest.mark.parametrize("name", [b"a:b.mp4", b"100%03d.mp4", b"[x] y.mp4", b"caf\xe9.mp4", b"-i.mp4"])
 def test_any_name_is_only_a_name(tmp_path, monkeypatch, name):
     """Not a URL, a pattern of pictures or an option; nor does one that is not valid text end the process."""

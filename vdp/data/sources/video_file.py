@@ -13,6 +13,7 @@ import numpy as np
 
 from vdp.data.clips import Pixels
 from vdp.data.sources.contract import Pace
+from vdp.params import printable
 
 SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".webm")
 # a header that counts more frames than these of 1 decode is reported: counts are often 1 or 2 off
@@ -58,7 +59,8 @@ def decode_frames(path: Path, pace: Pace, exactly: int | None = None) -> Iterato
             )
         promised = _promised(video)
         if decoded < HONEST * promised:
-            sys.stderr.write(f"{path}: the header says {promised} frames, {decoded} decode; these are used\n")
+            name = printable(str(path))
+            sys.stderr.write(f"{name}: the header says {promised} frames, {decoded} decode; these are used\n")
 
 
 def count_frames(path: Path) -> int:

@@ -56,7 +56,7 @@ def list_folder(folder: Path) -> tuple[list[str], list[str]]:
             kind = Path(entry) if entry.is_symlink() else entry
             if kind.is_dir():
                 folders.append(entry.name)
-            elif kind.is_file() or (entry.is_symlink() and not kind.exists()):
+            elif kind.is_file() or (entry.is_symlink() and not Path(entry).exists()):
                 files.append(entry.name)
     return in_order(folders), in_order(files)
 

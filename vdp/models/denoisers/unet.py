@@ -2,8 +2,9 @@
 
 A U-Net looks at the known frames nearest to each target, stacked as channels, and gives features at every
 resolution; it never sees the noise, so one pass serves all sampling steps and all noise draws of a training
-step. A light head with the same resolutions, fed with those features, denoises. Any number of known frames,
-at any real-valued times, fills a fixed number of slots; times and noise levels enter by FiLM.
+step. A light head at the finest `head_levels` of those resolutions, fed with those features, denoises. Any
+number of known frames, at any real-valued times, fills a fixed number of slots; times and noise levels enter
+by FiLM.
 Shapes: B clips, C channels, K known frames, N targets, R noise draws of each target, S slots, D embedding.
 """
 
