@@ -11,7 +11,6 @@ from vdp.data.extract import Job, Policy, extract
 from vdp.data.params import ExtractParams
 from vdp.data.sources.contract import ClipRule, Pace
 from vdp.data.sources.select import Selection, select_videos
-from vdp.files import replacing
 from vdp.params import ClipParams, read_section, run_stage
 from vdp.tracking.mlflow_run import project_root, track_stage
 
@@ -26,11 +25,11 @@ def main() -> None:
     # every source is looked at before the first is read: a misspelt one is told at once
     jobs = {split: make_job(clip, params, chosen) for split, chosen in select_videos(params).items()}
     policy = Policy(params.shard_mb, params.on_bad_video == "skip", params.max_bad_share, params.workers)
-    with track_stage("extract_frames") as tracker, replacing(CLIPS) as part:
-        stores = extract(jobs, part, project_root() / WORK, policy)
+    with track_stage("extract_frames") as tracker:
+        stores = extract(jobs, CLIPS, project_root() / WORK, policy)
         # all of them are DVC's outs: an empty folder where there is no source
         for split in ("train", "val", "unlabeled", "test"):
-            (part / split).mkdir(exist_ok=True)
+            (CLIPS / split).mkdir(exist_ok=True)
         for split, store in stores.items():
             print(f"{split}: {describe(store)}")
         tracker.summary({f"clips.{split}": float(len(store)) for split, store in stores.items()})

@@ -128,7 +128,7 @@ def test_check_tells_of_a_source_that_has_changed(project, monkeypatch, capsys):
     monkeypatch.setattr("vdp.cli.read_section", lambda cls, name: name)
     monkeypatch.setattr("vdp.data.stale.changed_sources", lambda params, clips: [f"{params}.train"])
     assert run(monkeypatch, "check") == 0
-    assert "extract_frames.train: its files have changed" in capsys.readouterr().err
+    assert "extract_frames.train: its files are not those" in capsys.readouterr().err
 
 
 def test_summary_shows_scores_costs_and_places(project, monkeypatch, capsys):

@@ -60,10 +60,15 @@ def check() -> None:
     print(f"{PARAMS_FILE} is valid")
     if not CLIPS.is_dir():
         return
-    for key in changed_sources(read_section(ExtractParams, "extract_frames"), CLIPS):
+    try:
+        changed = changed_sources(read_section(ExtractParams, "extract_frames"), CLIPS)
+    except (ValueError, OSError) as error:
+        print(f"the sources cannot be compared with the clips: {one_line(error)}", file=sys.stderr)
+        return
+    for key in changed:
         print(
-            f"{key}: its files have changed since its clips were cut; to cut them again: "
-            "dvc repro --force --single-item extract_frames",
+            f"{key}: its files are not those that its clips were cut from; unless params.yaml has changed, "
+            "which dvc repro sees: dvc repro --force --single-item extract_frames",
             file=sys.stderr,
         )
 

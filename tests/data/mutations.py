@@ -329,8 +329,10 @@ def other_name(rng: Random, path: Path) -> str:
     """A file or the folder that it is in gets another name, or a copy of itself under one."""
     if rng.random() < 0.3 and path.parent.name != "raw":
         path = path.parent
-    suffix = path.suffix.encode() if rng.random() < 0.8 else some(rng, [b".mp4", b".PNG", b".npy", b".json"])
-    stem = some(rng, [path.stem.encode(), b"0", b"video_00"])
+    suffix = (
+        os.fsencode(path.suffix) if rng.random() < 0.8 else some(rng, [b".mp4", b".PNG", b".npy", b".json"])
+    )
+    stem = some(rng, [os.fsencode(path.stem), b"0", b"video_00"])
     pattern: bytes = some(rng, NAMES)
     target = os.path.join(os.fsencode(path.parent), pattern.replace(b"{}", stem)[:240] + suffix)
     if os.path.lexists(target):

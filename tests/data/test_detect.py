@@ -135,8 +135,48 @@ def test_a_role_without_a_folder_names_the_key(tmp_path):
 
 def test_videos_that_are_learnt_from_must_not_validate(tmp_path):
     make_video_file(tmp_path / "a.mp4", frames=2)
-    with pytest.raises(ValueError, match="extract_frames.val: .* is also what is trained on; set it to null"):
+    with pytest.raises(
+        ValueError, match="extract_frames.val: 1 of its videos are also in train.*set val to null"
+    ):
         select(train=str(tmp_path), val=str(tmp_path))
+
+
+@pytest.mark.parametrize("split", ["val", "unlabeled", "test"])
+def test_a_video_is_not_learnt_from_and_validated_on_by_whatever_path(tmp_path, capsys, split):
+    for name in ("sub/a", "sub/b", "sub/c"):
+        make_video_file(tmp_path / "v" / f"{name}.mp4", frames=2)
+    (tmp_path / "link").symlink_to(tmp_path / "v" / "sub")
+    train, link = str(tmp_path / "v"), str(tmp_path / "link")
+    if split == "test":
+        select(train=train, val_share=0.01, test_sets={"mine": link})
+        assert "warning: extract_frames.test_sets.mine: " in capsys.readouterr().err
+        return
+    with pytest.raises(
+        ValueError, match="extract_frames.val: .* of its videos are also in (train|unlabeled)"
+    ):
+        select(train=train, val_share=0.01, **{split: link})
+
+
+def test_a_pace_for_clips_that_are_cut_already_is_refused(tmp_path):
+    make_picture_folder(tmp_path / "video_1")
+    make_picture_folder(tmp_path / "video_2")
+    with pytest.raises(ValueError, match="extract_frames.train: .*cut already.*kind: images"):
+        select(train={"folder": str(tmp_path), "interval": 2})
+    assert select(train={"folder": str(tmp_path), "interval": 2, "kind": "images"})
+    assert select(train=str(tmp_path), interval=2)["train"].videos
+
+
+def test_videos_in_folders_of_no_split_are_told(tmp_path, capsys):
+    for split in ("train", "val", "more"):
+        make_picture_folder(tmp_path / split / "video_1", frames=2)
+    select(train=str(tmp_path))
+    assert "extract_frames.train: 1 videos lie in folders that are named after no" in capsys.readouterr().err
+
+
+def test_one_parquet_file_is_asked_of_its_kind(tmp_path):
+    (tmp_path / "x.parquet").write_bytes(b"no parquet")
+    with pytest.raises(ValueError, match="x.parquet: not a readable parquet file"):
+        open_source(tmp_path / "x.parquet", "auto", "key")
 
 
 @pytest.mark.parametrize(("real", "kind"), [(REAL_CLIPS, CompetitionSource), (REAL_VIDEOS, VideoSource)])

@@ -287,6 +287,25 @@ def lists(shard: Path, name: str) -> bool:
     return unit.is_file() and json.loads(unit.read_text())["shards"][0]["names"][0].startswith(name)
 
 
+@pytest.mark.parametrize("name", ["unit.json", "journal.json", "frames_000.npy"])
+def test_what_was_damaged_after_a_stop_is_made_again(tmp_path, name):
+    source = make_mixed(tmp_path / "a")
+    run(tmp_path, job(source), out="whole")
+    bad = tmp_path / "a" / "v7" / "image_0.png"
+    good, times = bad.read_bytes(), bad.stat()
+    bad.write_bytes(b"")
+    with pytest.raises(ValueError, match="v7"):
+        run(tmp_path, job(source), out="stopped")
+    bad.write_bytes(good)
+    os.utime(bad, ns=(times.st_atime_ns, times.st_mtime_ns))
+    damaged = list((tmp_path / "work").glob(f"*/{name}"))
+    assert damaged
+    for path in damaged:
+        os.truncate(path, path.stat().st_size // 2)
+    run(tmp_path, job(source), out="again")
+    assert content(tmp_path / "again") == content(tmp_path / "whole")
+
+
 def test_a_unit_is_worked_at_by_one_process_at_a_time(tmp_path):
     """A worker of a run that was killed may still be at it when the next run comes."""
     source = make_mixed(tmp_path / "a", videos=1)
@@ -336,6 +355,7 @@ def test_a_killed_run_is_taken_up_to_the_same_bytes(tmp_path):
         child = subprocess.Popen(
             [sys.executable, str(script), str(tmp_path), f"killed{number}"],
             env={**os.environ, "PYTHONPATH": str(repo)},
+            stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
         )
         started = time.monotonic()
@@ -344,9 +364,33 @@ def test_a_killed_run_is_taken_up_to_the_same_bytes(tmp_path):
                 break
             time.sleep(0.01)
         child.send_signal(signal.SIGKILL)
-        child.wait()
+        child.communicate(timeout=20)  # ends when its workers have ended too: they have the same stdout
     run(tmp_path, job(source), out="again")
     assert content(tmp_path / "again") == content(tmp_path / "whole")
+
+
+IDLE = """
+import multiprocessing, time
+from concurrent.futures import ProcessPoolExecutor
+from vdp.data.extract import _Signs, _start_worker
+if __name__ == "__main__":
+    context = multiprocessing.get_context("spawn")
+    signs = _Signs({}, context.Value("Q", 0), context.Event())
+    pool = ProcessPoolExecutor(1, context, _start_worker, (signs,))
+    pool.submit(time.sleep, 0).result()
+    print("idle", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_a_worker_without_work_ends_with_a_run_that_was_killed(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(IDLE)
+    env = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    child = subprocess.Popen([sys.executable, str(script)], env=env, stdout=subprocess.PIPE)
+    assert child.stdout is not None and child.stdout.readline() == b"idle\n"
+    child.send_signal(signal.SIGKILL)
+    child.communicate(timeout=20)  # the worker has the same stdout: this ends when it has ended
 
 
 class CountedSource:

@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 
 from vdp.data.params import ExtractParams, SourceParams
+from vdp.params import UserError, validate
 
 PARAMS = {
     "train": "a",
@@ -65,12 +66,30 @@ def test_a_source_that_says_its_pace_takes_none_of_the_sections():
         ({"train": {"folder": "a", "hub": "b/c"}}, "needs folder or hub"),
         ({"train": {"hub": "b/c", "kind": "videos"}}, "kind=videos does not go with hub"),
         ({"train": {"folder": "a", "pace": 3}}, "pace"),
+        ({"train": ""}, "extract_frames.train='.' is the project's own folder"),
+        ({"train": {"folder": "a", "revision": "b"}}, "revision and config are of a data set of the hub"),
         ({"on_bad_video": "ignore"}, "'error' or 'skip'"),
     ],
 )
 def test_params_that_make_no_sense_are_refused(change, message):
     with pytest.raises(ValueError, match=message):
         read(**change)
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ({"folder": "x", "kind": "video"}, r"extract_frames\.train\.kind=\"video\": expected .*videos"),
+        ({"folder": "x", "interval": 0}, r"extract_frames\.train\.interval=0 is out of range: expected .*1"),
+        ({"folder": "x", "pace": 3}, r"extract_frames\.train\.pace is not a known key"),
+        ({"folder": "x", "hub": "a/b"}, "a source needs folder or hub, and not both"),
+        (7, "extract_frames.train=7: expected a path"),
+    ],
+)
+def test_a_mistake_in_a_source_is_named_with_its_key_and_range(source, message):
+    with pytest.raises(UserError, match=message) as error:
+        validate(ExtractParams, PARAMS | {"train": source}, "extract_frames")
+    assert "(and" not in str(error.value)
 
 
 def test_a_source_is_named_by_its_place():

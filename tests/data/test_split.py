@@ -1,6 +1,6 @@
 import pytest
 
-from vdp.data.sources.split import train_and_val, videos_of
+from vdp.data.sources.split import in_no_role, train_and_val, videos_of
 
 NAMES = [f"video_{n:05d}.mp4" for n in range(1000)]
 
@@ -28,6 +28,24 @@ def test_named_folders_give_their_role_its_videos():
     assert videos_of(items, "test") == ["hidden/d.mp4"]
     assert videos_of(items, "unlabeled") == ["unlabelled/e.mp4"]
     assert train_and_val(items, 0.5) == (["train_1/a.mp4", "Train 2/b.mp4"], ["val_1/c.mp4"])
+
+
+def test_numbered_folders_and_dev_are_named_folders():
+    items = ["train/a", "train2/b", "train10/c", "val1/d", "dev/e"]
+    assert train_and_val(items, 0.1) == (items[:3], items[3:])
+
+
+def test_videos_in_folders_of_no_role_are_told():
+    assert in_no_role(["train/a", "val/b", "extra/c", "d"]) == ["extra/c", "d"]
+    assert in_no_role(["a/a", "b/b"]) == []
+
+
+def test_videos_of_one_label_stay_together():
+    """Several degraded inputs of one clean target."""
+    target = {name: f"clean{int(name[6:11]) // 4}" for name in NAMES}
+    train, val = train_and_val(NAMES, 0.2, label=target.__getitem__)
+    assert sorted(train + val) == NAMES and 120 < len(val) < 280
+    assert not {target[name] for name in train} & {target[name] for name in val}
 
 
 def test_the_folders_of_clevrer_are_named_folders():

@@ -63,8 +63,11 @@ def test_a_new_file_is_told_whichever_side_of_the_split_it_is_on(params):
         Path(f"videos/{name}.mp4").unlink()
 
 
-def test_what_is_not_there_is_left_to_the_stage(params):
+def test_a_source_that_is_not_there_is_told(params):
     Path("more").rename("gone")
-    assert changed(params) == []
-    Path("gone").rename("more")
+    with pytest.raises(FileNotFoundError, match="extract_frames.unlabeled: more is not there"):
+        changed(params)
+
+
+def test_before_the_first_run_there_is_nothing_to_compare(params):
     assert changed_sources(params, Path("no clips yet")) == []

@@ -14,6 +14,7 @@ import secrets
 import shutil
 import signal
 import sys
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -25,12 +26,13 @@ from pathlib import Path
 from typing import TextIO
 
 import cv2
+import numpy as np
 from tqdm import tqdm
 
 from vdp.data.clips import FORMAT, ClipStore, Shard, ShardWriter, join_shards, shard_file
 from vdp.data.cut import clip_stem, cut_clips
 from vdp.data.sources.contract import ClipRule, Source
-from vdp.files import locked
+from vdp.files import locked, replacing
 from vdp.params import UserError, one_line, printable
 
 UNITS = 64  # parts of a source, so that every process has work to the end and a stop costs little ...
@@ -41,6 +43,7 @@ NAMED = 5  # skipped videos to name on the screen; all are in the manifest
 POLL_SECONDS = 0.2  # between looks at the progress of the workers
 
 UNIT, JOURNAL, LOCK = "unit.json", "journal.json", "lock"
+DAMAGED = (OSError, ValueError, KeyError, TypeError, EOFError)  # what reading a broken note or array raises
 UNUSABLE = (ValueError, OSError, cv2.error, MemoryError, RecursionError)  # what a broken video may raise
 
 
@@ -56,7 +59,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Policy:
-    """What a run of `extract` may not change in the clips.
+    """How a run of `extract` works.
 
     Attributes:
         shard_mb: MiB of frames in one shard, at most.
@@ -96,7 +99,7 @@ def extract(jobs: Mapping[str, Job], out: Path, work: Path, policy: Policy) -> d
 
     Args:
         jobs: by split, which is also the folder's path below `out`.
-        out: exists; each store is written into it when all splits are decoded.
+        out: replaced as a whole when all splits are decoded.
         work: what is decoded so far; it is kept when the run fails or is interrupted, and emptied at the end.
         policy: see there.
 
@@ -104,6 +107,11 @@ def extract(jobs: Mapping[str, Job], out: Path, work: Path, policy: Policy) -> d
         UserError: for a video that cannot be used and may not be skipped, for too many of them, or for a
             split without clips; one line that names the file.
     """
+    if multiprocessing.parent_process() is not None:
+        # a script without a guard is run again by each process that it starts, which would wait for the lock
+        raise UserError(
+            "extract was called by one of its own processes: call it below if __name__ == '__main__'"
+        )
     quiet_decoder()  # before the first header is read: FFmpeg asks once
     with locked(work / LOCK, "another extraction is at work in this checkout; waiting for it to end"):
         units, skipped = _plan(jobs, work, policy)
@@ -112,23 +120,22 @@ def extract(jobs: Mapping[str, Job], out: Path, work: Path, policy: Policy) -> d
             mine = [result for unit, result in zip(units, results, strict=True) if unit.split == split]
             skipped[split] += [entry for result in mine for entry in result.skipped]
             _report(job, skipped[split], policy)
-        stores = {}
-        for split, job in jobs.items():
-            groups = [
-                (unit.folder, result.shards)
-                for unit, result in zip(units, results, strict=True)
-                if unit.split == split
-            ]
-            (out / split).mkdir(parents=True)
-            size, files = (job.rule.height, job.rule.width), files_hash(job.source, job.items)
-            join_shards(out / split, groups, size, skipped[split], files)
-            stores[split] = ClipStore(out / split)
+        with replacing(out) as part:
+            for split, job in jobs.items():
+                groups = [
+                    (unit.folder, result.shards)
+                    for unit, result in zip(units, results, strict=True)
+                    if unit.split == split
+                ]
+                (part / split).mkdir(parents=True)
+                size, files = (job.rule.height, job.rule.width), files_hash(job.source, job.items)
+                join_shards(part / split, groups, size, skipped[split], files)
         for path in work.iterdir():  # also what runs with other params have left
             if path.is_dir():
                 shutil.rmtree(path)
             elif path.name != LOCK:
                 path.unlink()
-    return stores
+    return {split: ClipStore(out / split) for split in jobs}
 
 
 def files_hash(source: Source, items: Sequence[str]) -> str:
@@ -218,7 +225,7 @@ def _unit_hash(code: str, job: Job, items: Sequence[str], shard_mb: int) -> str:
     for part in (code, type(source).__name__, repr(asdict(job.rule)), str(shard_mb)):
         digest.update(part.encode() + b"\0")
     for item in items:
-        digest.update(os.fsencode(source.label(item)) + b"\0")
+        digest.update(os.fsencode(item) + b"\0" + os.fsencode(source.label(item)) + b"\0")
         with suppress(ValueError, OSError):  # told when it is read
             files = source.files(item)
             if not files:  # nothing to know a change by
@@ -233,7 +240,7 @@ def _code_hash() -> str:
     """A hash of the code of this package: units that other code has made are not taken over."""
     digest = hashlib.sha256(f"{FORMAT} {cv2.__version__}".encode())
     folder = Path(__file__).parent
-    for path in sorted([*folder.glob("*.py"), *folder.glob("sources/*.py")]):
+    for path in sorted([*folder.glob("*.py"), *folder.glob("sources/*.py"), folder.parent / "classes.py"]):
         digest.update(path.read_bytes())
     return digest.hexdigest()
 
@@ -265,10 +272,11 @@ def _run_parallel(
     jobs: Mapping[str, Job], units: Sequence[_Unit], policy: Policy, workers: int, bar: tqdm
 ) -> list[_Result]:
     context = multiprocessing.get_context("spawn")  # OpenCV's threads do not survive a fork
-    signs = _Signs(jobs, context.Value("Q", 0), context.Event(), os.getpid())
+    signs = _Signs(jobs, context.Value("Q", 0), context.Event())
     pool = ProcessPoolExecutor(workers, context, _start_worker, (signs,))
     try:
-        futures = {pool.submit(_extract_in_worker, unit, policy): unit for unit in units}
+        with _interrupts_held():
+            futures = {pool.submit(_extract_in_worker, unit, policy): unit for unit in units}
         waiting = set(futures)
         while waiting:
             finished, waiting = wait(waiting, timeout=POLL_SECONDS, return_when=FIRST_COMPLETED)
@@ -286,6 +294,19 @@ def _run_parallel(
         pool.shutdown(wait=True, cancel_futures=True)
 
 
+@contextmanager
+def _interrupts_held() -> Iterator[None]:
+    """Ctrl-C waits while workers are started: they are born without it, as the parent tells them to stop."""
+    if threading.current_thread() is not threading.main_thread():  # which alone may say so
+        yield
+        return
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+
+
 @dataclass(frozen=True)
 class _Signs:
     """What a worker is sent once, and what it shares with its parent: videos read so far, and a stop."""
@@ -293,7 +314,6 @@ class _Signs:
     jobs: Mapping[str, Job]
     videos: "Synchronized[int]"
     stop: Event
-    parent: int  # process id
 
 
 _signs: _Signs | None = None  # in a worker
@@ -303,8 +323,17 @@ def _start_worker(signs: _Signs) -> None:
     global _signs
     _signs = signs
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent is interrupted as well, and tells
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     quiet_decoder()
     _quiet_libraries()
+
+
+def _end_with_parent() -> None:
+    """End a worker whose parent was killed, also one that waits for work; what is in the journal stays."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
 
 
 def _extract_in_worker(unit: _Unit, policy: Policy) -> _Result:
@@ -313,9 +342,7 @@ def _extract_in_worker(unit: _Unit, policy: Policy) -> _Result:
 
 
 def _go_on() -> None:
-    """End a worker whose work nobody wants any more; what it has noted in the journal stays."""
-    if _signs is not None and os.getppid() != _signs.parent:
-        os._exit(1)
+    """Leave work that nobody wants any more; what is noted in the journal stays."""
     if _signs is not None and _signs.stop.is_set():
         raise _Stopped
 
@@ -380,8 +407,8 @@ def extract_unit(job: Job, items: Sequence[str], folder: Path, policy: Policy) -
     with locked(folder.with_suffix(".lock")):  # a worker of a run that was killed may still be at it
         folder.mkdir(exist_ok=True)
         if (folder / UNIT).is_file():
-            result = _read_result(folder / UNIT)
-            if _complete(folder, result):
+            result = _read_result(folder)
+            if result is not None:
                 _count(len(items))
                 return result
             (folder / UNIT).unlink()
@@ -459,15 +486,6 @@ def _count(videos: int) -> None:
             _signs.videos.value += videos
 
 
-def _complete(folder: Path, result: _Result) -> bool:
-    """Whether all files of a unit are still there: a run that was killed may have moved some."""
-    return all(
-        (folder / shard_file(part, number)).is_file()
-        for number, shard in enumerate(result.shards)
-        for part in shard.parts
-    )
-
-
 def _write_journal(folder: Path, note: _Note) -> None:
     note.writer.mark()  # what is noted must be written
     entry = {
@@ -482,21 +500,27 @@ def _write_journal(folder: Path, note: _Note) -> None:
 
 def _read_journal(folder: Path, shard_mb: int) -> _Note:
     """The state in which a unit was left, or its start."""
-    path = folder / JOURNAL
-    if path.is_file():
-        entry = json.loads(path.read_text())
-        shards = [Shard(**shard) for shard in entry["shards"]]
-        with suppress(ValueError):  # files shorter than was noted, as after a power cut: begin again
-            writer = ShardWriter(folder, shard_mb, shards)
-            return _Note(writer, entry["item"], entry["clips"], entry["mark"], entry["skipped"])
+    with suppress(*DAMAGED):  # or files are shorter than was noted, as after a power cut: begin again
+        entry = json.loads((folder / JOURNAL).read_text())
+        writer = ShardWriter(folder, shard_mb, [Shard(**shard) for shard in entry["shards"]])
+        return _Note(writer, entry["item"], entry["clips"], entry["mark"], entry["skipped"])
     return _Note(ShardWriter(folder, shard_mb), 0, 0, [], [])
 
 
-def _read_result(path: Path) -> _Result:
-    entry = json.loads(path.read_text())
-    shards = [Shard(**shard) for shard in entry["shards"]]
-    size = tuple(entry["size"]) if entry["size"] else None
-    return _Result(shards, size, entry["skipped"])
+def _read_result(folder: Path) -> _Result | None:
+    """What a complete unit has given; None if a file is missing or damaged: a run may have been killed while
+    it moved them, or a machine have stopped before they were on its disk."""
+    with suppress(*DAMAGED):
+        entry = json.loads((folder / UNIT).read_text())
+        shards = [Shard(**shard) for shard in entry["shards"]]
+        for number, shard in enumerate(shards):
+            for part in shard.parts:
+                array = np.load(folder / shard_file(part, number), mmap_mode="r")
+                if len(array) != len(shard.names):
+                    return None
+        size = tuple(entry["size"]) if entry["size"] else None
+        return _Result(shards, size, entry["skipped"])
+    return None
 
 
 def _write_json(path: Path, value: Mapping[str, object]) -> None:

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 
 from vdp.params import Params
 
@@ -28,6 +28,8 @@ class SourceParams(Params):
     hub: Name | None = Field(
         default=None, description="instead of folder: a data set of the Hugging Face hub"
     )
+    revision: Name | None = Field(default=None, description="of a hub's data set: commit, tag or branch")
+    config: Name | None = Field(default=None, description="of a hub's data set that has several")
     kind: Kind = Field(default="auto", description="what it holds; auto looks")
     interval: Interval | None = Field(default=None, description="take every n-th frame")
     fps: Fps | None = Field(default=None, description="take frames at this rate instead; frames per second")
@@ -40,6 +42,8 @@ class SourceParams(Params):
             raise ValueError("a source needs folder or hub, and not both")
         if self.hub is not None and self.kind not in ("auto", "huggingface"):
             raise ValueError(f"kind={self.kind} does not go with hub; leave kind out")
+        if self.hub is None and (self.revision or self.config):
+            raise ValueError("revision and config are of a data set of the hub; leave them out")
         return self
 
     @property
@@ -48,16 +52,27 @@ class SourceParams(Params):
         return str(self.folder) if self.folder is not None else f"hub:{self.hub}"
 
 
+def _branch(value: object) -> str:
+    """A mapping is a source with settings: what is wrong in it is told, not that it is no path."""
+    if value is None:
+        return "none"
+    return "settings" if isinstance(value, dict | SourceParams) else "path"
+
+
+_Path = Annotated[Path, Tag("path")]
+_Settings = Annotated[SourceParams, Tag("settings")]
+SourceOrPath = Annotated[_Path | _Settings, Discriminator(_branch)]
+SourceOrNone = Annotated[_Path | _Settings | Annotated[None, Tag("none")], Discriminator(_branch)]
+
+
 class ExtractParams(Params):
     """Section `extract_frames` of params.yaml. Paths are relative to the project's root."""
 
-    train: Path | SourceParams | None = Field(description="source to train on, or null")
-    val: Path | SourceParams | None = Field(description="source to validate on, or null: a part of train's")
+    train: SourceOrNone = Field(description="source to train on, or null")
+    val: SourceOrNone = Field(description="source to validate on, or null: a part of train's")
     val_share: float = Field(ge=0, lt=1, description="where val is null: share of train's videos")
-    unlabeled: Path | SourceParams | None = Field(description="more to train the video models on, or null")
-    test_sets: dict[str, Path | SourceParams] = Field(
-        description="name: source of each test set; {} for none"
-    )
+    unlabeled: SourceOrNone = Field(description="more to train the video models on, or null")
+    test_sets: dict[str, SourceOrPath] = Field(description="name: source of each test set; {} for none")
     interval: Interval = Field(description="take every n-th frame")
     fps: Fps | None = Field(description="take frames at this rate instead, or null; frames per second")
     offset: Offset = Field(description="leave out frames at the start of each video")
@@ -90,6 +105,16 @@ class ExtractParams(Params):
             raise ValueError(
                 "extract_frames names no source: give train, val, unlabeled or a test set a folder"
             )
+        return self
+
+    @model_validator(mode="after")
+    def no_source_is_the_project(self) -> Self:
+        for split, source in self.splits().items():
+            if source.folder in (Path(), Path("data")):
+                raise ValueError(
+                    f"{key_of(split)}={str(source.folder)!r} is the project's own folder: "
+                    "expected a folder of videos, or null"
+                )
         return self
 
     @model_validator(mode="after")

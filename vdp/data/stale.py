@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from vdp.data.clips import ClipStore
+from vdp.data.clips import MANIFEST, ClipStore
 from vdp.data.extract import files_hash
 from vdp.data.params import ExtractParams
 from vdp.data.sources.select import select_videos
@@ -11,14 +11,19 @@ from vdp.data.sources.select import select_videos
 def changed_sources(params: ExtractParams, clips: Path) -> list[str]:
     """Keys of params.yaml that name a source whose files are not those that its clips were cut from.
 
-    Names and sizes of files are compared, not their content. Empty where there are no clips yet, or where a
-    source is not there or cannot be used: the stage tells that.
+    Names and sizes of files are compared, not their content. Empty where clips are missing, as before the
+    first run, and where a source is a data set of the hub, which would have to be asked.
+
+    Raises:
+        ValueError, OSError: if a source is not there or cannot be used: nothing can be compared.
     """
-    try:
-        chosen = select_videos(params)
-        stores = {split: ClipStore(clips / split) for split in chosen}
-    except (ValueError, OSError):
+    splits = params.splits()
+    if any(source.hub for source in splits.values()) or not all((clips / name).is_dir() for name in splits):
         return []
+    chosen = select_videos(params)
+    if not all((clips / split / MANIFEST).is_file() for split in chosen):
+        return []
+    stores = {split: ClipStore(clips / split) for split in chosen}
     keys = [
         chosen[split].key
         for split, store in stores.items()

@@ -34,6 +34,7 @@ def open_source(path: Path, kind: str, key: str) -> Source:
         FileNotFoundError: if the path is not there, or holds no usable videos.
         ValueError: if it could be of several kinds, or is broken as a whole.
     """
+    path = path.expanduser()
     if not path.exists():
         raise FileNotFoundError(f"{key}: {path} is not there{_hint(_folders(path.parent))}")
     if path.is_file():
@@ -67,14 +68,14 @@ def open_source(path: Path, kind: str, key: str) -> Source:
 
 
 def _kind_of_file(path: Path, kind: str, key: str) -> str:
-    """A file is a video or a list of pairs."""
-    suffixes = {"videos": SUFFIXES, "pairs": LISTS}
+    """A file is a video, a list of pairs, or rows of videos."""
+    suffixes = {"videos": SUFFIXES, "pairs": LISTS, "huggingface": (".parquet",)}
     for name, known in suffixes.items():
         if path.suffix.lower() in known and kind in ("auto", name):
             return name
     raise ValueError(
-        f"{key}: {path}: expected a folder, a video file ({', '.join(SUFFIXES)}) or a list of pairs "
-        f"({', '.join(LISTS)})"
+        f"{key}: {path}: expected a folder, a video file ({', '.join(SUFFIXES)}), a list of pairs "
+        f"({', '.join(LISTS)}) or a .parquet file"
     )
 
 

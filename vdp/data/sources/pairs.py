@@ -251,7 +251,8 @@ def _read_csv(path: Path) -> list[tuple[str, object]]:
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             reader = csv.reader(file, strict=True, skipinitialspace=True)
-            lines = [(reader.line_num, cells) for cells in reader if any(cells)]
+            stripped = ([cell.strip() for cell in cells] for cells in reader)
+            lines = [(reader.line_num, cells) for cells in stripped if any(cells)]
     except (csv.Error, ValueError) as error:  # ValueError: text that is not UTF-8
         raise ValueError(f"{path}: not readable CSV in UTF-8; expected the header input,target") from error
     header = lines[0][1] if lines else []
