@@ -359,7 +359,7 @@ def beside(rng: Random, path: Path) -> str:
     """Something more in a folder."""
     kind = some(rng, ["loop", "deep", "text", "empty folder", "mask", "picture", "video"])
     if kind == "loop":
-        (path.parent / "up").symlink_to("..", target_is_directory=True)
+        (path.parent / f"up{int(rng.integers(10**9))}").symlink_to("..", target_is_directory=True)
     elif kind == "deep":
         (path.parent / "/".join(["d"] * 120)).mkdir(parents=True, exist_ok=True)
     elif kind == "text":
