@@ -141,6 +141,16 @@ def test_videos_that_are_learnt_from_must_not_validate(tmp_path):
         select(train=str(tmp_path), val=str(tmp_path))
 
 
+def test_a_video_and_a_link_to_it_are_on_one_side(tmp_path):
+    for name in "abcdefgh":
+        make_video_file(tmp_path / "run5" / f"{name}.mp4", frames=2)
+    (tmp_path / "latest").symlink_to(tmp_path / "run5")
+    found = select(train=str(tmp_path))
+    train, val = ({Path(video).name for video in found[split].videos} for split in ("train", "val"))
+    assert train and val and not train & val
+    assert len(found["train"].videos) == 2 * len(train)
+
+
 @pytest.mark.parametrize("split", ["val", "unlabeled", "test"])
 def test_a_video_is_not_learnt_from_and_validated_on_by_whatever_path(tmp_path, capsys, split):
     for name in ("sub/a", "sub/b", "sub/c"):

@@ -67,6 +67,10 @@ def test_a_source_that_says_its_pace_takes_none_of_the_sections():
         ({"train": {"hub": "b/c", "kind": "videos"}}, "kind=videos does not go with hub"),
         ({"train": {"folder": "a", "pace": 3}}, "pace"),
         ({"train": ""}, "extract_frames.train='.' is the project's own folder"),
+        (
+            {"train": "data/clips/mine"},
+            "extract_frames.train='data/clips/mine' lies in data/clips, which each",
+        ),
         ({"train": {"folder": "a", "revision": "b"}}, "revision and config are of a data set of the hub"),
         ({"on_bad_video": "ignore"}, "'error' or 'skip'"),
     ],

@@ -10,6 +10,8 @@ from vdp.params import Params
 MAX_NUMBER = 2**31 - 1  # of a frame: no video has more
 MAX_NAME = 100  # characters of the name of a test set
 
+CLIPS = Path("data/clips")  # what the stage writes
+
 Kind = Literal["auto", "competition", "videos", "images", "clevrer", "pairs", "huggingface"]
 Interval = Annotated[int, Field(ge=1, le=MAX_NUMBER)]
 Fps = Annotated[float, Field(ge=0.001, le=1000)]
@@ -114,6 +116,11 @@ class ExtractParams(Params):
                 raise ValueError(
                     f"{key_of(split)}={str(source.folder)!r} is the project's own folder: "
                     "expected a folder of videos, or null"
+                )
+            if source.folder is not None and source.folder.absolute().is_relative_to(CLIPS.absolute()):
+                raise ValueError(
+                    f"{key_of(split)}={str(source.folder)!r} lies in {CLIPS}, which each run replaces: "
+                    "move it somewhere else"
                 )
         return self
 

@@ -3,6 +3,7 @@
 import os
 import sys
 from dataclasses import dataclass
+from functools import partial
 
 from vdp.data.params import ExtractParams, SourceParams, key_of
 from vdp.data.sources.contract import Source
@@ -49,7 +50,7 @@ def select_videos(params: ExtractParams) -> dict[str, Selection]:
             raise UserError(f"{key}: {one_line(error)}") from None
         try:
             if split == "train" and params.val is None and params.val_share > 0:
-                train, val = train_and_val(items, params.val_share, source.label)
+                train, val = train_and_val(items, params.val_share, partial(_identity, source))
                 found["train"] = Selection(source, train, named, key, "train")
                 found["val"] = Selection(source, val, named, key, "val")
             else:

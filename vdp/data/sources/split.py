@@ -50,7 +50,7 @@ def train_and_val(
     Args:
         items: all videos of the source, `train_*/...` and `val_*/...` where folders say it.
         val_share: about this share of the training videos is to validate on; 0: none.
-        label: what a video is read from; those of one label (pairs of one target) stay together.
+        label: what a video is read from; those of one label (pairs of one target, links) stay together.
 
     Raises:
         ValueError: if there is only one video to share.
