@@ -45,6 +45,11 @@ class TrainDenoiserParams(FitParams):
     draws: Annotated[int, Field(ge=1)]  # noise draws of each target per step, from one pass over its context
     reverse: bool  # play half of the training hops backwards
     context_noise: Share  # largest standard deviation of noise on known frames; half of the hops have none
+    drop_context: Annotated[float, Field(ge=0, lt=1)]  # share of hops without pictures of known frames
+    own_context: Share  # share of the steps whose newest known frames the network has made itself
+    own_frames: Annotated[int, Field(ge=1)]  # how many of them, at most
+    own_steps: Annotated[int, Field(ge=1, le=1000)]  # sampling steps of each
+    own_temperature: Annotated[float, Field(ge=0, le=2)]  # scale of their starting noise
 
 
 class TrainSegmenterParams(FitParams):

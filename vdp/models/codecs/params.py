@@ -17,6 +17,7 @@ class VaeParams(Params):
     """Section `vae`: the network of the VAE."""
 
     spatial_factor: Literal[2, 4, 8]  # pixels per latent position along height and width
+    temporal_factor: Literal[1, 2, 4]  # frames per latent frame, after the first; 1: each frame alone
     latent_channels: Annotated[int, Field(ge=1, le=64)]
     base_channels: Annotated[int, Field(ge=8, le=512)]  # channels at half resolution; doubled at each halving
     num_res_blocks: Annotated[int, Field(ge=1, le=8)]  # residual blocks at the lowest resolution

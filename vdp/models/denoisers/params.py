@@ -6,23 +6,35 @@ from pydantic import Field, model_validator
 
 from vdp.params import Params
 
+Level = Annotated[int, Field(ge=0, le=5)]  # a resolution of a U-Net; 0 is the finest
+
 
 class UnetParams(Params):
     """Section `denoiser.unet`."""
 
+    conditioning: Literal["features", "spade", "concat"]  # how the known frames enter
     base_channels: Annotated[int, Field(ge=8, le=1024)]  # channels at the latents' own resolution
     channel_mults: Annotated[list[int], Field(min_length=1, max_length=6)]  # times base_channels, per halving
-    num_res_blocks: Annotated[int, Field(ge=1, le=8)]  # residual blocks per resolution of the context encoder
+    num_res_blocks: Annotated[int, Field(ge=1, le=8)]  # residual blocks per resolution
+    attention_levels: list[Level]  # resolutions with attention over the positions of a frame
+    temporal: bool  # convolutions and attention over the targets of a hop, which then see each other
     context_frames: Annotated[int, Field(ge=1, le=64)]  # known frames, nearest first, that the network sees
     head_levels: Annotated[int, Field(ge=1, le=6)]  # resolutions of the denoising head, from the finest
     head_blocks: Annotated[int, Field(ge=1, le=8)]  # residual blocks at each resolution of the denoising head
 
     @model_validator(mode="after")
-    def head_fits(self) -> Self:
-        if self.head_levels > len(self.channel_mults):
+    def levels_fit(self) -> Self:
+        levels = len(self.channel_mults)
+        if self.head_levels > levels:
             raise ValueError(
-                f"denoiser.unet.head_levels={self.head_levels} is more than the {len(self.channel_mults)} "
+                f"denoiser.unet.head_levels={self.head_levels} is more than the {levels} "
                 "resolutions of denoiser.unet.channel_mults"
+            )
+        strange = [level for level in self.attention_levels if level >= levels]
+        if strange:
+            raise ValueError(
+                f"denoiser.unet.attention_levels={self.attention_levels} names level {strange[0]}: expected "
+                f"0..{levels - 1}, the {levels} resolutions of denoiser.unet.channel_mults"
             )
         return self
 
@@ -34,6 +46,9 @@ class DitParams(Params):
     hidden_dim: Annotated[int, Field(ge=32, le=4096)]  # channels per token
     depth: Annotated[int, Field(ge=1, le=64)]  # number of blocks
     num_heads: Annotated[int, Field(ge=1, le=64)]  # attention heads; hidden_dim / num_heads is divisible by 8
+    stem_channels: Annotated[int, Field(ge=0, le=1024)]  # of the convolutions around the blocks; 0: none
+    attention: Literal["one_way", "block", "joint"]  # who sees whom; see vdp.models.denoisers.dit
+    factorised: bool  # attend within frames, then along time, in place of both at once
 
     @model_validator(mode="after")
     def heads_divide_dim(self) -> Self:
@@ -59,7 +74,6 @@ class DenoiserConfig(Params):
     denoiser: DenoiserParams
     channels: int  # of a latent
     known: int  # known frames of its training hops, at most; a rollout gives it no more
-    process: Literal["flow", "v"]
-    change_scale: tuple[float, ...]  # standard deviation of a change that the network makes, per channel
+    change_scale: tuple[float, ...]  # standard deviation of what is diffused, per channel
     latent_mean: tuple[float, ...]  # of the raw latents, per channel
     latent_std: tuple[float, ...]
