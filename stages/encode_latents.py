@@ -13,7 +13,7 @@ from vdp.data.encode import encode_clips
 from vdp.data.latents import Moments, write_latents, write_statistics
 from vdp.device import pick_device
 from vdp.files import replacing
-from vdp.models.codecs import load_codec
+from vdp.models.codecs import load_frame_codec
 from vdp.models.codecs.params import EncodeParams
 from vdp.params import read_section, read_value, run_stage
 from vdp.tracking.mlflow_run import track_stage
@@ -27,7 +27,7 @@ def main() -> None:
     params = read_section(EncodeParams, "encode_latents")
     augment = read_section(ClipAugment, "augment.denoiser")
     seed, device = read_value("seed"), pick_device()
-    codec = load_codec(CODEC).to(device)
+    codec = load_frame_codec(CODEC).to(device)
     moments = Moments(codec.channels)
     with track_stage("encode_latents") as tracker, replacing(LATENTS) as part:
         for store in existing_stores(CLIPS, ["train", "val", "unlabeled"]):

@@ -1,4 +1,6 @@
-"""DVC stage pretrain_vae: fit the codec to single frames; for the pixel codec there is nothing to fit.
+"""DVC stage pretrain_vae: fit the codec to single frames, or to short clips where it shortens time.
+
+The pixel codec has nothing to fit.
 
 Reads   data/clips; params.yaml: seed, codec, vae, pretrain_vae, augment.codec
 Writes  data/models/codec
@@ -24,6 +26,7 @@ from vdp.training.params import PretrainVaeParams
 
 CLIPS = Path("data/clips")
 CODEC = Path("data/models/codec")
+GROUPS = 2  # of vae.temporal_factor frames after a training clip's first: one follows a frame, one a group
 
 
 def main() -> None:
@@ -48,21 +51,24 @@ def train(
     stores = existing_stores(CLIPS, ["train", "unlabeled"])
     val = ClipStore(CLIPS / "val")
     size = (val.height, val.width)
+    length = 1 if vae.temporal_factor == 1 else 1 + GROUPS * vae.temporal_factor
     batch_of = FrameBatches(
-        stores, params.batch_size, labelled_only=False, augment=Augment(augment.train, *size), seed=seed
+        stores, params.batch_size, False, Augment(augment.train, *size), seed=seed, length=length
     )
     validation = FrameBatches(
-        [val], params.batch_size, labelled_only=labels, augment=Augment(augment.val, *size), seed=seed
+        [val], params.batch_size, labels, Augment(augment.val, *size), seed=seed, length=length
     )
     training_seed(seed)
     network = Vae(vae, has_masks=labels).to(device)
 
     def loss(network: Vae, batch: Frames, generator: torch.Generator) -> dict[str, Tensor]:
-        height, width = (side // vae.spatial_factor for side in batch.frames.shape[-2:])
-        shape = (len(batch.frames), vae.latent_channels, height, width)
+        clips, masks = batch.clips()
+        height, width = (side // vae.spatial_factor for side in clips.shape[-2:])
+        latent_frames = 1 + (clips.shape[2] - 1) // vae.temporal_factor
+        shape = (len(clips), vae.latent_channels, latent_frames, height, width)
         noise = torch.randn(shape, generator=generator, device=device)
         weights = (params.kl_weight, params.detail_weight, params.mask_weight)
-        return vae_loss(network, batch.frames, batch.masks, batch.labelled, noise, *weights)
+        return vae_loss(network, clips, masks, batch.labelled, noise, *weights)
 
     fixed = fixed_batches(validation, seed)
     return fit(

@@ -13,7 +13,7 @@ from vdp.data.clips import ClipStore, test_sets
 from vdp.data.predictions import FRAMES, read_latents
 from vdp.device import pick_device
 from vdp.files import replacing
-from vdp.models.codecs import load_codec
+from vdp.models.codecs import load_frame_codec
 from vdp.models.segmenters import load_segmenter
 from vdp.models.segmenters.masks import MaskMaker
 from vdp.models.segmenters.params import SegmentParams
@@ -32,7 +32,9 @@ def main() -> None:
     clip = read_section(ClipParams, "clip")
     params = read_section(SegmentParams, "segment")
     device = pick_device()
-    maker = MaskMaker(load_segmenter(SEGMENTER).to(device), load_codec(CODEC).to(device), params, device)
+    maker = MaskMaker(
+        load_segmenter(SEGMENTER).to(device), load_frame_codec(CODEC).to(device), params, device
+    )
 
     with track_stage("segment"), replacing(MASKS) as part:
         for name, folder in test_sets(CLIPS).items():

@@ -6,19 +6,18 @@ Writes  data/models/denoiser
 
 from pathlib import Path
 
-import torch
-from torch import Tensor
-
 from vdp.data.hop_batches import HopBatches
 from vdp.data.latents import LatentClips
 from vdp.device import pick_device
-from vdp.diffusion.loss import change_scale, hop_loss
+from vdp.diffusion.loss import HopLoss
+from vdp.diffusion.objective import Objective, data_scale
+from vdp.diffusion.own_context import OwnContext
 from vdp.diffusion.params import DiffusionParams
-from vdp.models.denoisers import Dit, Unet, build_denoiser
+from vdp.diffusion.schedules import make_process
+from vdp.models.denoisers import build_denoiser
 from vdp.models.denoisers.params import DenoiserConfig, DenoiserParams
 from vdp.models.store import save_model
 from vdp.params import read_section, read_value, run_stage
-from vdp.tasks import Hops
 from vdp.tracking.mlflow_run import track_stage
 from vdp.training.fit import fit, fixed_batches, mean_losses, training_seed
 from vdp.training.params import TrainDenoiserParams
@@ -37,12 +36,20 @@ def main() -> None:
     hops = (params.batch_size, params.known, params.gaps, params.max_hops, params.targets)
     batch_of = HopBatches(train, *hops, reverse=params.reverse, seed=seed)
     fixed = fixed_batches(HopBatches(val, *hops, reverse=False, seed=seed), seed)
-    scale = change_scale(fixed_batches(batch_of, seed)).to(device)
+    scale = data_scale(fixed_batches(batch_of, seed), diffusion.residual).to(device)
+    objective = Objective(make_process(diffusion), scale, diffusion.residual)
+    own = OwnContext(params.own_context, params.own_frames, params.own_steps, params.own_temperature)
+    loss = HopLoss(
+        objective,
+        diffusion.min_snr_gamma,
+        diffusion.time_shift,
+        params.draws,
+        params.context_noise,
+        params.drop_context,
+        own,
+    )
     training_seed(seed)
     network = build_denoiser(denoiser, train.channels).to(device)
-
-    def loss(network: Unet | Dit, batch: Hops, generator: torch.Generator) -> dict[str, Tensor]:
-        return hop_loss(network, batch, scale, diffusion, params.draws, params.context_noise, generator)
 
     with track_stage("train_denoiser") as tracker:
         average = fit(
@@ -51,10 +58,10 @@ def main() -> None:
         )  # fmt: skip
         config = DenoiserConfig(
             denoiser=denoiser,
+            diffusion=diffusion,
             channels=train.channels,
             known=params.known,
-            process=diffusion.process,
-            change_scale=tuple(scale.tolist()),
+            data_scale=tuple(scale.tolist()),
             latent_mean=train.normalisation.mean,
             latent_std=train.normalisation.std,
         )

@@ -14,7 +14,7 @@ from vdp.data.augment_params import FrameAugment
 from vdp.data.clips import ClipStore
 from vdp.data.frame_batches import FrameBatches, Frames
 from vdp.device import pick_device
-from vdp.models.codecs import load_codec
+from vdp.models.codecs import load_frame_codec
 from vdp.models.factors import factor_loss
 from vdp.models.segmenters.params import SegmenterConfig, SegmenterParams
 from vdp.models.segmenters.round_trip import round_trip
@@ -44,7 +44,7 @@ def main() -> None:
     validation = FrameBatches(
         [val], params.batch_size, labelled_only=True, augment=Augment(augment.val, *size), seed=seed
     )
-    codec = load_codec(CODEC).to(device)
+    codec = load_frame_codec(CODEC).to(device)
     training_seed(seed)
     network = UnetPlusPlus(segmenter).to(device)
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from vdp.checks import check_single_frames
 from vdp.params import (
     SECTIONS,
     ClipParams,
@@ -299,6 +300,70 @@ def test_a_clip_that_latents_do_not_tile_is_refused():
         ),
         ({"denoiser.unet.context_frames": 9}, r"context_frames=9 is more than train_denoiser\.known=5"),
         (
+            {"predict.hops": [13, [15, 18], 19, 21, 22]},
+            r"predict\.hops=.* jumps 5 frames, which train_denoiser\.gaps=\[1, 2\] does not",
+        ),
+        (
+            {"predict.hops": [13, [15, 14], 22]},
+            r"predict\.hops=.*: expected frame numbers in ascending order",
+        ),
+        (
+            {"denoiser.unet.temporal": True, "predict.hops": [13, 15, 17, 19, 20, [21, 22]]},
+            r"predict\.hops asks for 2 frames at once, which train_denoiser\.targets=1 does not train",
+        ),
+        (
+            {
+                "denoiser.name": "dit",
+                "denoiser.dit.attention": "block",
+                "predict.hops": [13, 15, 17, 19, 20, [21, 22]],
+            },
+            r"predict\.hops asks for 2 frames at once, which train_denoiser\.targets=1 does not train",
+        ),
+        (
+            {"train_denoiser.own_context": 0.5, "train_denoiser.own_frames": 5},
+            r"own_frames=5 leaves none of train_denoiser\.known=5 to make them from: lower it to 4",
+        ),
+        (
+            {"diffusion.num_timesteps": 9},
+            r"predict\.steps=10 is more than diffusion\.num_timesteps=9: lower it, or raise the other",
+        ),
+        (
+            {
+                "diffusion.schedule": "cosine",
+                "diffusion.prediction": "eps",
+                "train_denoiser.own_context": 0.0,
+            },
+            r"predict\.spacing=trailing does not go with diffusion\.prediction=eps.* set spacing to leading",
+        ),
+        (
+            {
+                "diffusion.schedule": "cosine",
+                "diffusion.prediction": "eps",
+                "train_denoiser.own_context": 0.5,
+            },
+            r"own_context=0\.5 does not go with diffusion\.prediction=eps.* or own_context to 0",
+        ),
+        (
+            {"predict.guidance": 1.5},
+            r"predict\.guidance=1\.5 needs a network .* set train_denoiser\.drop_context above 0",
+        ),
+        (
+            {"predict.context_noise": 0.2},
+            r"predict\.context_noise=0\.2 is more than train_denoiser\.context_noise=0\.1 has trained",
+        ),
+        (
+            {"diffusion.prediction": "eps"},
+            r"diffusion\.prediction=eps does not go with diffusion\.schedule=flow: .* set prediction to v or",
+        ),
+        (
+            {"diffusion.beta_end": 1e-5},
+            r"diffusion\.beta_start=0\.0001 is not below diffusion\.beta_end=1e-05",
+        ),
+        (
+            {"denoiser.unet.attention_levels": [3]},
+            r"attention_levels=\[3\] names level 3: expected 0\.\.2, the 3 resolutions",
+        ),
+        (
             {"extract_frames.val": None, "extract_frames.val_share": 0.0},
             r"extract_frames\.val is null: training needs it; name a folder of videos",
         ),
@@ -320,6 +385,22 @@ def test_sections_that_do_not_go_together_are_refused_before_any_work(changes, m
         section[name] = value
     with pytest.raises(UserError, match=message):
         check_data(data)
+
+
+def test_frames_of_one_hop_need_not_be_trained_together_where_they_do_not_see_each_other():
+    data = read_file(REPO / "params.yaml")
+    data["predict"] = {**data["predict"], "hops": [13, 15, 17, 19, 20, [21, 22]]}
+    check_data(data)
+
+
+def test_a_codec_that_joins_frames_is_trained_and_not_predicted_with():
+    data = read_file(REPO / "params.yaml")
+    data["vae"] = {**data["vae"], "temporal_factor": 2}
+    check_data(data)
+    with pytest.raises(UserError, match=r"vae\.temporal_factor=2 does not go with predict.* set it to 1"):
+        check_single_frames(data)
+    data["codec"] = {"name": "pixel"}
+    check_single_frames(data)
 
 
 def test_one_far_hop_is_a_matter_of_params_alone():

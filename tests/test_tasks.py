@@ -104,13 +104,15 @@ def test_several_targets_of_one_context_lie_at_different_gaps_where_gaps_suffice
         assert min(before) >= 0 and targets[-1] < 8
 
 
-def test_the_nearest_frames_come_nearest_first_with_their_times():
+def test_the_nearest_frames_come_nearest_first_with_their_times_and_noise():
     frames = torch.arange(2 * 5).reshape(2, 1, 5, 1, 1).float()
     index = torch.tensor([[0.0, 4.0, 2.0, 9.0, 6.0]]).expand(2, -1)
-    near, times = nearest_frames(frames, index, torch.tensor([[7.0], [1.5]]), 3)
+    level, target = index / 10, torch.tensor([[7.0], [1.5]])
+    near, times, levels = nearest_frames(frames, index, level, target, 3)
     assert times.tolist() == [[6, 9, 4], [2, 0, 4]]
     assert near[:, 0, :, 0, 0].tolist() == [[4, 3, 1], [7, 5, 6]]
-    assert nearest_frames(frames, index, torch.tensor([[7.0], [1.5]]), 9)[1].shape == (2, 5)
+    assert torch.equal(levels, times / 10)
+    assert nearest_frames(frames, index, level, target, 9)[1].shape == (2, 5)
 
 
 def test_equal_generators_draw_equal_hops():

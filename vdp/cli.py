@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from vdp.params import PARAMS_FILE, UserError, check_file, one_line, read_section
+from vdp.params import PARAMS_FILE, UserError, check_file, one_line, read_file, read_section
 from vdp.tracking.mlflow_run import project_root, read_stats, tracking_uri
 
 RESULTS = Path("results")
@@ -53,10 +53,12 @@ def recipe(
 @app.command()
 def check() -> None:
     """Check params.yaml, and tell which sources have changed since they were read; run nothing."""
+    from vdp.checks import check_single_frames
     from vdp.data.params import ExtractParams
     from vdp.data.stale import changed_sources
 
     check_file()
+    check_single_frames(read_file())
     print(f"{PARAMS_FILE} is valid")
     if not CLIPS.is_dir():
         return

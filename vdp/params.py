@@ -1,7 +1,8 @@
 """Typed, strict reading of params.yaml: every mistake in it becomes one line that says what to change.
 
 The schema of a section lives beside the code it configures and is found by name in `SECTIONS`, so that a
-stage has the whole file checked without importing (and, for DVC, depending on) the other stages' code.
+stage has the whole file checked without importing (and, for DVC, depending on) the other stages' code. The
+checks over several sections are found by name too: they let a run start or not, and change nothing in it.
 """
 
 import difflib
@@ -12,6 +13,7 @@ import re
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Any, Self, TypeVar
 
 import yaml
@@ -161,15 +163,7 @@ def check_data(data: dict[str, JsonValue]) -> None:
         if name not in data:
             raise UserError(f"{PARAMS_FILE}: section {name} is missing: add it with {_key_list(cls)}")
         validate(cls, data[name], name)
-    for check, sections in (
-        (_check_hops, {"clip", "predict"}),
-        (_check_size, {"clip", "codec", "vae"}),
-        (_check_training, {"clip", "denoiser", "train_denoiser", "predict"}),
-        (_check_sources, {"simulate", "extract_frames"}),
-        (_check_vote, {"codec", "pretrain_vae", "segment"}),
-    ):
-        if sections <= data.keys():
-            check(data)
+    _module("vdp.checks").check_together(data)
 
 
 def schema(section: str) -> type[Params]:
@@ -178,14 +172,19 @@ def schema(section: str) -> type[Params]:
     Its file is loaded by itself: its package would load the networks beside it, seconds for nothing.
     """
     name, class_name = SECTIONS[section].split(":")
+    return getattr(_module(name), class_name)
+
+
+def _module(name: str) -> ModuleType:
+    """A module by its name, loaded from its file where it is not loaded yet."""
     module = sys.modules.get(name)
     if module is None:
         path = Path(__file__).parents[1].joinpath(*name.split(".")).with_suffix(".py")
-        spec = importlib.util.spec_from_file_location(f"schema_of_{section}", path)
+        spec = importlib.util.spec_from_file_location(f"loaded_for_params.{name}", path)
         assert spec is not None and spec.loader is not None
         module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
-    return getattr(module, class_name)
+    return module
 
 
 def run_stage(main: Callable[[], None]) -> None:
@@ -223,89 +222,6 @@ def printable(text: str) -> str:
 
 def _escaped(character: str) -> str:
     return character.encode("unicode_escape").decode("ascii")
-
-
-# --- Checks over several sections ------------------------------------------------------------------------
-
-
-def _check_hops(data: Any) -> None:
-    """The rollout has to go forward, from the frame after the known ones to the scored frame."""
-    clip, hops = data["clip"], data["predict"]["hops"]
-    last = clip["frames"]
-    where = f"{PARAMS_FILE}: predict.hops={hops}"
-    if any(later <= earlier for earlier, later in zip(hops, hops[1:], strict=False)):
-        raise UserError(f"{where}: expected frame numbers in ascending order, each once")
-    if not hops or hops[0] <= clip["known"]:
-        raise UserError(
-            f"{where}: expected frame numbers above clip.known={clip['known']}: known frames need no hop"
-        )
-    if hops[-1] != last:
-        raise UserError(f"{where}: expected the scored frame last; end the list with {last}")
-
-
-def _check_training(data: Any) -> None:
-    """What predict asks of the denoiser has to be what it was trained for."""
-    train, clip, hops = data["train_denoiser"], data["clip"], data["predict"]["hops"]
-    gaps = {later - earlier for earlier, later in zip([clip["known"], *hops], hops, strict=False)}
-    strange = sorted(gaps - set(train["gaps"]))
-    if strange:
-        raise UserError(
-            f"{PARAMS_FILE}: predict.hops={hops} jumps {strange[0]} frames, which "
-            f"train_denoiser.gaps={train['gaps']} does not train: add it there, or hop in smaller steps"
-        )
-    longest = train["known"] + max(train["gaps"])
-    if longest > clip["frames"]:
-        raise UserError(
-            f"{PARAMS_FILE}: train_denoiser.known={train['known']} and a gap of {max(train['gaps'])} do not "
-            f"fit into clip.frames={clip['frames']}: lower one of them by {longest - clip['frames']}"
-        )
-    slots = data["denoiser"]["unet"]["context_frames"]
-    if data["denoiser"]["name"] == "unet" and slots > train["known"]:
-        raise UserError(
-            f"{PARAMS_FILE}: denoiser.unet.context_frames={slots} is more than "
-            f"train_denoiser.known={train['known']}, so some are never trained: lower it, or raise the other"
-        )
-
-
-def _check_sources(data: Any) -> None:
-    """Every training needs clips, and so does its validation."""
-    sources = data["extract_frames"]
-    for split in ("train", "val"):
-        if sources[split] is None and (split == "train" or sources["val_share"] == 0):
-            instead = ", or set val_share above 0" if split == "val" else ""
-            raise UserError(
-                f"{PARAMS_FILE}: extract_frames.{split} is null: training needs it; name a folder of videos"
-                f"{instead}"
-            )
-    if data["simulate"]["unlabeled"] == 0 and sources["unlabeled"] == "data/raw/simulated/unlabeled":
-        raise UserError(
-            f"{PARAMS_FILE}: extract_frames.unlabeled names a split that simulate.unlabeled=0 leaves empty: "
-            "set it to null"
-        )
-
-
-def _check_vote(data: Any) -> None:
-    """Only a codec with a trained mask head has a vote."""
-    vote = data["segment"]["codec_vote"]
-    if vote > 0 and (data["codec"]["name"] != "vae" or data["pretrain_vae"]["mask_weight"] == 0):
-        raise UserError(
-            f"{PARAMS_FILE}: segment.codec_vote={vote} needs a codec with a trained mask head: set it to 0, "
-            "or codec.name to vae and pretrain_vae.mask_weight above 0"
-        )
-
-
-def _check_size(data: Any) -> None:
-    """Each latent position covers a square of pixels, and only whole ones."""
-    if data["codec"]["name"] != "vae":
-        return
-    factor = data["vae"]["spatial_factor"]
-    for side in ("height", "width"):
-        size = data["clip"][side]
-        if size % factor:
-            raise UserError(
-                f"{PARAMS_FILE}: clip.{side}={size} is not a multiple of vae.spatial_factor={factor}: "
-                f"set it to {max(size // factor, 1) * factor} or {(size // factor + 1) * factor}"
-            )
 
 
 # --- From pydantic's errors to lines ---------------------------------------------------------------------

@@ -1,7 +1,7 @@
 """Which frames of a clip are known, which one is the target, and which known frame a target starts from.
 
-The network diffuses the change from the nearest known frame: what stands still then costs nothing to predict,
-and a network that knows nothing falls back to the copy.
+Where the change from the nearest known frame is diffused, what stands still costs nothing to predict, and a
+network that knows nothing falls back to the copy.
 Shapes: B clips, C channels, K known frames, N target frames.
 """
 
@@ -47,18 +47,21 @@ def anchor_frames(known: Tensor, known_index: Tensor, target_index: Tensor) -> T
     return known[batch, :, positions].transpose(1, 2)
 
 
-def nearest_frames(frames: Tensor, index: Tensor, target_index: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """The `count` known frames nearest to a target, nearest first, and their times; fewer if there are fewer.
+def nearest_frames(
+    frames: Tensor, index: Tensor, level: Tensor, target_index: Tensor, count: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The `count` known frames nearest to a target, nearest first, with their times and noise levels.
 
     Args:
-        frames: (B, C, K, H, W).
+        frames: (B, C, K, H, W); where K < count, all of them are taken.
         index: (B, K), in frames.
+        level: standard deviation of the noise on them, (B, K).
         target_index: (B, 1), in frames.
         count: 1 or more.
     """
     order = distance(index, target_index)[:, 0].argsort(dim=1, stable=True)[:, :count]
     rows = torch.arange(frames.shape[0], device=frames.device)[:, None]
-    return frames[rows, :, order].transpose(1, 2), index.gather(1, order)
+    return frames[rows, :, order].transpose(1, 2), index.gather(1, order), level.gather(1, order)
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from vdp.data.clips import Clip, ClipStore, write_clips
 from vdp.data.frame_batches import FrameBatches, Frames
 from vdp.data.hop_batches import HopBatches
 from vdp.data.latents import LatentClips, Normalisation, write_latents, write_statistics
+from vdp.data.shuffle import Shuffled
 from vdp.pixels import to_uint8
 
 OFF = Changes(flip=False, crop_scale=1.0, brightness=0.0)
@@ -164,6 +165,89 @@ def test_a_batch_keeps_what_it_holds_when_it_moves(tmp_path):
         assert torch.equal(moved.labelled, batch.labelled)
     assert batch.share_memory_().masks.is_shared()
     assert batch.to(torch.device("meta")).labelled.device.type == "meta"
+
+
+@pytest.mark.parametrize("changes", [OFF, Changes(flip=True, crop_scale=0.7, brightness=0.2)])
+def test_a_sample_of_one_frame_is_drawn_as_written_here_and_has_no_axis_of_time(tmp_path, changes):
+    """The draws are spelt out: the clip by the shuffle, then the frame, then the change."""
+    store = make_store(tmp_path / "train", labelled=3, unlabelled=2)
+    augment = Augment(changes, HEIGHT, WIDTH)
+    batch = FrameBatches([store], 4, False, augment, seed=3)(2, np.random.default_rng(5))
+    rng, order = np.random.default_rng(5), Shuffled(5, 3)
+    for place in range(4):
+        clip = order[8 + place]
+        t, seed = int(rng.integers(0, FRAMES)), int(rng.integers(2**31))
+        labelled = clip < 3
+        masks = store.masks(clip) if labelled else np.zeros((FRAMES, HEIGHT, WIDTH), np.uint8)
+        frame, mask = augment(store.frames(clip)[t : t + 1], masks[t : t + 1], seed)
+        np.testing.assert_array_equal(to_uint8(batch.frames[place]), frame[0])
+        np.testing.assert_array_equal(batch.masks[place].numpy(), mask[0])
+        assert batch.labelled[place] == labelled
+    frames, masks = batch.clips()
+    assert (frames.shape, masks.shape) == ((4, 3, 1, HEIGHT, WIDTH), (4, 1, HEIGHT, WIDTH))
+    assert torch.equal(frames[:, :, 0], batch.frames) and torch.equal(masks[:, 0], batch.masks)
+
+
+# --- Runs of frames --------------------------------------------------------------------------------------
+
+
+def counting_store(folder: Path, clips: int, frames: int, labelled: bool = True) -> ClipStore:
+    """Clips whose frames are of one colour each: five times their number within the clip."""
+    masks = np.arange(frames, dtype=np.uint8)[:, None, None].repeat(HEIGHT, axis=1).repeat(WIDTH, axis=2)
+    made = [Clip(f"video_{n}", painted(masks), masks if labelled else None) for n in range(clips)]
+    return write_clips(folder, made, shard_mb=1)
+
+
+def test_a_sample_of_some_frames_is_a_run_of_a_clip_with_its_masks_from_any_place_in_it(tmp_path):
+    store = counting_store(tmp_path / "train", clips=3, frames=7)
+    batch = FrameBatches([store], 60, True, Augment(OFF, HEIGHT, WIDTH), 0, 5)(0, np.random.default_rng(0))
+    assert batch.frames.shape == (60, 3, 5, HEIGHT, WIDTH)
+    assert batch.masks.shape == (60, 5, HEIGHT, WIDTH)
+    numbers = batch.masks[:, :, 0, 0].long()
+    assert torch.equal(numbers, numbers[:, :1] + torch.arange(5))
+    assert set(numbers[:, 0].tolist()) == {0, 1, 2}
+    np.testing.assert_array_equal(to_uint8(batch.frames.transpose(1, 2)), painted(batch.masks.numpy()))
+    frames, masks = batch.clips()
+    assert torch.equal(frames, batch.frames) and torch.equal(masks, batch.masks)
+
+
+def test_all_frames_of_a_sample_are_changed_alike_and_samples_each_their_own_way(tmp_path):
+    mask = block_mask(np.random.default_rng(0))[None].repeat(5, axis=0)
+    store = write_clips(tmp_path / "train", [Clip("video_0", painted(mask), mask)], shard_mb=1)
+    changes = Changes(flip=True, crop_scale=0.6, brightness=0.3)
+    batch = FrameBatches([store], 12, True, Augment(changes, HEIGHT, WIDTH), 0, 5)(
+        0, np.random.default_rng(0)
+    )
+    assert (batch.frames == batch.frames[:, :, :1]).all()
+    assert (batch.masks == batch.masks[:, :1]).all()
+    assert len({sample.numpy().tobytes() for sample in batch.frames}) > 6
+
+
+def test_runs_without_masks_are_marked_and_their_masks_empty(tmp_path):
+    store = make_store(tmp_path / "train", labelled=1, unlabelled=2)
+    batch = FrameBatches([store], 30, False, Augment(OFF, HEIGHT, WIDTH), 0, 3)(0, np.random.default_rng(0))
+    assert batch.masks.shape == (30, 3, HEIGHT, WIDTH)
+    assert batch.labelled.sum() == 10
+    assert not batch.masks[~batch.labelled].any()
+    assert batch.masks[batch.labelled].flatten(2).any(dim=2).all()
+
+
+def test_a_clip_shorter_than_a_run_is_told_in_one_line_before_training_starts(tmp_path):
+    """Unless it has no masks and is left out; a clip of just that length will do."""
+    store = write_clips(
+        tmp_path / "train",
+        [
+            Clip("video_0", painted(m := np.ones((5, HEIGHT, WIDTH), np.uint8)), m),
+            Clip("short", painted(m[:4])),
+        ],
+        shard_mb=1,
+    )
+    augment = Augment(OFF, HEIGHT, WIDTH)
+    assert FrameBatches([store], 2, True, augment, 0, 5)(0, np.random.default_rng(0)).frames.shape[2] == 5
+    line = "train: expected clips of 5 frames or more, .* got 4 in short; lower vae.temporal_factor"
+    with pytest.raises(ValueError, match=line) as error:
+        FrameBatches([store], 2, False, augment, 0, 5)
+    assert "\n" not in str(error.value)
 
 
 # --- Hops ------------------------------------------------------------------------------------------------

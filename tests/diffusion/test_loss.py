@@ -2,15 +2,19 @@ import pytest
 import torch
 from torch import Tensor
 
+from tests.diffusion.objectives import every_process, objective_of
 from tests.oracle import Oracle, moving_clips
-from vdp.diffusion.loss import change_scale, hop_loss, shift_time, velocity_loss
-from vdp.diffusion.params import DiffusionParams
-from vdp.diffusion.process import target
-from vdp.tasks import Hops, anchor_frames
+from vdp.diffusion.loss import HopLoss, diffusion_loss, shift_time
+from vdp.diffusion.objective import Objective
+from vdp.diffusion.own_context import OwnContext
+from vdp.diffusion.process import min_snr_weight, target
+from vdp.tasks import Hops
 
 SCALE = torch.tensor([0.5, 2.0])
 TRUTH = moving_clips(batch=3, channels=2, height=4, width=5)
-both_processes = pytest.mark.parametrize("kind", ["flow", "v"])
+SEEN = torch.zeros(3, dtype=torch.bool)
+NO_OWN = OwnContext(share=0.0, frames=1, steps=1, temperature=1.0)
+either_target = pytest.mark.parametrize("residual", [True, False], ids=["residual", "plain"])
 
 
 def make_hops() -> Hops:
@@ -23,11 +27,24 @@ def normal(seed: int, *shape: int) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
+def uniform(seed: int, *shape: int) -> Tensor:
+    return torch.rand(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def flow(residual: bool = True) -> Objective:
+    return objective_of("flow", "flow", SCALE, residual)
+
+
 class Silent:
     """A denoiser that always says zero; remembers what it was given."""
 
-    def context(self, frames: Tensor, index: Tensor, level: Tensor, target_index: Tensor) -> Tensor:
-        self.frames, self.level = frames, level
+    def __init__(self, joint: bool = False) -> None:
+        self.joint = joint
+
+    def context(
+        self, frames: Tensor, index: Tensor, level: Tensor, dropped: Tensor, target_index: Tensor
+    ) -> Tensor:
+        self.frames, self.level, self.dropped = frames, level, dropped
         return target_index
 
     def __call__(self, xt: Tensor, t: Tensor, context: Tensor) -> Tensor:
@@ -35,34 +52,52 @@ class Silent:
         return torch.zeros_like(xt)
 
 
-@both_processes
-def test_the_loss_of_a_network_that_knows_the_truth_is_zero(kind):
-    hops, t = make_hops(), 0.05 + 0.95 * torch.rand((3, 6), generator=torch.Generator().manual_seed(0))
+@every_process
+@either_target
+def test_the_loss_of_a_network_that_knows_the_truth_is_zero(schedule, prediction, residual):
+    hops, t = make_hops(), 0.05 + 0.9 * uniform(0, 3, 6)
     level = torch.full((3, 4), 0.2)
     noise, context_noise = normal(1, 3, 2, 6, 4, 5), normal(2, 3, 2, 4, 4, 5)
-    loss = velocity_loss(Oracle(TRUTH, SCALE, kind), hops, SCALE, kind, t, noise, level, context_noise)
-    assert loss.item() == pytest.approx(0, abs=1e-8)
-    wrong = Oracle(TRUTH, 1.1 * SCALE, kind)
-    assert velocity_loss(wrong, hops, SCALE, kind, t, noise, level, context_noise) > 1e-4
+
+    def loss(objective: Objective, network: Oracle) -> float:
+        return diffusion_loss(
+            network, hops, objective, None, t, noise, level, context_noise, SEEN
+        ).item()  # fmt: skip
+
+    right = objective_of(schedule, prediction, SCALE, residual)
+    assert loss(right, Oracle(TRUTH, right)) == pytest.approx(0, abs=1e-7)
+    wrong = objective_of(schedule, prediction, 1.1 * SCALE, residual)
+    assert loss(right, Oracle(TRUTH, wrong)) > 1e-4
 
 
-@both_processes
-def test_the_loss_of_a_network_that_says_nothing_is_the_mean_square_of_the_target(kind):
-    hops, t = make_hops(), torch.rand((3, 2), generator=torch.Generator().manual_seed(0))
+@every_process
+@either_target
+def test_the_loss_of_a_network_that_says_nothing_is_the_mean_square_of_the_target(
+    schedule, prediction, residual
+):
+    objective, hops, t = objective_of(schedule, prediction, SCALE, residual), make_hops(), uniform(0, 3, 2)
     noise, none = normal(1, 3, 2, 2, 4, 5), torch.zeros(3, 2, 4, 4, 5)
-    loss = velocity_loss(Silent(), hops, SCALE, kind, t, noise, torch.zeros(3, 4), none)
-    change = (hops.target - anchor_frames(hops.known, hops.index, hops.target_index)) / SCALE[
-        :, None, None, None
-    ]
-    torch.testing.assert_close(loss, target(change, noise, t, kind).square().mean())
+    loss = diffusion_loss(Silent(), hops, objective, None, t, noise, torch.zeros(3, 4), none, SEEN)
+    x0 = objective.to_data(hops.target, objective.base(hops.known, hops.index, hops.target_index))
+    torch.testing.assert_close(loss, target(x0, noise, t, objective.process).square().mean())
+
+
+@every_process
+def test_min_snr_weighs_the_error_at_each_time(schedule, prediction):
+    objective, hops, t = objective_of(schedule, prediction, SCALE, True), make_hops(), uniform(0, 3, 2)
+    noise, none = normal(1, 3, 2, 2, 4, 5), torch.zeros(3, 2, 4, 4, 5)
+    loss = diffusion_loss(Silent(), hops, objective, 5.0, t, noise, torch.zeros(3, 4), none, SEEN)
+    x0 = objective.to_data(hops.target, objective.base(hops.known, hops.index, hops.target_index))
+    squares = target(x0, noise, t, objective.process).square().mean(dim=(1, 3, 4))
+    torch.testing.assert_close(loss, (squares * min_snr_weight(t, objective.process, 5.0)).mean())
 
 
 def test_known_frames_are_noised_to_the_level_that_the_network_is_told():
     hops, network = make_hops(), Silent()
-    level = torch.rand((3, 4), generator=torch.Generator().manual_seed(3))
+    level = uniform(3, 3, 4)
     context_noise = normal(2, 3, 2, 4, 4, 5)
     t, noise = torch.full((3, 2), 0.5), normal(1, 3, 2, 2, 4, 5)
-    velocity_loss(network, hops, SCALE, "flow", t, noise, level, context_noise)
+    diffusion_loss(network, hops, flow(), None, t, noise, level, context_noise, SEEN)
     added = (network.frames - hops.known) / context_noise
     torch.testing.assert_close(added, level[:, None, :, None, None].expand_as(added), atol=1e-3, rtol=1e-3)
     assert torch.equal(network.level, level)
@@ -71,22 +106,27 @@ def test_known_frames_are_noised_to_the_level_that_the_network_is_told():
 def test_draws_of_one_target_stand_side_by_side():
     """Without noise the network sees the change itself, twice for each of the two targets."""
     hops, network = make_hops(), Silent()
-    zero = torch.zeros(3, 4, 4)
-    none = torch.zeros(3, 2, 4, 4, 5)
-    velocity_loss(network, hops, SCALE, "flow", zero[:, 0], normal(1, 3, 2, 4, 4, 5), torch.zeros(3, 4), none)
+    clean, none, noise = torch.zeros(3, 4), torch.zeros(3, 2, 4, 4, 5), normal(1, 3, 2, 4, 4, 5)
+    diffusion_loss(network, hops, flow(), None, clean, noise, torch.zeros(3, 4), none, SEEN)
     torch.testing.assert_close(network.xt[:, :, 0], network.xt[:, :, 1])
     torch.testing.assert_close(network.xt[:, :, 2], network.xt[:, :, 3])
     assert not torch.allclose(network.xt[:, :, 0], network.xt[:, :, 2])
 
 
+# --- What is drawn ---------------------------------------------------------------------------------------
+
+
+def drawn_loss(
+    draws: int = 1, context_noise: float = 0.0, drop_context: float = 0.0, own: OwnContext = NO_OWN
+) -> HopLoss:
+    return HopLoss(flow(), None, 1.0, draws, context_noise, drop_context, own)
+
+
 @pytest.mark.parametrize("context_noise", [0.0, 0.3])
 def test_the_drawn_loss_takes_its_chance_from_the_generator_alone(context_noise):
-    params = DiffusionParams(process="flow", time_shift=2.0)
-
     def drawn(seed: int) -> tuple[Tensor, Silent]:
-        network = Silent()
-        generator = torch.Generator().manual_seed(seed)
-        return hop_loss(network, make_hops(), SCALE, params, 3, context_noise, generator)["loss"], network
+        network, loss = Silent(), drawn_loss(3, context_noise, drop_context=0.5)
+        return loss(network, make_hops(), torch.Generator().manual_seed(seed))["loss"], network
 
     (first, network), (again, _), (other, _) = drawn(0), drawn(0), drawn(1)
     assert torch.equal(first, again)
@@ -96,16 +136,40 @@ def test_the_drawn_loss_takes_its_chance_from_the_generator_alone(context_noise)
     assert (network.level == network.level[:, :1]).all()  # one level for all known frames of a clip
 
 
+def test_frames_that_are_made_together_are_at_one_time_and_draws_are_not():
+    together, alone = Silent(joint=True), Silent(joint=False)
+    for network in (together, alone):
+        drawn_loss(draws=3)(network, make_hops(), torch.Generator().manual_seed(0))
+    by_target = together.t.reshape(3, 2, 3)
+    assert torch.equal(by_target[:, 0], by_target[:, 1])
+    assert (by_target[:, 0, 0] != by_target[:, 0, 1]).all()
+    assert (alone.t.reshape(3, 2, 3)[:, 0] != alone.t.reshape(3, 2, 3)[:, 1]).all()
+
+
+@pytest.mark.parametrize(("share", "expected"), [(0.0, 0.0), (0.3, 0.3)])
+def test_a_share_of_the_clips_is_learnt_without_known_pictures(share, expected):
+    network, generator, dropped = Silent(), torch.Generator().manual_seed(0), 0
+    for _ in range(300):
+        drawn_loss(drop_context=share)(network, make_hops(), generator)
+        dropped += int(network.dropped.sum())
+    assert dropped / 900 == pytest.approx(expected, abs=0.05)
+
+
 def test_half_of_the_clips_have_clean_known_frames():
-    params = DiffusionParams(process="flow", time_shift=1.0)
     network, generator, clean = Silent(), torch.Generator().manual_seed(0), 0
     for _ in range(300):
-        hop_loss(network, make_hops(), SCALE, params, 1, 0.3, generator)
+        drawn_loss(context_noise=0.3)(network, make_hops(), generator)
         clean += int((network.level[:, 0] == 0).sum())
     assert clean / 900 == pytest.approx(0.5, abs=0.05)
 
 
-# --- Times and scales ------------------------------------------------------------------------------------
+def test_a_share_of_the_steps_has_known_frames_of_the_networks_own_making():
+    own = OwnContext(share=0.3, frames=1, steps=1, temperature=1.0)
+    network, generator, hops, made = Silent(), torch.Generator().manual_seed(0), make_hops(), 0
+    for _ in range(300):
+        drawn_loss(own=own)(network, hops, generator)
+        made += int(not torch.equal(network.frames, hops.known))
+    assert made / 300 == pytest.approx(0.3, abs=0.07)
 
 
 def test_a_shift_of_one_leaves_times_alone_and_a_larger_one_moves_them_towards_one():
@@ -119,20 +183,3 @@ def test_a_shift_of_one_leaves_times_alone_and_a_larger_one_moves_them_towards_o
 def test_opposite_shifts_undo_each_other():
     t = torch.linspace(0, 1, 11)
     torch.testing.assert_close(shift_time(shift_time(t, 4.0), 0.25), t)
-
-
-def test_changes_divided_by_their_scale_have_unit_size():
-    batches = []
-    for seed in range(4):
-        known = normal(seed, 50, 2, 3, 4, 4)
-        change = normal(seed + 10, 50, 2, 1, 4, 4) * torch.tensor([0.3, 4.0])[:, None, None, None]
-        index, target_index = torch.tensor([[2.0, 1.0, 0.0]]).expand(50, -1), torch.full((50, 1), 3.0)
-        batches.append(Hops(known, index, known[:, :, :1] + change, target_index))
-    torch.testing.assert_close(change_scale(batches), torch.tensor([0.3, 4.0]), rtol=0.05, atol=0)
-
-
-def test_a_data_set_without_motion_is_refused():
-    hops = make_hops()
-    still = Hops(torch.ones_like(hops.known), hops.index, torch.ones_like(hops.target), hops.target_index)
-    with pytest.raises(ValueError, match="expected clips with motion"):
-        change_scale([still])

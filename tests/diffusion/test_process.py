@@ -4,65 +4,78 @@ import pytest
 import torch
 from torch import Tensor
 
-from vdp.diffusion.process import add_noise, alpha_sigma, clean_and_noise, target
-
-both_processes = pytest.mark.parametrize("kind", ["flow", "v"])
+from tests.processes import PREDICTIONS, every_prediction, every_schedule, per_frame, process_of, schedule_of
+from vdp.diffusion.process import Process, add_noise, clean_and_noise, min_snr_weight, target
 
 
 def normal(seed: int, *shape: int) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
-@both_processes
-def test_the_clean_data_and_the_noise_are_recovered_from_what_the_network_should_give(kind):
-    x0, noise = normal(0, 2, 3, 5, 4, 6), normal(1, 2, 3, 5, 4, 6)
-    t = torch.rand((2, 5), generator=torch.Generator().manual_seed(2), dtype=torch.float64)
-    t[0, 0], t[1, 1] = 0, 1
-    xt = add_noise(x0, noise, t, kind)
-    clean, eps = clean_and_noise(xt, target(x0, noise, t, kind), t, kind)
-    torch.testing.assert_close(clean, x0, atol=1e-6, rtol=0)
-    torch.testing.assert_close(eps, noise, atol=1e-6, rtol=0)
+def times(*of_each_clip: list[float]) -> Tensor:
+    return torch.tensor(of_each_clip, dtype=torch.float64)
 
 
-@both_processes
-def test_time_zero_is_the_data_and_time_one_is_the_noise(kind):
-    x0, noise = normal(0, 1, 1, 2, 2, 2), normal(1, 1, 1, 2, 2, 2)
-    torch.testing.assert_close(add_noise(x0, noise, torch.zeros(1, 2), kind), x0)
-    torch.testing.assert_close(add_noise(x0, noise, torch.ones(1, 2), kind), noise, atol=1e-6, rtol=0)
+INSIDE = times([0.001, 0.02, 0.3, 0.5, 0.7], [0.8, 0.9, 0.95, 0.99, 0.999])
+X0, NOISE = normal(0, 2, 3, 5, 4, 6), normal(1, 2, 3, 5, 4, 6)
+
+
+def circle(t: Tensor) -> tuple[Tensor, Tensor]:
+    """A schedule without a table: alpha^2 + sigma^2 = 1."""
+    return torch.cos(0.5 * math.pi * t), torch.sin(0.5 * math.pi * t)
+
+
+# --- Noise, and what the network is to give --------------------------------------------------------------
+
+
+@every_schedule
+def test_time_zero_is_the_data(name):
+    assert torch.equal(add_noise(X0, NOISE, torch.zeros(2, 5, dtype=torch.float64), schedule_of(name)), X0)
+
+
+@pytest.mark.parametrize("name", ["flow", "linear+zero", "cosine+zero", "sigmoid+zero"])
+def test_time_one_is_the_noise_where_the_schedule_ends_in_it(name):
+    assert torch.equal(add_noise(X0, NOISE, torch.ones(2, 5, dtype=torch.float64), schedule_of(name)), NOISE)
+
+
+@pytest.mark.parametrize(("name", "left"), [("linear", 0.0064), ("cosine", 5e-5), ("sigmoid", 0.0064)])
+def test_other_schedules_leave_a_little_of_the_data_at_time_one(name, left):
+    xt = add_noise(X0, torch.zeros_like(X0), torch.ones(2, 5, dtype=torch.float64), schedule_of(name))
+    torch.testing.assert_close(xt, left * X0, rtol=0.05, atol=0)
 
 
 def test_flow_is_a_straight_line_whose_velocity_is_the_same_at_all_times():
-    x0, noise = normal(0, 1, 1, 1, 2, 2), normal(1, 1, 1, 1, 2, 2)
+    process = process_of("flow", "flow")
     for t in (0.0, 0.3, 1.0):
-        time = torch.full((1, 1), t, dtype=torch.float64)
-        torch.testing.assert_close(add_noise(x0, noise, time, "flow"), x0 + t * (noise - x0))
-        assert torch.equal(target(x0, noise, time, "flow"), noise - x0)
+        time = torch.full((2, 5), t, dtype=torch.float64)
+        torch.testing.assert_close(add_noise(X0, NOISE, time, process.schedule), X0 + t * (NOISE - X0))
+        assert torch.equal(target(X0, NOISE, time, process), NOISE - X0)
 
 
-def test_the_cosine_process_keeps_the_variance():
-    alpha, sigma = alpha_sigma(torch.linspace(0, 1, 101, dtype=torch.float64), "v")
-    torch.testing.assert_close(alpha**2 + sigma**2, torch.ones(101, dtype=torch.float64))
-    assert (alpha.diff() < 0).all() and (sigma.diff() > 0).all()
+@every_schedule
+def test_what_the_network_gives_means_the_same_on_every_schedule(name):
+    alpha, sigma = per_frame(schedule_of(name), INSIDE)
+    meant = {"flow": NOISE - X0, "v": alpha * NOISE - sigma * X0, "eps": NOISE, "x0": X0}
+    for prediction in PREDICTIONS:
+        assert torch.equal(target(X0, NOISE, INSIDE, process_of(name, prediction)), meant[prediction])
 
 
 @pytest.mark.parametrize(
     ("t", "of_data", "of_noise"), [(0.0, 0.0, 1.0), (1.0, -1.0, 0.0), (0.5, -math.sqrt(0.5), math.sqrt(0.5))]
 )
 def test_v_is_the_noise_at_time_zero_and_minus_the_data_at_time_one(t, of_data, of_noise):
-    x0, noise = normal(0, 1, 1, 1, 2, 2), normal(1, 1, 1, 1, 2, 2)
-    v = target(x0, noise, torch.full((1, 1), t, dtype=torch.float64), "v")
-    torch.testing.assert_close(v, of_data * x0 + of_noise * noise, atol=1e-12, rtol=0)
+    v = target(X0, NOISE, torch.full((2, 5), t, dtype=torch.float64), Process(circle, "v", 1000))
+    torch.testing.assert_close(v, of_data * X0 + of_noise * NOISE, atol=1e-12, rtol=0)
 
 
-@both_processes
-def test_each_frame_of_each_clip_is_noised_to_its_own_time(kind):
-    x0, noise = normal(0, 2, 3, 4, 2, 2), normal(1, 2, 3, 4, 2, 2)
-    t = torch.rand((2, 4), generator=torch.Generator().manual_seed(2), dtype=torch.float64)
-    xt = add_noise(x0, noise, t, kind)
+@every_schedule
+def test_each_frame_of_each_clip_is_noised_to_its_own_time(name):
+    schedule = schedule_of(name)
+    xt = add_noise(X0, NOISE, INSIDE, schedule)
     for clip in range(2):
-        for frame in range(4):
+        for frame in range(5):
             at = (slice(clip, clip + 1), slice(None), slice(frame, frame + 1))
-            alone = add_noise(x0[at], noise[at], t[clip : clip + 1, frame : frame + 1], kind)
+            alone = add_noise(X0[at], NOISE[at], INSIDE[clip : clip + 1, frame : frame + 1], schedule)
             torch.testing.assert_close(alone, xt[at])
 
 
@@ -70,4 +83,111 @@ def test_each_frame_of_each_clip_is_noised_to_its_own_time(kind):
 def test_times_that_do_not_match_the_frames_are_refused(shape):
     x0 = torch.zeros(2, 3, 5, 4, 6)
     with pytest.raises(ValueError, match=r"t: expected one time per frame, shape \(2, 5\), got"):
-        add_noise(x0, x0, torch.zeros(shape), "flow")
+        add_noise(x0, x0, torch.zeros(shape), schedule_of("flow"))
+
+
+# --- Back to the data and the noise ----------------------------------------------------------------------
+
+
+def recovered(process: Process, t: Tensor) -> tuple[Tensor, Tensor]:
+    """x0 and eps of a network that gives what it is trained to give."""
+    xt = add_noise(X0, NOISE, t, process.schedule)
+    return clean_and_noise(xt, target(X0, NOISE, t, process), t, process)
+
+
+@every_schedule
+@every_prediction
+def test_the_data_and_the_noise_are_recovered_from_what_the_network_should_give(name, prediction):
+    clean, eps = recovered(process_of(name, prediction), INSIDE)
+    torch.testing.assert_close(clean, X0, atol=1e-9, rtol=0)
+    torch.testing.assert_close(eps, NOISE, atol=1e-9, rtol=0)
+
+
+@every_schedule
+@pytest.mark.parametrize("prediction", ["flow", "v"])
+@pytest.mark.parametrize("t", [0.0, 1.0])
+def test_a_velocity_tells_the_data_and_the_noise_at_both_ends_of_time(name, prediction, t):
+    clean, eps = recovered(process_of(name, prediction), torch.full((2, 5), t, dtype=torch.float64))
+    torch.testing.assert_close(clean, X0, atol=1e-12, rtol=0)
+    torch.testing.assert_close(eps, NOISE, atol=1e-12, rtol=0)
+
+
+@every_schedule
+def test_eps_tells_the_data_at_time_zero_and_x0_the_noise_at_time_one(name):
+    start, end = torch.zeros(2, 5, dtype=torch.float64), torch.ones(2, 5, dtype=torch.float64)
+    assert torch.equal(recovered(process_of(name, "eps"), start)[0], X0)
+    clean, eps = recovered(process_of(name, "x0"), end)
+    assert torch.equal(clean, X0)
+    torch.testing.assert_close(eps, NOISE, atol=1e-12, rtol=0)
+
+
+@every_schedule
+def test_x0_says_nothing_of_the_noise_at_time_zero_which_is_then_zeros_with_a_finite_gradient(name):
+    t = times([0.0, 0.5, 0.0, 1.0, 0.2], [0.0, 0.1, 1.0, 0.0, 0.9])
+    output = NOISE.clone().requires_grad_()
+    clean, eps = clean_and_noise(X0, output, t, process_of(name, "x0"))
+    assert torch.equal(clean, output)
+    noiseless = (t == 0)[:, None, :, None, None].expand_as(eps)
+    assert torch.equal(eps == 0, noiseless)
+    (gradient,) = torch.autograd.grad(eps.sum(), output)
+    assert gradient.isfinite().all()
+    assert torch.equal(gradient == 0, noiseless | (per_frame(schedule_of(name), t)[0] == 0).expand_as(eps))
+
+
+@every_schedule
+@every_prediction
+@pytest.mark.parametrize("other", PREDICTIONS)
+def test_all_predictions_say_the_same_of_the_same_belief(name, prediction, other):
+    """Any output, right or wrong, stands for an (x0, eps) on xt; said in another way it is the same."""
+    process, translated = process_of(name, prediction), process_of(name, other)
+    xt = add_noise(X0, NOISE, INSIDE, process.schedule)
+    x0, eps = clean_and_noise(xt, normal(2, *X0.shape), INSIDE, process)
+    torch.testing.assert_close(add_noise(x0, eps, INSIDE, process.schedule), xt, atol=1e-9, rtol=0)
+    again = clean_and_noise(xt, target(x0, eps, INSIDE, translated), INSIDE, translated)
+    torch.testing.assert_close(again, (x0, eps), atol=1e-7, rtol=1e-9)
+
+
+# --- Min-SNR weight --------------------------------------------------------------------------------------
+
+
+@every_schedule
+@every_prediction
+@pytest.mark.parametrize("gamma", [0.5, 5.0])
+def test_the_weight_of_an_output_weighs_its_error_in_x0_by_the_clamped_snr(name, prediction, gamma):
+    """A nudge of the output moves x0: weight * nudge^2 is then min(SNR, gamma) * move^2."""
+    process = process_of(name, prediction)
+    xt, output, nudge = X0, NOISE, 0.1
+    x0, _ = clean_and_noise(xt, output, INSIDE, process)
+    moved, _ = clean_and_noise(xt, output + nudge, INSIDE, process)
+    alpha, sigma = process.schedule(INSIDE)
+    wished = (alpha / sigma).square().clamp(max=gamma) * (moved - x0)[:, 0, :, 0, 0].square()
+    torch.testing.assert_close(
+        min_snr_weight(INSIDE, process, gamma) * nudge**2, wished, rtol=1e-6, atol=1e-15
+    )
+
+
+@every_schedule
+@every_prediction
+def test_the_weight_is_finite_and_never_negative_at_all_times(name, prediction):
+    t = torch.linspace(0, 1, 101)[None]
+    weight = min_snr_weight(t, process_of(name, prediction), 5.0)
+    assert weight.shape == t.shape
+    assert weight.dtype == t.dtype
+    assert weight.isfinite().all()
+    assert (weight >= 0).all()
+
+
+@pytest.mark.parametrize(
+    ("prediction", "clean", "pure_noise"), [("x0", 5, 0), ("eps", 0, 1), ("v", 0, 0), ("flow", 0, 0)]
+)
+@pytest.mark.parametrize("name", ["flow", "linear+zero", "cosine+zero", "sigmoid+zero"])
+def test_the_weight_at_both_ends_of_time_is_known(name, prediction, clean, pure_noise):
+    weight = min_snr_weight(times([0.0, 1.0]), process_of(name, prediction), 5.0)
+    assert weight.tolist() == [[clean, pure_noise]]
+
+
+def test_a_high_clamp_leaves_the_snr_and_a_low_one_all_times_alike():
+    process = process_of("flow", "x0")
+    alpha, sigma = process.schedule(INSIDE)
+    torch.testing.assert_close(min_snr_weight(INSIDE, process, 1e9), (alpha / sigma).square())
+    assert torch.equal(min_snr_weight(INSIDE, process, 1e-9), torch.full_like(INSIDE, 1e-9))

@@ -1,58 +1,178 @@
+import itertools
+import math
+
 import pytest
 import torch
 from torch import Tensor
 
-from vdp.diffusion.process import Kind, alpha_sigma
-from vdp.sampling.samplers import Schedule, ddim
+from tests.processes import every_schedule, schedule_of
+from vdp.diffusion.process import Schedule
+from vdp.sampling.samplers import Draw, make_sampler, time_grid
 
-both_processes = pytest.mark.parametrize("kind", ["flow", "v"])
+SAMPLERS = {
+    "ddpm": make_sampler("ddpm", 0.0),
+    "ddim": make_sampler("ddim", 0.0),
+    "ddim-half": make_sampler("ddim", 0.5),
+    "ddim-full": make_sampler("ddim", 1.0),
+    "dpmpp": make_sampler("dpmpp", 0.0),
+    "euler": make_sampler("euler", 0.0),
+    "heun": make_sampler("heun", 0.0),
+}
+STOCHASTIC = ["ddpm", "ddim-half", "ddim-full"]
+DETERMINISTIC = ["ddim", "dpmpp", "euler", "heun"]
+
+every_sampler = pytest.mark.parametrize("sampler", SAMPLERS.values(), ids=SAMPLERS.keys())
+every_stochastic = pytest.mark.parametrize("sampler", [SAMPLERS[n] for n in STOCHASTIC], ids=STOCHASTIC)
+every_deterministic = pytest.mark.parametrize(
+    "sampler", [SAMPLERS[n] for n in DETERMINISTIC], ids=DETERMINISTIC
+)
+both_spacings = pytest.mark.parametrize("spacing", ["trailing", "leading"])
 
 
-def schedule_of(kind: Kind) -> Schedule:
-    return lambda t: alpha_sigma(t, kind)
+def normal(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
-def normal(*shape: int) -> Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(0))
+def fresh(*shape: int, seed: int = 1) -> Draw:
+    generator = torch.Generator().manual_seed(seed)
+    return lambda: torch.randn(shape, generator=generator, dtype=torch.float64)
 
 
-@both_processes
+def no_draw() -> Tensor:
+    raise AssertionError("noise was drawn")
+
+
+def grid(steps: int) -> Tensor:
+    return time_grid(steps, "trailing", 1000)
+
+
+def circle(t: Tensor) -> tuple[Tensor, Tensor]:
+    """A smooth schedule without a table: alpha^2 + sigma^2 = 1."""
+    return torch.cos(0.5 * math.pi * t), torch.sin(0.5 * math.pi * t)
+
+
+def curved(x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+    """No belief that any data would give, but one that depends on all it is given."""
+    return torch.tanh(x) * (1 - t), torch.sin(3 * x) + t
+
+
+# --- Known answers ---------------------------------------------------------------------------------------
+
+
+class Gaussian:
+    """Data N(m, s^2): its ideal denoiser is linear, and the answer of exact sampling is known."""
+
+    def __init__(self, m: float, s: float, schedule: Schedule) -> None:
+        self.m, self.s, self.schedule = m, s, schedule
+
+    def denoise(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        alpha, sigma = self.schedule(t)
+        unexplained = (x - alpha * self.m) / (alpha**2 * self.s**2 + sigma**2)
+        return self.m + alpha * self.s**2 * unexplained, sigma * unexplained
+
+    def noised(self, score: Tensor, t: float) -> Tensor:
+        """Data at time t of a standard score: the probability flow keeps the score from time to time."""
+        alpha, sigma = self.schedule(torch.tensor(t, dtype=torch.float64))
+        return alpha * self.m + (alpha**2 * self.s**2 + sigma**2).sqrt() * score
+
+
+@every_schedule
+@every_sampler
 @pytest.mark.parametrize("s", [0.5, 2.0])
-def test_ddim_recovers_the_mean_and_the_spread_of_gaussian_data(kind, s):
-    """For x0 ~ N(m, s^2) the ideal denoiser is linear, so the right answer is known exactly."""
-    m = 3.0
-
-    def ideal(x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-        alpha, sigma = alpha_sigma(t, kind)
-        x0 = m + alpha * s**2 / (alpha**2 * s**2 + sigma**2) * (x - alpha * m)
-        return x0, (x - alpha * x0) / sigma
-
-    noise = normal(10_000)
-    sample = ddim(ideal, noise, 1000, schedule_of(kind))
-    assert (sample.std() / noise.std()).item() == pytest.approx(s, rel=0.005)
-    assert (sample - s * noise).mean().item() == pytest.approx(m, abs=0.01)
+def test_samples_have_the_mean_and_the_spread_of_gaussian_data(name, sampler, s):
+    data, count = Gaussian(3.0, s, schedule_of(name)), 10_000
+    start = data.noised(normal(count), 1.0)
+    sample = sampler(data.denoise, start, grid(200), data.schedule, fresh(count))
+    assert sample.std().item() == pytest.approx(s, rel=0.03)
+    assert sample.mean().item() == pytest.approx(3.0, abs=0.04 * s)
 
 
-@both_processes
+@every_schedule
+@every_deterministic
+def test_what_is_not_drawn_follows_the_probability_flow_of_gaussian_data(name, sampler):
+    data, score = Gaussian(3.0, 0.5, schedule_of(name)), normal(50)
+    sample = sampler(data.denoise, data.noised(score, 1.0), grid(500), data.schedule, no_draw)
+    torch.testing.assert_close(sample, 3.0 + 0.5 * score, atol=0.01, rtol=0)
+
+
+@every_schedule
+@every_sampler
+@both_spacings
 @pytest.mark.parametrize("steps", [1, 2, 7])
-def test_data_that_is_one_point_is_found_in_any_number_of_steps(kind, steps):
-    point = normal(5, 3)
+def test_data_that_is_one_point_is_found_in_any_number_of_steps(name, sampler, spacing, steps):
+    schedule, point = schedule_of(name), normal(5, 3, seed=2)
 
     def ideal(x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-        alpha, sigma = alpha_sigma(t, kind)
+        alpha, sigma = schedule(t)
         return point, (x - alpha * point) / sigma
 
-    torch.testing.assert_close(ddim(ideal, 2 * normal(5, 3), steps, schedule_of(kind)), point)
+    times = time_grid(steps, spacing, 1000)
+    sample = sampler(ideal, 2 * normal(5, 3), times, schedule, fresh(5, 3))
+    torch.testing.assert_close(sample, point, atol=1e-10, rtol=0)
 
 
-def test_one_step_of_flow_is_the_noise_less_the_velocity_at_time_one():
-    noise, velocity = normal(4), torch.tensor([1.0, -2.0, 3.0, 0.5])
+@every_sampler
+def test_one_step_of_flow_is_the_noise_less_the_velocity_at_time_one(sampler):
+    noise, velocity = normal(4), torch.tensor([1.0, -2.0, 3.0, 0.5], dtype=torch.float64)
 
     def denoise(x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         assert t == 1
         return x - t * velocity, x + (1 - t) * velocity
 
-    torch.testing.assert_close(ddim(denoise, noise, 1, schedule_of("flow")), noise - velocity)
+    sample = sampler(denoise, noise, grid(1), schedule_of("flow"), no_draw)
+    torch.testing.assert_close(sample, noise - velocity)
+
+
+@pytest.mark.parametrize(("name", "order"), [("euler", 1), ("ddim", 1), ("heun", 2), ("dpmpp", 2)])
+@pytest.mark.parametrize("schedule", [schedule_of("flow"), circle], ids=["flow", "circle"])
+@pytest.mark.parametrize("s", [0.5, 1.5])
+def test_halving_the_steps_divides_the_error_by_two_to_the_order(name, order, schedule, s):
+    """Between times where the log of the signal-to-noise ratio, which dpmpp steps along, is smooth.
+
+    It has no bound at 0 and 1; towards these, error * steps^2 of dpmpp still grows with log(steps).
+    """
+    data, score = Gaussian(1.0, s, schedule), normal(50)
+
+    def error(steps: int) -> float:
+        times = torch.linspace(0.9, 0.1, steps + 1, dtype=torch.float64)
+        sample = SAMPLERS[name](data.denoise, data.noised(score, 0.9), times, schedule, no_draw)
+        return (sample - data.noised(score, 0.1)).norm().item()
+
+    assert error(200) / error(400) == pytest.approx(2**order, rel=0.05)
+
+
+@pytest.mark.parametrize("name", ["heun", "dpmpp"])
+@pytest.mark.parametrize("schedule", [schedule_of("flow"), circle], ids=["flow", "circle"])
+def test_second_order_takes_a_fraction_of_the_error_of_first_order_from_noise_to_data(name, schedule):
+    data, score = Gaussian(1.0, 0.5, schedule), normal(50)
+
+    def error(sampler: str, steps: int) -> float:
+        start = data.noised(score, 1.0)
+        sample = SAMPLERS[sampler](data.denoise, start, grid(steps), schedule, no_draw)
+        return (sample - data.noised(score, 0.0)).norm().item()
+
+    assert error(name, 50) < 0.2 * error("ddim", 50)
+
+
+# --- Samplers that are one another -----------------------------------------------------------------------
+
+
+@every_schedule
+@both_spacings
+@pytest.mark.parametrize("steps", [1, 3, 10])
+def test_eulers_method_is_ddim_without_fresh_noise(name, spacing, steps):
+    schedule = schedule_of(name)
+
+    def denoise(x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        alpha, sigma = schedule(t)
+        x0 = torch.sin(3 * x) + t
+        return x0, (x - alpha * x0) / sigma  # as of every network: the two make up x
+
+    runs = [
+        SAMPLERS[sampler](denoise, normal(50), time_grid(steps, spacing, 1000), schedule, no_draw)
+        for sampler in ("euler", "ddim")
+    ]
+    torch.testing.assert_close(runs[0], runs[1], atol=1e-9, rtol=1e-9)
 
 
 def test_on_flow_ddim_is_the_method_of_euler():
@@ -64,36 +184,198 @@ def test_on_flow_ddim_is_the_method_of_euler():
 
     x = noise = normal(50)
     for step in range(8):
-        x = x - velocity(x, torch.tensor(1 - step / 8)) / 8
-    torch.testing.assert_close(ddim(denoise, noise, 8, schedule_of("flow")), x)
+        x = x - velocity(x, torch.tensor(1 - step / 8, dtype=torch.float64)) / 8
+    for sampler in ("ddim", "euler"):
+        made = SAMPLERS[sampler](denoise, noise, grid(8), schedule_of("flow"), no_draw)
+        torch.testing.assert_close(made, x)
 
 
-@both_processes
-def test_the_network_is_called_once_a_step_at_even_times_from_one_down(kind):
-    times: list[float] = []
+def test_on_flow_heun_is_the_method_of_heun():
+    def velocity(x: Tensor, t: Tensor) -> Tensor:
+        return torch.sin(3 * x) + t
 
     def denoise(x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-        times.append(t.item())
-        return x, x
+        return x - t * velocity(x, t), x + (1 - t) * velocity(x, t)
 
-    ddim(denoise, normal(2), 4, schedule_of(kind))
-    assert times == [1.0, 0.75, 0.5, 0.25]
+    x, t = normal(50), torch.ones((), dtype=torch.float64)
+    for _ in range(4):
+        slope, t = velocity(x, t), t - 0.2
+        x = x - 0.2 * (slope + velocity(x - 0.2 * slope, t)) / 2
+    made = SAMPLERS["heun"](denoise, normal(50), grid(5), schedule_of("flow"), no_draw)
+    torch.testing.assert_close(made, x - 0.2 * velocity(x, t))
 
 
-@both_processes
-def test_the_sample_is_a_function_of_the_noise_alone(kind):
+@every_schedule
+@pytest.mark.parametrize("steps", [1, 2, 12])
+def test_ddpm_is_ddim_with_all_noise_fresh(name, steps):
+    ddpm, ddim = (
+        SAMPLERS[sampler](curved, normal(50), grid(steps), schedule_of(name), fresh(50))
+        for sampler in ("ddpm", "ddim-full")
+    )
+    assert torch.equal(ddpm, ddim)
+
+
+@every_schedule
+@pytest.mark.parametrize(("now", "after"), [(0.5, 0.3), (0.9, 0.1), (0.002, 0.001)])
+def test_a_step_of_ddpm_is_bayes_rule(name, now, after):
+    """Prior of x at `after` given x0, times likelihood of x at `now` given it: two Gaussians."""
+    schedule = schedule_of(name)
+    times = torch.tensor([now, after, 0.0], dtype=torch.float64)
+    (alpha, alpha_after, _), (sigma, sigma_after, _) = schedule(times)
+    ratio = alpha / alpha_after
+    noise_of_step = sigma**2 - (ratio * sigma_after) ** 2
+    x0, x, drawn = normal(6, seed=2), normal(6, seed=3), normal(6, seed=4)
+    precision = 1 / sigma_after**2 + ratio**2 / noise_of_step
+    mean = (alpha_after * x0 / sigma_after**2 + ratio * x / noise_of_step) / precision
+    seen = []
+
+    def denoise(xt: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        seen.append(xt)
+        return x0, (xt - schedule(t)[0] * x0) / schedule(t)[1]
+
+    SAMPLERS["ddpm"](denoise, x, times, schedule, lambda: drawn)
+    torch.testing.assert_close(seen[1], mean + drawn / precision.sqrt(), atol=1e-9, rtol=1e-9)
+
+
+# --- Calls -----------------------------------------------------------------------------------------------
+
+
+@every_schedule
+@every_sampler
+@both_spacings
+@pytest.mark.parametrize("steps", [1, 4])
+def test_the_network_is_called_once_a_step_at_the_times_but_twice_by_heun(name, sampler, spacing, steps):
+    times = time_grid(steps, spacing, 1000)
+    seen: list[Tensor] = []
+
     def denoise(x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-        return torch.tanh(x) * (1 - t), torch.sin(x)
+        seen.append(t)
+        return curved(x, t)
 
+    sampler(denoise, normal(2), times, schedule_of(name), fresh(2))
+    expected = times[:-1].tolist()
+    if sampler is SAMPLERS["heun"]:  # at both ends of each step, but not where nothing is left to see
+        expected = [t for step in itertools.pairwise(expected) for t in step] + expected[-1:]
+    assert [t.item() for t in seen] == expected
+    assert all(t.shape == () for t in seen)
+
+
+def counted(draw: Draw) -> tuple[Draw, list[Tensor]]:
+    drawn: list[Tensor] = []
+
+    def counting() -> Tensor:
+        drawn.append(draw())
+        return drawn[-1]
+
+    return counting, drawn
+
+
+@every_schedule
+@every_sampler
+@pytest.mark.parametrize("steps", [1, 2, 9])
+def test_noise_is_drawn_for_every_step_but_the_last_by_stochastic_samplers_alone(name, sampler, steps):
+    draw, drawn = counted(fresh(3))
+    sampler(curved, normal(3), grid(steps), schedule_of(name), draw)
+    stochastic = any(sampler is SAMPLERS[name] for name in STOCHASTIC)
+    assert len(drawn) == (steps - 1 if stochastic else 0)
+
+
+@every_schedule
+@every_sampler
+def test_the_sample_is_a_function_of_the_noise_and_the_draws_alone(name, sampler):
     noise = normal(20)
     kept = noise.clone()
-    first = ddim(denoise, noise, 5, schedule_of(kind))
+    first = sampler(curved, noise, grid(5), schedule_of(name), fresh(20))
     torch.manual_seed(123)
-    assert torch.equal(ddim(denoise, noise, 5, schedule_of(kind)), first)
+    assert torch.equal(sampler(curved, noise, grid(5), schedule_of(name), fresh(20)), first)
     assert torch.equal(noise, kept)
 
 
-@pytest.mark.parametrize("steps", [0, -1])
-def test_no_steps_are_refused(steps):
-    with pytest.raises(ValueError, match=f"steps: expected at least 1, got {steps}"):
-        ddim(lambda x, t: (x, x), normal(1), steps, schedule_of("flow"))
+@every_schedule
+@every_stochastic
+def test_other_draws_make_other_samples(name, sampler):
+    one, other = (
+        sampler(curved, normal(20), grid(5), schedule_of(name), fresh(20, seed=seed)) for seed in (1, 2)
+    )
+    assert (one - other).abs().max() > 0.01
+
+
+@every_stochastic
+def test_draws_of_zero_take_no_more_noise_than_the_start_gave(sampler):
+    """At temperature 0 there is one sample: all noise, and all draws, are zeros."""
+    data = Gaussian(3.0, 0.5, schedule_of("flow"))
+    sample = sampler(data.denoise, torch.zeros(4), grid(50), data.schedule, lambda: torch.zeros(4))
+    torch.testing.assert_close(sample, torch.full((4,), 3.0))
+
+
+@every_schedule
+@every_sampler
+def test_single_precision_stays_single_precision(name, sampler):
+    def denoise(x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        assert x.dtype == t.dtype == torch.float32
+        assert t.device == x.device
+        return curved(x, t)
+
+    exact = sampler(curved, normal(20), grid(5), schedule_of(name), fresh(20))
+    draw = fresh(20)
+    sample = sampler(denoise, normal(20).float(), grid(5), schedule_of(name), lambda: draw().float())
+    assert sample.dtype == torch.float32
+    torch.testing.assert_close(sample.double(), exact, atol=1e-3, rtol=1e-3)
+
+
+@every_sampler
+def test_levels_without_any_signal_left_are_no_step(sampler):
+    """100 000 levels of these betas lose the data entirely, to alpha = 0, before the last level."""
+    schedule = schedule_of("linear", 100_000)
+    assert schedule(torch.tensor(0.99, dtype=torch.float64))[0] == 0
+    data, count = Gaussian(3.0, 0.5, schedule), 2000
+    times = time_grid(200, "trailing", 100_000)
+    sample = sampler(data.denoise, normal(count), times, schedule, fresh(count))
+    assert sample.isfinite().all()
+    assert sample.mean().item() == pytest.approx(3.0, abs=0.1)
+
+
+# --- Times -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("steps", "spacing", "levels", "of"),
+    [
+        (1, "trailing", [1000, 0], 1000),
+        (4, "trailing", [1000, 750, 500, 250, 0], 1000),
+        (3, "trailing", [10, 7, 3, 0], 10),
+        (5, "trailing", [5, 4, 3, 2, 1, 0], 5),
+        (1, "leading", [1, 0], 1000),
+        (4, "leading", [751, 501, 251, 1, 0], 1000),
+        (3, "leading", [7, 4, 1, 0], 10),
+        (5, "leading", [5, 4, 3, 2, 1, 0], 5),
+    ],
+)
+def test_the_times_are_the_levels_of_the_spacing(steps, spacing, levels, of):
+    times = time_grid(steps, spacing, of)
+    assert times.dtype == torch.float64
+    assert times.tolist() == [level / of for level in levels]
+
+
+def test_ten_trailing_steps_are_at_exact_tenths():
+    assert grid(10).tolist() == [1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1, 0.0]
+
+
+@both_spacings
+@pytest.mark.parametrize("num_timesteps", [2, 10, 97, 1000])
+def test_times_descend_from_level_to_level_down_to_clean_for_every_number_of_steps(spacing, num_timesteps):
+    for steps in range(1, num_timesteps + 1, max(1, num_timesteps // 60)):
+        times = time_grid(steps, spacing, num_timesteps)
+        assert times.shape == (steps + 1,)
+        levels = times * num_timesteps
+        assert (levels - levels.round()).abs().max() < 1e-9
+        assert (times.diff() < 0).all()
+        assert times[-1] == 0
+        assert times[0] == 1 if spacing == "trailing" else times[-2] == 1 / num_timesteps
+
+
+@both_spacings
+@pytest.mark.parametrize("steps", [0, -1, 51])
+def test_no_steps_or_more_than_there_are_levels_are_refused(spacing, steps):
+    with pytest.raises(ValueError, match=f"steps: expected 1 to num_timesteps=50, got {steps}; take fewer"):
+        time_grid(steps, spacing, 50)

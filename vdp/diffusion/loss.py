@@ -1,18 +1,19 @@
-"""The denoiser's loss: velocity of the noised change from the nearest known frame.
+"""The denoiser's loss on hops of a rollout.
 
 Shapes: B clips, C channels, K known frames, N targets, R noise draws of each target.
 """
 
-from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 from vdp.diffusion.contract import Denoiser
-from vdp.diffusion.params import DiffusionParams
-from vdp.diffusion.process import Kind, add_noise, target
-from vdp.tasks import Hops, anchor_frames
+from vdp.diffusion.objective import Objective
+from vdp.diffusion.own_context import OwnContext, with_own_frames
+from vdp.diffusion.process import add_noise, min_snr_weight, target
+from vdp.tasks import Hops
 
 ContextT = TypeVar("ContextT")
 
@@ -22,95 +23,101 @@ def shift_time(t: Tensor, shift: float) -> Tensor:
     return shift * t / (1 + (shift - 1) * t)
 
 
-def velocity_loss(
+def diffusion_loss(
     denoiser: Denoiser[ContextT],
     hops: Hops,
-    scale: Tensor,
-    kind: Kind,
+    objective: Objective,
+    min_snr_gamma: float | None,
     t: Tensor,
     noise: Tensor,
     level: Tensor,
     context_noise: Tensor,
+    dropped: Tensor,
 ) -> Tensor:
-    """Mean squared error of the network's velocity, with R noise draws sharing one pass over the context.
+    """Mean squared error of the network's output, with R noise draws sharing one pass over the context.
 
     Args:
         denoiser: the network.
         hops: what is known and what is to be predicted.
-        scale: standard deviation of a change per channel, (C,).
-        kind: the process.
+        objective: the process, and what it noises.
+        min_snr_gamma: clamp of the signal-to-noise weight (arXiv:2303.09556); None: all times weigh alike.
         t: diffusion times, (B, N*R).
         noise: standard normal, (B, C, N*R, h, w); the draws of a target stand side by side.
         level: standard deviation of the noise on each known frame, (B, K), which the network is told.
         context_noise: standard normal, the shape of `hops.known`.
+        dropped: (B,) bool, True where the pictures of the known frames are withheld from the network.
 
     Returns:
         A scalar.
     """
     known = hops.known + level[:, None, :, None, None] * context_noise
-    anchor = anchor_frames(known, hops.index, hops.target_index)
+    base = objective.base(known, hops.index, hops.target_index)
     draws = t.shape[1] // hops.target_index.shape[1]
-    x0 = ((hops.target - anchor) / scale[:, None, None, None]).repeat_interleave(draws, dim=2)
-    context = denoiser.context(known, hops.index, level, hops.target_index)
-    output = denoiser(add_noise(x0, noise, t, kind), t, context)
-    return (output - target(x0, noise, t, kind)).square().mean()
+    x0 = objective.to_data(hops.target, base).repeat_interleave(draws, dim=2)
+    context = denoiser.context(known, hops.index, level, dropped, hops.target_index)
+    output = denoiser(add_noise(x0, noise, t, objective.process.schedule), t, context)
+    error = (output - target(x0, noise, t, objective.process)).square()
+    if min_snr_gamma is None:
+        return error.mean()
+    return (error.mean(dim=(1, 3, 4)) * min_snr_weight(t, objective.process, min_snr_gamma)).mean()
 
 
-def hop_loss(
-    denoiser: Denoiser[ContextT],
-    hops: Hops,
-    scale: Tensor,
-    params: DiffusionParams,
-    draws: int,
-    context_noise: float,
-    generator: torch.Generator,
-) -> dict[str, Tensor]:
-    """`velocity_loss` with its times, noise and context noise drawn from `generator`.
+@dataclass(frozen=True)
+class HopLoss:
+    """How a training step draws its times, its noise and what it makes of the known frames.
 
-    Args:
-        denoiser: the network.
-        hops: what is known and what is to be predicted.
-        scale: standard deviation of a change per channel, (C,).
-        params: the process and the distribution of times.
-        draws: noise draws of each target.
-        context_noise: largest standard deviation of the noise on known frames; half of the clips have none.
-        generator: on the device of `hops`.
-
-    Returns:
-        'loss', a scalar.
+    A loss of `vdp.training.fit`: all chance comes from the generator that it is called with.
     """
-    device = hops.known.device
 
-    def uniform(*shape: int) -> Tensor:
-        return torch.rand(shape, generator=generator, device=device)
+    objective: Objective
+    min_snr_gamma: float | None
+    time_shift: float  # above 1: more training at high noise
+    draws: int  # noise draws of each target
+    context_noise: float  # largest standard deviation of noise on known frames; half of the clips have none
+    drop_context: float  # share of clips without pictures of known frames
+    own_context: OwnContext
 
-    def normal(*shape: int) -> Tensor:
-        return torch.randn(shape, generator=generator, device=device)
+    def __call__(
+        self, denoiser: Denoiser[ContextT], hops: Hops, generator: torch.Generator
+    ) -> dict[str, Tensor]:
+        """The loss of a batch of hops.
 
-    batch, channels, targets, height, width = hops.target.shape
-    t = shift_time(uniform(batch, targets * draws), params.time_shift)
-    level = context_noise * uniform(batch, 1) * (uniform(batch, 1) < 0.5)
-    loss = velocity_loss(
-        denoiser,
-        hops,
-        scale,
-        params.process,
-        t,
-        normal(batch, channels, targets * draws, height, width),
-        level.expand(-1, hops.index.shape[1]),
-        normal(*hops.known.shape),
-    )
-    return {"loss": loss}
+        Args:
+            denoiser: the network.
+            hops: what is known and what is to be predicted.
+            generator: on the device of `hops`.
 
+        Returns:
+            'loss', a scalar.
+        """
+        device = hops.known.device
 
-def change_scale(batches: Sequence[Hops]) -> Tensor:
-    """Standard deviation per channel of changes from the nearest known frame, (C,), for unit variance.
+        def uniform(*shape: int) -> Tensor:
+            return torch.rand(shape, generator=generator, device=device)
 
-    Raises:
-        ValueError: if nothing changes: a data set of still pictures has no motion to learn.
-    """
-    changes = [hops.target - anchor_frames(hops.known, hops.index, hops.target_index) for hops in batches]
-    scale = torch.cat(changes).float().square().mean(dim=(0, 2, 3, 4)).sqrt()
-    if not bool((scale > 0).all()):
-        raise ValueError("changes: every frame equals the one before it; expected clips with motion")
-    return scale
+        def normal(*shape: int) -> Tensor:
+            return torch.randn(shape, generator=generator, device=device)
+
+        batch, channels, targets, height, width = hops.target.shape
+        t = uniform(batch, targets * self.draws)
+        if denoiser.joint:  # frames that are made together are at one time
+            t = t[:, : self.draws].repeat(1, targets)
+        t = shift_time(t, self.time_shift)
+        level = self.context_noise * uniform(batch, 1) * (uniform(batch, 1) < 0.5)
+        noise = normal(batch, channels, targets * self.draws, height, width)
+        context_noise = normal(*hops.known.shape)
+        dropped = uniform(batch) < self.drop_context
+        if uniform(1).item() < self.own_context.share:
+            hops = with_own_frames(denoiser, hops, self.objective, self.own_context, uniform, normal)
+        loss = diffusion_loss(
+            denoiser,
+            hops,
+            self.objective,
+            self.min_snr_gamma,
+            t,
+            noise,
+            level.expand(-1, hops.index.shape[1]),
+            context_noise,
+            dropped,
+        )
+        return {"loss": loss}

@@ -36,7 +36,7 @@ class DiffusionParams(Params):
         if self.prediction == "eps" and (self.schedule == "flow" or self.zero_terminal_snr):
             which = "schedule=flow" if self.schedule == "flow" else "zero_terminal_snr=true"
             raise ValueError(
-                f"diffusion.prediction=eps does not go with diffusion.{which}: at pure noise eps says nothing "
-                "of the picture; set prediction to v or flow"
+                f"diffusion.prediction=eps does not go with diffusion.{which}: at pure noise eps says "
+                "nothing of the picture; set prediction to v or flow"
             )
         return self

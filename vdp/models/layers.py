@@ -38,8 +38,21 @@ def fourier_features(x: Tensor, dim: int, max_period: float) -> Tensor:
     return torch.cat([angles.cos(), angles.sin()], dim=-1)
 
 
+def modulated(x: Tensor, scale_shift: Tensor) -> Tensor:
+    """Scale and shift of every number of a picture, (M*R, C, H, W) by (M, 2C, H, W).
+
+    Each of the M maps serves R pictures that stand side by side, without being copied for them.
+    """
+    scale, shift = scale_shift[:, None].chunk(2, dim=2)
+    pictures = x.unflatten(0, (len(scale_shift), -1))
+    return (pictures * (1 + scale) + shift).flatten(0, 1)
+
+
 class ResBlock(nn.Module):
-    """Two 3x3 convolutions with pre-normalisation; an embedding, if given, scales and shifts in between."""
+    """Two 3x3 convolutions with pre-normalisation; an embedding, if given, scales and shifts in between.
+
+    Maps, if given, scale and shift what either normalisation gives (see `modulated`).
+    """
 
     def __init__(self, channels_in: int, channels_out: int, embedding_dim: int | None = None) -> None:
         super().__init__()
@@ -50,9 +63,16 @@ class ResBlock(nn.Module):
         self.skip = nn.Conv2d(channels_in, channels_out, 1) if channels_in != channels_out else nn.Identity()
         self.film = zeroed(nn.Linear(embedding_dim, 2 * channels_out)) if embedding_dim else None
 
-    def forward(self, x: Tensor, embedding: Tensor | None = None) -> Tensor:
-        """(B, C_in, H, W) and embeddings (B, D) -> (B, C_out, H, W)."""
-        h = self.norm2(self.conv1(F.silu(self.norm1(x))))
+    def forward(
+        self, x: Tensor, embedding: Tensor | None = None, maps: tuple[Tensor, Tensor] | None = None
+    ) -> Tensor:
+        """(B, C_in, H, W), embeddings (B, D), maps of 2*C_in and 2*C_out channels -> (B, C_out, H, W)."""
+        h = self.norm1(x)
+        if maps is not None:
+            h = modulated(h, maps[0])
+        h = self.norm2(self.conv1(F.silu(h)))
+        if maps is not None:
+            h = modulated(h, maps[1])
         if self.film is not None and embedding is not None:
             scale, shift = self.film(embedding)[:, :, None, None].chunk(2, dim=1)
             h = h * (1 + scale) + shift

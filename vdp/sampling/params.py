@@ -20,7 +20,7 @@ class PredictParams(Params):
     steps: Annotated[int, Field(ge=1, le=1000)]  # sampling steps per hop
     temperature: Annotated[float, Field(ge=0, le=2)]  # scale of all noise; 0: one most likely future
     guidance: Annotated[float, Field(ge=0, le=20)]  # weight of the context; 1: as trained
-    context_noise: Annotated[float, Field(ge=0, le=1)]  # noise on frames made before, which the network is told
+    context_noise: Annotated[float, Field(ge=0, le=1)]  # noise on made frames, which the network is told
     samples: Annotated[int, Field(ge=1, le=64)]  # futures per clip
     batch_clips: Annotated[int, Field(ge=1)]  # futures rolled out at once
 

@@ -1,10 +1,9 @@
 """Predict the frames of the hops of clips, several futures each, from their known frames.
 
-Shapes: B clips, S futures (samples) of each, K known frames, N hops, C x h x w latents.
+Shapes: B clips, S futures (samples) of each, K known frames, N frames of all hops, C x h x w latents.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TypeVar
 
 import numpy as np
@@ -12,40 +11,41 @@ import torch
 from torch import Tensor
 
 from vdp.diffusion.contract import Denoiser
-from vdp.diffusion.process import Kind
-from vdp.sampling.rollout import rollout
-from vdp.sampling.samplers import Sampler
+from vdp.diffusion.objective import Objective
+from vdp.sampling.rollout import Strategy, rollout
 
 ContextT = TypeVar("ContextT")
 
 
-@dataclass(frozen=True)
-class Strategy:
-    """How to predict: hops as 0-based times, sampler, steps, temperature of the noise, futures per clip."""
+class FutureNoise:
+    """Standard normal noise of every future, each from a generator of its own.
 
-    hops: tuple[float, ...]
-    sampler: Sampler
-    steps: int
-    temperature: float
-    samples: int
-
-
-def starting_noise(seed: int, clips: Sequence[int], strategy: Strategy, shape: tuple[int, ...]) -> Tensor:
-    """Noise of each hop of each future, (B*S, C, N, h, w); that of a clip does not depend on its neighbours.
+    So what is predicted for a clip depends neither on its neighbours nor on how many futures there are.
 
     Args:
         seed: of the run.
         clips: a number for each clip, which its randomness is drawn from.
-        strategy: gives the hops, the futures and the temperature.
-        shape: (C, h, w).
+        samples: futures of each clip.
+        shape: (C, h, w) of a frame.
+        device: where the noise is wanted; it is drawn on the CPU, alike for every device.
     """
-    channels, *plane = shape
-    drawn = []
-    for clip in clips:
-        for sample in range(strategy.samples):
-            generator = torch.Generator().manual_seed(_stream(seed, clip, sample))
-            drawn.append(torch.randn((channels, len(strategy.hops), *plane), generator=generator))
-    return strategy.temperature * torch.stack(drawn)
+
+    def __init__(
+        self, seed: int, clips: Sequence[int], samples: int, shape: tuple[int, ...], device: torch.device
+    ) -> None:
+        self.generators = [
+            torch.Generator().manual_seed(_stream(seed, clip, sample))
+            for clip in clips
+            for sample in range(samples)
+        ]
+        self.shape = shape
+        self.device = device
+
+    def __call__(self, frames: int) -> Tensor:
+        """The next noise of all futures, (B*S, C, frames, h, w)."""
+        channels, *plane = self.shape
+        drawn = [torch.randn((channels, frames, *plane), generator=g) for g in self.generators]
+        return torch.stack(drawn).to(self.device)
 
 
 def _stream(seed: int, clip: int, sample: int) -> int:
@@ -58,10 +58,9 @@ def predict(
     denoiser: Denoiser[ContextT],
     known: Tensor,
     clips: Sequence[int],
-    scale: Tensor,
-    kind: Kind,
+    objective: Objective,
     strategy: Strategy,
-    context_frames: int,
+    samples: int,
     seed: int,
 ) -> Tensor:
     """Roll out S futures of each clip.
@@ -70,29 +69,17 @@ def predict(
         denoiser: the network.
         known: normalised latents of frames 0..K-1, (B, C, K, h, w).
         clips: a number for each clip, for its noise.
-        scale: standard deviation of a change per channel, (C,).
-        kind: the process.
-        strategy: hops, sampler, steps, temperature, futures.
-        context_frames: how many known frames, nearest first, the network is given at once.
+        objective: the process, and what it noises, as in training.
+        strategy: hops, sampler and its times.
+        samples: futures of each clip.
         seed: of the run.
 
     Returns:
-        Normalised latents of the hops, (B, S, C, N, h, w).
+        Normalised latents of the hops' frames, (B, S, C, N, h, w).
     """
     batch, channels, count, height, width = known.shape
-    noise = starting_noise(seed, clips, strategy, (channels, height, width)).to(known.device)
-    repeated = known.repeat_interleave(strategy.samples, dim=0)
+    noise = FutureNoise(seed, clips, samples, (channels, height, width), known.device)
+    repeated = known.repeat_interleave(samples, dim=0)
     index = torch.arange(count, dtype=torch.float32, device=known.device).expand(len(repeated), -1)
-    made = rollout(
-        denoiser,
-        repeated,
-        index,
-        strategy.hops,
-        scale,
-        kind,
-        strategy.sampler,
-        strategy.steps,
-        noise,
-        context_frames,
-    )
-    return made.reshape(batch, strategy.samples, *made.shape[1:])
+    made = rollout(denoiser, repeated, index, objective, strategy, noise)
+    return made.reshape(batch, samples, *made.shape[1:])

@@ -1,71 +1,153 @@
 """Rollout: predict frames hop by hop, each made frame joining the known ones.
 
-Shapes: B clips, C latent channels, K known frames, S hops, h x w latent positions.
+Shapes: B clips, C latent channels, K known frames, S frames of all hops, N frames of one hop, h x w latent
+positions.
 """
 
-from collections.abc import Sequence
-from typing import TypeVar
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Generic, Protocol, TypeVar
 
 import torch
 from torch import Tensor
 
 from vdp.diffusion.contract import Denoiser
-from vdp.diffusion.process import Kind, alpha_sigma, clean_and_noise
+from vdp.diffusion.objective import Objective
+from vdp.diffusion.process import clean_and_noise
 from vdp.sampling.samplers import Sampler
-from vdp.tasks import anchor_frames, nearest_frames
+from vdp.tasks import nearest_frames
 
 ContextT = TypeVar("ContextT")
+
+
+@dataclass(frozen=True)
+class Strategy:
+    """How to go from known frames to future ones; hops are data, so any pattern is a strategy."""
+
+    hops: tuple[tuple[float, ...], ...]  # 0-based times in the order of prediction; several in one hop
+    sampler: Sampler
+    times: Tensor  # diffusion times from 1 or near it down to 0, (steps + 1,)
+    temperature: float  # scale of all noise that the sampler is given
+    guidance: float  # weight of the context against none (classifier-free guidance); 1: as trained
+    context_noise: float  # standard deviation of noise on made frames, which the network is told
+    context_frames: int  # how many known frames, nearest first, the network is given; as many as in training
+
+
+class Normal(Protocol):
+    """Fresh standard normal noise for some frames of every clip, (B, C, frames, h, w)."""
+
+    def __call__(self, frames: int) -> Tensor: ...
+
+
+@dataclass(frozen=True)
+class Guided(Generic[ContextT]):
+    """A denoiser's output, pushed from what it gives without the context to what it gives with it.
+
+    Source: Ho & Salimans 2022 (arXiv:2207.12598), equation 6 with weight 1 + w; over the known frames of a
+    video: Song et al. 2025 (arXiv:2502.06764).
+    """
+
+    denoiser: Denoiser[ContextT]
+    weight: float
+    context: ContextT
+    withheld: ContextT | None  # the context without pictures; None where the weight is 1
+
+    def __call__(self, xt: Tensor, t: Tensor) -> Tensor:
+        output = self.denoiser(xt, t, self.context)
+        if self.withheld is None:
+            return output
+        without = self.denoiser(xt, t, self.withheld)
+        return without + self.weight * (output - without)
+
+
+def guided(
+    denoiser: Denoiser[ContextT],
+    weight: float,
+    frames: Tensor,
+    index: Tensor,
+    level: Tensor,
+    target_index: Tensor,
+) -> Guided[ContextT]:
+    """Encode a context once for all steps of a hop, and once more without pictures where guidance asks.
+
+    Args:
+        denoiser: the network.
+        weight: of the context; 1 leaves the network alone.
+        frames: known frames, (B, C, K, h, w).
+        index: their times, (B, K).
+        level: standard deviation of the noise on them, (B, K).
+        target_index: times of the targets, (B, N).
+    """
+    none = torch.zeros(len(frames), dtype=torch.bool, device=frames.device)
+    context = denoiser.context(frames, index, level, none, target_index)
+    withheld = None if weight == 1 else denoiser.context(frames, index, level, ~none, target_index)
+    return Guided(denoiser, weight, context, withheld)
 
 
 def rollout(
     denoiser: Denoiser[ContextT],
     known: Tensor,
     index: Tensor,
-    hops: Sequence[float],
-    scale: Tensor,
-    kind: Kind,
-    sampler: Sampler,
-    steps: int,
-    noise: Tensor,
-    context_frames: int,
+    objective: Objective,
+    strategy: Strategy,
+    normal: Normal,
 ) -> Tensor:
-    """Predict the frames at `hops` in turn: sample each one's change from the nearest known frame.
+    """Predict the frames of all hops in turn.
 
     Args:
         denoiser: the network; its context is encoded once per hop and reused by all steps.
         known: normalised latents of the given frames, (B, C, K, h, w).
         index: real-valued time of each of them, (B, K), in frames.
-        hops: times to predict, in the order of prediction; any spacing.
-        scale: standard deviation of a change per channel, (C,), from training.
-        kind: the process.
-        sampler: from noise to a change.
-        steps: sampling steps per hop.
-        noise: starting noise of each hop, (B, C, S, h, w), already at the wished temperature.
-        context_frames: how many known frames, nearest first, the network is given; as many as it was trained
-            with.
+        objective: the process, and what it noises, as in training.
+        strategy: hops, sampler and its times.
+        normal: gives all noise: first the starting noise of every hop at once, then what a sampler with fresh
+            noise and a noised context ask for.
 
     Returns:
-        Normalised latents of the hops, (B, C, S, h, w).
+        Normalised latents of the hops' frames, (B, C, S, h, w).
 
     Raises:
-        ValueError: if `noise` has not one frame for each hop.
+        ValueError: if the noise does not fit the known frames.
     """
-    if noise.shape[2] != len(hops):
-        raise ValueError(f"noise: expected one frame for each of {len(hops)} hops, got {noise.shape[2]}")
-    batch = known.shape[0]
-    per_channel = scale[:, None, None, None]
-    made = []
-    for hop, time in enumerate(hops):
-        target = index.new_full((batch, 1), time)
-        frames, times = nearest_frames(known, index, target, context_frames)
-        context = denoiser.context(frames, times, torch.zeros_like(times), target)
-
-        def denoise(xt: Tensor, t: Tensor, context: ContextT = context) -> tuple[Tensor, Tensor]:
-            per_frame = t.expand(batch, 1)
-            return clean_and_noise(xt, denoiser(xt, per_frame, context), per_frame, kind)
-
-        change = sampler(denoise, noise[:, :, hop : hop + 1], steps, lambda t: alpha_sigma(t, kind))
-        frame = anchor_frames(known, index, target) + per_channel * change
-        known, index = torch.cat([known, frame], dim=2), torch.cat([index, target], dim=1)
-        made.append(frame)
+    count = sum(len(hop) for hop in strategy.hops)
+    noise = strategy.temperature * normal(count)
+    expected = (*known.shape[:2], count, *known.shape[3:])
+    if noise.shape != expected:
+        raise ValueError(f"noise: expected shape {expected}, as the known frames, got {tuple(noise.shape)}")
+    level = torch.zeros_like(index)
+    made: list[Tensor] = []
+    for hop, start in zip(strategy.hops, noise.split([len(hop) for hop in strategy.hops], 2), strict=True):
+        target = index.new_tensor(hop).expand(len(known), -1)
+        frames, times, levels = nearest_frames(known, index, level, target[:, :1], strategy.context_frames)
+        network = guided(denoiser, strategy.guidance, frames, times, levels, target)
+        x0 = strategy.sampler(
+            _denoise(network, target.shape, objective),
+            start,
+            strategy.times,
+            objective.process.schedule,
+            _draw(normal, len(hop), strategy.temperature),
+        )
+        made.append(objective.to_frames(x0, objective.base(frames, times, target)))
+        shown = made[-1]
+        if strategy.context_noise > 0:
+            shown = shown + strategy.context_noise * normal(len(hop))
+        known, index = torch.cat([known, shown], dim=2), torch.cat([index, target], dim=1)
+        level = torch.cat([level, torch.full_like(target, strategy.context_noise)], dim=1)
     return torch.cat(made, dim=2)
+
+
+def _draw(normal: Normal, frames: int, temperature: float) -> Callable[[], Tensor]:
+    """What a sampler with fresh noise calls."""
+    return lambda: temperature * normal(frames)
+
+
+def _denoise(
+    network: Guided[ContextT], shape: torch.Size, objective: Objective
+) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]:
+    """What a sampler calls: the network's x0 and eps, every target at one and the same time."""
+
+    def denoise(xt: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        per_frame = t.to(xt.dtype).expand(shape)
+        return clean_and_noise(xt, network(xt, per_frame), per_frame, objective.process)
+
+    return denoise

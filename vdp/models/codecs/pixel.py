@@ -7,6 +7,7 @@ class Pixel(nn.Module):
     """Identity codec; keeps the contract of `vdp.models.codecs.Codec`."""
 
     factor = 1
+    temporal_factor = 1
     channels = 3
     has_masks = False
 

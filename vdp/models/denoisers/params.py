@@ -1,6 +1,6 @@
 """Section `denoiser` of params.yaml."""
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Generic, Literal, Self, TypeVar
 
 from pydantic import Field, model_validator
 
@@ -68,12 +68,16 @@ class DenoiserParams(Params):
     dit: DitParams
 
 
-class DenoiserConfig(Params):
+Diffusion = TypeVar("Diffusion", bound=Params)  # the params of the process, which are not this package's
+
+
+class DenoiserConfig(Params, Generic[Diffusion]):
     """`config.json` of a trained denoiser: how to build it, and what it has to be used with."""
 
     denoiser: DenoiserParams
+    diffusion: Diffusion
     channels: int  # of a latent
     known: int  # known frames of its training hops, at most; a rollout gives it no more
-    change_scale: tuple[float, ...]  # standard deviation of what is diffused, per channel
+    data_scale: tuple[float, ...]  # root mean square of what is diffused, per channel
     latent_mean: tuple[float, ...]  # of the raw latents, per channel
     latent_std: tuple[float, ...]

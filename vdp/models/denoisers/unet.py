@@ -1,14 +1,21 @@
-"""Latent U-Net, its context encoded once (Ronneberger et al. 2015, arXiv:1505.04597; FiLM, arXiv:1709.07871).
+"""U-Net, its known frames encoded once (Ronneberger et al. 2015, arXiv:1505.04597; FiLM, arXiv:1709.07871).
 
 A U-Net looks at the known frames nearest to each target, stacked as channels, and gives features at every
 resolution; it never sees the noise, so one pass serves all sampling steps and all noise draws of a training
-step. A light head at the finest `head_levels` of those resolutions, fed with those features, denoises. Any
-number of known frames, at any real-valued times, fills a fixed number of slots; times and noise levels enter
-by FiLM.
+step. A light head at the finest `head_levels` of those resolutions denoises. The features join its channels
+(`features`), or scale and shift its normalisations at every position (`spade`: Park et al. 2019,
+arXiv:1903.07291; for video in MCVD, Voleti et al. 2022, arXiv:2205.09853). With `concat` there is no encoder:
+the known frames are channels beside the noised frame at the input of one whole U-Net. Any number of known
+frames, at any real-valued times, fills a fixed number of slots; times and noise levels enter by FiLM.
+
+With `temporal` the denoising network is a 3D U-Net: convolutions and attention along the targets of a hop,
+apart from those over positions (Ho et al. 2022, arXiv:2204.03458; Tran et al. 2018, arXiv:1711.11248).
+
 Shapes: B clips, C channels, K known frames, N targets, R noise draws of each target, S slots, D embedding.
+The networks hold each draw of each target as a row of its own, (B*N*R, C, H, W).
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from einops import rearrange, repeat
@@ -16,7 +23,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vdp.models.denoisers.params import UnetParams
-from vdp.models.layers import ImageAttention, ResBlock, fourier_features, group_norm
+from vdp.models.layers import ImageAttention, ResBlock, fourier_features, group_norm, zeroed
 from vdp.tasks import distance
 
 MAX_OFFSET = 64.0  # frames; longest period of the features of a time offset
@@ -24,12 +31,18 @@ TIME_PERIOD = 4.0  # longest period of the features of diffusion time and noise 
 FEATURES = 32  # Fourier features of one number
 HEAD_CHANNELS = 32  # least channels of an attention head
 
+# scale and shift of the two normalisations of each residual block of a stage
+StageMaps = tuple[tuple[Tensor, Tensor], ...]
+
 
 @dataclass(frozen=True)
 class UnetContext:
-    """What the known frames say about each target: features, fine to coarse, each (B*N, C_i, H_i, W_i)."""
+    """What the known frames say about each target, by one of features, maps and slots, and when it is."""
 
-    features: tuple[Tensor, ...]
+    features: tuple[Tensor, ...]  # features: fine to coarse, each (B*N, C_i, H_i, W_i)
+    maps: tuple[StageMaps, ...]  # spade: of each stage of the head, down, then up, fine to coarse
+    slots: tuple[Tensor, Tensor] | None  # concat: known frames (B*N, S*C, H, W) and their embedding (B*N, D)
+    offsets: Tensor | None  # temporal: features of the time from each target to each, (B, N, N, FEATURES)
     targets: int
 
 
@@ -50,7 +63,7 @@ class Slots(nn.Module):
         )
 
     def forward(
-        self, frames: Tensor, index: Tensor, level: Tensor, target_index: Tensor
+        self, frames: Tensor, index: Tensor, level: Tensor, dropped: Tensor, target_index: Tensor
     ) -> tuple[Tensor, Tensor]:
         batch, channels, known, height, width = frames.shape
         offset = index[:, None, :] - target_index[:, :, None]  # (B, N, K)
@@ -60,58 +73,164 @@ class Slots(nn.Module):
         chosen = frames[rows, :, order]  # (B, N, used, C, H, W)
         first = chosen[:, :, :1]
         chosen = torch.cat([first, chosen[:, :, 1:] - first], dim=2)  # differences: what stands still is zero
+        chosen = chosen.masked_fill(dropped[:, None, None, None, None, None], 0)
         chosen = F.pad(chosen, (0, 0, 0, 0, 0, 0, 0, self.count - used))
         when = fourier_features(offset.gather(2, order), FEATURES, MAX_OFFSET)
+        level = level.masked_fill(dropped[:, None], 0)
         clean = fourier_features(level[:, None].expand_as(offset).gather(2, order), FEATURES, TIME_PERIOD)
-        present = torch.ones_like(when[..., :1])
+        # without pictures, "not there" tells a withheld frame from one that is zero
+        present = torch.ones_like(when[..., :1]).masked_fill(dropped[:, None, None, None], 0)
         embedding = F.pad(torch.cat([when, clean, present], dim=-1), (0, 0, 0, self.count - used))
         stack = rearrange(chosen, "b n s c h w -> (b n) (s c) h w")
         return stack, self.embed(rearrange(embedding, "b n s d -> (b n) (s d)"))
 
 
-class Stage(nn.Module):
-    """Residual blocks at one resolution, with attention where asked."""
+class TimeConv(nn.Module):
+    """Convolution of size 3 along the targets of a draw, as a residual branch that starts at zero.
 
-    def __init__(self, channels_in: int, channels: int, blocks: int, dim: int, attend: bool) -> None:
+    The temporal half of a (2+1)D convolution (Tran et al. 2018, arXiv:1711.11248, section 3.5), with zeros
+    before the first target and after the last: a target alone meets the centre tap. Targets are neighbours in
+    the order given, whatever time lies between them; that, the attention knows.
+    """
+
+    def __init__(self, channels: int) -> None:
         super().__init__()
-        self.blocks = nn.ModuleList(
-            ResBlock(channels_in if i == 0 else channels, channels, dim) for i in range(blocks)
-        )
-        self.attention = ImageAttention(channels, attention_heads(channels)) if attend else nn.Identity()
+        self.norm = group_norm(channels)
+        self.conv = zeroed(nn.Conv2d(channels, channels, (3, 1), padding=(1, 0)))
 
-    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
-        for block in self.blocks:
-            x = block(x, embedding)
-        return self.attention(x)
+    def forward(self, x: Tensor, offsets: Tensor) -> Tensor:
+        batch, targets, *_ = offsets.shape
+        height, width = x.shape[-2:]
+        # draws and positions are one axis of size-1 taps, so no draw meets another
+        h = rearrange(F.silu(self.norm(x)), "(b n r) c h w -> b c n (r h w)", b=batch, n=targets)
+        return x + rearrange(self.conv(h), "b c n (r h w) -> (b n r) c h w", h=height, w=width)
+
+
+class TimeAttention(nn.Module):
+    """Self-attention over the targets of a draw at each position, as a residual branch that starts at zero.
+
+    A learnt function of the real-valued time between two targets is added to their logit (Ho et al. 2022,
+    arXiv:2204.03458, section 3, with relative positions), so only differences of time matter.
+    """
+
+    def __init__(self, channels: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.norm = group_norm(channels)
+        self.qkv = nn.Conv2d(channels, 3 * channels, 1)
+        self.bias = nn.Linear(FEATURES, heads, bias=False)  # a constant would change no weight
+        self.proj = zeroed(nn.Conv2d(channels, channels, 1))
+
+    def forward(self, x: Tensor, offsets: Tensor) -> Tensor:
+        batch, targets, *_ = offsets.shape
+        height, width = x.shape[-2:]
+        q, k, v = rearrange(
+            self.qkv(self.norm(x)),
+            "(b n r) (three heads d) h w -> three b heads (r h w) n d",
+            b=batch, n=targets, three=3, heads=self.heads,
+        )  # fmt: skip
+        # written out: sequences are short and many, more than the grids of fused kernels hold
+        logits = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)  # (B, heads, R*H*W, N, N)
+        logits = logits + rearrange(self.bias(offsets), "b n m heads -> b heads 1 n m")
+        y = logits.softmax(dim=-1) @ v
+        return x + self.proj(rearrange(y, "b heads (r h w) n d -> (b n r) (heads d) h w", h=height, w=width))
+
+
+class Spade(nn.Module):
+    """Scales and shifts of a stage's normalisations, at every position; zero at first.
+
+    Park et al. 2019 (arXiv:1903.07291), equation 1; the features are a U-Net's, so one convolution of them is
+    enough, and the normalisations keep a scale and shift of their own.
+    """
+
+    def __init__(self, features: int, normalised: list[int]) -> None:
+        super().__init__()
+        self.widths = [2 * channels for channels in normalised]
+        # features are sums over residual blocks, of any size; a scale made of them as they are could explode
+        self.norm = group_norm(features)
+        self.conv = zeroed(nn.Conv2d(features, sum(self.widths), 3, padding=1))
+
+    def forward(self, features: Tensor) -> StageMaps:
+        maps = self.conv(F.silu(self.norm(features))).split(self.widths, dim=1)
+        return tuple(zip(maps[::2], maps[1::2], strict=True))  # two normalisations a block
+
+
+@dataclass(frozen=True)
+class PyramidSpec:
+    """What a `Pyramid` is made of."""
+
+    widths: list[int]  # channels at each resolution, fine to coarse
+    blocks: int  # residual blocks of a stage
+    dim: int  # of the embedding
+    attention_levels: list[int]  # resolutions with attention over the positions of a frame
+    extra: list[int]  # channels that join at each resolution on the way down
+    spade: list[int] | None  # channels of the features that modulate each resolution
+    temporal: bool  # convolutions and attention along the targets
+
+
+class Stage(nn.Module):
+    """Residual blocks at one resolution of a pyramid, with attention and what runs along time where asked."""
+
+    def __init__(self, spec: PyramidSpec, level: int, channels_in: int) -> None:
+        super().__init__()
+        channels = spec.widths[level]
+        self.blocks = nn.ModuleList(
+            ResBlock(channels_in if i == 0 else channels, channels, spec.dim) for i in range(spec.blocks)
+        )
+        attend = level in spec.attention_levels
+        self.attention = ImageAttention(channels, attention_heads(channels)) if attend else nn.Identity()
+        self.time_convs = nn.ModuleList(TimeConv(channels) for _ in self.blocks if spec.temporal)
+        self.time_attention = TimeAttention(channels, attention_heads(channels)) if spec.temporal else None
+
+    def forward(self, x: Tensor, embedding: Tensor, maps: StageMaps, offsets: Tensor | None) -> Tensor:
+        for i, block in enumerate(self.blocks):
+            x = block(x, embedding, maps[i] if maps else None)
+            if offsets is not None:
+                x = self.time_convs[i](x, offsets)
+        x = self.attention(x)
+        if self.time_attention is not None:
+            x = self.time_attention(x, offsets)
+        return x
 
 
 class Pyramid(nn.Module):
-    """A U-Net's way down and up; gives what it holds at every resolution on the way up, fine to coarse.
+    """A U-Net's way down and up; gives what it holds at every resolution on the way up, fine to coarse."""
 
-    `extra` are the channels of features that join at each resolution on the way down, fine to coarse.
-    """
-
-    def __init__(self, widths: list[int], blocks: int, dim: int, extra: list[int]) -> None:
+    def __init__(self, spec: PyramidSpec) -> None:
         super().__init__()
+        widths = spec.widths
         last = len(widths) - 1
-        self.down = nn.ModuleList(
-            Stage(width + extra[i], width, blocks, dim, attend=i == last and last > 0)
-            for i, width in enumerate(widths)
-        )
+        self.down = nn.ModuleList(Stage(spec, i, width + spec.extra[i]) for i, width in enumerate(widths))
         self.shrink = nn.ModuleList(
             nn.Conv2d(widths[i], widths[i + 1], 3, stride=2, padding=1) for i in range(last)
         )
         self.grow = nn.ModuleList(nn.Conv2d(widths[i + 1], widths[i], 1) for i in range(last))
-        self.up = nn.ModuleList(
-            Stage(2 * widths[i], widths[i], blocks, dim, attend=False) for i in range(last)
-        )
+        self.up = nn.ModuleList(Stage(spec, i, 2 * widths[i]) for i in range(last))
+        self.spade = nn.ModuleList()
+        if spec.spade is not None:
+            for side, joined in ((self.down, spec.extra), (self.up, widths)):
+                for i in range(len(side)):
+                    normalised = [widths[i] + joined[i]] + [widths[i]] * (2 * spec.blocks - 1)
+                    self.spade.append(Spade(spec.spade[i], normalised))
+
+    def maps(self, features: tuple[Tensor, ...]) -> tuple[StageMaps, ...]:
+        """What features, fine to coarse, make of the normalisations of each stage: down, then up."""
+        levels = [*range(len(self.down)), *range(len(self.up))]
+        return tuple(spade(features[i]) for spade, i in zip(self.spade, levels, strict=True))
 
     def forward(
-        self, x: Tensor, embedding: Tensor, extra: tuple[Tensor, ...] | None = None
+        self,
+        x: Tensor,
+        embedding: Tensor,
+        extra: tuple[Tensor, ...],
+        maps: tuple[StageMaps, ...],
+        offsets: Tensor | None,
     ) -> tuple[Tensor, ...]:
+        levels = len(self.down)
+        maps = maps or ((),) * (2 * levels - 1)
         skips: list[Tensor] = []
         for i, stage in enumerate(self.down):
-            x = stage(x if extra is None else torch.cat([x, extra[i]], dim=1), embedding)
+            x = stage(torch.cat([x, extra[i]], dim=1) if extra else x, embedding, maps[i], offsets)
             skips.append(x)
             if i < len(self.shrink):
                 x = self.shrink[i](x)
@@ -119,7 +238,7 @@ class Pyramid(nn.Module):
         for i in reversed(range(len(self.up))):
             # the size is taken from the skip, so that odd heights and widths fit
             x = F.interpolate(self.grow[i](x), size=skips[i].shape[-2:], mode="nearest")
-            x = self.up[i](torch.cat([x, skips[i]], dim=1), embedding)
+            x = self.up[i](torch.cat([x, skips[i]], dim=1), embedding, maps[levels + i], offsets)
             features.insert(0, x)
         return tuple(features)
 
@@ -131,30 +250,59 @@ class Unet(nn.Module):
         super().__init__()
         widths = [params.base_channels * mult for mult in params.channel_mults]
         dim = 4 * params.base_channels
+        stacked = params.context_frames * channels
+        nothing = [0] * len(widths)
+        whole = PyramidSpec(
+            widths, params.num_res_blocks, dim, params.attention_levels, nothing, spade=None, temporal=False
+        )
+        self.conditioning = params.conditioning
+        self.joint = params.temporal
         self.slots = Slots(params.context_frames, dim)
-        self.context_in = nn.Conv2d(params.context_frames * channels, widths[0], 3, padding=1)
-        self.encoder = Pyramid(widths, params.num_res_blocks, dim, extra=[0] * len(widths))
+        if params.conditioning == "concat":
+            self.encoder = None
+            spec, noisy = whole, channels + stacked
+        else:
+            self.context_in = nn.Conv2d(stacked, widths[0], 3, padding=1)
+            self.encoder = Pyramid(whole)
+            head = widths[: params.head_levels]
+            spec, noisy = replace(whole, widths=head, blocks=params.head_blocks), channels
+            spec = replace(spec, spade=head) if params.conditioning == "spade" else replace(spec, extra=head)
         self.time = nn.Sequential(nn.Linear(FEATURES, dim), nn.SiLU(), nn.Linear(dim, dim), nn.SiLU())
-        self.noisy_in = nn.Conv2d(channels, widths[0], 3, padding=1)
-        head = widths[: params.head_levels]
-        self.head = Pyramid(head, params.head_blocks, dim, extra=head)
+        self.noisy_in = nn.Conv2d(noisy, widths[0], 3, padding=1)
+        self.head = Pyramid(replace(spec, temporal=params.temporal))
         self.norm = group_norm(widths[0])
         self.out = nn.Conv2d(widths[0], channels, 3, padding=1)
         self.pass_noise = nn.Linear(dim, channels)
 
-    def context(self, frames: Tensor, index: Tensor, level: Tensor, target_index: Tensor) -> UnetContext:
+    def context(
+        self, frames: Tensor, index: Tensor, level: Tensor, dropped: Tensor, target_index: Tensor
+    ) -> UnetContext:
         """Encode the known frames for some targets; see `vdp.diffusion.contract.Denoiser.context`."""
-        stack, embedding = self.slots(frames, index, level, target_index)
-        return UnetContext(self.encoder(self.context_in(stack), embedding), target_index.shape[1])
+        offsets = None
+        if self.joint:
+            between = target_index[:, None, :] - target_index[:, :, None]
+            offsets = fourier_features(between, FEATURES, MAX_OFFSET)
+        stack, embedding = self.slots(frames, index, level, dropped, target_index)
+        given = UnetContext((), (), None, offsets, target_index.shape[1])
+        if self.encoder is None:
+            return replace(given, slots=(stack, embedding))
+        features = self.encoder(self.context_in(stack), embedding, extra=(), maps=(), offsets=None)
+        features = features[: len(self.head.down)]
+        if self.conditioning == "spade":
+            return replace(given, maps=self.head.maps(features))
+        return replace(given, features=features)
 
     def forward(self, xt: Tensor, t: Tensor, context: UnetContext) -> Tensor:
-        """Velocity of noised targets; see `vdp.diffusion.contract.Denoiser.forward`."""
+        """What the network is trained to tell of noised targets; see `vdp.diffusion.contract.Denoiser`."""
         batch, _, count, _, _ = xt.shape
         draws = count // context.targets
         embedding = self.time(fourier_features(t.flatten(), FEATURES, TIME_PERIOD))
-        noisy = rearrange(xt, "b c n h w -> (b n) c h w")
+        noisy = x = rearrange(xt, "b c n h w -> (b n) c h w")
+        if context.slots is not None:
+            stack, when = (repeat(given, "m ... -> (m r) ...", r=draws) for given in context.slots)
+            x, embedding = torch.cat([noisy, stack], dim=1), embedding + when
         features = tuple(repeat(f, "m c h w -> (m r) c h w", r=draws) for f in context.features)
-        h = self.head(self.noisy_in(noisy), embedding, features[: len(self.head.down)])[0]
+        h = self.head(self.noisy_in(x), embedding, features, context.maps, context.offsets)[0]
         # much of a velocity is the noise itself, which a gated shortcut passes without going through the head
-        velocity = self.out(F.silu(self.norm(h))) + self.pass_noise(embedding)[:, :, None, None] * noisy
-        return rearrange(velocity.float(), "(b n) c h w -> b c n h w", b=batch)
+        output = self.out(F.silu(self.norm(h))) + self.pass_noise(embedding)[:, :, None, None] * noisy
+        return rearrange(output.float(), "(b n) c h w -> b c n h w", b=batch)

@@ -1,0 +1,45 @@
+"""Schedules and processes for tests, by the names that params.yaml gives them."""
+
+import pytest
+from torch import Tensor
+
+from vdp.diffusion.params import DiffusionParams
+from vdp.diffusion.process import Prediction, Process, Schedule
+from vdp.diffusion.schedules import make_process
+
+PREDICTIONS: list[Prediction] = ["flow", "v", "eps", "x0"]
+# "+zero" scales the schedule so that it ends in pure noise.
+TABLES = ["linear", "cosine", "sigmoid", "linear+zero", "cosine+zero", "sigmoid+zero"]
+SCHEDULES = ["flow", *TABLES]
+
+every_schedule = pytest.mark.parametrize("name", SCHEDULES)
+every_table = pytest.mark.parametrize("name", TABLES)
+every_prediction = pytest.mark.parametrize("prediction", PREDICTIONS)
+
+
+def schedule_of(name: str, num_timesteps: int = 1000) -> Schedule:
+    schedule, _, zero = name.partition("+")
+    params = DiffusionParams.model_validate(
+        {
+            "schedule": schedule,
+            "prediction": "v",
+            "num_timesteps": num_timesteps,
+            "beta_start": 1e-4,
+            "beta_end": 0.02,
+            "zero_terminal_snr": bool(zero),
+            "min_snr_gamma": None,
+            "time_shift": 1.0,
+            "residual": True,
+        }
+    )
+    return make_process(params).schedule
+
+
+def process_of(name: str, prediction: Prediction, num_timesteps: int = 1000) -> Process:
+    return Process(schedule_of(name, num_timesteps), prediction, num_timesteps)
+
+
+def per_frame(schedule: Schedule, t: Tensor) -> tuple[Tensor, Tensor]:
+    """alpha and sigma of times (B, T), to multiply clips with."""
+    alpha, sigma = schedule(t)
+    return alpha[:, None, :, None, None], sigma[:, None, :, None, None]

@@ -1,0 +1,189 @@
+"""Checks of params.yaml over several sections: what each section allows alone may not go together."""
+
+from typing import Any
+
+from vdp.params import PARAMS_FILE, UserError
+
+
+def check_together(data: Any) -> None:
+    """Check sections against each other; a check whose sections are not all there is left out.
+
+    Args:
+        data: the content of params.yaml, each section of which is valid.
+
+    Raises:
+        UserError: for the first mistake found.
+    """
+    for check, sections in (
+        (_check_hops, {"clip", "predict"}),
+        (_check_size, {"clip", "codec", "vae"}),
+        (_check_gaps, {"clip", "train_denoiser", "predict"}),
+        (_check_targets, {"denoiser", "train_denoiser", "predict"}),
+        (_check_known, {"clip", "denoiser", "train_denoiser"}),
+        (_check_sampling, {"diffusion", "train_denoiser", "predict"}),
+        (_check_sources, {"simulate", "extract_frames"}),
+        (_check_vote, {"codec", "pretrain_vae", "segment"}),
+    ):
+        if sections <= data.keys():
+            check(data)
+
+
+def check_single_frames(data: Any) -> None:
+    """The pipeline predicts single frames at uneven distances, so the codec must not join frames.
+
+    Not part of `check_together`, so that `dvc repro pretrain_vae` trains such a codec all the same.
+
+    Raises:
+        UserError: if the codec compresses time.
+    """
+    if not {"codec", "vae"} <= data.keys() or data["codec"]["name"] != "vae":
+        return
+    factor = data["vae"]["temporal_factor"]
+    if factor > 1:
+        raise UserError(
+            f"{PARAMS_FILE}: vae.temporal_factor={factor} does not go with predict, which needs single "
+            "frames: set it to 1 (dvc repro pretrain_vae alone takes it)"
+        )
+
+
+def frame_groups(hops: list[int | list[int]]) -> list[list[int]]:
+    """Hops of params.yaml, each as the list of its frame numbers."""
+    return [hop if isinstance(hop, list) else [hop] for hop in hops]
+
+
+def _check_hops(data: Any) -> None:
+    """The rollout has to go forward, from the frame after the known ones to the scored frame."""
+    clip, hops = data["clip"], data["predict"]["hops"]
+    frames = [frame for group in frame_groups(hops) for frame in group]
+    last = clip["frames"]
+    where = f"{PARAMS_FILE}: predict.hops={hops}"
+    if any(later <= earlier for earlier, later in zip(frames, frames[1:], strict=False)):
+        raise UserError(f"{where}: expected frame numbers in ascending order, each once")
+    if not frames or frames[0] <= clip["known"]:
+        raise UserError(
+            f"{where}: expected frame numbers above clip.known={clip['known']}: known frames need no hop"
+        )
+    if frames[-1] != last:
+        raise UserError(f"{where}: expected the scored frame last; end the list with {last}")
+
+
+def _check_gaps(data: Any) -> None:
+    """What predict asks of the denoiser has to be what it was trained for."""
+    train, clip, hops = data["train_denoiser"], data["clip"], data["predict"]["hops"]
+    groups = frame_groups(hops)
+    starts = [clip["known"], *(group[-1] for group in groups)]
+    gaps = {frame - start for start, group in zip(starts, groups, strict=False) for frame in group}
+    strange = sorted(gaps - set(train["gaps"]))
+    if strange:
+        raise UserError(
+            f"{PARAMS_FILE}: predict.hops={hops} jumps {strange[0]} frames, which "
+            f"train_denoiser.gaps={train['gaps']} does not train: add it there, or hop in smaller steps"
+        )
+    longest = train["known"] + max(train["gaps"])
+    if longest > clip["frames"]:
+        raise UserError(
+            f"{PARAMS_FILE}: train_denoiser.known={train['known']} and a gap of {max(train['gaps'])} do not "
+            f"fit into clip.frames={clip['frames']}: lower one of them by {longest - clip['frames']}"
+        )
+
+
+def _check_targets(data: Any) -> None:
+    """A network whose targets see each other has to have seen as many of them as it is asked for at once."""
+    train, denoiser = data["train_denoiser"], data["denoiser"]
+    unet, dit = denoiser["unet"], denoiser["dit"]
+    joint = unet["temporal"] if denoiser["name"] == "unet" else dit["attention"] != "one_way"
+    most = max(len(group) for group in frame_groups(data["predict"]["hops"]))
+    if joint and most > train["targets"]:
+        raise UserError(
+            f"{PARAMS_FILE}: predict.hops asks for {most} frames at once, which "
+            f"train_denoiser.targets={train['targets']} does not train: raise it to {most}, or hop singly"
+        )
+
+
+def _check_known(data: Any) -> None:
+    """Frames that the network is to look at or to make itself are among those it is trained with."""
+    train, unet = data["train_denoiser"], data["denoiser"]["unet"]
+    if data["denoiser"]["name"] == "unet" and unet["context_frames"] > train["known"]:
+        raise UserError(
+            f"{PARAMS_FILE}: denoiser.unet.context_frames={unet['context_frames']} is more than "
+            f"train_denoiser.known={train['known']}, so some are never trained: lower it, or raise the other"
+        )
+    if train["own_context"] > 0 and train["own_frames"] >= train["known"]:
+        raise UserError(
+            f"{PARAMS_FILE}: train_denoiser.own_frames={train['own_frames']} leaves none of "
+            f"train_denoiser.known={train['known']} to make them from: lower it to {train['known'] - 1}"
+            + (", or set own_context to 0" if train["known"] == 1 else "")
+        )
+
+
+def _check_sampling(data: Any) -> None:
+    """The sampler steps where the process has levels, and asks for nothing that was not trained."""
+    diffusion, train, predict = data["diffusion"], data["train_denoiser"], data["predict"]
+    where = f"{PARAMS_FILE}: predict"
+    if predict["steps"] > diffusion["num_timesteps"]:
+        raise UserError(
+            f"{where}.steps={predict['steps']} is more than "
+            f"diffusion.num_timesteps={diffusion['num_timesteps']}: lower it, or raise the other"
+        )
+    if diffusion["prediction"] == "eps" and train["own_context"] > 0:
+        raise UserError(
+            f"{PARAMS_FILE}: train_denoiser.own_context={train['own_context']} does not go with "
+            "diffusion.prediction=eps: its frames start from pure noise, where eps cannot tell the picture; "
+            "set prediction to v or flow, or own_context to 0"
+        )
+    if diffusion["prediction"] == "eps" and predict["spacing"] == "trailing":
+        raise UserError(
+            f"{where}.spacing=trailing does not go with diffusion.prediction=eps: it starts where next to "
+            "nothing of the picture is left, which eps cannot tell; set spacing to leading"
+        )
+    if predict["guidance"] != 1 and train["drop_context"] == 0:
+        raise UserError(
+            f"{where}.guidance={predict['guidance']} needs a network that was trained without context at "
+            "times: set train_denoiser.drop_context above 0 (as 0.1), or guidance to 1"
+        )
+    if predict["context_noise"] > train["context_noise"]:
+        raise UserError(
+            f"{where}.context_noise={predict['context_noise']} is more than "
+            f"train_denoiser.context_noise={train['context_noise']} has trained: lower it, or raise the other"
+        )
+
+
+def _check_sources(data: Any) -> None:
+    """Every training needs clips, and so does its validation."""
+    sources = data["extract_frames"]
+    for split in ("train", "val"):
+        if sources[split] is None and (split == "train" or sources["val_share"] == 0):
+            instead = ", or set val_share above 0" if split == "val" else ""
+            raise UserError(
+                f"{PARAMS_FILE}: extract_frames.{split} is null: training needs it; name a folder of videos"
+                f"{instead}"
+            )
+    if data["simulate"]["unlabeled"] == 0 and sources["unlabeled"] == "data/raw/simulated/unlabeled":
+        raise UserError(
+            f"{PARAMS_FILE}: extract_frames.unlabeled names a split that simulate.unlabeled=0 leaves empty: "
+            "set it to null"
+        )
+
+
+def _check_vote(data: Any) -> None:
+    """Only a codec with a trained mask head has a vote."""
+    vote = data["segment"]["codec_vote"]
+    if vote > 0 and (data["codec"]["name"] != "vae" or data["pretrain_vae"]["mask_weight"] == 0):
+        raise UserError(
+            f"{PARAMS_FILE}: segment.codec_vote={vote} needs a codec with a trained mask head: set it to 0, "
+            "or codec.name to vae and pretrain_vae.mask_weight above 0"
+        )
+
+
+def _check_size(data: Any) -> None:
+    """Each latent position covers a square of pixels, and only whole ones."""
+    if data["codec"]["name"] != "vae":
+        return
+    factor = data["vae"]["spatial_factor"]
+    for side in ("height", "width"):
+        size = data["clip"][side]
+        if size % factor:
+            raise UserError(
+                f"{PARAMS_FILE}: clip.{side}={size} is not a multiple of vae.spatial_factor={factor}: "
+                f"set it to {max(size // factor, 1) * factor} or {(size // factor + 1) * factor}"
+            )

@@ -1,0 +1,59 @@
+"""What is diffused: frames, or their change from the nearest known frame, scaled to unit variance.
+
+Shapes: B clips, C channels, K known frames, N targets, h x w latent positions.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from vdp.diffusion.process import Process
+from vdp.tasks import Hops, anchor_frames
+
+
+@dataclass(frozen=True)
+class Objective:
+    """The process, and the way from frames to what it noises and back."""
+
+    process: Process
+    scale: Tensor  # standard deviation of what is diffused, per channel, (C,)
+    residual: bool  # the change from the nearest known frame, or the frame itself
+
+    def base(self, known: Tensor, index: Tensor, target_index: Tensor) -> Tensor:
+        """What targets are measured from: (B, C, K, h, w), (B, K), (B, N) -> (B, C, N, h, w)."""
+        return base_frames(known, index, target_index, self.residual)
+
+    def to_data(self, frames: Tensor, base: Tensor) -> Tensor:
+        """Frames to clean data x0 of the process, (B, C, N, h, w) both."""
+        return (frames - base) / self.scale[:, None, None, None]
+
+    def to_frames(self, x0: Tensor, base: Tensor) -> Tensor:
+        """Clean data to frames; inverse of `to_data`."""
+        return base + self.scale[:, None, None, None] * x0
+
+
+def base_frames(known: Tensor, index: Tensor, target_index: Tensor, residual: bool) -> Tensor:
+    """The nearest known frame of each target where changes are diffused, zeros where frames are."""
+    anchors = anchor_frames(known, index, target_index)
+    return anchors if residual else torch.zeros_like(anchors)
+
+
+def data_scale(batches: Sequence[Hops], residual: bool) -> Tensor:
+    """Root mean square per channel of what is diffused, (C,), by which it gets unit size.
+
+    Args:
+        batches: hops of the training data.
+        residual: whether changes from the nearest known frame are diffused, or frames.
+
+    Raises:
+        ValueError: if nothing changes: a data set of still pictures has no motion to learn.
+    """
+    data = [
+        hops.target - base_frames(hops.known, hops.index, hops.target_index, residual) for hops in batches
+    ]
+    scale = torch.cat(data).float().square().mean(dim=(0, 2, 3, 4)).sqrt()
+    if not bool((scale > 0).all()):
+        raise ValueError("changes: every frame equals the one before it; expected clips with motion")
+    return scale
