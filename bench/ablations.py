@@ -90,7 +90,7 @@ def canonical(value: JsonValue | Settings) -> str:
 
 
 def read_rows(path: Path) -> list[Row]:
-    """The rows of a file such as bench/ablations.yaml, in its order.
+    """The rows of a file such as bench/ablations.yaml, in its order; the first one's settings are under all.
 
     Raises:
         UserError: if it is not such a file, or a name is given twice.
@@ -106,7 +106,7 @@ def read_rows(path: Path) -> list[Row]:
                 )
             if any(name == row.name for row in rows):
                 raise UserError(f"{path}: {name} is given twice: rows are known by their names, rename one")
-            rows.append(Row(group, name, settings))
+            rows.append(Row(group, name, {**rows[0].settings, **settings} if rows else settings))
     return rows
 
 

@@ -109,7 +109,8 @@ def trajectory(
         per_frame = t.expand(SHAPE[0], SHAPE[2])
         return clean_and_noise(x, network(x, t), per_frame, Process(schedule, process.prediction, LEVELS))
 
-    return [*states, sampler(denoise, normal(*SHAPE), times, schedule, draw)]
+    sample = sampler(denoise, normal(*SHAPE), times, schedule, draw)
+    return [*states, sample]
 
 
 def their_trajectory(
