@@ -5,9 +5,9 @@ Reads params.yaml (sections denoiser, diffusion) of the working directory. Laten
 which all rows of a table take turns; fp32, or with `--bf16` under autocast. Weights are random, none at zero.
 
 Sampling: one target of one clip by DDIM, with the context encoded once a hop, as the rollout does, or anew at
-every step; and the DiT with `attention: joint`, where known frames see the noised one and nothing can be kept.
-The difference is the largest between the samples, in standard deviations of a sample. `joint` is another
-network, with none to compare.
+every step; and the DiT with `attention: joint`, where known frames see the noised one and nothing can be
+kept. The difference is the largest between the samples, in standard deviations of a sample. `joint` is
+another network, with none to compare.
 
 Training: steps (forward, backward, AdamW) of the DiT in which so many targets share one context, in targets a
 second. Targets of one clip are less different than targets of many: this is cost, not worth.
@@ -59,7 +59,7 @@ def built(params: DenoiserParams) -> Unet | Dit:
     network = build_denoiser(params, SHAPE[0])
     with torch.no_grad():
         for parameter in network.parameters():
-            parameter += SPREAD * torch.randn_like(parameter)
+            parameter.add_(torch.randn_like(parameter), alpha=SPREAD)
     return network
 
 

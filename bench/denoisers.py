@@ -9,29 +9,32 @@ All rows work on square frames of 64x64, as video-diffusion-pytorch takes no oth
 autocast).
 
 This project's rows are whole: one training step of a hop, with as many known frames as
-`train_denoiser.known`; and the prediction of frame 22 as the stage `predict` makes it, from the encoding of the
-given frames over the rollout of `predict.hops` to the decoding of all frames made, one future unless the row
-says more.
+`train_denoiser.known`; and the prediction of frame 22 as the stage `predict` makes it, from the encoding of
+the given frames over the rollout of `predict.hops` to the decoding of all frames made, one future unless the
+row says more.
 
-The peers are given known frames as parts of the clip that they denoise: the 11 given ones and the target are one
-clip of 12, and every sampling step passes all of it. Their predictions are products: one measured pass times
-the sampling steps of `predict.steps` times the hops, the same for all rows, without a sampler's own work or a
-codec's. Beside pixels they are measured on latents of the size that this project's denoisers see, and there also
-on no more frames than these. One row tells the cost of video-diffusion-pytorch's own sampler, 1000 ancestral
-steps a hop. A training step of theirs learns all frames of its clip, one of this project its target.
+The peers are given known frames as parts of the clip that they denoise: the 11 given ones and the target are
+one clip of 12, and every sampling step passes all of it. Their predictions are products: one measured pass
+times the sampling steps of `predict.steps` times the hops, the same for all rows, without the work of a
+sampler or a codec. Beside pixels they are measured on latents of the size that this project's denoisers see,
+and there also on no more frames than these. One row tells the cost of video-diffusion-pytorch's own sampler,
+1000 ancestral steps a hop. A training step of theirs learns all frames of its clip, one of this project its
+target.
 
 Memory is the peak of a fresh process that runs one training step and one prediction (one pass, for products)
 of the row alone. The last row is a process that does neither.
 """
 
 import argparse
+import math
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -151,7 +154,7 @@ def unet3d_condition(channels: int, side: int, frames: int) -> Subject:
     """
     from diffusers import UNet3DConditionModel  # type: ignore[import-not-found,import-untyped,unused-ignore]
 
-    network = UNet3DConditionModel(
+    model = UNet3DConditionModel(
         in_channels=channels,
         out_channels=channels,
         down_block_types=("DownBlock3D", "CrossAttnDownBlock3D", "CrossAttnDownBlock3D", "DownBlock3D"),
@@ -161,6 +164,7 @@ def unet3d_condition(channels: int, side: int, frames: int) -> Subject:
         cross_attention_dim=32,
         attention_head_dim=2,
     )
+    network = cast(nn.Module, model)  # whose own types do not say that it can be called
 
     def forward(x: Tensor, t: Tensor) -> Tensor:
         return network(x, t, torch.zeros(len(x), 1, 32)).sample
@@ -226,11 +230,9 @@ def rows() -> dict[str, Callable[[], Subject]]:
 
 
 def least_seconds(works: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, float]:
-    """Least processor time of each work over rounds in which they take turns, after a first run of each."""
-    for work in works.values():
-        work()
+    """Least processor time of each work over rounds in which they take turns; the first round warms up."""
     least = dict.fromkeys(works, float("inf"))
-    for _ in range(rounds):
+    for turn in range(1, rounds + 1):
         for name, work in works.items():
             begun = time.process_time()
             while True:
@@ -240,13 +242,16 @@ def least_seconds(works: Mapping[str, Callable[[], object]], rounds: int) -> dic
                 least[name] = min(least[name], ended - started)
                 if ended - begun > TURN_SECONDS:
                     break
+            print(f"round {turn} of {rounds}, {name}: {least[name]:.4f} s", file=sys.stderr, flush=True)
     return least
 
 
 def peak_mb(name: str, bf16: bool) -> float:
     """Peak memory of a process that runs one row alone, in MB."""
     command = [sys.executable, "-m", "bench.denoisers", "--alone", name, *(["--bf16"] if bf16 else [])]
-    return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    peak = float(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
+    print(f"peak memory, {name or 'nothing'}: {peak:.0f} MB", file=sys.stderr, flush=True)
+    return peak
 
 
 def own_peak_mb() -> float:
@@ -262,12 +267,50 @@ def markdown(heads: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
 
 
 def number(value: float) -> str:
-    """Three digits, without exponents."""
-    return f"{value:.0f}" if value >= 100 else f"{value:#.3g}"
+    """Three digits or more of a number above 0, without exponents."""
+    return f"{value:.{max(0, 2 - math.floor(math.log10(value)))}f}"
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What was measured of a row, in seconds and MB."""
+
+    parameters: int
+    step: float  # of training, on one clip
+    batch: int
+    batch_step: float  # of training, on `batch` clips
+    measured: float  # of a prediction
+    times: int  # how many of it a prediction takes
+    memory: float
+
+
+def table(costs: Mapping[str, Cost], floor: float) -> str:
+    """The costs as a table, ratios to the first; `floor` is the memory of a process that does nothing."""
+    heads = [
+        "denoiser", "parameters, M", "training step of 1 clip, s", "ratio", "a clip of a batch (of), s",
+        "frame 22, s", "product", "ratio", "peak memory, MB",
+    ]  # fmt: skip
+    first = next(iter(costs.values()))
+    lines = [
+        [
+            name,
+            f"{cost.parameters / 1e6:.2f}",
+            number(cost.step),
+            number(cost.step / first.step),
+            f"{number(cost.batch_step / cost.batch)} ({cost.batch})",
+            number(cost.times * cost.measured),
+            "whole" if cost.times == 1 else f"{cost.times} x {number(cost.measured)}",
+            number(cost.times * cost.measured / (first.times * first.measured)),
+            f"{cost.memory:.0f}",
+        ]
+        for name, cost in costs.items()
+    ]
+    nothing = ["a process that only imports", *["-"] * (len(heads) - 2), f"{floor:.0f}"]
+    return markdown(heads, [*lines, nothing])
 
 
 def bench(rounds: int, bf16: bool) -> str:
-    """The table."""
+    """The table of all rows."""
     makers = rows()
     memory = {name: peak_mb(name, bf16) for name in makers}
     floor = peak_mb("", bf16)
@@ -281,34 +324,23 @@ def bench(rounds: int, bf16: bool) -> str:
     with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
         seconds = least_seconds(works, rounds)
 
-    first = next(iter(subjects))
-    lines = []
+    costs: dict[str, Cost] = {}
     for name, subject in subjects.items():
-        one, measured = seconds[f"{name}: step"], seconds[f"{name}: prediction"]
-        a_clip = seconds.get(f"{name}: batch", one) / subject.batch
-        parameters = f"{sum(p.numel() for p in subject.network.parameters()) / 1e6:.2f}"
-        first_one, first_whole = seconds[f"{first}: step"], seconds[f"{first}: prediction"]
-        training = [number(one), number(one / first_one), f"{number(a_clip)} ({subject.batch})"]
-
-        def prediction(times: int, measured: float = measured, base: float = first_whole) -> list[str]:
-            cost = times * measured
-            return [
-                number(cost),
-                "whole" if times == 1 else f"{times} x {number(measured)}",
-                number(cost / base),
-            ]
-
-        lines.append([name, parameters, *training, *prediction(subject.times), f"{memory[name]:.0f}"])
+        one = seconds[f"{name}: step"]
+        cost = Cost(
+            parameters=sum(p.numel() for p in subject.network.parameters()),
+            step=one,
+            batch=subject.batch,
+            batch_step=seconds.get(f"{name}: batch", one),
+            measured=seconds[f"{name}: prediction"],
+            times=subject.times,
+            memory=memory[name],
+        )
+        costs[name] = cost
         if name.startswith("Unet3D, pixels"):
             hops = len(read_section(PredictParams, "predict").frame_groups)
-            own = prediction(hops * OWN_STEPS)
-            lines.append([f"{name}, its own {OWN_STEPS} steps", parameters, *training, *own, "as above"])
-    lines.append(["a process that only imports", *["-"] * 7, f"{floor:.0f}"])
-    heads = [
-        "denoiser", "parameters, M", "training step of 1 clip, s", "ratio", "a clip of a batch (of), s",
-        "frame 22, s", "product", "ratio", "peak memory, MB",
-    ]  # fmt: skip
-    return markdown(heads, lines)
+            costs[f"{name}, its own {OWN_STEPS} steps"] = replace(cost, times=hops * OWN_STEPS)
+    return table(costs, floor)
 
 
 def run_alone(name: str, bf16: bool) -> None:

@@ -34,6 +34,8 @@ from tests.processes import process_of
 from vdp.diffusion.process import Prediction, Process, Schedule, add_noise, clean_and_noise, target
 from vdp.sampling.samplers import Draw, Sampler, make_sampler, time_grid
 
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation")  # of diffusers, with new numpy
+
 LEVELS = 1000
 SHAPE = (2, 3, 4, 2, 2)
 THEIR_PREDICTION = {"eps": "epsilon", "x0": "sample", "v": "v_prediction", "flow": "flow_prediction"}

@@ -1,4 +1,4 @@
-"""DiT (Peebles & Xie 2023, arXiv:2212.09748) over the frames of a hop, its context encoded once where possible.
+"""DiT (Peebles & Xie 2023, arXiv:2212.09748) whose context is encoded once where it can be.
 
 Who sees whom is `denoiser.dit.attention`. Noise draws never see each other.
     one_way: tokens of known frames see only each other; tokens of a target see the known frames and their own
@@ -47,7 +47,7 @@ class DitContext:
     """What targets need of the known frames."""
 
     known: Tokens  # before the blocks, (B, K, ...): what joint attention starts from at every step
-    cache: tuple[tuple[Tensor, Tensor], ...]  # keys and values per block, as its attention takes them; joint: none
+    cache: tuple[tuple[Tensor, Tensor], ...]  # keys and values per block; joint: none
     anchor: Tensor  # (B, C, targets, h, w), the nearest known frame of each target
     turn: Tensor  # of the targets' tokens, (2, B, targets, N, P)
 
@@ -171,7 +171,8 @@ class Block(nn.Module):
         if self.space is not None:
             shift, scale, gate = modulation[0]
             qkv = self.space.keys(self.norm(x) * (1 + scale) + shift, turn)
-            y = F.scaled_dot_product_attention(*(rearrange(z, "g h f n d -> (g f) h n d") for z in qkv))
+            q, k, v = (rearrange(z, "g h f n d -> (g f) h n d") for z in qkv)
+            y = F.scaled_dot_product_attention(q, k, v)
             x = x + gate * self.space.merge(rearrange(y, "(g f) h n d -> g h f n d", f=x.shape[1]))
         shift, scale, _ = modulation[-2]
         q, k, v = self.frames.keys(self.norm(x) * (1 + scale) + shift, turn)
@@ -343,7 +344,7 @@ class Dit(nn.Module):
         return F.silu(self.level(fourier_features(level, FEATURES, LEVEL_PERIOD)) + self.role[role])
 
     def _turns(self, index: Tensor, size: tuple[int, int]) -> Tensor:
-        """Rotations of the tokens of frames at times (B, F) and of `size` latent positions: (2, B, F, N, P)."""
+        """Rotations of the tokens of frames of `size` positions at times (B, F): (2, B, F, N, P)."""
         patch = self.noisy_in.patch
         rows, columns = (torch.arange(-(-n // patch), device=index.device, dtype=torch.float32) for n in size)
         plane = torch.stack(torch.meshgrid(rows, columns, indexing="ij"), dim=-1).reshape(-1, 2)
