@@ -28,7 +28,7 @@ class FitParams(Params):
 
 
 class PretrainVaeParams(FitParams):
-    """Section `pretrain_vae`; a sample is a frame."""
+    """Section `pretrain_vae`; a sample is a frame, or a short clip where the codec joins frames."""
 
     kl_weight: Annotated[float, Field(ge=0)]  # weight of the KL term, per element
     detail_weight: Annotated[float, Field(ge=1, le=100)]  # largest weight of a pixel that stands out; 1: off
