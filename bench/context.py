@@ -122,7 +122,7 @@ def sampling_table(networks: dict[str, Unet | Dit], rounds: int, steps: int) -> 
     """Once and at every step for each network; for a DiT with joint attention there is no once."""
     works: dict[str, Callable[[], Tensor]] = {}
     for name, network in networks.items():
-        if not (isinstance(network, Dit) and network.joint):
+        if not (isinstance(network, Dit) and network.attention == "joint"):
             works[f"{name}, context once"] = partial(sample, network, steps, False)
             works[f"{name}, context at every step"] = partial(sample, network, steps, True)
         else:  # its context is what no step changes; all blocks run at every step

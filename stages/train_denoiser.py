@@ -4,6 +4,7 @@ Reads   data/latents; params.yaml: seed, denoiser, diffusion, train_denoiser
 Writes  data/models/denoiser
 """
 
+from dataclasses import replace
 from pathlib import Path
 
 from vdp.data.hop_batches import HopBatches
@@ -48,13 +49,15 @@ def main() -> None:
         params.drop_context,
         own,
     )
+    # without what only makes learning harder, validations of different trainings compare
+    measured = replace(loss, min_snr_gamma=None, drop_context=0.0, own_context=replace(own, share=0.0))
     training_seed(seed)
     network = build_denoiser(denoiser, train.channels).to(device)
 
     with track_stage("train_denoiser") as tracker:
         average = fit(
             network, loss, batch_of, params, seed, tracker, device,
-            lambda net: mean_losses(net, loss, fixed, seed, device),
+            lambda net: mean_losses(net, measured, fixed, seed, device),
         )  # fmt: skip
         config = DenoiserConfig(
             denoiser=denoiser,

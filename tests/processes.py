@@ -36,7 +36,7 @@ def schedule_of(name: str, num_timesteps: int = 1000) -> Schedule:
 
 
 def process_of(name: str, prediction: Prediction, num_timesteps: int = 1000) -> Process:
-    return Process(schedule_of(name, num_timesteps), prediction, num_timesteps)
+    return Process(schedule_of(name, num_timesteps), prediction)
 
 
 def per_frame(schedule: Schedule, t: Tensor) -> tuple[Tensor, Tensor]:

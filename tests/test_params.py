@@ -6,10 +6,14 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 
-from vdp.checks import check_single_frames
+from vdp.checks import _signal, check_single_frames
+from vdp.diffusion.params import DiffusionParams
+from vdp.diffusion.schedules import make_process
 from vdp.params import (
     SECTIONS,
     ClipParams,
@@ -309,7 +313,7 @@ def test_a_clip_that_latents_do_not_tile_is_refused():
         ),
         (
             {"denoiser.unet.temporal": True, "predict.hops": [13, 15, 17, 19, 20, [21, 22]]},
-            r"predict\.hops asks for 2 frames at once, which train_denoiser\.targets=1 does not train",
+            r"predict\.hops=.* has a hop of 2 frames, .* knows hops of train_denoiser\.targets=1",
         ),
         (
             {
@@ -317,11 +321,11 @@ def test_a_clip_that_latents_do_not_tile_is_refused():
                 "denoiser.dit.attention": "block",
                 "predict.hops": [13, 15, 17, 19, 20, [21, 22]],
             },
-            r"predict\.hops asks for 2 frames at once, which train_denoiser\.targets=1 does not train",
+            r"predict\.hops=.* has a hop of 2 frames, .* knows hops of train_denoiser\.targets=1",
         ),
         (
             {"train_denoiser.own_context": 0.5, "train_denoiser.own_frames": 5},
-            r"own_frames=5 leaves none of train_denoiser\.known=5 to make them from: lower it to 4",
+            r"own_frames=5 leaves none of train_denoiser\.known=5 to make them from: raise known to 6, or",
         ),
         (
             {"diffusion.num_timesteps": 9},
@@ -339,13 +343,83 @@ def test_a_clip_that_latents_do_not_tile_is_refused():
             {
                 "diffusion.schedule": "cosine",
                 "diffusion.prediction": "eps",
+                "predict.spacing": "leading",
                 "train_denoiser.own_context": 0.5,
             },
             r"own_context=0\.5 does not go with diffusion\.prediction=eps.* or own_context to 0",
         ),
         (
+            {
+                "train_denoiser.own_context": 0.5,
+                "train_denoiser.gaps": [2, 4],
+                "predict.hops": [13, 15, 17, 19, 22],
+            },
+            r"predict\.hops=.* jumps 3 frames",
+        ),
+        (
+            {
+                "train_denoiser.own_context": 0.5,
+                "train_denoiser.gaps": [2, 3],
+                "predict.hops": [13, 15, 17, 19, 22],
+            },
+            r"own_context=0\.5 makes known frames, which lie 1 apart, a distance that gaps=\[2, 3\] does not",
+        ),
+        (
+            {
+                "train_denoiser.own_context": 0.5,
+                "train_denoiser.targets": 2,
+                "denoiser.unet.temporal": True,
+                "predict.hops": [[12, 13], [14, 15], [16, 17], [18, 19], [20, 21], [22, 23]],
+                "clip.frames": 23,
+            },
+            r"own_context=0\.5 makes frames one by one, which a network of hops of train_denoiser\.targets=2",
+        ),
+        (
+            {"diffusion.schedule": "linear", "diffusion.prediction": "v", "diffusion.num_timesteps": 100},
+            r"num_timesteps=100 and beta_end=0\.02 leave 60% of the signal at .* zero_terminal_snr",
+        ),
+        (
+            {"predict.spacing": "leading", "predict.steps": 2},
+            r"predict\.steps=2 with predict\.spacing=leading starts at time 0\.50, far from the pure noise",
+        ),
+        (
+            {
+                "diffusion.schedule": "linear",
+                "diffusion.prediction": "eps",
+                "diffusion.beta_end": 0.5,
+                "predict.spacing": "leading",
+            },
+            r"prediction=eps cannot tell the picture where sampling starts, level 901 of .*=1000",
+        ),
+        (
+            {"predict.eta": 0.5, "predict.sampler": "dpmpp"},
+            r"predict\.eta=0\.5 is of sampler ddim alone, and predict\.sampler=dpmpp: set eta to 0, or",
+        ),
+        (
+            {"diffusion.zero_terminal_snr": True},
+            r"zero_terminal_snr=true is for linear, cosine and sigmoid: .* set it to false",
+        ),
+        ({"denoiser.unet.channel_mults": [0, 1, 2]}, r"channel_mults\[0\]=0 is out of range: expected .*1"),
+        (
             {"predict.guidance": 1.5},
             r"predict\.guidance=1\.5 needs a network .* set train_denoiser\.drop_context above 0",
+        ),
+        (
+            {"predict.guidance": 0.5},
+            r"predict\.guidance=0\.5 needs a network .* set train_denoiser\.drop_context above 0",
+        ),
+        (
+            {
+                "train_denoiser.known": 1,
+                "train_denoiser.own_context": 0.5,
+                "train_denoiser.own_frames": 1,
+                "denoiser.unet.context_frames": 1,
+            },
+            r"known=1 to make them from: raise known to 2, or make fewer",
+        ),
+        (
+            {"clip.height": 66},
+            r"clip\.height=66 is not a multiple of vae\.spatial_factor=4: set it to 64 or 68",
         ),
         (
             {"predict.context_noise": 0.2},
@@ -361,7 +435,7 @@ def test_a_clip_that_latents_do_not_tile_is_refused():
         ),
         (
             {"denoiser.unet.attention_levels": [3]},
-            r"attention_levels=\[3\] names level 3: expected 0\.\.2, the 3 resolutions",
+            r"attention_levels=\[3\] names level 3: expected 0\.\.2, as denoiser\.unet\.channel_mults has 3",
         ),
         (
             {"extract_frames.val": None, "extract_frames.val_share": 0.0},
@@ -376,6 +450,12 @@ def test_a_clip_that_latents_do_not_tile_is_refused():
     ],
 )
 def test_sections_that_do_not_go_together_are_refused_before_any_work(changes, message):
+    with pytest.raises(UserError, match=message):
+        check_data(changed(changes))
+
+
+def changed(changes: dict[str, object]) -> dict[str, Any]:
+    """The project's own params with other values under some dotted names."""
     data = read_file(REPO / "params.yaml")
     for key, value in changes.items():
         *sections, name = key.split(".")
@@ -383,8 +463,44 @@ def test_sections_that_do_not_go_together_are_refused_before_any_work(changes, m
         for part in sections:
             section = section[part]
         section[name] = value
-    with pytest.raises(UserError, match=message):
-        check_data(data)
+    return data
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"denoiser.unet.context_frames": 5},
+        {"denoiser.unet.context_frames": 9, "denoiser.name": "dit"},
+        {"train_denoiser.known": 20},
+        {"denoiser.unet.temporal": True},
+        {"diffusion.num_timesteps": 10},
+        {"predict.guidance": 1.5, "train_denoiser.drop_context": 0.1},
+        {"predict.context_noise": 0.1},
+        {"train_denoiser.own_frames": 5, "train_denoiser.own_context": 0.0},
+        {"train_denoiser.own_frames": 4, "train_denoiser.own_context": 0.5},
+        {
+            "diffusion.schedule": "cosine",
+            "diffusion.prediction": "eps",
+            "train_denoiser.own_context": 0.0,
+            "predict.spacing": "leading",
+        },
+        {"extract_frames.val": None, "extract_frames.val_share": 0.1},
+    ],
+)
+def test_sections_that_just_go_together_are_accepted(changes):
+    check_data(changed(changes))
+
+
+@pytest.mark.parametrize("schedule", ["linear", "cosine", "sigmoid"])
+@pytest.mark.parametrize("levels", [50, 1000])
+def test_the_signal_that_is_left_is_told_as_the_process_has_it(schedule, levels):
+    data = read_file(REPO / "params.yaml")["diffusion"]
+    assert isinstance(data, dict)
+    data = {**data, "schedule": schedule, "prediction": "v", "num_timesteps": levels}
+    process = make_process(DiffusionParams.model_validate(data))
+    for level in (1, levels // 2, levels - 1):
+        alpha, _ = process.schedule(torch.tensor([level / levels], dtype=torch.float64))
+        assert _signal(data, level) == pytest.approx(alpha.item(), rel=1e-9)
 
 
 def test_frames_of_one_hop_need_not_be_trained_together_where_they_do_not_see_each_other():

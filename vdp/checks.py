@@ -1,8 +1,14 @@
 """Checks of params.yaml over several sections: what each section allows alone may not go together."""
 
+import math
 from typing import Any
 
 from vdp.params import PARAMS_FILE, UserError
+
+MOST_SIGNAL = 0.1  # share of the signal's amplitude that may be left where sampling starts from pure noise
+LEAST_SIGNAL = 1e-3  # that has to be left where the network gives eps, by which x0 is divided
+FIRST_TIME = 0.8  # least time at which sampling may start from pure noise
+STRIDE = 2  # of vdp.tasks: frames between hops in training
 
 
 def check_together(data: Any) -> None:
@@ -20,6 +26,7 @@ def check_together(data: Any) -> None:
         (_check_gaps, {"clip", "train_denoiser", "predict"}),
         (_check_targets, {"denoiser", "train_denoiser", "predict"}),
         (_check_known, {"clip", "denoiser", "train_denoiser"}),
+        (_check_schedule, {"diffusion", "predict"}),
         (_check_sampling, {"diffusion", "train_denoiser", "predict"}),
         (_check_sources, {"simulate", "extract_frames"}),
         (_check_vote, {"codec", "pretrain_vae", "segment"}),
@@ -88,15 +95,25 @@ def _check_gaps(data: Any) -> None:
 
 
 def _check_targets(data: Any) -> None:
-    """A network whose targets see each other has to have seen as many of them as it is asked for at once."""
+    """A network whose targets see each other is asked for as many of them at once as it was trained with."""
     train, denoiser = data["train_denoiser"], data["denoiser"]
     unet, dit = denoiser["unet"], denoiser["dit"]
     joint = unet["temporal"] if denoiser["name"] == "unet" else dit["attention"] != "one_way"
-    most = max(len(group) for group in frame_groups(data["predict"]["hops"]))
-    if joint and most > train["targets"]:
+    if not joint:
+        return
+    hops, targets = data["predict"]["hops"], train["targets"]
+    for group in frame_groups(hops):
+        if len(group) != targets:
+            which = "denoiser.unet.temporal" if denoiser["name"] == "unet" else "denoiser.dit.attention"
+            raise UserError(
+                f"{PARAMS_FILE}: predict.hops={hops} has a hop of {len(group)} frames, and with {which} "
+                f"the network knows hops of train_denoiser.targets={targets}: make all hops of one size, "
+                "and targets that size"
+            )
+    if train["own_context"] > 0 and targets > 1:
         raise UserError(
-            f"{PARAMS_FILE}: predict.hops asks for {most} frames at once, which "
-            f"train_denoiser.targets={train['targets']} does not train: raise it to {most}, or hop singly"
+            f"{PARAMS_FILE}: train_denoiser.own_context={train['own_context']} makes frames one by one, "
+            f"which a network of hops of train_denoiser.targets={targets} does not know: set it to 0"
         )
 
 
@@ -108,33 +125,95 @@ def _check_known(data: Any) -> None:
             f"{PARAMS_FILE}: denoiser.unet.context_frames={unet['context_frames']} is more than "
             f"train_denoiser.known={train['known']}, so some are never trained: lower it, or raise the other"
         )
-    if train["own_context"] > 0 and train["own_frames"] >= train["known"]:
+    if train["own_context"] == 0:
+        return
+    if train["own_frames"] >= train["known"]:
+        least = train["own_frames"] + 1
         raise UserError(
             f"{PARAMS_FILE}: train_denoiser.own_frames={train['own_frames']} leaves none of "
-            f"train_denoiser.known={train['known']} to make them from: lower it to {train['known'] - 1}"
-            + (", or set own_context to 0" if train["known"] == 1 else "")
+            f"train_denoiser.known={train['known']} to make them from: raise known to {least}, or make "
+            "fewer (own_context=0: none)"
         )
+    missing = sorted({1, STRIDE if train["max_hops"] else 1} - set(train["gaps"]))
+    if missing:
+        raise UserError(
+            f"{PARAMS_FILE}: train_denoiser.own_context={train['own_context']} makes known frames, which "
+            f"lie {missing[0]} apart, a distance that gaps={train['gaps']} does not train: add it there, or "
+            "set own_context to 0"
+        )
+
+
+def _check_schedule(data: Any) -> None:
+    """Sampling starts from pure noise, so the process has to be about there."""
+    diffusion, predict = data["diffusion"], data["predict"]
+    steps, levels = predict["steps"], diffusion["num_timesteps"]
+    if steps > levels:
+        raise UserError(
+            f"{PARAMS_FILE}: predict.steps={steps} is more than diffusion.num_timesteps={levels}: lower it, "
+            "or raise the other"
+        )
+    table = diffusion["schedule"] != "flow" and not diffusion["zero_terminal_snr"]
+    if table and (left := _signal(diffusion, levels)) > MOST_SIGNAL:
+        raise UserError(
+            f"{PARAMS_FILE}: diffusion.num_timesteps={levels} and beta_end={diffusion['beta_end']} leave "
+            f"{left:.0%} of the signal at the last level, where sampling starts from pure noise: raise one "
+            "of them, or set zero_terminal_snr to true"
+        )
+    if predict["spacing"] == "trailing":
+        if diffusion["prediction"] == "eps":
+            raise UserError(
+                f"{PARAMS_FILE}: predict.spacing=trailing does not go with diffusion.prediction=eps: it "
+                "starts where next to nothing of the picture is left, which eps cannot tell; set spacing to "
+                "leading"
+            )
+        return
+    first = (steps - 1) * (levels // steps) + 1
+    if first / levels < FIRST_TIME:
+        raise UserError(
+            f"{PARAMS_FILE}: predict.steps={steps} with predict.spacing=leading starts at time "
+            f"{first / levels:.2f}, far from the pure noise that it starts with: take 5 steps or more, of a "
+            f"number that divides diffusion.num_timesteps={levels}, or set spacing to trailing"
+        )
+    if diffusion["prediction"] == "eps" and _signal(diffusion, first) < LEAST_SIGNAL:
+        raise UserError(
+            f"{PARAMS_FILE}: diffusion.prediction=eps cannot tell the picture where sampling starts, level "
+            f"{first} of diffusion.num_timesteps={levels}: nothing is left of it there; lower beta_end or "
+            "predict.steps, or set prediction to v"
+        )
+
+
+def _signal(diffusion: Any, level: int) -> float:
+    """Amplitude of the signal at a level of a schedule of betas, as vdp.diffusion.schedules has it."""
+    count = diffusion["num_timesteps"]
+    if diffusion["schedule"] == "cosine":
+        start, end = (
+            math.cos((step / count + 0.008) / 1.008 * math.pi / 2) for step in (0, min(level, count - 1))
+        )
+        return end / start
+    low, high = diffusion["beta_start"], diffusion["beta_end"]
+    logarithm = 0.0
+    for step in range(level):
+        share = step / (count - 1)
+        if diffusion["schedule"] == "sigmoid":
+            share = 1 / (1 + math.exp(6 - 12 * share))
+        logarithm += math.log1p(-(low + (high - low) * share))
+    return math.exp(0.5 * logarithm)
 
 
 def _check_sampling(data: Any) -> None:
-    """The sampler steps where the process has levels, and asks for nothing that was not trained."""
+    """The sampler asks for nothing that was not trained."""
     diffusion, train, predict = data["diffusion"], data["train_denoiser"], data["predict"]
     where = f"{PARAMS_FILE}: predict"
-    if predict["steps"] > diffusion["num_timesteps"]:
-        raise UserError(
-            f"{where}.steps={predict['steps']} is more than "
-            f"diffusion.num_timesteps={diffusion['num_timesteps']}: lower it, or raise the other"
-        )
     if diffusion["prediction"] == "eps" and train["own_context"] > 0:
         raise UserError(
             f"{PARAMS_FILE}: train_denoiser.own_context={train['own_context']} does not go with "
             "diffusion.prediction=eps: its frames start from pure noise, where eps cannot tell the picture; "
             "set prediction to v or flow, or own_context to 0"
         )
-    if diffusion["prediction"] == "eps" and predict["spacing"] == "trailing":
+    if predict["eta"] > 0 and predict["sampler"] != "ddim":
         raise UserError(
-            f"{where}.spacing=trailing does not go with diffusion.prediction=eps: it starts where next to "
-            "nothing of the picture is left, which eps cannot tell; set spacing to leading"
+            f"{where}.eta={predict['eta']} is of sampler ddim alone, and predict.sampler="
+            f"{predict['sampler']}: set eta to 0, or sampler to ddim"
         )
     if predict["guidance"] != 1 and train["drop_context"] == 0:
         raise UserError(

@@ -287,6 +287,7 @@ def test_the_frames_of_a_hop_are_those_that_its_times_name(tmp_path, targets):
         assert (clip == clip[:, :1]).all() and (view == view[:, :1]).all()
         assert (hops.index.amax(dim=1, keepdim=True) < hops.target_index).all()
         assert hops.target.shape == (32, 3, targets, 2, 2)
+        assert hops.target_index.unique().numel() > 5 and view.unique().numel() == 2  # each its own
 
 
 def test_half_of_the_hops_are_played_backwards_where_asked(tmp_path):
@@ -299,6 +300,7 @@ def test_half_of_the_hops_are_played_backwards_where_asked(tmp_path):
         turned = (frames == 21 - times).all(dim=1)
         assert (turned | (frames == times).all(dim=1)).all()
         assert (hops.index.amax(dim=1, keepdim=True) < hops.target_index).all()
+        assert 0 < turned.sum() < 32  # each hop has a chance of its own
         backwards += int(turned.sum())
     assert 250 < backwards < 390  # of 640; the standard deviation is 12.6
 
@@ -321,6 +323,15 @@ def test_an_epoch_sees_every_clip_once_and_in_time_every_view(tmp_path):
     for epoch in range(40):
         assert sorted(clip for clip, _ in places[7 * epoch : 7 * epoch + 7]) == list(range(7))
     assert set(places) == {(clip, view) for clip in range(7) for view in range(3)}
+
+
+def test_another_seed_shuffles_the_clips_another_way(tmp_path):
+    latents = telling_latents(tmp_path, clips=40)
+    first, again, other = (
+        HopBatches(latents, 40, 6, [1, 2], 5, 1, False, seed)(0, np.random.default_rng(0)).known
+        for seed in (0, 0, 1)
+    )
+    assert torch.equal(first, again) and not torch.equal(first[:, 0], other[:, 0])  # channel 0: the clip
 
 
 def test_most_batches_have_all_known_frames_and_some_have_fewer(tmp_path):

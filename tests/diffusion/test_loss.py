@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor
@@ -143,24 +145,75 @@ def test_frames_that_are_made_together_are_at_one_time_and_draws_are_not():
     by_target = together.t.reshape(3, 2, 3)
     assert torch.equal(by_target[:, 0], by_target[:, 1])
     assert (by_target[:, 0, 0] != by_target[:, 0, 1]).all()
-    assert (alone.t.reshape(3, 2, 3)[:, 0] != alone.t.reshape(3, 2, 3)[:, 1]).all()
+    assert alone.t.unique().numel() == 3 * 2 * 3
+    assert together.t.unique().numel() == 3 * 3
+
+
+def test_times_are_drawn_with_the_shift_asked_for():
+    plain, shifted = Silent(), Silent()
+    for network, shift in ((plain, 1.0), (shifted, 3.0)):
+        loss = replace(drawn_loss(draws=3), time_shift=shift)
+        loss(network, make_hops(), torch.Generator().manual_seed(0))
+    torch.testing.assert_close(shifted.t, shift_time(plain.t, 3.0))
+
+
+def test_the_drawn_loss_is_weighed_with_the_gamma_asked_for():
+    def drawn(gamma: float | None) -> float:
+        loss = replace(drawn_loss(draws=3), min_snr_gamma=gamma)
+        return loss(Silent(), make_hops(), torch.Generator().manual_seed(0))["loss"].item()
+
+    assert 0 < drawn(1e-3) < 1e-3 * drawn(None)  # on the flow process no weight is above gamma
+
+
+def test_every_draw_has_standard_normal_noise_of_its_own():
+    network, hops = Silent(), make_hops()
+    drawn_loss(draws=20)(network, hops, torch.Generator().manual_seed(0))
+    x0 = flow().to_data(hops.target, flow().base(hops.known, hops.index, hops.target_index))
+    t = network.t[:, None, :, None, None]
+    noise = (network.xt - (1 - t) * x0.repeat_interleave(20, dim=2)) / t
+    rows = noise.transpose(1, 2)[network.t > 0.05].flatten(1)
+    assert rows.mean().item() == pytest.approx(0, abs=0.05)
+    assert rows.std().item() == pytest.approx(1, abs=0.05)
+    assert ((rows[1:] - rows[:-1]).abs().amax(dim=1) > 0.1).all()
 
 
 @pytest.mark.parametrize(("share", "expected"), [(0.0, 0.0), (0.3, 0.3)])
 def test_a_share_of_the_clips_is_learnt_without_known_pictures(share, expected):
-    network, generator, dropped = Silent(), torch.Generator().manual_seed(0), 0
+    network, generator, dropped = Silent(), torch.Generator().manual_seed(0), []
     for _ in range(300):
         drawn_loss(drop_context=share)(network, make_hops(), generator)
-        dropped += int(network.dropped.sum())
-    assert dropped / 900 == pytest.approx(expected, abs=0.05)
+        dropped.append(network.dropped)
+    among = torch.stack(dropped).float()
+    assert among.mean().item() == pytest.approx(expected, abs=0.05)
+    mixed = (among != among[:, :1]).any(dim=1).float().mean().item()  # each clip has a chance of its own
+    assert mixed == pytest.approx(1 - expected**3 - (1 - expected) ** 3, abs=0.1)
 
 
-def test_half_of_the_clips_have_clean_known_frames():
-    network, generator, clean = Silent(), torch.Generator().manual_seed(0), 0
+def test_clips_whose_pictures_are_withheld_have_no_noise_on_them():
+    """The change to a noised frame that the network does not see would be noise to it."""
+    network, generator = Silent(), torch.Generator().manual_seed(0)
+    for _ in range(20):
+        drawn_loss(context_noise=0.3, drop_context=0.5)(network, make_hops(), generator)
+        assert not network.level[network.dropped].any()
+    assert network.level.any()
+
+
+def test_half_of_the_clips_have_clean_known_frames_and_the_others_noise_of_any_size_up_to_the_largest():
+    network, generator, hops = Silent(), torch.Generator().manual_seed(0), make_hops()
+    levels, noise = [], []
     for _ in range(300):
-        drawn_loss(context_noise=0.3)(network, make_hops(), generator)
-        clean += int((network.level[:, 0] == 0).sum())
-    assert clean / 900 == pytest.approx(0.5, abs=0.05)
+        drawn_loss(context_noise=0.3)(network, hops, generator)
+        levels.append(network.level[:, 0])
+        noisy = network.level[:, 0] > 0.03
+        noise.append((network.frames - hops.known)[noisy] / network.level[noisy, :1, None, None, None])
+    drawn = torch.stack(levels)
+    clean = drawn == 0
+    assert clean.float().mean().item() == pytest.approx(0.5, abs=0.05)
+    mixed = (clean != clean[:, :1]).any(dim=1).float().mean().item()  # each clip has a chance of its own
+    assert mixed == pytest.approx(0.75, abs=0.1)
+    at = drawn[~clean].quantile(torch.tensor([0.25, 0.5, 0.75]))
+    torch.testing.assert_close(at, torch.tensor([0.075, 0.15, 0.225]), atol=0.03, rtol=0)
+    assert torch.cat(noise).std().item() == pytest.approx(1, abs=0.01)
 
 
 def test_a_share_of_the_steps_has_known_frames_of_the_networks_own_making():

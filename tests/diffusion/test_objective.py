@@ -50,8 +50,17 @@ def test_what_is_diffused_has_unit_size(residual):
     torch.testing.assert_close(torch.cat(data).square().mean(dim=(0, 2, 3, 4)), torch.ones(2))
 
 
-def test_a_data_set_without_motion_is_refused():
+def test_the_size_of_a_change_that_is_always_the_same_is_that_change():
     hops = batches()[0]
-    still = Hops(torch.ones_like(hops.known), hops.index, torch.ones_like(hops.target), hops.target_index)
+    change = SCALE[:, None, None, None].expand_as(hops.target)
+    same = Hops(hops.known, hops.index, hops.known[:, :, :1] + change, hops.target_index)
+    torch.testing.assert_close(data_scale([same], residual=True), SCALE)
+
+
+@pytest.mark.parametrize("still", [[0], [1], [0, 1]])
+def test_a_data_set_with_a_channel_without_motion_is_refused(still):
+    hops = batches()[0]
+    target = hops.target.clone()
+    target[:, still] = hops.known[:, still, :1]
     with pytest.raises(ValueError, match="expected clips with motion"):
-        data_scale([still], residual=True)
+        data_scale([Hops(hops.known, hops.index, target, hops.target_index)], residual=True)

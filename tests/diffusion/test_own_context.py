@@ -55,6 +55,7 @@ def test_newer_frames_are_made_from_those_made_before():
     oracle = Oracle(TRUTH, objective)
     with_own_frames(oracle, make_hops(), objective, own_of(3), dice.uniform, dice.normal)
     assert oracle.shown == [[3], [4, 3], [6, 4, 3]]
+    assert oracle.calls == 3 * 3  # three steps for each of them
     wrong = Oracle(lambda index: TRUTH(index) + 1, objective)
     made = with_own_frames(wrong, make_hops(), objective, own_of(3), dice.uniform, dice.normal)
     torch.testing.assert_close(made.known[:, :, :3], make_hops().known[:, :, :3] + 1)

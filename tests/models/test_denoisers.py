@@ -60,9 +60,12 @@ def make(name: str) -> Unet | Dit:
 def random(name: str) -> Unet | Dit:
     """A denoiser with no weight left at zero: what starts as the identity or as nothing has a say too."""
     network = make(name)
-    for parameter in network.parameters():
-        if parameter.unique().numel() == 1:
-            torch.nn.init.normal_(parameter, std=0.2)
+    for module in network.modules():
+        # weights of a norm are ones; doubled for queries and keys, attention is far from even
+        factor = 2 if isinstance(module, torch.nn.RMSNorm) else 1
+        for parameter in module.parameters(recurse=False):
+            if parameter.unique().numel() == 1:
+                torch.nn.init.normal_(parameter, mean=factor * parameter.flatten()[0].item(), std=0.2)
     return network.eval()
 
 

@@ -129,6 +129,31 @@ def test_a_denoiser_that_sees_no_change_copies_the_last_known_frame():
     torch.testing.assert_close(made, copied, atol=1e-6, rtol=0)
 
 
+class Passing:
+    """A denoiser that takes noise for clean data; its weight could learn."""
+
+    joint = False
+
+    def __init__(self) -> None:
+        self.weight = torch.zeros((), requires_grad=True)
+
+    def context(
+        self, frames: Tensor, index: Tensor, level: Tensor, dropped: Tensor, target_index: Tensor
+    ) -> OracleContext:
+        return OracleContext(target_index)
+
+    def __call__(self, xt: Tensor, t: Tensor, context: OracleContext) -> Tensor:
+        return self.weight * xt  # flow: x0 = xt
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.5])
+def test_every_frame_starts_from_noise_of_its_own(temperature):
+    index, objective = known_index(), objective_of("flow", "flow", SCALE, False)
+    strategy = strategy_of([[13, 15], [22]], 2, temperature=temperature)
+    made = rollout(Passing(), TRUTH(index), index, objective, strategy, normal_of())
+    torch.testing.assert_close(made / SCALE[:, None, None, None], temperature * normal_of()(3))
+
+
 def test_noise_for_other_frames_is_refused():
     index, four = known_index(), torch.zeros(BATCH, CHANNELS, 6, 4, 4)
     with pytest.raises(ValueError, match=r"noise: expected shape \(3, 2, 6, 3, 4\), as the known frames"):
@@ -253,6 +278,24 @@ def test_what_is_predicted_for_a_clip_does_not_depend_on_its_neighbours(sampler)
 def test_more_futures_leave_the_first_ones_as_they_are(sampler):
     few, many = futures([0, 1], 2, sampler=sampler), futures([0, 1], 5, sampler=sampler)
     torch.testing.assert_close(many[:, :2], few, atol=1e-6, rtol=0)
+
+
+def test_the_given_frames_are_the_clip_s_first():
+    oracle = Oracle(TRUTH, FLOW)
+    made = predict(oracle, TRUTH(known_index()), [0, 1, 2], FLOW, strategy_of(SKIP), 1, 0)
+    torch.testing.assert_close(made[:, 0], TRUTH(times_of(SKIP)), atol=1e-3, rtol=0)
+    assert oracle.shown[0] == [*reversed(range(KNOWN))]
+
+
+def test_what_is_predicted_keeps_no_graph():
+    made = predict(Passing(), TRUTH(known_index()), [0, 1, 2], FLOW, strategy_of(SKIP), 1, 0)
+    assert not made.requires_grad
+
+
+def test_no_two_futures_of_neighbouring_clips_and_seeds_are_alike():
+    shape, device = (1, 2, 2), torch.device("cpu")
+    noise = torch.cat([FutureNoise(seed, range(4), 3, shape, device)(1) for seed in range(3)])
+    assert len(noise.flatten(1).unique(dim=0)) == 3 * 4 * 3
 
 
 def test_the_noise_of_a_clip_is_its_own_whatever_stands_beside_it():

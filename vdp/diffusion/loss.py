@@ -107,7 +107,8 @@ class HopLoss:
         noise = normal(batch, channels, targets * self.draws, height, width)
         context_noise = normal(*hops.known.shape)
         dropped = uniform(batch) < self.drop_context
-        if uniform(1).item() < self.own_context.share:
+        level = level * ~dropped[:, None]  # noise that the network cannot see would only blur what it learns
+        if self.own_context.share > 0 and uniform(1).item() < self.own_context.share:
             hops = with_own_frames(denoiser, hops, self.objective, self.own_context, uniform, normal)
         loss = diffusion_loss(
             denoiser,

@@ -1,4 +1,4 @@
-"""What is diffused: frames, or their change from the nearest known frame, scaled to unit variance.
+"""What is diffused: frames, or their change from the nearest known frame, scaled to unit mean square.
 
 Shapes: B clips, C channels, K known frames, N targets, h x w latent positions.
 """
@@ -18,7 +18,7 @@ class Objective:
     """The process, and the way from frames to what it noises and back."""
 
     process: Process
-    scale: Tensor  # standard deviation of what is diffused, per channel, (C,)
+    scale: Tensor  # root mean square of what is diffused, per channel, (C,)
     residual: bool  # the change from the nearest known frame, or the frame itself
 
     def base(self, known: Tensor, index: Tensor, target_index: Tensor) -> Tensor:
@@ -48,12 +48,13 @@ def data_scale(batches: Sequence[Hops], residual: bool) -> Tensor:
         residual: whether changes from the nearest known frame are diffused, or frames.
 
     Raises:
-        ValueError: if nothing changes: a data set of still pictures has no motion to learn.
+        ValueError: if a channel is zero throughout: still pictures, say, have no motion to learn.
     """
     data = [
         hops.target - base_frames(hops.known, hops.index, hops.target_index, residual) for hops in batches
     ]
     scale = torch.cat(data).float().square().mean(dim=(0, 2, 3, 4)).sqrt()
     if not bool((scale > 0).all()):
-        raise ValueError("changes: every frame equals the one before it; expected clips with motion")
+        what = "every frame equals the one before it" if residual else "every frame is zero"
+        raise ValueError(f"latents: in some channel {what}; expected clips with motion")
     return scale

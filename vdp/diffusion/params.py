@@ -32,6 +32,15 @@ class DiffusionParams(Params):
         return self
 
     @model_validator(mode="after")
+    def flow_ends_in_noise(self) -> Self:
+        if self.schedule == "flow" and self.zero_terminal_snr:
+            raise ValueError(
+                "diffusion.zero_terminal_snr=true is for linear, cosine and sigmoid: diffusion.schedule=flow "
+                "ends in pure noise as it is; set it to false"
+            )
+        return self
+
+    @model_validator(mode="after")
     def noise_can_be_told_from_data(self) -> Self:
         if self.prediction == "eps" and (self.schedule == "flow" or self.zero_terminal_snr):
             which = "schedule=flow" if self.schedule == "flow" else "zero_terminal_snr=true"

@@ -25,7 +25,6 @@ class Process:
 
     schedule: Schedule
     prediction: Prediction
-    num_timesteps: int  # noise levels; sampling takes no more steps than that
 
 
 def _per_frame(t: Tensor, schedule: Schedule) -> tuple[Tensor, Tensor]:

@@ -48,7 +48,7 @@ def zero_terminal_snr(betas: Tensor) -> Tensor:
 
 def make_process(params: DiffusionParams) -> Process:
     """The process of section `diffusion` of params.yaml."""
-    return Process(_schedule(params), params.prediction, params.num_timesteps)
+    return Process(_schedule(params), params.prediction)
 
 
 def _schedule(params: DiffusionParams) -> Schedule:
@@ -70,12 +70,14 @@ def _straight(t: Tensor) -> tuple[Tensor, Tensor]:
 def _table(betas: Tensor) -> Schedule:
     """Levels 0 (clean) to N of N betas; a time has the level nearest to it."""
     power = torch.cat([betas.new_ones(1), (1 - betas).cumprod(0)])
-    alphas, sigmas = power.sqrt(), (1 - power).sqrt()
+    exact = torch.stack([power.sqrt(), (1 - power).sqrt()])
+    tables: dict[tuple[torch.dtype, torch.device], Tensor] = {}  # moved once to where times are
 
     def schedule(t: Tensor) -> tuple[Tensor, Tensor]:
-        level = (t * len(betas)).round().long()
-        # Cast before the move: not every accelerator has float64.
-        alpha, sigma = (s.to(t.dtype).to(t.device)[level] for s in (alphas, sigmas))
+        key = (t.dtype, t.device)
+        if key not in tables:
+            tables[key] = exact.to(t.dtype).to(t.device)  # cast first: not every accelerator has float64
+        alpha, sigma = tables[key][:, (t * len(betas)).round().long()]
         return alpha, sigma
 
     return schedule

@@ -6,6 +6,7 @@ from pydantic import Field, model_validator
 
 from vdp.params import Params
 
+Mult = Annotated[int, Field(ge=1, le=64)]  # times base_channels
 Level = Annotated[int, Field(ge=0, le=5)]  # a resolution of a U-Net; 0 is the finest
 
 
@@ -14,7 +15,7 @@ class UnetParams(Params):
 
     conditioning: Literal["features", "spade", "concat"]  # how the known frames enter
     base_channels: Annotated[int, Field(ge=8, le=1024)]  # channels at the latents' own resolution
-    channel_mults: Annotated[list[int], Field(min_length=1, max_length=6)]  # times base_channels, per halving
+    channel_mults: Annotated[list[Mult], Field(min_length=1, max_length=6)]  # one per resolution
     num_res_blocks: Annotated[int, Field(ge=1, le=8)]  # residual blocks per resolution
     attention_levels: list[Level]  # resolutions with attention over the positions of a frame
     temporal: bool  # convolutions and attention over the targets of a hop, which then see each other
@@ -34,7 +35,7 @@ class UnetParams(Params):
         if strange:
             raise ValueError(
                 f"denoiser.unet.attention_levels={self.attention_levels} names level {strange[0]}: expected "
-                f"0..{levels - 1}, the {levels} resolutions of denoiser.unet.channel_mults"
+                f"0..{levels - 1}, as denoiser.unet.channel_mults has {levels}"
             )
         return self
 
