@@ -39,15 +39,20 @@ def main() -> None:
     fixed = fixed_batches(HopBatches(val, *hops, reverse=False, seed=seed), seed)
     scale = data_scale(fixed_batches(batch_of, seed), diffusion.residual).to(device)
     objective = Objective(make_process(diffusion), scale, diffusion.residual)
-    own = OwnContext(params.own_context, params.own_frames, params.own_steps, params.own_temperature)
+    own = OwnContext(
+        share=params.own_context,
+        frames=params.own_frames,
+        steps=params.own_steps,
+        temperature=params.own_temperature,
+    )
     loss = HopLoss(
-        objective,
-        diffusion.min_snr_gamma,
-        diffusion.time_shift,
-        params.draws,
-        params.context_noise,
-        params.drop_context,
-        own,
+        objective=objective,
+        min_snr_gamma=diffusion.min_snr_gamma,
+        time_shift=diffusion.time_shift,
+        draws=params.draws,
+        context_noise=params.context_noise,
+        drop_context=params.drop_context,
+        own_context=own,
     )
     # without what only makes learning harder, validations of different trainings compare
     measured = replace(loss, min_snr_gamma=None, drop_context=0.0, own_context=replace(own, share=0.0))

@@ -1,8 +1,9 @@
-"""Schedules and processes for tests, by the names that params.yaml gives them."""
+"""Schedules, processes and objectives for tests, by the names that params.yaml gives them."""
 
 import pytest
 from torch import Tensor
 
+from vdp.diffusion.objective import Objective
 from vdp.diffusion.params import DiffusionParams
 from vdp.diffusion.process import Prediction, Process, Schedule
 from vdp.diffusion.schedules import make_process
@@ -12,27 +13,41 @@ PREDICTIONS: list[Prediction] = ["flow", "v", "eps", "x0"]
 TABLES = ["linear", "cosine", "sigmoid", "linear+zero", "cosine+zero", "sigmoid+zero"]
 SCHEDULES = ["flow", *TABLES]
 
+# What params.yaml allows: eps says nothing of the picture at pure noise.
+EVERY_PAIR = [
+    (name, prediction)
+    for name in SCHEDULES
+    for prediction in PREDICTIONS
+    if prediction != "eps" or (name != "flow" and "+" not in name)
+]
+
+every_process = pytest.mark.parametrize(("schedule", "prediction"), EVERY_PAIR)
 every_schedule = pytest.mark.parametrize("name", SCHEDULES)
 every_table = pytest.mark.parametrize("name", TABLES)
 every_prediction = pytest.mark.parametrize("prediction", PREDICTIONS)
 
 
-def schedule_of(name: str, num_timesteps: int = 1000) -> Schedule:
+def diffusion_params(
+    name: str, prediction: str, residual: bool, num_timesteps: int = 1000
+) -> DiffusionParams:
     schedule, _, zero = name.partition("+")
-    params = DiffusionParams.model_validate(
+    return DiffusionParams.model_validate(
         {
             "schedule": schedule,
-            "prediction": "v",
+            "prediction": prediction,
             "num_timesteps": num_timesteps,
             "beta_start": 1e-4,
             "beta_end": 0.02,
             "zero_terminal_snr": bool(zero),
             "min_snr_gamma": None,
             "time_shift": 1.0,
-            "residual": True,
+            "residual": residual,
         }
     )
-    return make_process(params).schedule
+
+
+def schedule_of(name: str, num_timesteps: int = 1000) -> Schedule:
+    return make_process(diffusion_params(name, "v", True, num_timesteps)).schedule
 
 
 def process_of(name: str, prediction: Prediction, num_timesteps: int = 1000) -> Process:
@@ -43,3 +58,7 @@ def per_frame(schedule: Schedule, t: Tensor) -> tuple[Tensor, Tensor]:
     """alpha and sigma of times (B, T), to multiply clips with."""
     alpha, sigma = schedule(t)
     return alpha[:, None, :, None, None], sigma[:, None, :, None, None]
+
+
+def objective_of(name: str, prediction: str, scale: Tensor, residual: bool) -> Objective:
+    return Objective(make_process(diffusion_params(name, prediction, residual)), scale, residual)

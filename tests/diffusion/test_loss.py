@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.diffusion.objectives import every_process, objective_of
 from tests.oracle import Oracle, moving_clips
+from tests.processes import every_process, objective_of
 from vdp.diffusion.loss import HopLoss, diffusion_loss, shift_time
 from vdp.diffusion.objective import Objective
 from vdp.diffusion.own_context import OwnContext

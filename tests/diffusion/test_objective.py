@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.diffusion.objectives import objective_of
+from tests.processes import objective_of
 from vdp.diffusion.objective import data_scale
 from vdp.tasks import Hops
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tests.diffusion.objectives import EVERY_PAIR, objective_of
 from tests.oracle import Oracle, moving_clips
+from tests.processes import EVERY_PAIR, objective_of
 from vdp.diffusion.own_context import OwnContext, with_own_frames
 from vdp.tasks import Hops
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.diffusion.objectives import diffusion_params, objective_of
+from tests.processes import diffusion_params, objective_of
 from vdp.diffusion.loss import diffusion_loss
 from vdp.diffusion.params import DiffusionParams
 from vdp.diffusion.process import add_noise, clean_and_noise

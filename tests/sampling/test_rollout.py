@@ -2,8 +2,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.diffusion.objectives import EVERY_PAIR, objective_of
 from tests.oracle import Oracle, OracleContext, moving_clips
+from tests.processes import EVERY_PAIR, objective_of
 from vdp.sampling.predict import FutureNoise, predict
 from vdp.sampling.rollout import Normal, Strategy, rollout
 from vdp.sampling.samplers import make_sampler, time_grid
