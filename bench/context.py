@@ -6,15 +6,15 @@ which all rows of a table take turns; fp32, or with `--bf16` under autocast. Wei
 
 Sampling: one target of one clip by DDIM, with the context encoded once a hop, as the rollout does, or anew at
 every step; and the DiT with `attention: joint`, where known frames see the noised one and nothing can be
-kept. The difference is the largest between the samples, in standard deviations of a sample. `joint` is
-another network, with none to compare.
+kept; the DiT of params.yaml, and a larger one. The difference is the largest between the samples, in standard
+deviations of a sample. `joint` is another network, with none to compare.
 
 Training: steps (forward, backward, AdamW) of the DiT in which so many targets share one context, in targets a
 second. Targets of one clip are less different than targets of many: this is cost, not worth.
 """
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 
 import torch
@@ -35,12 +35,13 @@ from vdp.tasks import Hops
 SHAPE = (8, 16, 24)  # of a frame's latents
 KNOWN = 11
 TARGETS = (1, 4, 8)  # that share a context
+LARGER = {"hidden_dim": 256, "depth": 8}  # a DiT whose steps are more arithmetic and less overhead
 SPREAD = 0.02  # of what is added to all weights: new networks have zeros where it would not show what is lost
 
 
-def dit(attention: str) -> Dit:
+def dit(attention: str, size: Mapping[str, int]) -> Dit:
     params = read_section(DenoiserParams, "denoiser")
-    changed = params.dit.model_copy(update={"attention": attention})
+    changed = params.dit.model_copy(update={"attention": attention, **size})
     network = built(params.model_copy(update={"name": "dit", "dit": changed}))
     assert isinstance(network, Dit)
     return network
@@ -77,11 +78,11 @@ def sample(network: Unet | Dit, steps: int, every_step: bool) -> Tensor:
     encode: Callable[[], object] = partial(
         network.context, frames, index, torch.zeros_like(index), nothing, target_index
     )
-    kept = encode()
+    kept = None if every_step else encode()
 
     def denoise(xt: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         per_frame = t.expand(1, 1)
-        output = network(xt, per_frame, encode() if every_step else kept)
+        output = network(xt, per_frame, encode() if kept is None else kept)
         return clean_and_noise(xt, output, per_frame, process)
 
     times = time_grid(steps, "trailing", diffusion.num_timesteps)
@@ -90,7 +91,7 @@ def sample(network: Unet | Dit, steps: int, every_step: bool) -> Tensor:
 
 def trainer(clips: int, targets: int) -> Callable[[], None]:
     """A training step of the DiT."""
-    network, diffusion = dit("one_way"), read_section(DiffusionParams, "diffusion")
+    network, diffusion = dit("one_way", {}), read_section(DiffusionParams, "diffusion")
     channels, height, width = SHAPE
     objective = Objective(make_process(diffusion), torch.ones(channels), diffusion.residual)
     optimizer = torch.optim.AdamW(network.parameters(), lr=1e-4)
@@ -161,8 +162,10 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)
     dits: dict[str, Unet | Dit] = {
-        "DiT, one_way": dit("one_way"),
-        "DiT, joint": dit("joint"),
+        "DiT, one_way": dit("one_way", {}),
+        "DiT, joint": dit("joint", {}),
+        "larger DiT, one_way": dit("one_way", LARGER),
+        "larger DiT, joint": dit("joint", LARGER),
     }
     unets: dict[str, Unet | Dit] = {f"U-Net, {name}": unet(name) for name in ("features", "spade")}
     with torch.autocast("cpu", torch.bfloat16, enabled=args.bf16):
