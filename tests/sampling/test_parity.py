@@ -109,7 +109,7 @@ def trajectory(
     def denoise(x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         states.append(x)
         per_frame = t.expand(SHAPE[0], SHAPE[2])
-        return clean_and_noise(x, network(x, t), per_frame, Process(schedule, process.prediction, LEVELS))
+        return clean_and_noise(x, network(x, t), per_frame, Process(schedule, process.prediction))
 
     sample = sampler(denoise, normal(*SHAPE), times, schedule, draw)
     return [*states, sample]
