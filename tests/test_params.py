@@ -522,5 +522,5 @@ def test_a_codec_that_joins_frames_is_trained_and_not_predicted_with():
 def test_one_far_hop_is_a_matter_of_params_alone():
     data = read_file(REPO / "params.yaml")
     data["predict"] = {**data["predict"], "hops": [22]}
-    data["train_denoiser"] = {**data["train_denoiser"], "gaps": [11]}
+    data["train_denoiser"] = {**data["train_denoiser"], "gaps": [11], "own_context": 0.0}
     check_data(data)
