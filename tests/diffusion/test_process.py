@@ -64,7 +64,7 @@ def test_what_the_network_gives_means_the_same_on_every_schedule(name):
     ("t", "of_data", "of_noise"), [(0.0, 0.0, 1.0), (1.0, -1.0, 0.0), (0.5, -math.sqrt(0.5), math.sqrt(0.5))]
 )
 def test_v_is_the_noise_at_time_zero_and_minus_the_data_at_time_one(t, of_data, of_noise):
-    v = target(X0, NOISE, torch.full((2, 5), t, dtype=torch.float64), Process(circle, "v", 1000))
+    v = target(X0, NOISE, torch.full((2, 5), t, dtype=torch.float64), Process(circle, "v"))
     torch.testing.assert_close(v, of_data * X0 + of_noise * NOISE, atol=1e-12, rtol=0)
 
 

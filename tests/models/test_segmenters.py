@@ -148,7 +148,9 @@ def test_with_flips_a_mirrored_frame_has_the_mirrored_probabilities():
 
 def make_codec(has_masks: bool = True) -> Vae:
     torch.manual_seed(1)
-    params = VaeParams(spatial_factor=4, latent_channels=3, base_channels=8, num_res_blocks=1)
+    params = VaeParams(
+        spatial_factor=4, temporal_factor=1, latent_channels=3, base_channels=8, num_res_blocks=1
+    )
     return Vae(params, has_masks).eval()
 
 
