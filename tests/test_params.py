@@ -401,6 +401,10 @@ def test_a_clip_that_latents_do_not_tile_is_refused():
         ),
         ({"denoiser.unet.channel_mults": [0, 1, 2]}, r"channel_mults\[0\]=0 is out of range: expected .*1"),
         (
+            {"denoiser.unet.temporal": True, "train_denoiser.targets": 2},
+            r"predict\.hops=.* has a hop of 1 frames, .* knows hops of train_denoiser\.targets=2",
+        ),
+        (
             {"predict.guidance": 1.5},
             r"predict\.guidance=1\.5 needs a network .* set train_denoiser\.drop_context above 0",
         ),
