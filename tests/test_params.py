@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 
+from vdp import checks, tasks
 from vdp.checks import _signal, check_single_frames
 from vdp.diffusion.params import DiffusionParams
 from vdp.diffusion.schedules import make_process
@@ -25,7 +26,9 @@ from vdp.params import (
     read_value,
     run_stage,
     schema,
+    validate,
 )
+from vdp.sampling.params import PredictParams
 
 REPO = Path(__file__).parents[1]
 
@@ -505,6 +508,14 @@ def test_the_signal_that_is_left_is_told_as_the_process_has_it(schedule, levels)
     for level in (1, levels // 2, levels - 1):
         alpha, _ = process.schedule(torch.tensor([level / levels], dtype=torch.float64))
         assert _signal(data, level) == pytest.approx(alpha.item(), rel=1e-9)
+
+
+def test_what_the_checks_know_of_hops_is_what_training_and_prediction_do():
+    """The checks load neither torch nor the other sections' code, so they say it once more."""
+    assert checks.STRIDE == tasks.STRIDE
+    params = validate(PredictParams, read_file(REPO / "params.yaml")["predict"], "predict")
+    for hops in ([13, 22], [[13, 15], 22], [[13], [21, 22]]):
+        assert checks.frame_groups(hops) == params.model_copy(update={"hops": hops}).frame_groups
 
 
 def test_frames_of_one_hop_need_not_be_trained_together_where_they_do_not_see_each_other():

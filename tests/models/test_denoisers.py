@@ -325,11 +325,8 @@ def test_gradients_reach_every_parameter(name):
 # --- Store -----------------------------------------------------------------------------------------------
 
 
-@every_denoiser
-@torch.no_grad()
-def test_a_saved_denoiser_is_rebuilt_from_its_folder_alone(tmp_path, name):
-    network = random(name)
-    config = DenoiserConfig(
+def config_of(name: str) -> DenoiserConfig[DiffusionParams]:
+    return DenoiserConfig(
         denoiser=denoiser_params(name),
         diffusion=diffusion_params("cosine", "v", residual=False),
         channels=CHANNELS,
@@ -338,6 +335,13 @@ def test_a_saved_denoiser_is_rebuilt_from_its_folder_alone(tmp_path, name):
         latent_mean=(0.0, 1.0, 2.0),
         latent_std=(1.0, 2.0, 3.0),
     )
+
+
+@every_denoiser
+@torch.no_grad()
+def test_a_saved_denoiser_is_rebuilt_from_its_folder_alone(tmp_path, name):
+    network = random(name)
+    config = config_of(name)
     save_model(tmp_path / "denoiser", network, config)
     again = load_denoiser(tmp_path / "denoiser", torch.device("cpu"), DiffusionParams)
     assert torch.equal(Case().output(again.network), Case().output(network))
@@ -349,15 +353,7 @@ def test_a_saved_denoiser_is_rebuilt_from_its_folder_alone(tmp_path, name):
 
 def test_a_denoiser_of_another_version_is_refused_in_one_line(tmp_path):
     network = random("unet-features")
-    config = DenoiserConfig(
-        denoiser=denoiser_params("unet-features"),
-        diffusion=diffusion_params("cosine", "v", residual=False),
-        channels=CHANNELS,
-        known=5,
-        data_scale=(0.1, 0.2, 0.3),
-        latent_mean=(0.0, 1.0, 2.0),
-        latent_std=(1.0, 2.0, 3.0),
-    )
+    config = config_of("unet-features")
     save_model(tmp_path / "denoiser", network, config)
     file = tmp_path / "denoiser" / "config.json"
     file.write_text(file.read_text().replace('"schedule": "cosine"', '"schedule": "quadratic"'))
