@@ -26,6 +26,7 @@ from tempfile import TemporaryDirectory
 from typing import TypeAlias
 from unittest.mock import patch
 
+import numpy as np
 from pydantic import JsonValue
 
 from vdp.params import PARAMS_FILE, UserError, check_data, one_line, read_file
@@ -33,7 +34,7 @@ from vdp.recipes import merged
 
 ROWS = Path("bench/ablations.yaml")
 RESULTS = Path(".ablations.jsonl")
-LATENTS = Path("data/latents")
+LATENTS, CODEC = Path("data/latents"), Path("data/models/codec")
 WRITTEN = ["params.yaml", "dvc.lock", "results"]  # the tracked files that `dvc exp run` writes
 
 AFTER_TRAINING = ("predict", "segment", "score")  # sections that no training reads
@@ -197,8 +198,9 @@ def step_seconds(data: Mapping[str, JsonValue]) -> float:
     with TemporaryDirectory() as folder:
         place = Path(folder)
         place.joinpath(PARAMS_FILE.name).write_text(json.dumps({**data, "train_denoiser": {**train, **few}}))
-        place.joinpath(LATENTS).parent.mkdir(parents=True)
-        place.joinpath(LATENTS).symlink_to(LATENTS.resolve())
+        for data_folder in (LATENTS, CODEC):
+            place.joinpath(data_folder).parent.mkdir(parents=True, exist_ok=True)
+            place.joinpath(data_folder).symlink_to(data_folder.resolve())
         code = "from bench.ablations import time_stage; time_stage()"
         ran = subprocess.run(
             [sys.executable, "-c", code],
@@ -228,6 +230,9 @@ class Clock:
     def log(self, values: Mapping[str, float], step: int) -> None:
         self.ends.setdefault(step, time.process_time())  # the last step is told twice, with its validation
 
+    def picture(self, name: str, picture: np.ndarray, step: int) -> None:
+        """Pictures come after the last step."""
+
     @property
     def steps(self) -> list[float]:
         """Seconds of each step after the warm ones."""
@@ -238,6 +243,7 @@ def time_stage() -> None:
     """Run stages/train_denoiser.py where this process stands and print the seconds of its steps, as JSON."""
     from stages import train_denoiser
     from vdp.params import run_stage
+    from vdp.training.resume import States
 
     rounds: list[list[float]] = []
 
@@ -247,7 +253,13 @@ def time_stage() -> None:
         yield clock
         rounds.append(clock.steps)
 
-    with patch.object(train_denoiser, "track_stage", clocked):
+    def nowhere(stage: str, root: Path) -> States:
+        return States(Path("states"))
+
+    with (
+        patch.object(train_denoiser, "track_stage", clocked),
+        patch.object(train_denoiser, "states_of", nowhere),
+    ):
         for _ in range(ROUNDS):
             run_stage(train_denoiser.main)
     print(json.dumps(rounds))

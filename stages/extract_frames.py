@@ -38,14 +38,17 @@ def main() -> None:
 
 def make_job(clip: ClipParams, params: ExtractParams, chosen: Selection) -> Job:
     """How a split's videos become clips; only a test clip may end with the known frames: it is not scored."""
+    settings = chosen.params
+    # ExtractParams.splits has filled in what a source leaves out
+    assert settings.interval is not None and settings.offset is not None and settings.stride is not None
     rule = ClipRule(
         frames=clip.frames,
         at_least=clip.known if chosen.role == "test" else clip.frames,
         height=clip.height,
         width=clip.width,
         fit=params.fit,
-        pace=Pace(chosen.params.interval or 1, chosen.params.fps, chosen.params.offset or 0),
-        stride=chosen.params.stride or clip.frames,
+        pace=Pace(settings.interval, settings.fps, settings.offset),
+        stride=settings.stride,
     )
     return Job(chosen.source, chosen.videos, rule, chosen.key)
 

@@ -2,27 +2,35 @@
 
 The pixel codec has nothing to fit.
 
-Reads   data/clips; params.yaml: seed, codec, vae, pretrain_vae, augment.codec
+Reads   data/clips; params.yaml: seed, engine, codec, vae, pretrain_vae, augment.codec
 Writes  data/models/codec
 """
 
 from pathlib import Path
 
-import torch
+import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
+from vdp.chance import Chance
 from vdp.data.augment import Augment
 from vdp.data.augment_params import FrameAugment
 from vdp.data.clips import ClipStore, existing_stores
 from vdp.data.frame_batches import FrameBatches, Frames
-from vdp.device import pick_device
 from vdp.models.codecs.params import CodecConfig, CodecParams, VaeParams
 from vdp.models.codecs.vae import Vae, vae_loss
+from vdp.models.factors import class_log_probs
 from vdp.models.store import save_model
 from vdp.params import read_section, read_value, run_stage
-from vdp.tracking.mlflow_run import Tracker, track_stage
-from vdp.training.fit import fit, fixed_batches, mean_losses, training_seed
-from vdp.training.params import PretrainVaeParams
+from vdp.pixels import to_uint8
+from vdp.tracking.mlflow_run import Tracker, project_root, track_stage
+from vdp.tracking.samples import sample_columns
+from vdp.training.engine import launch
+from vdp.training.fit import Training, fit, training_seed
+from vdp.training.memory import Knob
+from vdp.training.params import EngineParams, PretrainVaeParams
+from vdp.training.resume import states_of
+from vdp.training.validate import VALIDATION_SEED, VALIDATION_SIZE, shown_batch
 
 CLIPS = Path("data/clips")
 CODEC = Path("data/models/codec")
@@ -34,47 +42,71 @@ def main() -> None:
     params = read_section(PretrainVaeParams, "pretrain_vae")
     augment = read_section(FrameAugment, "augment.codec")
     vae = read_section(VaeParams, "vae")
+    engine, seed = read_section(EngineParams, "engine"), read_value("seed")
     with track_stage("pretrain_vae") as tracker:
-        if codec.name == "pixel":
+        if codec.name == "vae":
+            train(vae, params, augment, engine, seed, tracker)
+        elif tracker.is_main:
             save_model(CODEC, None, CodecConfig(name="pixel", vae=None, has_masks=False))
-            return
-        network = train(vae, params, augment, read_value("seed"), tracker)
-        save_model(CODEC, network, CodecConfig(name="vae", vae=vae, has_masks=network.has_masks))
 
 
 def train(
-    vae: VaeParams, params: PretrainVaeParams, augment: FrameAugment, seed: int, tracker: Tracker
-) -> Vae:
-    """The trained codec."""
-    device = pick_device()
+    vae: VaeParams,
+    params: PretrainVaeParams,
+    augment: FrameAugment,
+    engine: EngineParams,
+    seed: int,
+    tracker: Tracker,
+) -> None:
+    """Fit the codec and save it."""
+    fabric = launch(engine)
     labels = params.mask_weight > 0
-    stores = existing_stores(CLIPS, ["train", "unlabeled"])
-    val = ClipStore(CLIPS / "val")
+    stores, val = existing_stores(CLIPS, ["train", "unlabeled"]), ClipStore(CLIPS / "val")
     size = (val.height, val.width)
+    changes, none = Augment(augment.train, *size), Augment(augment.val, *size)
     length = 1 if vae.temporal_factor == 1 else 1 + GROUPS * vae.temporal_factor
-    batch_of = FrameBatches(
-        stores, params.batch_size, False, Augment(augment.train, *size), seed=seed, length=length
-    )
-    validation = FrameBatches(
-        [val], params.batch_size, labels, Augment(augment.val, *size), seed=seed, length=length
-    )
-    training_seed(seed)
-    network = Vae(vae, has_masks=labels).to(device)
 
-    def loss(network: Vae, batch: Frames, generator: torch.Generator) -> dict[str, Tensor]:
+    def loss(network: Vae, batch: Frames, chance: Chance) -> dict[str, Tensor]:
         clips, masks = batch.clips()
         height, width = (side // vae.spatial_factor for side in clips.shape[-2:])
         latent_frames = 1 + (clips.shape[2] - 1) // vae.temporal_factor
-        shape = (len(clips), vae.latent_channels, latent_frames, height, width)
-        noise = torch.randn(shape, generator=generator, device=device)
+        noise = chance.normal(len(clips), vae.latent_channels, latent_frames, height, width)
         weights = (params.kl_weight, params.detail_weight, params.mask_weight)
-        return vae_loss(network, clips, masks, batch.labelled, noise, *weights)
+        return vae_loss(network, clips, masks, batch.weight, noise, *weights)
 
-    fixed = fixed_batches(validation, seed)
-    return fit(
-        network, loss, batch_of, params, seed, tracker, device,
-        lambda net: mean_losses(net, loss, fixed, seed, device),
-    )  # fmt: skip
+    held_out = FrameBatches([val], VALIDATION_SIZE, labels, none, VALIDATION_SEED, length)
+    shown = shown_batch(held_out, fabric.device)
+    training_seed(seed)
+    training = Training(
+        name="pretrain_vae",
+        network=Vae(vae, has_masks=labels),
+        loss=loss,
+        batches=FrameBatches(stores, params.batch_size, False, changes, seed, length),
+        measure=loss,
+        held_out=held_out,
+        draw=lambda network: round_trips(network, shown),
+        knobs=[
+            Knob("vae.base_channels", vae.base_channels, power=1, multiple=8),
+            Knob("clip.height", val.height, power=2, multiple=8, beside={"clip.width": val.width}),
+        ],
+    )
+    states = states_of("pretrain_vae", project_root())
+    fitted = fit(training, params, engine, seed, tracker, fabric, states)
+    if fabric.is_global_zero:
+        save_model(CODEC, fitted.network, CodecConfig(name="vae", vae=vae, has_masks=labels), fitted.spare)
+        states.clear()
+
+
+def round_trips(network: Vae, shown: Frames) -> NDArray[np.uint8]:
+    """A picture of frames, what the codec makes of them, and the masks that it reads from their latents."""
+    clips, masks = shown.clips()
+    latents = network.encode(clips)
+    columns = {"frame": to_uint8(clips[:, :, -1]), "decoded": to_uint8(network.decode(latents)[:, :, -1])}
+    if network.has_masks:
+        logits = network.mask_logits(latents)[:, :, -1]
+        columns["mask read"] = class_log_probs(logits).argmax(dim=1).byte().cpu().numpy()
+        columns["true mask"] = masks[:, -1].cpu().numpy()
+    return sample_columns(columns)
 
 
 if __name__ == "__main__":

@@ -1,29 +1,37 @@
 """DVC stage train_segmenter: fit UNet++ to clean frames and to what the codec makes of them.
 
-Reads   data/clips, data/models/codec; params.yaml: seed, segmenter, train_segmenter, augment.segmenter
+Reads   data/clips, data/models/codec
+        params.yaml: seed, engine, segmenter, train_segmenter, augment.segmenter
 Writes  data/models/segmenter
 """
 
 from pathlib import Path
 
-import torch
+import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
+from vdp.chance import Chance
 from vdp.data.augment import Augment
 from vdp.data.augment_params import FrameAugment
 from vdp.data.clips import ClipStore
 from vdp.data.frame_batches import FrameBatches, Frames
-from vdp.device import pick_device
 from vdp.models.codecs import load_frame_codec
-from vdp.models.factors import factor_loss
+from vdp.models.factors import class_log_probs, factor_loss
 from vdp.models.segmenters.params import SegmenterConfig, SegmenterParams
 from vdp.models.segmenters.round_trip import round_trip
 from vdp.models.segmenters.unetpp import UnetPlusPlus
 from vdp.models.store import save_model
 from vdp.params import read_section, read_value, run_stage
-from vdp.tracking.mlflow_run import track_stage
-from vdp.training.fit import fit, fixed_batches, mean_losses, training_seed
-from vdp.training.params import TrainSegmenterParams
+from vdp.pixels import to_uint8
+from vdp.tracking.mlflow_run import project_root, track_stage
+from vdp.tracking.samples import sample_columns
+from vdp.training.engine import launch
+from vdp.training.fit import Training, fit, training_seed
+from vdp.training.memory import Knob
+from vdp.training.params import EngineParams, TrainSegmenterParams
+from vdp.training.resume import states_of
+from vdp.training.validate import VALIDATION_SEED, VALIDATION_SIZE, shown_batch
 
 CLIPS = Path("data/clips")
 CODEC = Path("data/models/codec")
@@ -34,31 +42,51 @@ def main() -> None:
     segmenter = read_section(SegmenterParams, "segmenter")
     params = read_section(TrainSegmenterParams, "train_segmenter")
     augment = read_section(FrameAugment, "augment.segmenter")
-    seed, device = read_value("seed"), pick_device()
+    engine, seed = read_section(EngineParams, "engine"), read_value("seed")
 
-    train, val = ClipStore(CLIPS / "train"), ClipStore(CLIPS / "val")
-    size = (train.height, train.width)
-    batch_of = FrameBatches(
-        [train], params.batch_size, labelled_only=True, augment=Augment(augment.train, *size), seed=seed
-    )
-    validation = FrameBatches(
-        [val], params.batch_size, labelled_only=True, augment=Augment(augment.val, *size), seed=seed
-    )
-    codec = load_frame_codec(CODEC).to(device)
-    training_seed(seed)
-    network = UnetPlusPlus(segmenter).to(device)
-
-    def loss(network: UnetPlusPlus, batch: Frames, generator: torch.Generator) -> dict[str, Tensor]:
-        frames = round_trip(codec, batch.frames, params.round_trip, params.latent_noise, generator)
-        return {"loss": factor_loss(network(frames), batch.masks)}
-
-    fixed = fixed_batches(validation, seed)
     with track_stage("train_segmenter") as tracker:
-        average = fit(
-            network, loss, batch_of, params, seed, tracker, device,
-            lambda net: mean_losses(net, loss, fixed, seed, device),
-        )  # fmt: skip
-        save_model(SEGMENTER, average, SegmenterConfig(segmenter=segmenter))
+        fabric = launch(engine)
+        train, val = ClipStore(CLIPS / "train"), ClipStore(CLIPS / "val")
+        size = (train.height, train.width)
+        changes, none = Augment(augment.train, *size), Augment(augment.val, *size)
+        codec = load_frame_codec(CODEC).to(fabric.device)
+
+        def loss(network: UnetPlusPlus, batch: Frames, chance: Chance) -> dict[str, Tensor]:
+            frames = round_trip(codec, batch.frames, params.round_trip, params.latent_noise, chance)
+            return {"loss": factor_loss(network(frames), batch.masks).mean()}
+
+        held_out = FrameBatches([val], VALIDATION_SIZE, True, none, VALIDATION_SEED)
+        shown = shown_batch(held_out, fabric.device)
+        training_seed(seed)
+        training = Training(
+            name="train_segmenter",
+            network=UnetPlusPlus(segmenter),
+            loss=loss,
+            batches=FrameBatches([train], params.batch_size, True, changes, seed),
+            measure=loss,
+            held_out=held_out,
+            draw=lambda network: segmented(network, shown),
+            knobs=[
+                Knob("clip.height", train.height, power=2, multiple=8, beside={"clip.width": train.width})
+            ],
+        )
+        states = states_of("train_segmenter", project_root())
+        fitted = fit(training, params, engine, seed, tracker, fabric, states)
+        if fabric.is_global_zero:
+            save_model(SEGMENTER, fitted.network, SegmenterConfig(segmenter=segmenter), fitted.spare)
+            states.clear()
+
+
+def segmented(network: UnetPlusPlus, shown: Frames) -> NDArray[np.uint8]:
+    """A picture of frames, their masks by the network and the true ones."""
+    masks = class_log_probs(network(shown.frames)).argmax(dim=1).byte()
+    return sample_columns(
+        {
+            "frame": to_uint8(shown.frames),
+            "predicted mask": masks.cpu().numpy(),
+            "true mask": shown.masks.cpu().numpy(),
+        }
+    )
 
 
 if __name__ == "__main__":

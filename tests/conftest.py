@@ -31,6 +31,8 @@ predict:
   folders:
     simulated: data/raw
   flip: true
+
+launcher: python
 """
 
 

@@ -135,7 +135,7 @@ def test_a_key_like_no_other_is_told_with_all_known_ones(broken):
 
 def test_a_missing_section_is_told_with_its_keys(toy_project):
     file = toy_project / "params.yaml"
-    file.write_text(file.read_text().partition("predict:")[0])
+    file.write_text(file.read_text().partition("predict:")[0] + "launcher: python\n")
     with pytest.raises(
         UserError, match="section predict is missing: add it with the keys steps, hops, folders, flip"
     ):

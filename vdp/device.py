@@ -28,10 +28,13 @@ def cpu_flags() -> frozenset[str]:
     return frozenset()
 
 
+def computes_in_bf16(device_type: str) -> bool:
+    """Whether the hardware computes in bf16 (AMX, AVX512-BF16, recent GPUs) rather than emulating it."""
+    if device_type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return bool(BF16_FLAGS & cpu_flags())
+
+
 def autocast(device: torch.device) -> torch.autocast:
-    """Autocast context: bf16 where the hardware computes in it (AMX, AVX512-BF16, recent GPUs), else fp32."""
-    if device.type == "cuda":
-        fast = torch.cuda.is_bf16_supported(including_emulation=False)
-    else:
-        fast = bool(BF16_FLAGS & cpu_flags())
-    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=fast)
+    """Autocast context: bf16 where the hardware computes in it, else fp32."""
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=computes_in_bf16(device.type))

@@ -11,6 +11,7 @@ import json
 import os
 import re
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
@@ -21,6 +22,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, m
 from yaml.constructor import ConstructorError
 
 PARAMS_FILE = Path("params.yaml")
+PATIENCE = 5.0  # seconds; of other processes than the main one, which ends them if it has the same to tell
 MAX_VALUES = 100_000  # in a file, when every anchor is written out
 MAX_BITS = 1023  # of an integer: more than a float can hold
 BROKEN = re.compile(r"\s*[\n\r\v\f\x1c-\x1e\x85\u2028\u2029]\s*")  # where a text goes on in the next line
@@ -32,6 +34,7 @@ SECTIONS = {
     "augment": "vdp.data.augment_params:AugmentParams",
     "codec": "vdp.models.codecs.params:CodecParams",
     "vae": "vdp.models.codecs.params:VaeParams",
+    "engine": "vdp.training.params:EngineParams",
     "pretrain_vae": "vdp.training.params:PretrainVaeParams",
     "encode_latents": "vdp.models.codecs.params:EncodeParams",
     "denoiser": "vdp.models.denoisers.params:DenoiserParams",
@@ -49,6 +52,19 @@ class UserError(ValueError):
     """A mistake the user can put right, told in one line: what is wrong, what was expected, what to do."""
 
 
+class Interrupted(KeyboardInterrupt):
+    """Work was stopped by a signal; the message says how to go on.
+
+    Of several processes one tells the message. The others end as if all were well: whoever has started them
+    would else take it for a crash and kill that one.
+    """
+
+    def __init__(self, signal: int, message: str, tells: bool) -> None:
+        super().__init__(message)
+        self.exit_code = 128 + signal if tells else 0
+        self.tells = tells
+
+
 class Params(BaseModel):
     """A section of params.yaml: frozen, no unknown keys, no guessing of types, no defaults in subclasses."""
 
@@ -59,6 +75,9 @@ class ScalarParams(Params):
     """The keys of params.yaml that stand outside every section."""
 
     seed: int = Field(ge=0, le=2**31 - 1)
+    launcher: str = Field(
+        min_length=1
+    )  # what starts the training stages: python, torchrun or srun with options
 
 
 class ClipParams(Params):
@@ -198,11 +217,26 @@ def run_stage(main: Callable[[], None]) -> None:
     except (ValueError, OSError) as error:
         if os.environ.get("VDP_TRACEBACK"):
             raise
-        print(f"error: {one_line(error)}", file=sys.stderr)
+        if number := process_number():
+            time.sleep(PATIENCE)
+            print(f"\nerror in process {number}: {one_line(error)}", file=sys.stderr)
+        else:
+            print(f"error: {one_line(error)}", file=sys.stderr)
         sys.exit(1)
+    except Interrupted as stopped:
+        if stopped.tells:
+            print(stopped, file=sys.stderr)
+        sys.exit(stopped.exit_code)
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
+        if process_number() == 0:
+            print("interrupted", file=sys.stderr)
         sys.exit(130)
+
+
+def process_number() -> int:
+    """Which one of a distributed training's processes this is; 0 is the main one, or the only one."""
+    names = ["RANK"] if "RANK" in os.environ else ["SLURM_PROCID", "NODE_RANK", "LOCAL_RANK"]
+    return max(int(os.environ.get(name, 0)) for name in names)
 
 
 def one_line(error: ValueError | OSError) -> str:

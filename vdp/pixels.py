@@ -8,7 +8,7 @@ from torch import Tensor
 def to_pixels(frames: np.ndarray) -> Tensor:
     """uint8 (..., H, W, 3) as on disk -> float (..., 3, H, W) in [-1, 1]."""
     # copied: torch warns of, and may write through, a view of a read-only memory map
-    return torch.from_numpy(np.array(frames)).movedim(-1, -3).float() / 127.5 - 1
+    return torch.from_numpy(np.array(frames)).movedim(-1, -3).float().div_(127.5).sub_(1)
 
 
 def to_uint8(pixels: Tensor) -> np.ndarray:

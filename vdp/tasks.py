@@ -59,7 +59,7 @@ def nearest_frames(
         target_index: (B, 1), in frames.
         count: 1 or more.
     """
-    order = distance(index, target_index)[:, 0].argsort(dim=1, stable=True)[:, :count]
+    order = distance(index, target_index)[:, 0].argsort(dim=1)[:, :count]
     rows = torch.arange(frames.shape[0], device=frames.device)[:, None]
     return frames[rows, :, order].transpose(1, 2), index.gather(1, order), level.gather(1, order)
 

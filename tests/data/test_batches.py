@@ -1,7 +1,9 @@
 import pickle
 import warnings
 from collections import Counter
+from dataclasses import fields
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import pytest
@@ -9,15 +11,17 @@ import torch
 
 from vdp.data.augment import Augment
 from vdp.data.augment_params import Changes
+from vdp.data.batch import Batch
 from vdp.data.clips import Clip, ClipStore, write_clips
 from vdp.data.frame_batches import FrameBatches, Frames
-from vdp.data.hop_batches import HopBatches
+from vdp.data.hop_batches import HopBatch, HopBatches
 from vdp.data.latents import LatentClips, Normalisation, write_latents, write_statistics
 from vdp.data.shuffle import Shuffled
 from vdp.pixels import to_uint8
 
 OFF = Changes(flip=False, crop_scale=1.0, brightness=0.0)
 HEIGHT, WIDTH, FRAMES = 16, 24, 4
+Made = TypeVar("Made", bound=Batch)
 
 
 def block_mask(rng: np.random.Generator, height: int = HEIGHT, width: int = WIDTH) -> np.ndarray:
@@ -50,6 +54,11 @@ def frame_batches(
     return FrameBatches([store], batch_size, labelled_only, Augment(changes, HEIGHT, WIDTH), seed)
 
 
+def frames_at(batches: FrameBatches, step: int = 0, seed: int | list[int] = 0) -> Frames:
+    """A whole batch."""
+    return batches(step, np.random.default_rng(seed), range(batches.batch_size))
+
+
 def numbered_store(folder: Path, classes: range, labelled: bool) -> ClipStore:
     """Clips of one colour each, five times their class, of lengths 2, 3, 2, 3 ..."""
     clips = []
@@ -61,7 +70,7 @@ def numbered_store(folder: Path, classes: range, labelled: bool) -> ClipStore:
 
 def drawn(batches: FrameBatches, steps: int) -> list[int]:
     """The numbers of the clips that some steps see, in order."""
-    seen = [batches(step, np.random.default_rng(step)) for step in range(steps)]
+    seen = [frames_at(batches, step, step) for step in range(steps)]
     return [int(frame[0, 0, 0]) // 5 for batch in seen for frame in to_uint8(batch.frames)]
 
 
@@ -74,7 +83,7 @@ def test_frames_come_with_their_own_masks_mirrored_or_not(tmp_path, flip):
     changes = Changes(flip=flip, crop_scale=1.0, brightness=0.0)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        batch = frame_batches(store, changes=changes)(0, np.random.default_rng(0))
+        batch = frames_at(frame_batches(store, changes=changes))
     assert batch.frames.shape == (64, 3, HEIGHT, WIDTH)
     assert batch.labelled.all()
     np.testing.assert_array_equal(to_uint8(batch.frames), painted(batch.masks.numpy()))
@@ -90,7 +99,7 @@ def test_frames_come_with_their_own_masks_mirrored_or_not(tmp_path, flip):
 
 def test_unlabelled_frames_are_marked_and_their_masks_empty(tmp_path):
     store = make_store(tmp_path / "train", labelled=1, unlabelled=2)
-    batch = frame_batches(store, labelled_only=False)(0, np.random.default_rng(0))
+    batch = frames_at(frame_batches(store, labelled_only=False))
     assert 0 < batch.labelled.sum() < 64
     assert not batch.masks[~batch.labelled].any()
     assert batch.masks[batch.labelled].flatten(1).any(dim=1).all()
@@ -99,7 +108,7 @@ def test_unlabelled_frames_are_marked_and_their_masks_empty(tmp_path):
 
 def test_labelled_frames_alone_are_drawn_where_asked(tmp_path):
     store = make_store(tmp_path / "train", labelled=1, unlabelled=9)
-    assert frame_batches(store, labelled_only=True)(0, np.random.default_rng(0)).labelled.all()
+    assert frames_at(frame_batches(store, labelled_only=True)).labelled.all()
 
 
 @pytest.mark.parametrize("batch_size", [1, 4, 50])
@@ -131,8 +140,19 @@ def test_without_a_clip_to_learn_from_the_error_says_what_to_do(tmp_path, labell
         FrameBatches([store] if labelled_only else [], 4, labelled_only, Augment(OFF, HEIGHT, WIDTH), seed=0)
 
 
-def equal(one: Frames, other: Frames) -> bool:
-    return torch.equal(one.frames, other.frames) and torch.equal(one.masks, other.masks)
+def equal(one: Batch, other: Batch) -> bool:
+    return all(torch.equal(getattr(one, part.name), getattr(other, part.name)) for part in fields(one))
+
+
+def joined(parts: list[Made]) -> Made:
+    """One batch of the rows of some."""
+    each = {part.name: torch.cat([getattr(b, part.name) for b in parts]) for part in fields(parts[0])}
+    return type(parts[0])(**each)
+
+
+def parts_of(count: int, size: int) -> list[range]:
+    """The rows of a batch of `count` in parts of one size."""
+    return [range(first, first + size) for first in range(0, count, size)]
 
 
 def test_a_batch_depends_on_the_seed_and_the_step_alone(tmp_path):
@@ -141,7 +161,7 @@ def test_a_batch_depends_on_the_seed_and_the_step_alone(tmp_path):
 
     def batch(step: int, seed: int = 0, batches: FrameBatches | None = None) -> Frames:
         made = batches or frame_batches(store, False, changes, batch_size=6, seed=seed)
-        return made(step, np.random.default_rng([seed, step]))
+        return frames_at(made, step, [seed, step])
 
     kept = frame_batches(store, False, changes, batch_size=6)
     for step in (7, 0, 3, 7):
@@ -153,16 +173,15 @@ def test_a_batch_depends_on_the_seed_and_the_step_alone(tmp_path):
 def test_a_source_that_went_to_another_process_gives_the_same_batches(tmp_path):
     store = make_store(tmp_path / "train", labelled=20, unlabelled=0)
     batches = frame_batches(store, changes=Changes(flip=True, crop_scale=0.7, brightness=0.2))
-    first = batches(3, np.random.default_rng(3))
-    assert equal(pickle.loads(pickle.dumps(batches))(3, np.random.default_rng(3)), first)
+    first = frames_at(batches, 3)
+    assert equal(frames_at(pickle.loads(pickle.dumps(batches)), 3), first)
 
 
 def test_a_batch_keeps_what_it_holds_when_it_moves(tmp_path):
     store = make_store(tmp_path / "train", labelled=3, unlabelled=0)
-    batch = frame_batches(store)(0, np.random.default_rng(0))
+    batch = frames_at(frame_batches(store))
     for moved in (batch.to(torch.device("cpu")), batch.share_memory_()):
         assert isinstance(moved, Frames) and equal(moved, batch)
-        assert torch.equal(moved.labelled, batch.labelled)
     assert batch.share_memory_().masks.is_shared()
     assert batch.to(torch.device("meta")).labelled.device.type == "meta"
 
@@ -172,7 +191,7 @@ def test_a_sample_of_one_frame_is_drawn_as_written_here_and_has_no_axis_of_time(
     """The draws are spelt out: the clip by the shuffle, then the frame, then the change."""
     store = make_store(tmp_path / "train", labelled=3, unlabelled=2)
     augment = Augment(changes, HEIGHT, WIDTH)
-    batch = FrameBatches([store], 4, False, augment, seed=3)(2, np.random.default_rng(5))
+    batch = frames_at(FrameBatches([store], 4, False, augment, seed=3), 2, 5)
     rng, order = np.random.default_rng(5), Shuffled(5, 3)
     for place in range(4):
         clip = order[8 + place]
@@ -188,6 +207,48 @@ def test_a_sample_of_one_frame_is_drawn_as_written_here_and_has_no_axis_of_time(
     assert torch.equal(frames[:, :, 0], batch.frames) and torch.equal(masks[:, 0], batch.masks)
 
 
+@pytest.mark.parametrize(("size", "length"), [(1, 1), (2, 3), (3, 1)])
+def test_the_parts_of_a_batch_are_its_rows_each_read_alone(tmp_path, monkeypatch, size, length):
+    """Whatever is drawn is drawn for all of it, and each knows how many clips of all have masks."""
+    store = make_store(tmp_path / "train", labelled=3, unlabelled=4)
+    changes = Changes(flip=True, crop_scale=0.7, brightness=0.2)
+    batches = FrameBatches([store], 6, False, Augment(changes, HEIGHT, WIDTH), 1, length)
+    read: list[int] = []
+    frames = ClipStore.frames
+    monkeypatch.setattr(ClipStore, "frames", lambda store, clip: read.append(clip) or frames(store, clip))
+    for step in range(3):
+        whole = frames_at(batches, step, step)
+        parts = [batches(step, np.random.default_rng(step), rows) for rows in parts_of(6, size)]
+        assert equal(joined(parts), whole)
+    assert len(read) == 2 * 3 * 6  # no part has read another one's
+
+
+def test_the_mask_losses_of_a_batch_weigh_as_if_the_clips_without_masks_were_not_there(tmp_path):
+    store = make_store(tmp_path / "train", labelled=2, unlabelled=3)
+    batches = FrameBatches([store], 4, False, Augment(OFF, HEIGHT, WIDTH), 0)
+    counts = set()
+    for step in range(20):
+        batch = frames_at(batches, step, step)
+        losses = torch.arange(1.0, 5.0)
+        if count := int(batch.labelled.sum()):
+            torch.testing.assert_close((batch.weight * losses).mean(), losses[batch.labelled].mean())
+        counts.add(count)
+        assert not batch.weight[~batch.labelled].any() and batch.weight.dtype == torch.float32
+    assert len(counts) > 1
+    alone = FrameBatches([make_store(tmp_path / "other", 0, 3)], 2, False, Augment(OFF, HEIGHT, WIDTH), 0)
+    assert not frames_at(alone).weight.any()
+
+
+def test_a_batch_names_its_clips(tmp_path):
+    stores = [
+        numbered_store(tmp_path / "train", range(3), labelled=True),
+        numbered_store(tmp_path / "unlabeled", range(3, 11), labelled=False),
+    ]
+    batches = FrameBatches(stores, 5, False, Augment(OFF, HEIGHT, WIDTH), seed=0)
+    numbers = drawn(batches, steps=4)
+    assert [name for step in range(4) for name in batches.names(step)] == [f"video_{n}" for n in numbers]
+
+
 # --- Runs of frames --------------------------------------------------------------------------------------
 
 
@@ -200,7 +261,7 @@ def counting_store(folder: Path, clips: int, frames: int, labelled: bool = True)
 
 def test_a_sample_of_some_frames_is_a_run_of_a_clip_with_its_masks_from_any_place_in_it(tmp_path):
     store = counting_store(tmp_path / "train", clips=3, frames=7)
-    batch = FrameBatches([store], 60, True, Augment(OFF, HEIGHT, WIDTH), 0, 5)(0, np.random.default_rng(0))
+    batch = frames_at(FrameBatches([store], 60, True, Augment(OFF, HEIGHT, WIDTH), 0, 5))
     assert batch.frames.shape == (60, 3, 5, HEIGHT, WIDTH)
     assert batch.masks.shape == (60, 5, HEIGHT, WIDTH)
     numbers = batch.masks[:, :, 0, 0].long()
@@ -215,9 +276,7 @@ def test_all_frames_of_a_sample_are_changed_alike_and_samples_each_their_own_way
     mask = block_mask(np.random.default_rng(0))[None].repeat(5, axis=0)
     store = write_clips(tmp_path / "train", [Clip("video_0", painted(mask), mask)], shard_mb=1)
     changes = Changes(flip=True, crop_scale=0.6, brightness=0.3)
-    batch = FrameBatches([store], 12, True, Augment(changes, HEIGHT, WIDTH), 0, 5)(
-        0, np.random.default_rng(0)
-    )
+    batch = frames_at(FrameBatches([store], 12, True, Augment(changes, HEIGHT, WIDTH), 0, 5))
     assert (batch.frames == batch.frames[:, :, :1]).all()
     assert (batch.masks == batch.masks[:, :1]).all()
     assert len({sample.numpy().tobytes() for sample in batch.frames}) > 6
@@ -225,7 +284,7 @@ def test_all_frames_of_a_sample_are_changed_alike_and_samples_each_their_own_way
 
 def test_runs_without_masks_are_marked_and_their_masks_empty(tmp_path):
     store = make_store(tmp_path / "train", labelled=1, unlabelled=2)
-    batch = FrameBatches([store], 30, False, Augment(OFF, HEIGHT, WIDTH), 0, 3)(0, np.random.default_rng(0))
+    batch = frames_at(FrameBatches([store], 30, False, Augment(OFF, HEIGHT, WIDTH), 0, 3))
     assert batch.masks.shape == (30, 3, HEIGHT, WIDTH)
     assert batch.labelled.sum() == 10
     assert not batch.masks[~batch.labelled].any()
@@ -243,7 +302,7 @@ def test_a_clip_shorter_than_a_run_is_told_in_one_line_before_training_starts(tm
         shard_mb=1,
     )
     augment = Augment(OFF, HEIGHT, WIDTH)
-    assert FrameBatches([store], 2, True, augment, 0, 5)(0, np.random.default_rng(0)).frames.shape[2] == 5
+    assert frames_at(FrameBatches([store], 2, True, augment, 0, 5)).frames.shape[2] == 5
     line = "train: expected clips of 5 frames or more, .* got 4 in short; lower vae.temporal_factor"
     with pytest.raises(ValueError, match=line) as error:
         FrameBatches([store], 2, False, augment, 0, 5)
@@ -273,11 +332,16 @@ def hop_batches(
     return HopBatches(latents, batch_size, known, [1, 2], 5, targets, reverse, seed=0)
 
 
+def hops_at(batches: HopBatches, step: int) -> HopBatch:
+    """A whole batch."""
+    return batches(step, np.random.default_rng(step), range(batches.batch_size))
+
+
 @pytest.mark.parametrize("targets", [1, 2, 3])
 def test_the_frames_of_a_hop_are_those_that_its_times_name(tmp_path, targets):
     batches = hop_batches(telling_latents(tmp_path), targets=targets)
     for step in range(20):
-        hops = batches(step, np.random.default_rng(step))
+        hops = hops_at(batches, step)
         clip, view, frame = hops.known[:, 0, :, 0, 0], hops.known[:, 1, :, 0, 0], hops.known[:, 2, :, 0, 0]
         assert torch.equal(frame, hops.index)
         assert torch.equal(hops.target[:, 2, :, 0, 0], hops.target_index)
@@ -294,7 +358,7 @@ def test_half_of_the_hops_are_played_backwards_where_asked(tmp_path):
     """Frames count from the clip's end then; times still run forwards, to a target after what is known."""
     batches, backwards = hop_batches(telling_latents(tmp_path), targets=2, reverse=True), 0
     for step in range(20):
-        hops = batches(step, np.random.default_rng(step))
+        hops = hops_at(batches, step)
         times = torch.cat([hops.index, hops.target_index], dim=1)
         frames = torch.cat([hops.known[:, 2, :, 0, 0], hops.target[:, 2, :, 0, 0]], dim=1)
         turned = (frames == 21 - times).all(dim=1)
@@ -307,9 +371,7 @@ def test_half_of_the_hops_are_played_backwards_where_asked(tmp_path):
 
 def test_reversal_changes_which_frames_are_read_and_nothing_else(tmp_path):
     latents = telling_latents(tmp_path)
-    forwards, both = (
-        hop_batches(latents, reverse=reverse)(0, np.random.default_rng(0)) for reverse in (False, True)
-    )
+    forwards, both = (hops_at(hop_batches(latents, reverse=reverse), 0) for reverse in (False, True))
     assert torch.equal(forwards.index, both.index)
     assert torch.equal(forwards.target_index, both.target_index)
     assert torch.equal(forwards.known[:, :2], both.known[:, :2])
@@ -318,7 +380,7 @@ def test_reversal_changes_which_frames_are_read_and_nothing_else(tmp_path):
 
 def test_an_epoch_sees_every_clip_once_and_in_time_every_view(tmp_path):
     batches = hop_batches(telling_latents(tmp_path, clips=7, views=3), batch_size=4)
-    steps = [batches(step, np.random.default_rng(step)) for step in range(70)]
+    steps = [hops_at(batches, step) for step in range(70)]
     places = [(int(c), int(v)) for hops in steps for c, v in hops.target[:, :2, 0, 0, 0].tolist()]
     for epoch in range(40):
         assert sorted(clip for clip, _ in places[7 * epoch : 7 * epoch + 7]) == list(range(7))
@@ -328,26 +390,48 @@ def test_an_epoch_sees_every_clip_once_and_in_time_every_view(tmp_path):
 def test_another_seed_shuffles_the_clips_another_way(tmp_path):
     latents = telling_latents(tmp_path, clips=40)
     first, again, other = (
-        HopBatches(latents, 40, 6, [1, 2], 5, 1, False, seed)(0, np.random.default_rng(0)).known
-        for seed in (0, 0, 1)
+        hops_at(HopBatches(latents, 40, 6, [1, 2], 5, 1, False, seed), 0).known for seed in (0, 0, 1)
     )
     assert torch.equal(first, again) and not torch.equal(first[:, 0], other[:, 0])  # channel 0: the clip
 
 
 def test_most_batches_have_all_known_frames_and_some_have_fewer(tmp_path):
     batches = hop_batches(telling_latents(tmp_path), batch_size=2)
-    counts = [batches(step, np.random.default_rng(step)).known.shape[2] for step in range(400)]
+    counts = [hops_at(batches, step).known.shape[2] for step in range(400)]
     assert set(counts) == set(range(1, 7))
     assert 0.8 < counts.count(6) / 400 < 0.95
 
 
 def test_a_batch_of_hops_depends_on_the_seed_and_the_step_alone(tmp_path):
     batches = hop_batches(telling_latents(tmp_path))
-    first, again, other = (batches(step, np.random.default_rng(step)) for step in (3, 3, 4))
+    first, again, other = (hops_at(batches, step) for step in (3, 3, 4))
     assert torch.equal(first.known, again.known) and torch.equal(first.target_index, again.target_index)
     assert not torch.equal(first.target_index, other.target_index)
-    sent = pickle.loads(pickle.dumps(batches))(3, np.random.default_rng(3))
+    sent = hops_at(pickle.loads(pickle.dumps(batches)), 3)
     assert torch.equal(sent.known, first.known) and torch.equal(sent.index, first.index)
+
+
+@pytest.mark.parametrize("size", [1, 2, 3])
+def test_the_parts_of_a_batch_of_hops_are_its_rows(tmp_path, size):
+    batches = hop_batches(telling_latents(tmp_path), batch_size=6, targets=2, reverse=True)
+    for step in range(10):
+        parts = [batches(step, np.random.default_rng(step), rows) for rows in parts_of(6, size)]
+        assert equal(joined(parts), hops_at(batches, step))
+
+
+def test_a_batch_of_hops_names_its_clips_by_their_split_and_number(tmp_path):
+    """Of two splits, the second in a shard for each clip."""
+    for split, shard_mb, clips in (("train", 9, 3), ("unlabeled", 1, 5)):
+        size = (1, 22, 3, 80, 80)  # 844,800 bytes: one to a shard of a MiB
+        write_latents(tmp_path / split, [np.full(size, n, np.float16) for n in range(clips)], shard_mb)
+    write_statistics(tmp_path, Normalisation((0.0,) * 3, (1.0,) * 3))
+    latents = LatentClips(tmp_path, ["train", "unlabeled"])
+    names = [latents.name(clip) for clip in range(8)]
+    assert names == [f"train clip {n}" for n in range(3)] + [f"unlabeled clip {n}" for n in range(5)]
+    batches = hop_batches(latents, batch_size=8)
+    seen = hops_at(batches, 0).known[:, 0, 0, 0, 0]
+    assert [int(name.split()[-1]) for name in batches.names(0)] == seen.tolist()
+    assert sorted(batches.names(0)) == names
 
 
 def test_hops_that_do_not_fit_fail_before_training_starts(tmp_path):

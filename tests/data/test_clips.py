@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from vdp.data import clips as clips_module
+from vdp.data import maps
 from vdp.data.clips import Clip, ClipStore, Shard, ShardWriter, write_clips
 from vdp.data.clips import test_sets as list_test_sets
 
@@ -219,11 +219,11 @@ def test_a_store_needs_no_memory_for_each_clip(tmp_path):
 
 
 def test_no_more_maps_are_held_than_allowed(tmp_path, monkeypatch):
-    monkeypatch.setattr(clips_module, "MAX_OPEN", 2)
+    monkeypatch.setattr(maps, "MAX_OPEN", 2)
     clips = [make_clip(f"video_{n}", height=128, width=192) for n in range(4)]
     store = write_clips(tmp_path / "store", clips, shard_mb=1)
     assert_holds(store, clips)
-    assert len(store._open) == 2
+    assert len(store._maps) == 2
 
 
 class TestShardWriter:

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from vdp.data import latents as latents_module
+from vdp.data import maps
 from vdp.data.latents import (
     LatentClips,
     Moments,
@@ -125,14 +125,14 @@ def test_clips_are_found_in_many_shards_of_several_splits(tmp_path):
 
 
 def test_no_more_maps_are_open_at_once_than_allowed(tmp_path, monkeypatch):
-    monkeypatch.setattr(latents_module, "MAX_OPEN", 2)
+    monkeypatch.setattr(maps, "MAX_OPEN", 2)
     clips = [clip_of(seed, height=64, width=96) for seed in range(10)]
     write(tmp_path, {"train": clips})
     latents, every = LatentClips(tmp_path, ["train"]), list(range(10)) * 2
     raw = latents.normalisation.invert(latents.read(every, [0] * 20, [[0]] * 20))
     expected = np.stack([clips[n][0, 0] for n in every]).astype(np.float32)
     torch.testing.assert_close(raw[:, :, 0], torch.from_numpy(expected), atol=1e-4, rtol=0)
-    assert len(latents._open) <= 2
+    assert len(latents._maps) <= 2
 
 
 def test_a_file_is_opened_once_however_often_it_is_read(tmp_path, monkeypatch):

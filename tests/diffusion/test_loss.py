@@ -1,12 +1,13 @@
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from tests.oracle import Oracle, moving_clips
+from tests.oracle import Oracle, OracleContext, moving_clips
 from tests.processes import every_process, objective_of
-from vdp.diffusion.loss import HopLoss, diffusion_loss, shift_time
+from vdp.chance import Chance, whole
+from vdp.diffusion.loss import LEVELS, HopLoss, LevelLoss, diffusion_loss, shift_time, times_of
 from vdp.diffusion.objective import Objective
 from vdp.diffusion.own_context import OwnContext
 from vdp.diffusion.process import min_snr_weight, target
@@ -27,6 +28,10 @@ def make_hops() -> Hops:
 
 def normal(seed: int, *shape: int) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def chance(seed: int) -> Chance:
+    return whole(torch.Generator().manual_seed(seed), 3)
 
 
 def uniform(seed: int, *shape: int) -> Tensor:
@@ -128,7 +133,7 @@ def drawn_loss(
 def test_the_drawn_loss_takes_its_chance_from_the_generator_alone(context_noise):
     def drawn(seed: int) -> tuple[Tensor, Silent]:
         network, loss = Silent(), drawn_loss(3, context_noise, drop_context=0.5)
-        return loss(network, make_hops(), torch.Generator().manual_seed(seed))["loss"], network
+        return loss(network, make_hops(), chance(seed))["loss"], network
 
     (first, network), (again, _), (other, _) = drawn(0), drawn(0), drawn(1)
     assert torch.equal(first, again)
@@ -141,7 +146,7 @@ def test_the_drawn_loss_takes_its_chance_from_the_generator_alone(context_noise)
 def test_frames_that_are_made_together_are_at_one_time_and_draws_are_not():
     together, alone = Silent(joint=True), Silent(joint=False)
     for network in (together, alone):
-        drawn_loss(draws=3)(network, make_hops(), torch.Generator().manual_seed(0))
+        drawn_loss(draws=3)(network, make_hops(), chance(0))
     by_target = together.t.reshape(3, 2, 3)
     assert torch.equal(by_target[:, 0], by_target[:, 1])
     assert (by_target[:, 0, 0] != by_target[:, 0, 1]).all()
@@ -153,21 +158,21 @@ def test_times_are_drawn_with_the_shift_asked_for():
     plain, shifted = Silent(), Silent()
     for network, shift in ((plain, 1.0), (shifted, 3.0)):
         loss = replace(drawn_loss(draws=3), time_shift=shift)
-        loss(network, make_hops(), torch.Generator().manual_seed(0))
+        loss(network, make_hops(), chance(0))
     torch.testing.assert_close(shifted.t, shift_time(plain.t, 3.0))
 
 
 def test_the_drawn_loss_is_weighed_with_the_gamma_asked_for():
     def drawn(gamma: float | None) -> float:
         loss = replace(drawn_loss(draws=3), min_snr_gamma=gamma)
-        return loss(Silent(), make_hops(), torch.Generator().manual_seed(0))["loss"].item()
+        return loss(Silent(), make_hops(), chance(0))["loss"].item()
 
     assert 0 < drawn(1e-3) < 1e-3 * drawn(None)  # on the flow process no weight is above gamma
 
 
 def test_every_draw_has_standard_normal_noise_of_its_own():
     network, hops = Silent(), make_hops()
-    drawn_loss(draws=20)(network, hops, torch.Generator().manual_seed(0))
+    drawn_loss(draws=20)(network, hops, chance(0))
     x0 = flow().to_data(hops.target, flow().base(hops.known, hops.index, hops.target_index))
     t = network.t[:, None, :, None, None]
     noise = (network.xt - (1 - t) * x0.repeat_interleave(20, dim=2)) / t
@@ -181,7 +186,7 @@ def test_every_draw_has_standard_normal_noise_of_its_own():
 def test_a_share_of_the_clips_is_learnt_without_known_pictures(share, expected):
     network, generator, dropped = Silent(), torch.Generator().manual_seed(0), []
     for _ in range(300):
-        drawn_loss(drop_context=share)(network, make_hops(), generator)
+        drawn_loss(drop_context=share)(network, make_hops(), whole(generator, 3))
         dropped.append(network.dropped)
     among = torch.stack(dropped).float()
     assert among.mean().item() == pytest.approx(expected, abs=0.05)
@@ -193,7 +198,7 @@ def test_clips_whose_pictures_are_withheld_have_no_noise_on_them():
     """The change to a noised frame that the network does not see would be noise to it."""
     network, generator = Silent(), torch.Generator().manual_seed(0)
     for _ in range(20):
-        drawn_loss(context_noise=0.3, drop_context=0.5)(network, make_hops(), generator)
+        drawn_loss(context_noise=0.3, drop_context=0.5)(network, make_hops(), whole(generator, 3))
         assert not network.level[network.dropped].any()
     assert network.level.any()
 
@@ -202,7 +207,7 @@ def test_half_of_the_clips_have_clean_known_frames_and_the_others_noise_of_any_s
     network, generator, hops = Silent(), torch.Generator().manual_seed(0), make_hops()
     levels, noise = [], []
     for _ in range(300):
-        drawn_loss(context_noise=0.3)(network, hops, generator)
+        drawn_loss(context_noise=0.3)(network, hops, whole(generator, 3))
         levels.append(network.level[:, 0])
         noisy = network.level[:, 0] > 0.03
         noise.append((network.frames - hops.known)[noisy] / network.level[noisy, :1, None, None, None])
@@ -220,9 +225,147 @@ def test_a_share_of_the_steps_has_known_frames_of_the_networks_own_making():
     own = OwnContext(share=0.3, frames=1, steps=1, temperature=1.0)
     network, generator, hops, made = Silent(), torch.Generator().manual_seed(0), make_hops(), 0
     for _ in range(300):
-        drawn_loss(own=own)(network, hops, generator)
+        drawn_loss(own=own)(network, hops, whole(generator, 3))
         made += int(not torch.equal(network.frames, hops.known))
     assert made / 300 == pytest.approx(0.3, abs=0.07)
+
+
+class Taught(nn.Module):
+    """A denoiser whose output mixes all that it is given, of each clip alone."""
+
+    def __init__(self, joint: bool) -> None:
+        super().__init__()
+        self.joint = joint
+        self.weight = nn.Parameter(torch.tensor([0.3, 0.7], dtype=torch.float64))
+
+    def context(
+        self, frames: Tensor, index: Tensor, level: Tensor, dropped: Tensor, target_index: Tensor
+    ) -> Tensor:
+        shown = frames.mean(dim=2) + level.mean(dim=1)[:, None, None, None] + index.mean() / 10
+        return shown * ~dropped[:, None, None, None]
+
+    def forward(self, xt: Tensor, t: Tensor, context: Tensor) -> Tensor:
+        return self.weight[0] * xt * (1 + t[:, None, :, None, None]) + self.weight[1] * context[:, :, None]
+
+
+def part_of(hops: Hops, rows: range) -> Hops:
+    taken = slice(rows.start, rows.stop)
+    return Hops(*(getattr(hops, field.name)[taken] for field in fields(hops)))
+
+
+PARTED = [
+    *(
+        drawn_loss(2, 0.3, 0.4, OwnContext(share, frames=2, steps=2, temperature=0.5))
+        for share in (0.0, 0.5, 1.0)
+    ),
+    LevelLoss(flow()),
+]
+
+
+@pytest.mark.parametrize("loss", PARTED, ids=["plain", "own frames at times", "own frames", "at levels"])
+@pytest.mark.parametrize("joint", [True, False])
+@pytest.mark.parametrize("size", [1, 2])
+def test_the_loss_of_a_batch_and_its_gradient_are_the_means_of_those_of_its_parts(loss, joint, size):
+    truth = moving_clips(batch=4, channels=2, height=4, width=5)
+    index, target_index = (
+        torch.tensor([[8.0, 6, 5, 4]]).expand(4, -1),
+        torch.tensor([[10.0, 2.5]]).expand(4, -1),
+    )
+    hops = Hops(truth(index).double(), index, truth(target_index).double(), target_index)
+    network = Taught(joint)
+
+    def results(rows: range) -> dict[str, Tensor]:
+        losses = loss(network, part_of(hops, rows), Chance(torch.Generator().manual_seed(2), rows, 4))
+        return {**losses, "gradient": torch.autograd.grad(losses["loss"], network.weight)[0]}
+
+    parts = [results(range(first, first + size)) for first in range(0, 4, size)]
+    for name, value in results(range(4)).items():
+        mean = torch.stack([part[name] for part in parts]).mean(dim=0)
+        torch.testing.assert_close(mean, value, rtol=1e-6, atol=1e-12)
+
+
+# --- At fixed levels of noise ----------------------------------------------------------------------------
+
+
+def test_on_the_straight_path_a_time_is_its_level():
+    times = times_of([0.0, 0.1, 0.25, 0.9, 1.0], objective_of("flow", "flow", SCALE, True).process.schedule)
+    torch.testing.assert_close(times, torch.tensor([0, 0.1, 0.25, 0.9, 1]).double(), atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "linear", "sigmoid"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_times_of_levels_have_these_levels(schedule, dtype):
+    """To half of a step of a table of a thousand."""
+    process = objective_of(schedule, "v", SCALE, True).process
+    alpha, sigma = process.schedule(times_of(LEVELS, process.schedule).to(dtype))
+    torch.testing.assert_close(sigma / (alpha + sigma), torch.tensor(LEVELS, dtype=dtype), atol=2e-3, rtol=0)
+
+
+def test_a_level_that_a_schedule_does_not_reach_is_at_its_end():
+    def faint(t: Tensor) -> tuple[Tensor, Tensor]:
+        return 1 - 0.4 * t, 0.4 * t
+
+    times = times_of([0.2, 0.4, 0.41, 1.0], faint)
+    torch.testing.assert_close(times, torch.tensor([0.5, 1, 1, 1]).double(), atol=1e-6, rtol=0)
+
+
+@every_process
+@either_target
+def test_a_network_that_knows_the_truth_has_no_error_at_any_level(schedule, prediction, residual):
+    objective = objective_of(schedule, prediction, SCALE, residual)
+    oracle = Oracle(TRUTH, objective)
+    losses = LevelLoss(objective)(oracle, make_hops(), chance(0))
+    assert list(losses) == ["loss", "x0", *(f"x0_{level}" for level in LEVELS)]
+    assert all(value.item() == pytest.approx(0, abs=1e-6) for value in losses.values())
+    assert oracle.calls == len(oracle.shown) == 1 and oracle.levels == [[0.0] * 4]
+
+
+@pytest.mark.parametrize("joint", [True, False])
+def test_every_target_is_noised_at_each_level_with_clean_frames_known(joint):
+    network, hops = Silent(joint), make_hops()
+    LevelLoss(flow())(network, hops, chance(0))
+    assert torch.equal(network.frames, hops.known)
+    assert not network.dropped.any() and not network.level.any()
+    torch.testing.assert_close(network.t, torch.tensor(LEVELS).repeat(3, 2), atol=1e-6, rtol=0)
+    x0 = flow().to_data(hops.target, flow().base(hops.known, hops.index, hops.target_index))
+    t = network.t[:, None, :, None, None]
+    noise = (network.xt - (1 - t) * x0.repeat_interleave(5, dim=2)) / t
+    assert noise.std().item() == pytest.approx(1, abs=0.05)
+
+
+@either_target
+def test_the_error_of_the_clean_frame_is_in_units_of_the_latents_whatever_is_diffused(residual):
+    """A network that always gives clean data of zero stands for the base."""
+    hops, objective = make_hops(), objective_of("cosine", "x0", SCALE, residual)
+    losses = LevelLoss(objective)(Silent(), hops, chance(0))
+    base = objective.base(hops.known, hops.index, hops.target_index)
+    expected = (hops.target - base).square().mean()
+    for name in ("x0", *(f"x0_{level}" for level in LEVELS)):
+        torch.testing.assert_close(losses[name], expected)
+    torch.testing.assert_close(losses["loss"], objective.to_data(hops.target, base).square().mean())
+
+
+@every_process
+def test_the_error_at_a_level_is_that_of_its_own_draws(schedule, prediction):
+    """A network that knows the truth at one level alone."""
+    objective = objective_of(schedule, prediction, SCALE, True)
+
+    class Partial(Oracle):
+        def __call__(self, xt: Tensor, t: Tensor, context: OracleContext) -> Tensor:
+            told = super().__call__(xt, t, context).unflatten(2, (2, 5))
+            return torch.cat([told[:, :, :, :3] + 1, told[:, :, :, 3:4], told[:, :, :, 4:] - 1], 3).flatten(
+                2, 3
+            )
+
+    losses = LevelLoss(objective)(Partial(TRUTH, objective), make_hops(), chance(0))
+    wrong = {level: losses[f"x0_{level}"].item() for level in LEVELS}
+    assert wrong.pop(0.7) == pytest.approx(0, abs=1e-6)
+    assert min(wrong.values()) > 1e-3
+    assert losses["x0"].item() == pytest.approx(sum(wrong.values()) / 5)
+    assert losses["loss"].item() == pytest.approx(0.8, abs=1e-4)
+
+
+# --- Times -----------------------------------------------------------------------------------------------
 
 
 def test_a_shift_of_one_leaves_times_alone_and_a_larger_one_moves_them_towards_one():

@@ -299,7 +299,7 @@ def clip_losses(network: Vae, clips: Tensor, labelled: bool, seed: int) -> dict[
         (batch, network.channels, latent_frames, height // 4, width // 4), generator=generator
     )
     masks = torch.randint(0, 49, (batch, frames, height, width), generator=generator, dtype=torch.uint8)
-    return vae_loss(network, clips, masks, torch.full((batch,), labelled), noise, 1e-6, 5.0, 0.1)
+    return vae_loss(network, clips, masks, torch.full((batch,), float(labelled)), noise, 1e-6, 5.0, 0.1)
 
 
 def waves(frames: int) -> Tensor:
@@ -343,14 +343,14 @@ def test_every_frame_of_a_clip_weighs_in_the_loss_as_if_it_were_alone():
     masks = torch.tensor([0, 7, 48], dtype=torch.uint8)[None, :, None, None].expand(1, 3, 8, 8)
 
     def loss(clip: Tensor, masks: Tensor, noise: Tensor) -> dict[str, Tensor]:
-        labelled = torch.ones(len(clip), dtype=torch.bool)
-        return vae_loss(network, clip, masks, labelled, noise, 0.1, 5.0, 0.5)
+        return vae_loss(network, clip, masks, torch.ones(len(clip)), noise, 0.1, 5.0, 0.5)
 
     together = loss(clip, masks, noise)
     samples = loss(*(part.transpose(0, axis) for part, axis in ((clip, 2), (masks, 1), (noise, 2))))
     torch.testing.assert_close(together, samples)
-    alone = [loss(clip[:, :, t : t + 1], masks[:, t : t + 1], noise[:, :, t : t + 1])["l1"] for t in range(3)]
-    torch.testing.assert_close(together["l1"], torch.stack(alone).mean())
+    alone = [loss(clip[:, :, t : t + 1], masks[:, t : t + 1], noise[:, :, t : t + 1]) for t in range(3)]
+    for part, value in together.items():
+        torch.testing.assert_close(value, torch.stack([losses[part] for losses in alone]).mean())
 
 
 def test_single_frames_are_refused_to_a_codec_that_joins_them(tmp_path):
@@ -396,26 +396,46 @@ def test_a_pixel_weighs_more_where_it_differs_from_its_surroundings():
     assert torch.equal(detail_weight(frames, 1.0), torch.ones(1, 1, 21, 21))
 
 
-def loss_of(masks: Tensor, labelled: list[bool], mask_weight: float = 0.5) -> dict[str, Tensor]:
+def loss_of(masks: Tensor, weight: list[float], mask_weight: float = 0.5) -> dict[str, Tensor]:
     noise = torch.randn((2, 3, 1, 2, 2), generator=torch.Generator().manual_seed(2))
     clips = clip_of(2, 1, 8, 8)
-    return vae_loss(make_vae(), clips, masks, torch.tensor(labelled), noise, 0.1, 5.0, mask_weight)
+    return vae_loss(make_vae(), clips, masks, torch.tensor(weight), noise, 0.1, 5.0, mask_weight)
 
 
 def test_masks_of_unlabelled_frames_are_not_learnt_from():
     masks = torch.zeros(2, 1, 8, 8, dtype=torch.uint8)
     nonsense = masks.clone()
     nonsense[1] = 48
-    assert loss_of(masks, [True, False])["loss"] == loss_of(nonsense, [True, False])["loss"]
-    assert loss_of(masks, [True, True])["loss"] != loss_of(nonsense, [True, True])["loss"]
+    assert loss_of(masks, [2.0, 0.0])["loss"] == loss_of(nonsense, [2.0, 0.0])["loss"]
+    assert loss_of(masks, [1.0, 1.0])["loss"] != loss_of(nonsense, [1.0, 1.0])["loss"]
+    assert loss_of(nonsense, [0.0, 0.0])["mask"] == 0
 
 
 def test_the_loss_is_the_weighted_sum_of_its_parts():
-    losses = loss_of(torch.full((2, 1, 8, 8), 7, dtype=torch.uint8), [True, True])
+    losses = loss_of(torch.full((2, 1, 8, 8), 7, dtype=torch.uint8), [1.0, 1.0])
     total = losses["l1"] + 0.1 * losses["kl"] + 0.5 * losses["mask"]
     torch.testing.assert_close(losses["loss"], total)
 
 
-@pytest.mark.parametrize(("labelled", "weight"), [([False, False], 0.5), ([True, True], 0.0)])
-def test_without_masks_or_their_weight_the_mask_head_is_left_alone(labelled, weight):
-    assert "mask" not in loss_of(torch.zeros(2, 1, 8, 8, dtype=torch.uint8), labelled, weight)
+def test_without_weight_the_mask_head_is_left_alone():
+    assert "mask" not in loss_of(torch.zeros(2, 1, 8, 8, dtype=torch.uint8), [1.0, 1.0], mask_weight=0.0)
+
+
+@pytest.mark.parametrize("size", [1, 2])
+@torch.no_grad()
+def test_the_losses_of_a_batch_are_the_means_of_those_of_its_parts(size):
+    """Also where the parts do not have as many clips with masks as each other."""
+    network, clips = make_vae(temporal=2).double(), clip_of(4, 3, 8, 8).double()
+    generator = torch.Generator().manual_seed(3)
+    noise = torch.randn((4, 3, 2, 2, 2), generator=generator, dtype=torch.float64)
+    masks = torch.randint(0, 49, (4, 3, 8, 8), generator=generator, dtype=torch.uint8)
+    masks[1, 1], weight = 0, torch.tensor([4 / 3, 4 / 3, 4 / 3, 0])
+
+    def losses(rows: slice) -> dict[str, Tensor]:
+        given = (clips[rows], masks[rows], weight[rows], noise[rows])
+        return vae_loss(network, *given, kl_weight=0.1, detail=5.0, mask_weight=0.5)
+
+    parts = [losses(slice(first, first + size)) for first in range(0, 4, size)]
+    for name, value in losses(slice(0, 4)).items():
+        mean = torch.stack([part[name] for part in parts]).mean()
+        torch.testing.assert_close(mean, value, rtol=1e-6, atol=0)

@@ -7,11 +7,12 @@ import torch
 from torch import Tensor
 
 from vdp import device
+from vdp.chance import Chance, whole
 from vdp.classes import NUM_CLASSES
 from vdp.models.codecs.params import VaeParams
 from vdp.models.codecs.pixel import Pixel
 from vdp.models.codecs.vae import Vae
-from vdp.models.factors import NUM_LOGITS
+from vdp.models.factors import NUM_LOGITS, factor_loss
 from vdp.models.segmenters import load_segmenter
 from vdp.models.segmenters.masks import MaskMaker, class_probs, decide, seen_classes
 from vdp.models.segmenters.params import SegmenterConfig, SegmenterParams, SegmentParams
@@ -256,7 +257,8 @@ def test_decoded_frames_are_bytes_and_pixel_latents_come_back_as_they_went_in():
 def trip(share: float, noise: float = 0.5, seed: int = 0) -> tuple[Tensor, Tensor]:
     """Frames, and the same frames with a share of them passed through a codec."""
     frames = frames_of(6, 16, 24)
-    return frames, round_trip(make_codec(), frames, share, noise, torch.Generator().manual_seed(seed))
+    chance = whole(torch.Generator().manual_seed(seed), 6)
+    return frames, round_trip(make_codec(), frames, share, noise, chance)
 
 
 @pytest.mark.parametrize(("share", "count"), [(0.0, 0), (0.5, 3), (1.0, 6)])
@@ -278,3 +280,47 @@ def test_without_noise_a_round_trip_is_the_codec_s():
 def test_the_noise_of_round_trips_comes_from_the_generator_alone():
     assert torch.equal(trip(0.5)[1], trip(0.5)[1])
     assert not torch.equal(trip(0.5)[1], trip(0.5, seed=1)[1])
+
+
+@torch.no_grad()
+def test_the_noise_of_a_frame_is_at_most_as_strong_as_asked_for_in_units_of_its_own_latents():
+    """Of a codec that changes nothing; frames and their channels are of another spread each."""
+    frames = 0.5 * frames_of(40, 16, 24) * torch.linspace(0.05, 1, 40)[:, None, None, None]
+    frames = frames * torch.tensor([1.0, 0.1, 0.4])[:, None, None]
+    passed = round_trip(Pixel(), frames, 1.0, 0.2, whole(torch.Generator().manual_seed(0), 40))
+    strength = (passed - frames).std(dim=(2, 3)) / frames.std(dim=(2, 3))
+    torch.testing.assert_close(strength, strength[:, :1].expand(-1, 3), rtol=0.25, atol=0)
+    assert 0.19 < strength.max() < 0.22 and strength.min() < 0.02
+    assert strength[:, 0].mean().item() == pytest.approx(0.1, abs=0.03)
+
+
+@torch.no_grad()
+def test_a_frame_of_one_pixel_goes_through_the_codec_without_noise():
+    frames = frames_of(2, 1, 1)
+    assert torch.equal(round_trip(Pixel(), frames, 1.0, 0.5, whole(torch.Generator(), 2)), frames)
+
+
+@pytest.mark.parametrize("size", [1, 2])
+@torch.no_grad()
+def test_the_loss_of_a_batch_is_the_mean_of_those_of_its_parts(size):
+    """Three of four frames pass through the codec: some of a part, all or none."""
+    frames, segmenter, codec = frames_of(4, 16, 24), make_segmenter(), make_codec()
+    masks = torch.zeros(4, 16, 24, dtype=torch.uint8)
+    masks[1:, 3:9, 5:20] = torch.randint(
+        1, 49, (3, 6, 15), generator=torch.Generator().manual_seed(0), dtype=torch.uint8
+    )
+
+    def shown(rows: range) -> tuple[Tensor, Tensor]:
+        taken, generator = slice(rows.start, rows.stop), torch.Generator().manual_seed(0)
+        seen = round_trip(codec, frames[taken], 0.75, 0.5, Chance(generator, rows, 4))
+        drawn_to = torch.rand(
+            1, generator=generator
+        )  # where the generator stands does not depend on the part
+        loss = factor_loss(segmenter(seen), masks[taken]).mean()
+        return torch.cat([loss[None], drawn_to]), seen
+
+    parts = [shown(range(first, first + size)) for first in range(0, 4, size)]
+    loss, seen = shown(range(4))
+    torch.testing.assert_close(torch.stack([part for part, _ in parts]).mean(dim=0), loss)
+    torch.testing.assert_close(torch.cat([frames for _, frames in parts]), seen, atol=1e-5, rtol=0)
+    assert (seen != frames).flatten(1).any(dim=1).tolist() == [True, True, True, False]

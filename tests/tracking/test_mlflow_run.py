@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Run
@@ -15,6 +17,7 @@ from vdp.tracking import mlflow_run
 from vdp.tracking.mlflow_run import Tracker, experiment_key, flatten, read_stats, save_stats, track_stage
 
 REPO = Path(__file__).parents[2]
+RANKS = ("RANK", "LOCAL_RANK", "NODE_RANK", "SLURM_PROCID")
 PARAMS = "seed: 3\nclip:\n  frames: 22\n  known: 11\npredict:\n  hops: [13, 22]\n"
 
 
@@ -24,7 +27,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "params.yaml").write_text(PARAMS)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("DVC_ROOT", str(tmp_path))
-    for name in ("MLFLOW_TRACKING_URI", "DVC_EXP_NAME", "RANK", "LOCAL_RANK", "SLURM_PROCID"):
+    for name in ("MLFLOW_TRACKING_URI", "DVC_EXP_NAME", *RANKS):
         monkeypatch.delenv(name, raising=False)
     return tmp_path
 
@@ -93,6 +96,23 @@ def test_every_point_of_a_curve_arrives_once(store):
     assert sorted((point.step, point.value) for point in history) == [(i, i / 2) for i in range(1200)]
 
 
+def test_points_of_old_steps_that_are_logged_again_are_sent_together(store, monkeypatch):
+    sent: list[int] = []
+    log_batch = MlflowClient.log_batch
+
+    def counted(self: MlflowClient, run: str, **given: list[object]) -> None:
+        sent.extend([len(given["metrics"])] if "metrics" in given else [])
+        log_batch(self, run, **given)
+
+    with track_stage("train_denoiser") as tracker:
+        monkeypatch.setattr(MlflowClient, "log_batch", counted)
+        for step in range(400):
+            tracker.log({"loss": 1.0}, step=step)
+        assert sent == []
+        tracker.flush()
+        assert sent == [400]
+
+
 def test_mlflow_is_not_loaded_before_there_is_something_to_send(project):
     code = (
         "import sys\nfrom vdp.tracking.mlflow_run import Tracker\n"
@@ -112,12 +132,51 @@ def test_files_and_texts_are_kept_with_the_stage(store, project):
     assert (folder / "note.txt").read_text() == "hello"
 
 
+def picture(level: int) -> np.ndarray:
+    return np.full((120, 300, 3), level, np.uint8)
+
+
+def test_pictures_of_one_name_are_kept_by_step_as_they_are(store, project):
+    with track_stage("train_denoiser") as tracker:
+        for step in (400, 800):
+            tracker.picture("validation/samples", picture(step // 8), step)
+    run = runs(store)["train_denoiser"]
+    folder = project / "mlartifacts" / run.info.run_id / "artifacts" / "images"
+    assert run.data.tags["mlflow.loggedImages"] == "True"  # by which the page of the run shows its slider
+    for step in (400, 800):
+        (file,) = folder.glob(f"validation~samples+step+{step}+*.png")
+        assert np.array_equal(cv2.imread(str(file)), picture(step // 8))
+        assert len(list(folder.glob(f"validation~samples+step+{step}+*.webp"))) == 1  # what the page shows
+
+
+def test_a_name_that_mlflow_does_not_take_is_refused():
+    with pytest.raises(ValueError, match="samples:1.*rename"):
+        Tracker("score").picture("samples:1", picture(0), step=1)
+
+
+def test_a_picture_that_cannot_be_written_costs_a_warning_not_the_stage(store, project, capsys):
+    (project / "mlartifacts").write_text("a file in the way")
+    with track_stage("train_denoiser") as tracker:
+        for step in (1, 2):
+            tracker.picture("samples", picture(0), step)
+        tracker.log({"loss": 1.0}, step=2)
+    said = capsys.readouterr()
+    assert said.err.count("train_denoiser goes on without MLflow") == 1
+    assert said.out == ""
+
+
 def test_a_missing_file_is_refused_by_name():
     with pytest.raises(FileNotFoundError, match="gone.png"):
         Tracker("score").artifact(Path("gone.png"))
 
 
-@pytest.mark.parametrize(("error", "status"), [(ValueError, "FAILED"), (KeyboardInterrupt, "KILLED")])
+class Stopped(KeyboardInterrupt):
+    """As a training raises that was asked to stop."""
+
+
+@pytest.mark.parametrize(
+    ("error", "status"), [(ValueError, "FAILED"), (KeyboardInterrupt, "KILLED"), (Stopped, "KILLED")]
+)
 def test_a_failing_stage_marks_its_run_and_its_error_rises(store, error, status):
     with pytest.raises(error), track_stage("predict") as tracker:
         tracker.log({"loss": 1.0}, step=1)
@@ -142,12 +201,42 @@ def test_a_run_left_behind_by_a_killed_process_is_ended_by_the_next(store):
     assert store.get_run(left).info.status == "KILLED"
 
 
+@pytest.mark.parametrize(
+    ("ranks", "main"),
+    [
+        ({}, True),
+        ({"RANK": "0", "LOCAL_RANK": "0", "SLURM_PROCID": "3"}, True),  # torchrun's own count comes first
+        ({"RANK": "4", "LOCAL_RANK": "0"}, False),  # torchrun, the first process of a second machine
+        ({"LOCAL_RANK": "0"}, True),
+        ({"LOCAL_RANK": "1"}, False),
+        ({"LOCAL_RANK": "0", "NODE_RANK": "0"}, True),
+        ({"LOCAL_RANK": "0", "NODE_RANK": "1"}, False),
+        ({"LOCAL_RANK": "1", "NODE_RANK": "0"}, False),
+        ({"LOCAL_RANK": "1", "SLURM_PROCID": "0"}, False),  # one task of SLURM that starts processes itself
+        ({"SLURM_PROCID": "0"}, True),
+        ({"SLURM_PROCID": "1"}, False),
+    ],
+)
+def test_whoever_starts_the_processes_one_of_them_is_the_main_one(monkeypatch, ranks, main):
+    for name, rank in ranks.items():
+        monkeypatch.setenv(name, rank)
+    assert mlflow_run.is_main_process() == main
+
+
 def test_only_one_process_of_a_distributed_run_reports(project, monkeypatch):
     monkeypatch.setenv("RANK", "1")
+    (project / "note.txt").write_text("hello")
     with track_stage("train_denoiser") as tracker:
         tracker.log({"loss": 1.0}, step=1)
-    assert not (project / "mlflow.db").exists()
-    assert read_stats() == {}
+        tracker.summary({"best": 1.0})
+        tracker.headline({"jaccard": 1.0})
+        tracker.text("note.txt", "hello")
+        tracker.artifact(project / "note.txt")
+        tracker.picture("samples", picture(0), step=1)
+        tracker.flush()
+    with pytest.raises(ValueError), track_stage("train_denoiser"):
+        raise ValueError
+    assert {path.name for path in project.iterdir()} == {"params.yaml", "note.txt"}
 
 
 def test_time_and_memory_are_kept_per_stage(store, project):

@@ -4,6 +4,7 @@ import pytest
 
 from vdp.classes import COLORS, class_id
 from vdp.tracking.report import Section, Table, html_report
+from vdp.tracking.samples import sample_sheet
 from vdp.tracking.strips import ClipPicture, class_colors, clip_strip, encode_png, mask_tile
 
 
@@ -69,3 +70,38 @@ def test_what_a_user_names_cannot_break_the_report():
     section = Section("a<b", "fine & well", False, [Table("t", ("x",), [("<script>",)])], [])
     page = html_report("r", [], [section])
     assert "<script>" not in page and "a&lt;b" in page and "fine &amp; well" in page
+
+
+def frame_of(level: int) -> np.ndarray:
+    return np.full((20, 90, 3), (level, 0, 0), np.uint8)
+
+
+def test_a_sheet_of_samples_shows_frames_and_masks_row_by_row():
+    mask = np.full((20, 90), 5, np.uint8)
+    shown = sample_sheet(
+        [
+            [("frame", frame_of(101)), ("reconstruction", frame_of(102)), ("mask", mask)],
+            [("frame", frame_of(103))],
+        ]
+    )
+
+    def places(color: np.ndarray) -> np.ndarray:
+        return np.argwhere((shown == color).all(axis=-1))
+
+    first, second, below = (places(np.array([level, 0, 0])) for level in (101, 102, 103))
+    assert len(first) == len(second) == len(below) == 40 * 180  # each twice its size
+    assert (first[:, 0] == second[:, 0]).all() and first[:, 1].max() < second[:, 1].min()
+    assert below[:, 0].min() > first[:, 0].max() and below[:, 1].min() == first[:, 1].min()
+    masked = places(class_colors()[5])
+    assert len(masked) > 0.6 * 40 * 180 and masked[:, 1].min() > second[:, 1].max()
+
+
+@pytest.mark.parametrize("rows", [[], [[("frame", frame_of(0))], []]])
+def test_a_sheet_of_nothing_is_refused(rows):
+    with pytest.raises(ValueError, match="expected a picture"):
+        sample_sheet(rows)
+
+
+def test_a_picture_that_is_neither_frame_nor_mask_is_refused_by_its_caption():
+    with pytest.raises(ValueError, match=r"true: expected a frame.*\(1, 20, 90, 3\)"):
+        sample_sheet([[("true", frame_of(0)[None])]])

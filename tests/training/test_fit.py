@@ -3,84 +3,34 @@ import math
 import numpy as np
 import pytest
 import torch
+from lightning_fabric import Fabric
+from lightning_fabric.plugins import MixedPrecision
 from torch import Tensor, nn
 
-from vdp import device
+from tests.training import small
+from tests.training.small import (
+    OFFSET,
+    SLOPE,
+    Notes,
+    Points,
+    Regression,
+    engine_of,
+    fitted,
+    params_of,
+    regression,
+    train,
+    training_of,
+)  # fmt: skip
+from vdp.chance import Chance
 from vdp.params import UserError
-from vdp.training.fit import (
-    averaged_decay,
-    fit,
-    fixed_batches,
-    learning_rate,
-    make_average,
-    make_optimizer,
-    mean_losses,
-    noise_of,
-    training_seed,
-)
-from vdp.training.params import FitParams
-from vdp.training.read_ahead import rng_of
+from vdp.training.engine import Trained
+from vdp.training.fit import Training, training_seed
+from vdp.training.optim import averaged_decay, learning_rate, make_average, make_optimizer
+from vdp.training.read_ahead import noise_of, rng_of
+from vdp.training.resume import States
+from vdp.training.validate import VALIDATION_BATCHES, VALIDATION_SIZE, validation_losses
 
 CPU = torch.device("cpu")
-SLOPE, OFFSET = torch.tensor([[2.0, -1.0, 0.5]]), 0.25
-
-
-def params_of(
-    steps: int = 20,
-    learning_rate: float = 0.05,
-    warmup_steps: int = 5,
-    ema_decay: float = 0.9,
-    log_every: int = 5,
-    validate_every: int = 10,
-    grad_clip: float = 100.0,
-) -> FitParams:
-    return FitParams(
-        steps=steps,
-        batch_size=16,
-        learning_rate=learning_rate,
-        warmup_steps=warmup_steps,
-        weight_decay=0.0,
-        grad_clip=grad_clip,
-        ema_decay=ema_decay,
-        log_every=log_every,
-        validate_every=validate_every,
-        num_workers=0,
-    )
-
-
-@pytest.fixture(autouse=True)
-def full_precision(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The same numbers on a machine whose CPU computes in bf16."""
-    monkeypatch.setattr(device, "BF16_FLAGS", set())
-
-
-class Notes:
-    """A log that keeps what it is told."""
-
-    def __init__(self) -> None:
-        self.lines: list[tuple[int, dict[str, float]]] = []
-
-    def log(self, metrics: dict[str, float], step: int) -> None:
-        self.lines.append((step, metrics))
-
-
-def batch_of(step: int, rng: np.random.Generator) -> Tensor:
-    return torch.from_numpy(rng.standard_normal((16, 3)).astype(np.float32))
-
-
-def regression(network: nn.Linear, batch: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
-    """Squared error on a line with a little noise from the generator."""
-    truth = batch @ SLOPE.T + OFFSET + 0.01 * torch.randn((16, 1), generator=generator)
-    return {"loss": (network(batch) - truth).square().mean()}
-
-
-def train(params: FitParams, seed: int = 0) -> tuple[nn.Linear, Notes]:
-    training_seed(seed)
-    notes = Notes()
-    network = fit(
-        nn.Linear(3, 1), regression, batch_of, params, seed, notes, CPU, lambda net: {"bias": net.bias.item()}
-    )
-    return network, notes
 
 
 # --- Schedule --------------------------------------------------------------------------------------------
@@ -97,6 +47,12 @@ def test_the_learning_rate_warms_up_in_a_line_and_falls_by_half_a_cosine():
 
 def test_without_a_warm_up_training_starts_at_the_peak():
     assert learning_rate(0, params_of(learning_rate=0.1, warmup_steps=0)) == pytest.approx(0.1)
+
+
+def test_a_constant_learning_rate_stays_after_its_warm_up():
+    params = params_of(steps=100, learning_rate=0.1, warmup_steps=10, schedule="constant")
+    assert learning_rate(4, params) == pytest.approx(0.05)
+    assert learning_rate(10, params) == learning_rate(99, params) == pytest.approx(0.1)
 
 
 def test_after_the_warm_up_the_learning_rate_only_falls():
@@ -151,94 +107,91 @@ def test_what_a_step_sees_depends_on_the_seed_and_its_number_alone():
     seen: dict[int, Tensor] = {}
     for step in (5, 2, 5, 3):
         noise = torch.randn((1, 3), generator=noise_of(0, step, 2, CPU))
-        batch = torch.cat([batch_of(step, rng_of(0, step)), noise])
+        batch = torch.cat([Points()(step, rng_of(0, step), range(16)), noise])
         assert torch.equal(seen.setdefault(step, batch), batch)
     assert not torch.equal(seen[5], seen[2])
-    assert not torch.equal(batch_of(5, rng_of(0, 5, stream=1)), seen[5][:16])
+    assert not torch.equal(Points()(5, rng_of(0, 5, stream=1), range(16)), seen[5][:16])
 
 
 def noise_seen(draws: int, num_steps: int = 4) -> list[float]:
-    """The noise of each step of a training and of a validation, where a batch draws so many numbers first."""
+    """The noise of each step and of the validation's batches, where a batch draws so many numbers first."""
     seen: list[float] = []
 
-    def noted(network: nn.Linear, batch: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
-        seen.append(torch.rand(1, generator=generator).item())
+    def noted(network: nn.Linear, batch: Tensor, chance: Chance) -> dict[str, Tensor]:
+        seen.append(chance.shared())
         return {"loss": network(batch).square().mean()}
 
-    def drawing(step: int, rng: np.random.Generator) -> Tensor:
-        rng.random(draws)
-        return batch_of(step, rng)
-
-    network = nn.Linear(3, 1)
-    fit(network, noted, drawing, params_of(steps=num_steps), 0, Notes(), CPU, lambda net: {})
-    mean_losses(network, noted, fixed_batches(drawing, 0), 0, CPU)
+    training = training_of(noted, Points(draws=draws))
+    fitted(training, params_of(steps=num_steps, validate_every=99))
+    validation_losses(Trained(nn.Linear(3, 1)), noted, Points(), one_process())
     return seen
+
+
+def one_process() -> Fabric:
+    return Fabric(accelerator="cpu", devices=1)
 
 
 def test_the_noise_of_a_step_is_its_own_and_does_not_depend_on_what_its_batch_drew():
     noise = noise_seen(draws=0)
     assert noise_seen(draws=7) == noise
-    assert len(set(noise)) == len(noise) == 8
-
-
-def test_noise_is_not_seeded_by_the_numbers_that_a_batch_draws():
-    drawn: set[int] = set()
-    seeds: set[int] = set()
-
-    def drawing(step: int, rng: np.random.Generator) -> Tensor:
-        drawn.add(int(rng.integers(2**63)))
-        return torch.ones((16, 3))
-
-    def noted(network: nn.Linear, batch: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
-        seeds.add(generator.initial_seed())
-        return {"loss": network(batch).square().mean()}
-
-    network = nn.Linear(3, 1)
-    fit(network, noted, drawing, params_of(steps=4), 0, Notes(), CPU, lambda net: {})
-    mean_losses(network, noted, fixed_batches(drawing, 0), 0, CPU)
-    assert len(seeds) == len(drawn) == 8 and not seeds & drawn
+    assert len(set(noise)) == len(noise) == 4 + VALIDATION_BATCHES
 
 
 def test_each_step_gets_the_batch_of_its_number():
-    numbers: list[int] = []
-
-    def counted(step: int, rng: np.random.Generator) -> Tensor:
-        return torch.full((16, 3), float(step))
-
-    def noted(network: nn.Linear, batch: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
-        numbers.append(int(batch[0, 0]))
-        return {"loss": network(batch).square().mean()}
-
-    fit(nn.Linear(3, 1), noted, counted, params_of(steps=6), 0, Notes(), CPU, lambda net: {})
-    assert numbers == list(range(6))
+    batches = Points()
+    fitted(training_of(batches=batches), params_of(steps=6))
+    assert batches.seen == list(range(6))
 
 
 def test_training_does_not_touch_or_need_the_global_generators():
     first, _ = train(params_of())
     training_seed(0)
-    network = nn.Linear(3, 1)
+    training = training_of()
     state, numpy_state = torch.random.get_rng_state(), np.random.get_state()[1].copy()
-    again = fit(network, regression, batch_of, params_of(), 0, Notes(), CPU, lambda net: {})
+    again = fitted(training, params_of()).network
     assert torch.equal(again.weight, first.weight)
     assert torch.equal(torch.random.get_rng_state(), state)
     np.testing.assert_array_equal(np.random.get_state()[1], numpy_state)
 
 
-def test_validations_compare_for_their_batches_and_noise_are_fixed():
-    batches = fixed_batches(batch_of, seed=0)
-    assert len(batches) > 1 and not torch.equal(batches[0], batches[1])
-    assert all(torch.equal(a, b) for a, b in zip(batches, fixed_batches(batch_of, seed=0), strict=True))
-    network, _ = train(params_of())
-    losses = [mean_losses(network, regression, batches, 0, CPU) for _ in range(2)]
-    assert losses[0] == losses[1]
+def test_a_network_with_chance_of_its_own_learns_the_same_twice():
+    """Dropout draws from torch's global generator, whose state in a training is a matter of the step."""
+
+    def dropped(network: nn.Linear, batch: Tensor, chance: Chance) -> dict[str, Tensor]:
+        return regression(network, nn.functional.dropout(batch, 0.5), chance)
+
+    results = []
+    for burnt in (0, 5):
+        training_seed(0)
+        training = training_of(dropped)
+        torch.rand(burnt)
+        results.append(fitted(training, params_of()).network.weight)
+    assert torch.equal(*results)
+    assert not torch.equal(results[0], train(params_of())[0].weight)
 
 
-def test_a_mean_loss_is_the_mean_over_the_batches():
-    def mean_of(network: nn.Linear, batch: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
+def test_validations_compare_between_seeds_and_batch_sizes():
+    """A network that does not learn has the same validation losses in every run."""
+    curves = []
+    for seed, size in ((0, 16), (3, 8)):
+        training_seed(0)
+        notes = Notes()
+        still = params_of(batch_size=size, learning_rate=1e-30)
+        fitted(training_of(batches=Points(size)), still, seed, notes)
+        curves.append(notes.curve("val_loss"))
+    assert curves[0] == curves[1] and len(curves[0]) == 2
+
+
+def test_a_validation_is_the_mean_over_its_batches():
+    def number(network: nn.Linear, batch: Tensor, chance: Chance) -> dict[str, Tensor]:
         return {"loss": batch.mean()}
 
-    batches = [torch.full((2, 2), float(value)) for value in (1, 2, 6)]
-    assert mean_losses(nn.Linear(1, 1), mean_of, batches, 0, CPU) == {"loss": pytest.approx(3)}
+    held_out = Points(VALIDATION_SIZE)
+    expected = [
+        held_out(i, rng_of(0, i, 1), range(VALIDATION_SIZE)).mean() for i in range(VALIDATION_BATCHES)
+    ]
+    found = validation_losses(Trained(nn.Linear(1, 1)), number, held_out, one_process())
+    assert found == {"loss": pytest.approx(torch.stack(expected).mean().item(), rel=1e-6)}
 
 
 # --- The loop --------------------------------------------------------------------------------------------
@@ -253,50 +206,87 @@ def test_a_line_is_found_through_its_points():
 
 def test_the_result_is_the_average_and_not_the_last_weights():
     training_seed(0)
-    network = nn.Linear(3, 1)
-    average = fit(network, regression, batch_of, params_of(), 0, Notes(), CPU, lambda net: {})
-    assert average is not network
-    assert not torch.equal(average.weight, network.weight)
+    training = training_of()
+    average = fitted(training, params_of()).network
+    assert average is not training.network
+    assert not torch.equal(average.weight, training.network.weight)
 
 
 def test_curves_have_a_point_at_each_interval_and_end_with_a_validation():
     _, notes = train(params_of(steps=25, log_every=5, validate_every=10))
-    assert [step for step, line in notes.lines if "loss" in line] == [5, 10, 15, 20, 25]
-    assert [step for step, line in notes.lines if "val_bias" in line] == [10, 20, 25]
-    losses = [line["loss"] for _, line in notes.lines if "loss" in line]
+    assert [step for step, _ in notes.curve("loss")] == [5, 10, 15, 20, 25]
+    assert [step for step, _ in notes.curve("val_loss")] == [10, 20, 25]
+    losses = [value for _, value in notes.curve("loss")]
     assert losses[-1] < losses[0]
 
 
 def test_a_point_of_a_curve_is_the_mean_since_the_last_one():
     _, every = train(params_of(log_every=1))
     _, fifth = train(params_of(log_every=5))
-    losses = [line["loss"] for _, line in every.lines if "loss" in line]
-    means = [line["loss"] for _, line in fifth.lines if "loss" in line]
+    losses = [value for _, value in every.curve("loss")]
+    means = [value for _, value in fifth.curve("loss")]
     assert means == pytest.approx([sum(losses[i : i + 5]) / 5 for i in range(0, 20, 5)])
 
 
-@pytest.mark.parametrize("poison", [math.nan, math.inf])
-def test_a_gradient_that_is_not_finite_ends_training_with_one_line_that_says_what_to_do(poison):
-    def poisoned(network: nn.Linear, batch: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
-        return {"loss": (poison * network(batch)).sum()}
+def test_the_best_weights_are_kept_beside_the_last_ones():
+    """A measure that likes the start of the training best: the first validation wins."""
+    training_seed(0)
+    seen: list[Tensor] = []
 
-    network = nn.Linear(3, 1)
-    before = network.weight.clone()
-    with pytest.raises(UserError, match="not finite at step 1; lower learning_rate=0.05") as error:
-        fit(network, poisoned, batch_of, params_of(), 0, Notes(), CPU, lambda net: {})
-    assert "\n" not in str(error.value)
-    assert torch.equal(network.weight, before)  # the step was not taken
+    def worse_and_worse(network: nn.Linear, batch: Tensor, chance: Chance) -> dict[str, Tensor]:
+        seen.append(network.weight.detach().clone())
+        return {"loss": torch.tensor(float(len(seen)))}
+
+    training = Training(
+        "a_training", nn.Linear(3, 1), regression, Points(), worse_and_worse, Points(VALIDATION_SIZE)
+    )
+    last = fitted(training, params_of())
+    assert set(last.spare) == {"best"}
+    assert torch.equal(last.spare["best"]["weight"], seen[0])
+    assert torch.equal(last.network.weight, seen[-1]) and not torch.equal(seen[0], seen[-1])
+
+
+def test_the_weights_that_params_name_are_the_ones_in_use():
+    training_seed(0)
+    losses = iter([1.0] * VALIDATION_BATCHES + [2.0] * VALIDATION_BATCHES)
+
+    def measure(network: nn.Linear, batch: Tensor, chance: Chance) -> dict[str, Tensor]:
+        return {"loss": torch.tensor(next(losses))}
+
+    training = Training("a", nn.Linear(3, 1), regression, Points(), measure, Points(VALIDATION_SIZE))
+    best = fitted(training, params_of(keep="best"))
+    _, notes = train(params_of(keep="last"))
+    last = train(params_of(keep="last"))[0]
+    assert set(best.spare) == {"last"}
+    assert torch.equal(best.spare["last"]["weight"], last.weight)
+    assert not torch.equal(best.network.weight, last.weight)
+
+
+def test_a_picture_is_drawn_at_every_validation_by_the_averaged_weights():
+    training_seed(0)
+    notes, drawn = Notes(), []
+
+    def draw(network: nn.Linear) -> np.ndarray:
+        drawn.append(network.weight.detach().clone())
+        return np.zeros((2, 2, 3), np.uint8)
+
+    training = Training(
+        "a", nn.Linear(3, 1), regression, Points(), regression, Points(VALIDATION_SIZE), draw=draw
+    )
+    result = fitted(training, params_of(), notes=notes)
+    assert [(name, step) for name, _, step in notes.pictures] == [("samples", 10), ("samples", 20)]
+    assert torch.equal(drawn[-1], result.network.weight)
 
 
 def test_large_gradients_are_clipped():
     """With a gradient of norm 1e6 clipped to 1e-12, AdamW's epsilon keeps the weights where they are."""
 
-    def steep(network: nn.Linear, batch: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
-        return {"loss": 1e6 * network.weight.sum()}
+    def steep(network: nn.Linear, batch: Tensor, chance: Chance) -> dict[str, Tensor]:
+        return {"loss": 1e6 * network.weight.sum() + 0 * network.bias.sum()}
 
     network = nn.Linear(3, 1)
     before = network.weight.clone()
-    fit(network, steep, batch_of, params_of(steps=2, grad_clip=1e-12), 0, Notes(), CPU, lambda net: {})
+    fitted(training_of(steep, network=network), params_of(steps=2, grad_clip=1e-12))
     torch.testing.assert_close(network.weight, before, atol=1e-4, rtol=0)
 
 
@@ -320,8 +310,133 @@ def test_weight_decay_is_for_matrices_and_kernels_and_not_for_biases_and_norms()
     }
 
 
+@pytest.mark.parametrize("accumulate", [2, 4])
+def test_a_batch_in_parts_gives_the_losses_and_weights_of_the_whole_one(accumulate):
+    whole, whole_notes = train(params_of())
+    parts, parts_notes = train(params_of(accumulate=accumulate))
+    torch.testing.assert_close(parts.weight, whole.weight, atol=1e-6, rtol=0)
+    for (_, loss), (_, expected) in zip(parts_notes.curve("loss"), whole_notes.curve("loss"), strict=True):
+        assert loss == pytest.approx(expected, abs=1e-6)
+
+
+def test_a_batch_that_cannot_be_parted_is_refused_with_the_nearest_that_can():
+    with pytest.raises(UserError, match=r"a_training.batch_size=16 .* 3 equal parts.* 18"):
+        fitted(training_of(), params_of().model_copy(update={"accumulate": 3}))
+    with pytest.raises(ValueError, match="accumulate=3 does not divide batch_size=16"):
+        params_of(accumulate=3)
+
+
 def test_the_cost_is_told_once_the_first_steps_are_timed(capsys):
     train(params_of(steps=20))
     told = [line for line in capsys.readouterr().err.splitlines() if "parameters" in line]
     assert len(told) == 1
-    assert "20 steps of 16" in told[0] and "samples/s" in told[0] and "GB" in told[0]
+    assert "samples/s" in told[0] and "GB" in told[0]
+
+
+# --- What is not finite ----------------------------------------------------------------------------------
+
+
+def poisoned(steps: set[int], poison: float = math.nan) -> Regression:
+    """A loss that is not finite at some steps."""
+    calls: list[int] = []
+
+    def loss(network: nn.Linear, batch: Tensor, chance: Chance) -> dict[str, Tensor]:
+        calls.append(1)
+        losses = regression(network, batch, chance)
+        return {"loss": losses["loss"] * poison} if len(calls) - 1 in steps else losses
+
+    return loss
+
+
+@pytest.mark.parametrize("poison", [math.nan, math.inf])
+def test_a_step_whose_gradient_is_not_finite_is_skipped_and_counted(poison):
+    training_seed(0)
+    notes = Notes()
+    network = fitted(training_of(poisoned({4, 5, 11}, poison)), params_of(steps=200), notes=notes).network
+    assert notes.curve("skipped_steps")[0] == (5, 1.0) and notes.curve("skipped_steps")[-1] == (200, 3.0)
+    assert all(math.isfinite(loss) for _, loss in notes.curve("loss"))
+    torch.testing.assert_close(network.weight.data, SLOPE, atol=0.05, rtol=0)
+
+
+def test_a_skipped_step_leaves_the_weights_and_their_average_as_they_were():
+    training_seed(0)
+    training = training_of(poisoned({0, 1}))
+    before = training.network.weight.clone()
+    average = fitted(training, params_of(steps=2)).network
+    assert torch.equal(training.network.weight, before) and torch.equal(average.weight, before)
+
+
+def test_too_many_skipped_steps_in_a_row_end_training_with_one_line_that_says_what_to_do():
+    with pytest.raises(UserError, match=r"not finite at step 9, nor at the 2 before it") as error:
+        fitted(training_of(poisoned({2, 3, 6, 7, 8})), params_of())
+    told = str(error.value)
+    assert "a_training.learning_rate=0.05" in told and "point 128" in told and "engine.precision" in told
+    assert "\n" not in told
+
+
+def test_weights_that_are_not_finite_are_never_saved(tmp_path):
+    """A finite gradient can still make infinite weights: the training ends, the last good state stays."""
+
+    def breaking(network: nn.Linear, batch: Tensor, chance: Chance) -> dict[str, Tensor]:
+        if chance.samples == 16 and breaking.steps == 6:
+            network.bias.data.fill_(math.inf)
+        breaking.steps += chance.samples == 16
+        return {
+            "loss": regression(network, batch, chance)["loss"].nan_to_num(0, 0, 0) + 0 * network.weight.sum()
+        }
+
+    breaking.steps = 0
+    states = States(tmp_path / "states")
+    with pytest.raises(UserError, match="weights are not finite after step 8.*learning_rate=0.05"):
+        fitted(
+            training_of(breaking), params_of(), engine=engine_of(save_steps=4, max_skipped=99), states=states
+        )
+    _, notes = states.newest()
+    assert notes["progress"]["step"] == 4
+
+
+def in_fp16() -> Fabric:
+    """fp16 with a scaler, which a GPU would have, on this CPU."""
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**40, growth_interval=10**6)
+    precision = MixedPrecision("16-mixed", device="cpu", scaler=scaler)
+    return Fabric(accelerator="cpu", devices=1, plugins=[precision])
+
+
+def test_fp16_finds_its_scale_and_goes_on_with_it_after_a_stop(tmp_path, monkeypatch):
+    """A scale of 2^40 overflows fp16 at first: those steps are skipped, and the scale is halved each time."""
+    monkeypatch.setattr(small, "launch", lambda engine: in_fp16())
+    engine = engine_of(max_skipped=40, save_steps=10)
+    params = params_of(steps=400, validate_every=400)
+    training_seed(0)
+    notes, states = Notes(), States(tmp_path / "states")
+    network = fitted(training_of(), params, notes=notes, engine=engine, states=states).network
+    skipped = notes.curve("skipped_steps")
+    assert 10 < skipped[-1][1] < 40 and skipped[-1][1] == skipped[20][1]
+    torch.testing.assert_close(network.weight.data, SLOPE, atol=0.05, rtol=0)
+    _, saved = states.newest()
+    assert saved["scaler"]["scale"] < 2.0**30
+    training_seed(0)
+    again = fitted(training_of(), params, notes=(resumed := Notes()), engine=engine, states=states).network
+    assert torch.equal(again.weight, network.weight) and resumed.lines == notes.lines
+
+
+# --- Memory ----------------------------------------------------------------------------------------------
+
+
+def test_out_of_memory_is_told_with_a_batch_that_fits():
+    def hungry(network: nn.Linear, batch: Tensor, chance: Chance) -> dict[str, Tensor]:
+        if len(batch) > 5:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9.00 GiB.")
+        return regression(network, batch, chance)
+
+    with pytest.raises(UserError, match="a_training.batch_size=5") as error:
+        fitted(training_of(hungry), params_of())
+    assert "a_training.accumulate=4" in str(error.value) and "\n" not in str(error.value)
+
+
+def test_other_errors_are_not_taken_for_lack_of_memory():
+    def broken(network: nn.Linear, batch: Tensor, chance: Chance) -> dict[str, Tensor]:
+        raise RuntimeError("size mismatch")
+
+    with pytest.raises(RuntimeError, match="size mismatch"):
+        fitted(training_of(broken), params_of())

@@ -11,25 +11,18 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from vdp import device
+from tests.training.small import Notes, engine_of, params_of
+from vdp.chance import Chance
 from vdp.data.augment import Augment
 from vdp.data.augment_params import Changes
 from vdp.data.clips import Clip, write_clips
 from vdp.data.frame_batches import FrameBatches, Frames
 from vdp.params import UserError, one_line
-from vdp.training.fit import fit, training_seed
-from vdp.training.params import FitParams
-from vdp.training.read_ahead import _Failure, _Steps, read_ahead, rng_of
-
-CPU = torch.device("cpu")
+from vdp.training.engine import launch
+from vdp.training.fit import Training, fit, training_seed
+from vdp.training.read_ahead import Places, _Failure, _Parts, read_ahead, rng_of
 
 pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create")
-
-
-@pytest.fixture(autouse=True)
-def full_precision(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The same numbers on a machine whose CPU computes in bf16."""
-    monkeypatch.setattr(device, "BF16_FLAGS", set())
 
 
 @pytest.fixture(autouse=True)
@@ -42,7 +35,7 @@ def no_process_is_left() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def frame_batches(tmp_path_factory: pytest.TempPathFactory) -> FrameBatches:
-    """Augmented frames of seven noisy clips: 5 to a batch, so that workers share epochs."""
+    """Augmented frames of seven noisy clips: 6 to a batch, so that workers share epochs."""
     rng = np.random.default_rng(0)
     clips = [
         Clip(f"video_{number}", *(rng.integers(0, 49, (3, 16, 24, *c), dtype=np.uint8) for c in ((3,), ())))
@@ -50,37 +43,28 @@ def frame_batches(tmp_path_factory: pytest.TempPathFactory) -> FrameBatches:
     ]
     store = write_clips(tmp_path_factory.mktemp("clips") / "train", clips, shard_mb=1)
     changes = Changes(flip=True, crop_scale=0.6, brightness=0.2)
-    return FrameBatches([store], 5, True, Augment(changes, 16, 24), seed=0)
+    return FrameBatches([store], 6, True, Augment(changes, 16, 24), seed=0)
 
 
-class Notes:
-    """A log that keeps what it is told."""
-
-    def __init__(self) -> None:
-        self.lines: list[tuple[int, dict[str, float]]] = []
-
-    def log(self, metrics: dict[str, float], step: int) -> None:
-        self.lines.append((step, metrics))
-
-
-def noisy_error(network: nn.Conv2d, batch: Frames, generator: torch.Generator) -> dict[str, Tensor]:
+def noisy_error(network: nn.Conv2d, batch: Frames, chance: Chance) -> dict[str, Tensor]:
     """How far the network's only channel is from the mask, with a little noise."""
-    noise = 0.1 * torch.randn(batch.masks.shape, generator=generator)
+    noise = 0.1 * chance.normal(*batch.masks.shape)
     return {"loss": (network(batch.frames)[:, 0] - batch.masks / 49 + noise).square().mean()}
 
 
 def train(batches: FrameBatches, num_workers: int) -> tuple[Tensor, list[tuple[int, dict[str, float]]]]:
-    """The weights and the curve of a small training."""
-    params = FitParams(
-        steps=6, batch_size=5, learning_rate=0.05, warmup_steps=1, weight_decay=0.0, grad_clip=10.0,
-        ema_decay=0.9, log_every=1, validate_every=6, num_workers=num_workers,
+    """The weights and the curve of a small training, each batch in parts."""
+    params = params_of(
+        steps=6, batch_size=6, accumulate=2, warmup_steps=1, log_every=1, validate_every=6,
+        num_workers=num_workers,
     )  # fmt: skip
     training_seed(0)
     network, notes = nn.Conv2d(3, 1, 1), Notes()
     state = torch.random.get_rng_state()
-    average = fit(network, noisy_error, batches, params, 0, notes, CPU, lambda net: {})
+    training = Training("a_training", network, noisy_error, batches, noisy_error, batches)
+    fitted = fit(training, params, engine_of(), 0, notes, launch(engine_of()), None)
     assert torch.equal(torch.random.get_rng_state(), state)  # the global generator is left alone
-    return average.weight.data, notes.lines
+    return fitted.network.weight.data, notes.lines
 
 
 @pytest.mark.parametrize("num_workers", [1, 2])
@@ -94,11 +78,26 @@ def test_a_training_is_the_same_whoever_reads_its_batches(frame_batches, num_wor
 
 @pytest.mark.parametrize("steps", [range(0), range(4), range(7, 10)])
 def test_batches_come_in_the_order_of_the_steps_wherever_these_start(frame_batches, steps):
-    with read_ahead(frame_batches, 3, steps, 0, pin=False) as batches:
+    places = Places(steps, batch_size=6, accumulate=1, rank=0, processes=1)
+    with read_ahead(frame_batches, 3, places, 0, pin=False) as batches:
         received = list(batches)
     assert len(received) == len(steps)
     for step, batch in zip(steps, received, strict=True):
-        assert torch.equal(batch.frames, frame_batches(step, rng_of(3, step)).frames)
+        assert torch.equal(batch.frames, frame_batches(step, rng_of(3, step), range(6)).frames)
+
+
+def test_processes_and_their_parts_cover_each_batch_once():
+    parts = [list(Places(range(4, 6), 12, accumulate=2, rank=rank, processes=3)) for rank in range(3)]
+    for step in (4, 5):
+        rows = [row for places in parts for at, part in places if at == step for row in part]
+        assert sorted(rows) == list(range(12))
+    assert all(len(part) == 2 for places in parts for _, part in places)
+    assert [at for at, _ in parts[1]] == [4, 4, 5, 5]
+
+
+def test_a_batch_that_cannot_be_shared_is_refused_with_one_that_can():
+    with pytest.raises(UserError, match=r"batch_size=10 .* 4 equal parts, accumulate=2 .* 2 processes.* 12"):
+        Places(range(3), 10, accumulate=2, rank=0, processes=2)
 
 
 class Failing:
@@ -107,7 +106,7 @@ class Failing:
     def __init__(self, kind: str) -> None:
         self.kind = kind
 
-    def __call__(self, step: int, rng: np.random.Generator) -> Tensor:
+    def __call__(self, step: int, rng: np.random.Generator, rows: range) -> Tensor:
         if step == 3 and self.kind == "missing":
             raise FileNotFoundError(2, "No such file or directory", "data/x.npy")
         if step == 3 and self.kind == "wrong":
@@ -118,7 +117,8 @@ class Failing:
 
 
 def received(kind: str, num_workers: int) -> Iterator[float]:
-    with read_ahead(Failing(kind), 0, range(6), num_workers, pin=False) as batches:
+    places = Places(range(6), batch_size=1, accumulate=1, rank=0, processes=1)
+    with read_ahead(Failing(kind), 0, places, num_workers, pin=False) as batches:
         for batch in batches:
             yield float(batch)
 
@@ -139,6 +139,17 @@ def test_what_the_user_is_told_is_one_line_whoever_meets_it(kind, num_workers, e
     assert "Traceback" not in str(error.value)
 
 
+def test_workers_leave_signals_that_ask_to_stop_to_the_training():
+    """A Ctrl-C reaches every process of the terminal; a dead worker would end the training at once."""
+    places = Places(range(60), batch_size=1, accumulate=1, rank=0, processes=1)
+    with read_ahead(Failing("none"), 0, places, 1, pin=False) as batches:
+        first = [float(next(batches)) for _ in range(2)]
+        for worker in multiprocessing.active_children():
+            os.kill(worker.pid, signal.SIGINT)
+            os.kill(worker.pid, signal.SIGTERM)
+        assert first + [float(batch) for batch in batches] == list(range(60))
+
+
 class Unshared:
     """A batch for which there is no room."""
 
@@ -150,7 +161,7 @@ class Unshared:
 
 def test_without_room_for_a_batch_a_worker_does_not_hang_but_says_what_to_do():
     """The loader's own way to share a batch ends in a hang where a container's shared memory is full."""
-    failure = _Steps(lambda step, rng: Unshared(), seed=0)[3]
+    failure = _Parts(lambda step, rng, rows: Unshared(), seed=0)[3, range(1)]
     assert isinstance(failure, _Failure)
     assert str(failure.error) == (
         "reading batches ahead failed (unable to allocate shared memory(shm) for file </x>: No space left on "

@@ -4,11 +4,8 @@ import json
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
-from vdp.data.clips import ClipStore
-
-Pixels = NDArray[np.uint8]
+from vdp.data.clips import ClipStore, Pixels
 
 
 class AnswerSet:

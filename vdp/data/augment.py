@@ -11,12 +11,11 @@ from collections.abc import Iterator
 import numpy as np
 
 from vdp.data.augment_params import Changes, ClipChanges
+from vdp.data.clips import Pixels
 
 # importing albumentations would look for a newer one on the network
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
 import albumentations as A  # noqa: E402
-
-Pixels = np.ndarray
 
 FRAME_SHARE = 0.5  # of the frames of a training that are cropped, and that change their brightness
 ASPECT = 0.1  # largest relative change of a crop's aspect ratio

@@ -19,11 +19,11 @@ from numpy.typing import NDArray
 from pydantic import JsonValue
 
 from vdp.classes import NUM_CLASSES
+from vdp.data.maps import Maps
 from vdp.files import replacing
 
 MANIFEST = "manifest.json"
 FORMAT = 2
-MAX_OPEN = 256  # memory maps held at once: each holds a file descriptor, of which a process has about 1000
 
 Pixels = NDArray[np.uint8]
 
@@ -92,14 +92,10 @@ class ClipStore:
         self._paired: list[bool] = [shard["paired"] for shard in shards]
         self._starts = np.cumsum([0, *(shard["clips"] for shard in shards)])
         self.num_labelled: int = sum(shard["clips"] for shard in shards if shard["labelled"])
-        self._open: dict[str, Pixels] = {}
+        self._maps = Maps()
 
     def __len__(self) -> int:
         return int(self._starts[-1])
-
-    def __getstate__(self) -> dict[str, object]:
-        """A worker opens its own maps: only the manifest travels to it."""
-        return {**self.__dict__, "_open": {}}
 
     @property
     def names(self) -> list[str]:
@@ -179,12 +175,7 @@ class ClipStore:
         return shard, index - int(self._starts[shard])
 
     def _map(self, part: str, shard: int) -> Pixels:
-        name = shard_file(part, shard)
-        if name not in self._open:
-            if len(self._open) >= MAX_OPEN:
-                del self._open[next(iter(self._open))]
-            self._open[name] = np.load(self.folder / name, mmap_mode="r")
-        return self._open[name]
+        return self._maps[self.folder / shard_file(part, shard)]
 
 
 def shard_file(part: str, shard: int) -> str:

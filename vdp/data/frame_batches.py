@@ -1,4 +1,7 @@
-"""Training batches of frames, or of short runs of them, with masks; seed and step decide all of it."""
+"""Training batches of frames, or of short runs of them, with masks; seed and step decide all of it.
+
+All that is random is drawn for a whole batch, of which any rows can be read alone.
+"""
 
 from bisect import bisect_right
 from collections.abc import Sequence
@@ -27,11 +30,13 @@ class Frames(Batch):
     """Frames (B, 3, H, W) in [-1, 1]; class ids (B, H, W) uint8; whether each has them, (B,) bool.
 
     Samples of T > 1 consecutive frames have an axis more: (B, 3, T, H, W) and (B, T, H, W).
+    The weight of a sample's mask loss, (B,), makes the mean over the whole batch one over those with masks.
     """
 
     frames: Tensor
     masks: Tensor
     labelled: Tensor
+    weight: Tensor
 
     def clips(self) -> tuple[Tensor, Tensor]:
         """Frames (B, 3, T, H, W) and masks (B, T, H, W), whatever the length; T is 1 for single frames."""
@@ -45,7 +50,7 @@ class FrameBatches:
 
     Args:
         stores: where the clips are.
-        batch_size: samples of a batch.
+        batch_size: samples of a whole batch.
         labelled_only: whether to leave out clips without masks.
         augment: changes the frames and masks of a sample, all alike.
         seed: of the run.
@@ -81,24 +86,40 @@ class FrameBatches:
             check_lengths(store, size, length)
         self._order = Shuffled(self._starts[-1], seed)
 
-    def __call__(self, step: int, rng: np.random.Generator) -> Frames:
-        """The batch of a step; `rng` is that step's own and draws all but the clips."""
-        frames, masks, labelled = [], [], []
-        for position in range(step * self.batch_size, (step + 1) * self.batch_size):
-            store, clip = self._place(self._order[position])
-            start = int(rng.integers(0, store.num_frames(clip) - self.length + 1))
-            taken = slice(start, start + self.length)
-            has_mask = clip < store.num_labelled
-            pixels = store.frames(clip)[taken]
-            mask = store.masks(clip)[taken] if has_mask else np.zeros(pixels.shape[:3], np.uint8)
-            pixels, mask = self.augment(pixels, mask, int(rng.integers(2**31)))
-            frames.append(pixels[0] if self.length == 1 else pixels)
-            masks.append(mask[0] if self.length == 1 else mask)
-            labelled.append(has_mask)
-        pictures = to_pixels(np.stack(frames))
+    def __call__(self, step: int, rng: np.random.Generator, rows: range) -> Frames:
+        """Rows of the batch of a step; `rng` is that step's own and draws all but the clips."""
+        places = self._places(step)
+        drawn = [
+            (int(rng.integers(0, store.num_frames(clip) - self.length + 1)), int(rng.integers(2**31)))
+            for store, clip in places
+        ]
+        samples = [self._read(*places[row], *drawn[row]) for row in rows]
+        pictures = to_pixels(np.stack([frames for frames, _ in samples]))
         if self.length > 1:
             pictures = pictures.transpose(1, 2)  # (B, 3, T, H, W)
-        return Frames(pictures, torch.from_numpy(np.stack(masks)), torch.tensor(labelled))
+        masks = torch.from_numpy(np.stack([mask for _, mask in samples]))
+        labelled = torch.tensor([clip < store.num_labelled for store, clip in places])
+        weight = labelled * (self.batch_size / labelled.sum().clamp(min=1))
+        taken = slice(rows.start, rows.stop)
+        return Frames(pictures, masks, labelled[taken], weight[taken])
+
+    def names(self, step: int) -> list[str]:
+        """Names of the clips in the batch of a step."""
+        return [store.name(clip) for store, clip in self._places(step)]
+
+    def _read(self, store: ClipStore, clip: int, start: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+        """A changed sample of a clip and its masks, empty ones if it has none; single frames without time."""
+        taken = slice(start, start + self.length)
+        frames = np.asarray(store.frames(clip)[taken])  # numpy's class of maps makes each step on it slower
+        has_mask = clip < store.num_labelled
+        masks = np.asarray(store.masks(clip)[taken]) if has_mask else np.zeros(frames.shape[:3], np.uint8)
+        frames, masks = self.augment(frames, masks, seed)
+        return (frames[0], masks[0]) if self.length == 1 else (frames, masks)
+
+    def _places(self, step: int) -> list[tuple[ClipStore, int]]:
+        """The clips of a whole batch."""
+        first = step * self.batch_size
+        return [self._place(self._order[place]) for place in range(first, first + self.batch_size)]
 
     def _place(self, number: int) -> tuple[ClipStore, int]:
         """The store and the index in it of a clip counted over all stores."""

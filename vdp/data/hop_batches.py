@@ -1,4 +1,7 @@
-"""Training batches of hops: known frames and targets; the seed and the step decide what is in a batch."""
+"""Training batches of hops: known frames and targets; the seed and the step decide what is in a batch.
+
+All that is random is drawn for a whole batch, of which any rows can be read alone.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -26,7 +29,7 @@ class HopBatches:
 
     Args:
         latents: where the clips are.
-        batch_size: hops of a batch.
+        batch_size: hops of a whole batch.
         known: known frames of a hop, at most.
         gaps: frames from the last known one to a target; a hop draws among them.
         max_hops: frames that the rollout may have made before a hop.
@@ -61,17 +64,25 @@ class HopBatches:
         self.reverse = reverse
         self._order = Shuffled(len(latents), seed)
 
-    def __call__(self, step: int, rng: np.random.Generator) -> HopBatch:
-        """The batch of a step; `rng` is that step's own and draws all but the clips."""
+    def __call__(self, step: int, rng: np.random.Generator, rows: range) -> HopBatch:
+        """Rows of the batch of a step; `rng` is that step's own and draws all but the clips."""
         known = self.known if rng.random() < FULL_CONTEXT else int(rng.integers(1, self.known + 1))
         rule = (self.latents.num_frames, known, self.gaps, self.max_hops, self.targets)
         drawn = [draw_hop(rng, *rule) for _ in range(self.batch_size)]
-        first = step * self.batch_size
-        clips = [self._order[position] for position in range(first, first + self.batch_size)]
         views = rng.integers(0, self.latents.views, self.batch_size)
         times = np.array([[*before, *after] for before, after in drawn])
         backwards = self.reverse & (rng.random(self.batch_size) < 0.5)
         played = np.where(backwards[:, None], self.latents.num_frames - 1 - times, times)
-        frames = self.latents.read(clips, views.tolist(), played.tolist())
-        index = torch.from_numpy(times).float()
+        taken, clips = slice(rows.start, rows.stop), self._clips(step)
+        frames = self.latents.read(clips[taken], views[taken].tolist(), played[taken].tolist())
+        index = torch.from_numpy(times[taken]).float()
         return HopBatch(frames[:, :, :known], index[:, :known], frames[:, :, known:], index[:, known:])
+
+    def names(self, step: int) -> list[str]:
+        """The clips in the batch of a step, in words."""
+        return [self.latents.name(clip) for clip in self._clips(step)]
+
+    def _clips(self, step: int) -> list[int]:
+        """The clips of a whole batch."""
+        first = step * self.batch_size
+        return [self._order[place] for place in range(first, first + self.batch_size)]

@@ -17,11 +17,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from vdp.data.maps import Maps
 from vdp.files import replacing
 
 MANIFEST = "manifest.json"
 STATISTICS = "statistics.json"
-MAX_OPEN = 256  # memory maps held at once: each holds a file descriptor, of which a process has about 1000
 
 Half = NDArray[np.float16]
 
@@ -134,13 +134,10 @@ class LatentClips:
             if not path.is_file():
                 raise FileNotFoundError(f"{path}: no such file; run `dvc repro --force encode_latents`")
         self._starts = list(accumulate(counts, initial=0))
-        self._open: dict[int, Half] = {}
+        self._maps = Maps()
 
     def __len__(self) -> int:
         return self._starts[-1]
-
-    def __getstate__(self) -> dict[str, object]:
-        return {**self.__dict__, "_open": {}}
 
     @property
     def views(self) -> int:
@@ -157,23 +154,30 @@ class LatentClips:
         """Channels of a latent."""
         return int(self._shard(0).shape[3])
 
+    def name(self, clip: int) -> str:
+        """A clip in words, by its split and its number there, such as 'train clip 12'."""
+        split = self._paths[self._place(clip)[0]].parent
+        first = next(number for number, path in enumerate(self._paths) if path.parent == split)
+        return f"{split.name} clip {clip - self._starts[first]}"
+
     def read(self, clips: Sequence[int], views: Sequence[int], frames: Sequence[Sequence[int]]) -> Tensor:
         """Normalised latents (B, C, T, h, w) of chosen frames: B clips, B views of them, B x T frames."""
         rows = []
         for clip, view, chosen in zip(clips, views, frames, strict=True):
-            shard = bisect_right(self._starts, clip) - 1
-            rows.append(self._shard(shard)[clip - self._starts[shard], view][list(chosen)])
-        raw = torch.from_numpy(np.stack(rows).astype(np.float32)).transpose(1, 2)
+            shard, row = self._place(clip)
+            rows.append(self._shard(shard)[row, view][list(chosen)])
+        raw = torch.from_numpy(np.stack(rows)).float().transpose(1, 2)
         return self.normalisation.apply(raw)
+
+    def _place(self, clip: int) -> tuple[int, int]:
+        """The shard of a clip and its row there."""
+        shard = bisect_right(self._starts, clip) - 1
+        return shard, clip - self._starts[shard]
 
     def _shard(self, number: int) -> Half:
         """The map of a shard, (n, V, T, C, h, w)."""
-        if number not in self._open:
-            if len(self._open) >= MAX_OPEN:
-                del self._open[next(iter(self._open))]
-            path = self._paths[number]
-            try:
-                self._open[number] = np.load(path, mmap_mode="r")
-            except (ValueError, EOFError) as error:  # numpy does not name the file
-                raise ValueError(f"{path}: {error}; run `dvc repro --force encode_latents`") from None
-        return self._open[number]
+        path = self._paths[number]
+        try:
+            return np.asarray(self._maps[path])  # numpy's class of maps takes several times as long to index
+        except (ValueError, EOFError) as error:  # numpy does not name the file
+            raise ValueError(f"{path}: {error}; run `dvc repro --force encode_latents`") from None

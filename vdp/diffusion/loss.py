@@ -3,19 +3,24 @@
 Shapes: B clips, C channels, K known frames, N targets, R noise draws of each target.
 """
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import torch
 from torch import Tensor
 
+from vdp.chance import Chance
 from vdp.diffusion.contract import Denoiser
 from vdp.diffusion.objective import Objective
 from vdp.diffusion.own_context import OwnContext, with_own_frames
-from vdp.diffusion.process import add_noise, min_snr_weight, target
+from vdp.diffusion.process import Schedule, add_noise, clean_and_noise, min_snr_weight, target
 from vdp.tasks import Hops
 
 ContextT = TypeVar("ContextT")
+
+LEVELS = (0.1, 0.3, 0.5, 0.7, 0.9)  # of noise in a validation, as shares: sigma / (alpha + sigma)
+HALVINGS = 20  # of the times between which one is looked for: it is found to a millionth
 
 
 def shift_time(t: Tensor, shift: float) -> Tensor:
@@ -50,23 +55,42 @@ def diffusion_loss(
     Returns:
         A scalar.
     """
-    known = hops.known + level[:, None, :, None, None] * context_noise
-    base = objective.base(known, hops.index, hops.target_index)
-    draws = t.shape[1] // hops.target_index.shape[1]
-    x0 = objective.to_data(hops.target, base).repeat_interleave(draws, dim=2)
-    context = denoiser.context(known, hops.index, level, dropped, hops.target_index)
-    output = denoiser(add_noise(x0, noise, t, objective.process.schedule), t, context)
+    seen = replace(hops, known=hops.known + level[:, None, :, None, None] * context_noise)
+    x0, _, output = denoised(denoiser, seen, objective, t, noise, level, dropped)
     error = (output - target(x0, noise, t, objective.process)).square()
     if min_snr_gamma is None:
         return error.mean()
     return (error.mean(dim=(1, 3, 4)) * min_snr_weight(t, objective.process, min_snr_gamma)).mean()
 
 
+def denoised(
+    denoiser: Denoiser[ContextT],
+    hops: Hops,
+    objective: Objective,
+    t: Tensor,
+    noise: Tensor,
+    level: Tensor,
+    dropped: Tensor,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """What is noised, (B, C, N*R, h, w), what the network sees of it and what it gives, all of that shape.
+
+    Args:
+        hops: the known frames as the network sees them, with noise of `level` on them.
+        denoiser, objective, t, noise, level, dropped: as of `diffusion_loss`.
+    """
+    base = objective.base(hops.known, hops.index, hops.target_index)
+    draws = t.shape[1] // hops.target_index.shape[1]
+    x0 = objective.to_data(hops.target, base).repeat_interleave(draws, dim=2)
+    context = denoiser.context(hops.known, hops.index, level, dropped, hops.target_index)
+    xt = add_noise(x0, noise, t, objective.process.schedule)
+    return x0, xt, denoiser(xt, t, context)
+
+
 @dataclass(frozen=True)
 class HopLoss:
     """How a training step draws its times, its noise and what it makes of the known frames.
 
-    A loss of `vdp.training.fit`: all chance comes from the generator that it is called with.
+    A loss of `vdp.training.fit`: all chance is that with which it is called.
     """
 
     objective: Objective
@@ -77,39 +101,29 @@ class HopLoss:
     drop_context: float  # share of clips without pictures of known frames
     own_context: OwnContext
 
-    def __call__(
-        self, denoiser: Denoiser[ContextT], hops: Hops, generator: torch.Generator
-    ) -> dict[str, Tensor]:
-        """The loss of a batch of hops.
+    def __call__(self, denoiser: Denoiser[ContextT], hops: Hops, chance: Chance) -> dict[str, Tensor]:
+        """The loss of a batch of hops, or of a part of one.
 
         Args:
             denoiser: the network.
             hops: what is known and what is to be predicted.
-            generator: on the device of `hops`.
+            chance: random numbers of the hops, on their device.
 
         Returns:
             'loss', a scalar.
         """
-        device = hops.known.device
-
-        def uniform(*shape: int) -> Tensor:
-            return torch.rand(shape, generator=generator, device=device)
-
-        def normal(*shape: int) -> Tensor:
-            return torch.randn(shape, generator=generator, device=device)
-
         batch, channels, targets, height, width = hops.target.shape
-        t = uniform(batch, targets * self.draws)
+        t = chance.uniform(batch, targets * self.draws)
         if denoiser.joint:  # frames that are made together are at one time
             t = t[:, : self.draws].repeat(1, targets)
         t = shift_time(t, self.time_shift)
-        level = self.context_noise * uniform(batch, 1) * (uniform(batch, 1) < 0.5)
-        noise = normal(batch, channels, targets * self.draws, height, width)
-        context_noise = normal(*hops.known.shape)
-        dropped = uniform(batch) < self.drop_context
+        level = self.context_noise * chance.uniform(batch, 1) * (chance.uniform(batch, 1) < 0.5)
+        noise = chance.normal(batch, channels, targets * self.draws, height, width)
+        context_noise = chance.normal(*hops.known.shape)
+        dropped = chance.uniform(batch) < self.drop_context
         level = level * ~dropped[:, None]  # noise that the network cannot see would only blur what it learns
-        if self.own_context.share > 0 and uniform(1).item() < self.own_context.share:
-            hops = with_own_frames(denoiser, hops, self.objective, self.own_context, uniform, normal)
+        if self.own_context.share > 0 and chance.shared() < self.own_context.share:
+            hops = with_own_frames(denoiser, hops, self.objective, self.own_context, chance)
         loss = diffusion_loss(
             denoiser,
             hops,
@@ -122,3 +136,60 @@ class HopLoss:
             dropped,
         )
         return {"loss": loss}
+
+
+def times_of(levels: Sequence[float], schedule: Schedule) -> Tensor:
+    """The times at which noise reaches some shares of a schedule, sigma / (alpha + sigma); float64, (L,).
+
+    Args:
+        levels: shares, 0..1.
+        schedule: one whose noise grows with time.
+
+    Returns:
+        Times in [0, 1]; the last one, 1, for levels that the schedule does not reach.
+    """
+    wanted = torch.tensor(levels, dtype=torch.float64)
+    before, after = torch.zeros_like(wanted), torch.ones_like(wanted)
+    for _ in range(HALVINGS):
+        middle = (before + after) / 2
+        alpha, sigma = schedule(middle)
+        reached = sigma / (alpha + sigma) >= wanted
+        before, after = before.where(reached, middle), middle.where(reached, after)
+    return after
+
+
+@dataclass(frozen=True)
+class LevelLoss:
+    """How far a network is from the truth at fixed levels of noise, from clean known frames.
+
+    A loss of `vdp.training.fit` for its validations: all of them see the same levels, so that they compare,
+    and the error of the clean frame also between trainings, whatever schedule, prediction or change these
+    diffuse.
+    """
+
+    objective: Objective
+
+    def __call__(self, denoiser: Denoiser[ContextT], hops: Hops, chance: Chance) -> dict[str, Tensor]:
+        """The errors of a batch of hops, or of a part of one, in one pass over the known frames.
+
+        Args:
+            denoiser: the network.
+            hops: what is known and what is to be predicted.
+            chance: random numbers of the hops, on their device.
+
+        Returns:
+            'loss', the mean squared error of the network's output; 'x0', that of the clean frame that the
+            output stands for, in units of the hops' latents, and 'x0_0.1' and so on at each of `LEVELS`.
+        """
+        batch, channels, targets, height, width = hops.target.shape
+        process, draws = self.objective.process, len(LEVELS)
+        t = times_of(LEVELS, process.schedule).to(hops.index).repeat(batch, targets)
+        noise = chance.normal(batch, channels, targets * draws, height, width)
+        clean, seen = torch.zeros_like(hops.index), torch.zeros_like(hops.index[:, 0], dtype=torch.bool)
+        x0, xt, output = denoised(denoiser, hops, self.objective, t, noise, clean, seen)
+        told, _ = clean_and_noise(xt, output, t, process)
+        miss = self.objective.scale[:, None, None, None] * (told - x0)
+        errors = miss.square().unflatten(2, (targets, draws)).mean(dim=(0, 1, 2, 4, 5))
+        by_level = {f"x0_{level}": error for level, error in zip(LEVELS, errors, strict=True)}
+        loss = (output - target(x0, noise, t, process)).square().mean()
+        return {"loss": loss, "x0": errors.mean(), **by_level}

@@ -16,6 +16,7 @@ SPLITS = (1, len(SHAPES), len(MATERIALS), len(COLORS))
 NUM_LOGITS = sum(SPLITS)
 # of finding objects beside naming them; by hand: its mean is over all pixels, 95% of them easy background
 DETECTION_WEIGHT = 4.9
+NOWHERE = -1  # in the place of a factor where there is no object
 
 
 def class_log_probs(logits: Tensor) -> Tensor:
@@ -35,29 +36,31 @@ def class_log_probs(logits: Tensor) -> Tensor:
 
 
 def factor_loss(logits: Tensor, mask: Tensor) -> Tensor:
-    """Half cross-entropy, half Dice, for factor logits (B, 14, H, W) against class ids (B, H, W); a scalar.
+    """Half cross-entropy, half Dice, of each frame: logits (B, 14, H, W), ids (B, H, W) -> (B,) in fp32.
 
     Cross-entropy is that of `class_log_probs`, split into its four factors; the factors of an object are
-    averaged over object pixels, so that they weigh as much as the background that covers 95% of a frame. Dice
-    is that of the object map, soft and pooled over the batch (Milletari et al. 2016, arXiv:1606.04797).
+    averaged over the object pixels of the frame, so that they weigh as much as the background that covers 95%
+    of it. Dice is that of the frame's object map, soft (Milletari et al. 2016, arXiv:1606.04797).
     """
     is_object, shape, material, color = logits.float().split(SPLITS, dim=1)
     truth = mask > 0
-    detect = F.binary_cross_entropy_with_logits(is_object[:, 0], truth.float())
-    ids = mask[truth].long() - 1
+    detect = F.binary_cross_entropy_with_logits(is_object[:, 0], truth.float(), reduction="none")
+    ids = mask.long() - 1
     per_shape = len(MATERIALS) * len(COLORS)
-    parts = (
-        (shape, ids // per_shape),
-        (material, ids % per_shape // len(COLORS)),
-        (color, ids % len(COLORS)),
+    identity = (
+        named_loss(shape, ids // per_shape, truth)
+        + named_loss(material, ids % per_shape // len(COLORS), truth)
+        + named_loss(color, ids % len(COLORS), truth)
     )
-    where = truth.nonzero(as_tuple=True)
-    # a sum over a clamped count rather than a mean: a batch without objects must give zero, not NaN
-    identity = sum(
-        F.cross_entropy(part[where[0], :, where[1], where[2]], target, reduction="sum")
-        for part, target in parts
-    ) / max(len(ids), 1)
     probability = is_object[:, 0].sigmoid()
-    overlap = (probability * truth).sum()
-    dice = 1 - (2 * overlap + 1) / (probability.sum() + truth.sum() + 1)
-    return 0.5 * (DETECTION_WEIGHT * detect + identity) + 0.5 * dice
+    overlap = (probability * truth).sum(dim=(1, 2))
+    dice = 1 - (2 * overlap + 1) / (probability.sum(dim=(1, 2)) + truth.sum(dim=(1, 2)) + 1)
+    return 0.5 * (DETECTION_WEIGHT * detect.mean(dim=(1, 2)) + identity) + 0.5 * dice
+
+
+def named_loss(logits: Tensor, factor: Tensor, where: Tensor) -> Tensor:
+    """Cross-entropy of a factor, (B, n, H, W) against (B, H, W), averaged over some pixels: (B,)."""
+    named = factor.where(where, NOWHERE)
+    total = F.cross_entropy(logits, named, ignore_index=NOWHERE, reduction="none").sum(dim=(1, 2))
+    # a sum over a clamped count rather than a mean: a frame without objects must give zero, not NaN
+    return total / where.sum(dim=(1, 2)).clamp(min=1)

@@ -1,12 +1,16 @@
-"""Model folders: `model.safetensors`, and `config.json` that rebuilds the model; nothing is unpickled."""
+"""Model folders: `model.safetensors`, and `config.json` that rebuilds the model; nothing is unpickled.
+
+Further weights of the same network lie beside it, as `best.safetensors` does where the last ones are in use.
+"""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TypeVar
 
 from pydantic import ValidationError
 from safetensors.torch import load_file, save_file
-from torch import nn
+from torch import Tensor, nn
 
 from vdp.files import replacing
 from vdp.params import Params, UserError
@@ -17,21 +21,31 @@ CONFIG = "config.json"
 Config = TypeVar("Config", bound=Params)
 
 
-def save_model(folder: Path, network: nn.Module | None, config: Params) -> None:
+def save_model(
+    folder: Path,
+    network: nn.Module | None,
+    config: Params,
+    spare: Mapping[str, Mapping[str, Tensor]] | None = None,
+) -> None:
     """Write a model folder whole: built under a temporary name, then renamed over the old one.
 
     Args:
         folder: where to; replaced if it exists.
         network: whose weights to write; None for a codec without any.
         config: from which the network can be built again.
+        spare: other weights of it to keep, by the name of their file.
     """
     with replacing(folder) as part:
         if network is not None:
-            state = network.state_dict()
-            weights = {name: value.detach().cpu().contiguous() for name, value in state.items()}
-            save_file(weights, part / WEIGHTS)
+            _save_weights(network.state_dict(), part / WEIGHTS)
+        for name, weights in (spare or {}).items():
+            _save_weights(weights, part / f"{name}.safetensors")
         text = json.dumps(config.model_dump(mode="json"), indent=2, sort_keys=True)
         (part / CONFIG).write_text(text + "\n")
+
+
+def _save_weights(weights: Mapping[str, Tensor], path: Path) -> None:
+    save_file({name: value.detach().cpu().contiguous() for name, value in weights.items()}, path)
 
 
 def load_config(folder: Path, schema: type[Config]) -> Config:

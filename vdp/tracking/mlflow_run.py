@@ -10,6 +10,7 @@ import hashlib
 import json
 import logging
 import os
+import re
 import resource
 import socket
 import subprocess
@@ -21,6 +22,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias, Union
 
+import numpy as np
+from numpy.typing import NDArray
 from pydantic import JsonValue
 
 from vdp.files import locked
@@ -28,6 +31,7 @@ from vdp.params import PARAMS_FILE, UserError, read_file
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+
 
 EXPERIMENT = "vdp"
 KEY_TAG = "vdp.key"  # what an experiment's run is found by
@@ -37,6 +41,7 @@ FLUSH_SECONDS = 15.0
 MAX_METRICS = 1000  # MLflow's limits for one log_batch
 MAX_PARAMS = 100
 MAX_PARAM_CHARS = 6000
+PICTURE_NAME = re.compile(r"[a-zA-Z0-9_\-./ ]+")  # what MLflow takes
 
 Numbers: TypeAlias = Mapping[str, Union[float, "Numbers"]]  # nested: {"simulated": {"jaccard": 0.4}}
 
@@ -114,6 +119,20 @@ class Tracker:
             with self._reporting():
                 runs.client.log_text(runs.child, content, name)
 
+    def picture(self, name: str, picture: NDArray[np.uint8], step: int) -> None:
+        """Show a picture (H, W, 3) uint8 with the stage's run, beside those of the same name at other steps.
+
+        Raises:
+            ValueError: if the name has other characters than letters, digits, spaces, `_`, `-`, `.` and `/`.
+        """
+        if not PICTURE_NAME.fullmatch(name):
+            raise ValueError(
+                f"name={name!r}: expected letters, digits, spaces, _, -, . and / alone; rename it"
+            )
+        if runs := self._connect():
+            with self._reporting():
+                runs.client.log_image(runs.child, picture, key=name, step=step, synchronous=True)
+
     def flush(self) -> None:
         """Send what has been held back."""
         points, self._points = self._points, []
@@ -170,7 +189,7 @@ class Tracker:
         try:
             with _quiet():
                 yield
-        except (MlflowException, SQLAlchemyError) as error:
+        except (MlflowException, SQLAlchemyError, OSError) as error:  # OSError: a full disk
             message = " ".join(str(error).split())[:300]
             if self._runs is None and not tracking_uri().startswith("sqlite"):
                 raise UserError(
@@ -293,11 +312,18 @@ def git_commit() -> str:
 
 
 def is_main_process() -> bool:
-    """Whether this is the process of a distributed run that reports; true in an ordinary run."""
-    rank = next(
-        (os.environ[name] for name in ("RANK", "SLURM_PROCID", "LOCAL_RANK") if name in os.environ), "0"
-    )
-    return rank == "0"
+    """Whether this is the process of a distributed run that reports; true in an ordinary run.
+
+    torchrun gives each process its RANK. Where Lightning starts the processes, they have a LOCAL_RANK, and
+    a NODE_RANK on several machines. SLURM numbers those that it starts itself.
+    """
+    if "RANK" in os.environ:
+        ranks = [os.environ["RANK"]]
+    elif "LOCAL_RANK" in os.environ:
+        ranks = [os.environ["LOCAL_RANK"], os.environ.get("NODE_RANK", "0")]
+    else:
+        ranks = [os.environ.get("SLURM_PROCID", "0")]
+    return all(rank == "0" for rank in ranks)
 
 
 def flatten(values: Numbers, prefix: str = "") -> dict[str, float]:

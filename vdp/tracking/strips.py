@@ -4,6 +4,7 @@ A class is drawn in its object's own colour, lighter for metal and darker from c
 labelled with two letters, its material's and its shape's: a longer label would hide what it names.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import cv2
@@ -77,8 +78,13 @@ def clip_strip(clip: ClipPicture) -> Picture:
     rows = [top, [tile(frame, f"predicted {number}") for number, frame in clip.predicted.items()]]
     if clip.true:
         rows.append([tile(frame, f"true {number}") for number, frame in clip.true.items()])
+    return sheet(f"{clip.title}; {LEGEND}", rows)
+
+
+def sheet(title: str, rows: Sequence[Sequence[Picture]]) -> Picture:
+    """Rows of tiles below each other under a title; the tiles of a row are of one height."""
     body = _stack([_beside(row) for row in rows])
-    return _stack([_text_bar(f"{clip.title}; {LEGEND}", body.shape[1]), body])
+    return _stack([_text_bar(title, body.shape[1]), body])
 
 
 def tile(frame: Picture, caption: str) -> Picture:
@@ -139,7 +145,7 @@ def _text_bar(text: str, width: int) -> Picture:
     return bar
 
 
-def _beside(pictures: list[Picture]) -> Picture:
+def _beside(pictures: Sequence[Picture]) -> Picture:
     gap = np.full((pictures[0].shape[0], GAP, 3), PAPER, np.uint8)
     return np.concatenate([part for picture in pictures for part in (picture, gap)][:-1], axis=1)
 

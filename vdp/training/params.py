@@ -1,8 +1,8 @@
-"""Sections `pretrain_vae`, `train_denoiser` and `train_segmenter` of params.yaml."""
+"""Sections `engine`, `pretrain_vae`, `train_denoiser` and `train_segmenter` of params.yaml."""
 
-from typing import Annotated
+from typing import Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from vdp.params import Params
 
@@ -10,12 +10,28 @@ Share = Annotated[float, Field(ge=0, le=1)]
 Gap = Annotated[int, Field(ge=1)]  # frames from the last known one to the target
 
 
+class EngineParams(Params):
+    """Section `engine`: what trains, the same for all three trainings."""
+
+    precision: Literal["auto", 32, "bf16", 16]  # of the networks' arithmetic; weights and losses stay in fp32
+    devices: Literal["auto"] | Annotated[int, Field(ge=1, le=1024)]  # processes on each node, a GPU each
+    num_nodes: Annotated[int, Field(ge=1, le=65536)]  # machines
+    strategy: Literal["auto", "ddp", "fsdp"]  # what processes share: the work, or the weights as well
+    compile: bool  # the networks' blocks, by torch.compile
+    checkpointing: bool  # compute activations again in the backward pass instead of keeping them
+    save_minutes: Annotated[float, Field(gt=0)]  # between states to resume from
+    save_steps: None | Annotated[int, Field(ge=1)]  # optimiser steps between them, besides
+    max_skipped: Annotated[int, Field(ge=1)]  # steps in a row whose gradient is not finite, before the end
+
+
 class FitParams(Params):
     """What every training has: keys of all three sections."""
 
     steps: Annotated[int, Field(ge=1)]  # optimiser steps
-    batch_size: Annotated[int, Field(ge=1)]  # samples per step
-    learning_rate: Annotated[float, Field(gt=0, le=1)]  # peak; cosine down to zero after the warm-up
+    batch_size: Annotated[int, Field(ge=1)]  # samples per step, over all processes and accumulated parts
+    accumulate: Annotated[int, Field(ge=1)]  # parts of a process's batch, computed one by one
+    learning_rate: Annotated[float, Field(gt=0, le=1)]  # peak
+    schedule: Literal["cosine", "constant"]  # of the learning rate after the warm-up
     warmup_steps: Annotated[int, Field(ge=0)]  # steps of linear warm-up
     weight_decay: Annotated[float, Field(ge=0, le=1)]  # of AdamW, on weight matrices alone
     grad_clip: Annotated[float, Field(gt=0)]  # largest norm of the gradient
@@ -25,6 +41,16 @@ class FitParams(Params):
     num_workers: Annotated[
         int, Field(ge=0, le=64)
     ]  # processes that read batches ahead; 0: none but the training
+    keep: Literal["last", "best"]  # averaged weights that later stages use
+
+    @model_validator(mode="after")
+    def parts_are_whole(self) -> Self:
+        if self.batch_size % self.accumulate:
+            raise ValueError(
+                f"accumulate={self.accumulate} does not divide batch_size={self.batch_size}: "
+                "expected a divisor of it"
+            )
+        return self
 
 
 class PretrainVaeParams(FitParams):

@@ -4,8 +4,9 @@ What a step sees depends on the seed and the step's number alone: workers change
 what is in it.
 """
 
+import signal
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Generic, Protocol, Self, TypeVar
@@ -29,8 +30,25 @@ class Movable(Protocol):
 
 
 Batch = TypeVar("Batch", bound=Movable)
-# The batch of a step, from its number and its randomness.
-BatchOf = Callable[[int, np.random.Generator], Batch]
+BatchT_co = TypeVar("BatchT_co", bound=Movable, covariant=True)
+Place = tuple[int, range]  # a step, and which samples of its batch
+
+
+class Batches(Protocol[BatchT_co]):
+    """The batches of a training; what is in them depends on the step's number and its randomness alone."""
+
+    @property
+    def batch_size(self) -> int:
+        """Samples of a whole batch."""
+        ...
+
+    def __call__(self, step: int, rng: np.random.Generator, rows: range) -> BatchT_co:
+        """Some samples of the batch of a step, on the CPU; `rng` draws the same whichever they are."""
+        ...
+
+    def names(self, step: int) -> list[str]:
+        """Names of the clips in the batch of a step, for messages."""
+        ...
 
 
 def rng_of(seed: int, step: int, stream: int = 0) -> np.random.Generator:
@@ -38,40 +56,91 @@ def rng_of(seed: int, step: int, stream: int = 0) -> np.random.Generator:
     return np.random.default_rng([seed, stream, step])
 
 
-@contextmanager
-def read_ahead(
-    batch_of: BatchOf[Batch], seed: int, steps: range, num_workers: int, pin: bool
-) -> Iterator[Iterator[Batch]]:
-    """An iterator over the batches of some steps, in order; its processes end with the block.
+def noise_of(seed: int, step: int, stream: int, device: torch.device) -> torch.Generator:
+    """Torch generator of one step: the same whatever ran before it."""
+    return torch.Generator(device).manual_seed(int(rng_of(seed, step, stream).integers(2**63)))
+
+
+def first_batches(batches: Batches[Batch], seed: int, count: int = 4) -> list[Batch]:
+    """A few whole batches, as a training with this seed would start with if it drew anew, on the CPU."""
+    rows = range(batches.batch_size)
+    return [batches(step, rng_of(seed, step, stream=1), rows) for step in range(count)]
+
+
+class Places:
+    """Which parts of which batches a process computes, in order.
+
+    A batch is cut into `processes * accumulate` equal parts; process r has those from `r * accumulate` on.
 
     Args:
-        batch_of: makes a batch on the CPU; with workers it is pickled, so it has to open its files lazily.
-        seed: of the run.
         steps: whose batches are wanted.
+        batch_size: samples of a whole batch.
+        accumulate: parts that one process computes, one after the other.
+        rank: of this process.
+        processes: how many there are.
+
+    Raises:
+        UserError: if the batch cannot be cut into so many.
+    """
+
+    def __init__(self, steps: range, batch_size: int, accumulate: int, rank: int, processes: int) -> None:
+        parts = accumulate * processes
+        if batch_size % parts:
+            fits = -(-batch_size // parts) * parts
+            raise UserError(
+                f"batch_size={batch_size} cannot be cut into {parts} equal parts, accumulate={accumulate} "
+                f"for each of {processes} processes: expected a multiple of {parts}, as {fits}"
+            )
+        self.steps = steps
+        self.accumulate = accumulate
+        self.size = batch_size // parts  # samples of a part
+        self.first = rank * accumulate * self.size
+
+    def __len__(self) -> int:
+        return len(self.steps) * self.accumulate
+
+    def __iter__(self) -> Iterator[Place]:
+        for step in self.steps:
+            for part in range(self.accumulate):
+                start = self.first + part * self.size
+                yield step, range(start, start + self.size)
+
+
+@contextmanager
+def read_ahead(
+    batches: Batches[Batch], seed: int, places: Places, num_workers: int, pin: bool
+) -> Iterator[Iterator[Batch]]:
+    """An iterator over parts of the batches of some steps, in order; its processes end with the block.
+
+    Args:
+        batches: makes a part on the CPU; with workers it is pickled, so it has to open its files lazily.
+        seed: of the run.
+        places: which parts of which batches are wanted.
         num_workers: processes that make them, each two batches ahead; 0: this one, when a batch is asked for.
         pin: whether workers' batches are to come in page-locked memory, from which a GPU copies faster.
 
     Raises:
-        ValueError, OSError: as `batch_of` raised it, in whichever process.
+        ValueError, OSError: as `batches` raised it, in whichever process.
         UserError: if a worker process was killed, or the memory that processes share is full.
     """
     if num_workers == 0:
-        yield (batch_of(step, rng_of(seed, step)) for step in steps)
+        yield (batches(step, rng_of(seed, step), rows) for step, rows in places)
         return
     # spawn: a fork would copy CUDA's state and OpenMP's locks, and hang on either
     loader = DataLoader(
-        _Steps(batch_of, seed),
+        _Parts(batches, seed),
         batch_size=None,
-        sampler=steps,
+        sampler=places,
         num_workers=num_workers,
         multiprocessing_context="spawn",
         pin_memory=pin,
+        worker_init_fn=_left_to_the_training,
         generator=torch.Generator(),  # the loader would draw from the global one otherwise
     )
     received = iter(loader)
     assert isinstance(received, _MultiProcessingDataLoaderIter)
     try:
-        yield _opened(received, len(steps))
+        yield _opened(received, len(places))
     except RuntimeError as error:
         # a worker's death is raised wherever this process is then, not only where a batch is asked for
         if not str(error).startswith(("DataLoader worker", "Pin memory thread")):
@@ -91,16 +160,23 @@ class _Failure:
     error: ValueError | OSError
 
 
-class _Steps(Dataset[Batch | _Failure], Generic[Batch]):
-    """Batches by the number of their step."""
+def _left_to_the_training(worker: int) -> None:
+    """A signal that asks all processes to stop is the training's to hear; its end ends the workers."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
 
-    def __init__(self, batch_of: BatchOf[Batch], seed: int) -> None:
-        self.batch_of = batch_of
+
+class _Parts(Dataset[Batch | _Failure], Generic[Batch]):
+    """Parts of batches by their place."""
+
+    def __init__(self, batches: Batches[Batch], seed: int) -> None:
+        self.batches = batches
         self.seed = seed
 
-    def __getitem__(self, step: int) -> Batch | _Failure:
+    def __getitem__(self, place: Place) -> Batch | _Failure:
+        step, rows = place
         try:
-            batch = self.batch_of(step, rng_of(self.seed, step))
+            batch = self.batches(step, rng_of(self.seed, step), rows)
         except (ValueError, OSError) as error:
             error.add_note(traceback.format_exc())
             return _Failure(error)

@@ -102,17 +102,16 @@ class Encoder(nn.Module):
             layers += [ResBlock(width, width), nn.Conv2d(width, 2 * width, 3, stride=2, padding=1)]
             width, factor = 2 * width, 2 * factor
         layers += [ResBlock(width, width) for _ in range(params.num_res_blocks)]
-        head = [group_norm(width), nn.SiLU(), nn.Conv2d(width, 2 * params.latent_channels, 3, padding=1)]
-        self.head_length = len(head)
-        self.layers = nn.Sequential(*layers, *head)
+        self.body = nn.Sequential(*layers)
+        last = nn.Conv2d(width, 2 * params.latent_channels, 3, padding=1)
+        self.head = nn.Sequential(group_norm(width), nn.SiLU(), last)
         time: list[nn.Module] = []
         for _ in range(halvings(params.temporal_factor)):
             time += [TimeBlock(width), HalveTime(width)]
         self.time = nn.Sequential(*time)  # empty, the identity, where each frame stands alone
 
     def forward(self, x: Tensor) -> Tensor:  # (B, 3, T, H, W) -> (B, 2C, N, h, w)
-        x = self.time(per_frame(self.layers[: -self.head_length], x))
-        return per_frame(self.layers[-self.head_length :], x)
+        return per_frame(self.head, self.time(per_frame(self.body, x)))
 
 
 class Decoder(nn.Module):
@@ -122,8 +121,8 @@ class Decoder(nn.Module):
         super().__init__()
         factor: int = params.spatial_factor
         width = params.base_channels * factor // STEM
-        trunk: list[nn.Module] = [nn.Conv2d(params.latent_channels, width, 3, padding=1)]
-        trunk += [ResBlock(width, width) for _ in range(params.num_res_blocks)]
+        self.entry = nn.Conv2d(params.latent_channels, width, 3, padding=1)
+        trunk: list[nn.Module] = [ResBlock(width, width) for _ in range(params.num_res_blocks)]
         while factor > STEM:
             trunk += [nn.Conv2d(width, 2 * width, 3, padding=1), nn.PixelShuffle(2)]  # 2C is (C/2) * 2 * 2
             width, factor = width // 2, factor // 2
@@ -140,8 +139,7 @@ class Decoder(nn.Module):
 
     # (B, C, N, h, w) -> (B, 3, T, H, W), (B, 14, T, H, W)
     def forward(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        deep = self.time(per_frame(self.trunk[0], z))
-        trunk = self.trunk[1:](fold(deep))
+        trunk = self.trunk(fold(self.time(per_frame(self.entry, z))))
         return unfold(self.pixels(trunk), len(z)), unfold(self.mask(trunk), len(z))
 
 
@@ -161,6 +159,12 @@ class Vae(nn.Module):
         self.channels = params.latent_channels
         self.encoder = Encoder(params)
         self.decoder = Decoder(params)
+        self.decoder.mask.requires_grad_(has_masks)  # without masks no loss would reach it
+
+    def blocks(self) -> list[nn.Module]:
+        """The repeated parts, which are called through `forward` alone."""
+        kinds = (ResBlock, TimeBlock, HalveTime, DoubleTime)
+        return [module for module in self.modules() if isinstance(module, kinds)]
 
     def posterior(self, clips: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and log-variance of latents, (B, 3, T, H, W) in [-1, 1] -> two of (B, C, N, h, w) in fp32."""
@@ -238,7 +242,7 @@ def vae_loss(
     network: Vae,
     clips: Tensor,
     masks: Tensor,
-    labelled: Tensor,
+    weight: Tensor,
     noise: Tensor,
     kl_weight: float,
     detail: float,
@@ -246,11 +250,13 @@ def vae_loss(
 ) -> dict[str, Tensor]:
     """Loss of the VAE: weighted L1, KL, and the mask head's loss on clips that have masks.
 
+    All of them are means over the clips, of what each has of its own.
+
     Args:
         network: the codec.
         clips: (B, 3, T, H, W) in [-1, 1]; single frames have T = 1.
         masks: class ids, (B, T, H, W).
-        labelled: (B,) bool, which clips' are real.
+        weight: of each clip's mask loss, (B,); 0 where the masks are not real.
         noise: standard normal, the shape of the latents, (B, C, N, h, w).
         kl_weight: weight of the KL term.
         detail: largest weight of a pixel, for `detail_weight`.
@@ -262,10 +268,11 @@ def vae_loss(
     mean, log_variance = network.posterior(clips)
     pixels, logits = network.decoder(reparametrise(mean, log_variance, noise))
     frames = fold(clips)
-    error = (fold(pixels).float() - frames).abs()
+    error = (fold(pixels).float() - frames).abs()  # in fp32 whatever the network computed in
     losses = {"l1": (error * detail_weight(frames, detail)).mean(), "kl": kl_divergence(mean, log_variance)}
     loss = losses["l1"] + kl_weight * losses["kl"]
-    if mask_weight and bool(labelled.any()):
-        losses["mask"] = factor_loss(fold(logits[labelled]), masks[labelled].flatten(0, 1))
+    if mask_weight:
+        of_frames = factor_loss(fold(logits), masks.flatten(0, 1))
+        losses["mask"] = (weight * of_frames.unflatten(0, masks.shape[:2]).mean(dim=1)).mean()
         loss = loss + mask_weight * losses["mask"]
     return {"loss": loss, **losses}

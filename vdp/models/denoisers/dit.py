@@ -15,7 +15,6 @@ other: a group is a clip's context, one target, or (block, joint) the targets of
 """
 
 from dataclasses import dataclass
-from typing import cast
 
 import torch
 from einops import rearrange
@@ -155,32 +154,56 @@ class Block(nn.Module):
         self.parts = 3 if factorised else 2
         self.modulation = zeroed(nn.Linear(dim, 3 * self.parts * dim))
 
-    def modulate(self, embedding: Tensor) -> list[tuple[Tensor, ...]]:
+    def forward(
+        self, x: Tensor, embedding: Tensor, turn: Tensor, seen: tuple[Tensor, Tensor] | None, first: int
+    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        """One use of the block; only frames from `first` on ask, and go on.
+
+        Args:
+            x: tokens, (G, F, N, D).
+            embedding: of their frames, (G, F, D).
+            turn: their rotations, (2, G, F, N, P).
+            seen: keys and values that a clip's groups see besides their own, as this method returns them.
+            first: frame from which on tokens are wanted, 0..F; at F only keys and values are.
+
+        Returns:
+            Tokens of the frames from `first` on, (G, F - first, N, D), and the keys and values of all frames,
+            laid out as `attend` (factorised: `attend_in_time`) takes them.
+        """
+        modulation = self._modulate(embedding)
+        x = self._attend_in_frames(x, modulation[0], turn)
+        q, k, v = self._ask(x, modulation[-2], turn, first)
+        x = x[:, first:]
+        if x.shape[1]:
+            x = self._finish(x, (q, k, v), [tuple(z[:, first:] for z in part) for part in modulation], seen)
+        return x, (k, v)
+
+    def _modulate(self, embedding: Tensor) -> list[tuple[Tensor, ...]]:
         """Shift, scale and gate of each part, from embeddings (G, F, D): (G, F, 1, D) each."""
         chunks = self.modulation(embedding)[:, :, None].chunk(3 * self.parts, dim=-1)
         return [chunks[i : i + 3] for i in range(0, len(chunks), 3)]
 
-    def keys(
-        self, x: Tensor, modulation: list[tuple[Tensor, ...]], turn: Tensor, first: int
-    ) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor]]:
-        """Tokens (G, F, N, D) after attention over space, and queries, keys and values over frames.
+    def _attend_in_frames(self, x: Tensor, modulation: tuple[Tensor, ...], turn: Tensor) -> Tensor:
+        """Add what attention over space gives, where the block has it."""
+        if self.space is None:
+            return x
+        shift, scale, gate = modulation
+        qkv = self.space.keys(self.norm(x) * (1 + scale) + shift, turn)
+        q, k, v = (rearrange(z, "g h f n d -> (g f) h n d") for z in qkv)
+        y = F.scaled_dot_product_attention(q, k, v)
+        return x + gate * self.space.merge(rearrange(y, "(g f) h n d -> g h f n d", f=x.shape[1]))
 
-        These are laid out as `attend` (factorised: `attend_in_time`) takes them, once for all that read them;
-        only frames from `first` on ask.
-        """
-        if self.space is not None:
-            shift, scale, gate = modulation[0]
-            qkv = self.space.keys(self.norm(x) * (1 + scale) + shift, turn)
-            q, k, v = (rearrange(z, "g h f n d -> (g f) h n d") for z in qkv)
-            y = F.scaled_dot_product_attention(q, k, v)
-            x = x + gate * self.space.merge(rearrange(y, "(g f) h n d -> g h f n d", f=x.shape[1]))
-        shift, scale, _ = modulation[-2]
+    def _ask(
+        self, x: Tensor, modulation: tuple[Tensor, ...], turn: Tensor, first: int
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries of the frames from `first` on, and keys and values of all, as attention takes them."""
+        shift, scale, _ = modulation
         q, k, v = self.frames.keys(self.norm(x) * (1 + scale) + shift, turn)
         order = "g h f n d -> g h (f n) d" if self.space is None else "g h f n d -> g h n f d"
         q, k, v = (rearrange(z, order).contiguous() for z in (q[:, :, first:], k, v))
-        return x, (q, k, v)
+        return q, k, v
 
-    def finish(
+    def _finish(
         self,
         x: Tensor,
         qkv: tuple[Tensor, Tensor, Tensor],
@@ -252,8 +275,9 @@ class Dit(nn.Module):
         self.noisy_in = PatchIn(2 * channels, stem, dim, patch)
         self.role = nn.Parameter(0.02 * torch.randn(3, dim))
         self.level = nn.Sequential(nn.Linear(FEATURES, dim), nn.SiLU(), nn.Linear(dim, dim))
-        blocks = nn.ModuleList(Block(dim, params.num_heads, params.factorised) for _ in range(params.depth))
-        self.blocks = cast(list[Block], blocks)  # a ModuleList does not tell the type of what it holds
+        self.layers = nn.ModuleList(
+            Block(dim, params.num_heads, params.factorised) for _ in range(params.depth)
+        )
         self.norm = nn.LayerNorm(dim, elementwise_affine=False)
         self.modulation = zeroed(nn.Linear(dim, 2 * dim))
         self.out = PatchOut(channels, stem, dim, patch)
@@ -263,6 +287,10 @@ class Dit(nn.Module):
     def joint(self) -> bool:
         """Whether the targets of one draw see each other."""
         return self.attention != "one_way"
+
+    def blocks(self) -> list[nn.Module]:
+        """The repeated parts, which are called through `forward` alone."""
+        return list(self.layers)
 
     def context(
         self, frames: Tensor, index: Tensor, level: Tensor, dropped: Tensor, target_index: Tensor
@@ -307,21 +335,18 @@ class Dit(nn.Module):
     def _encode(self, known: Tokens) -> list[tuple[Tensor, Tensor]]:
         """Keys and values of the known frames in each block."""
         x, cache = known.x, []
-        for i, block in enumerate(self.blocks):
-            modulation = block.modulate(known.embedding)
-            x, qkv = block.keys(x, modulation, known.turn, first=0)
-            cache.append(qkv[1:])
-            if i + 1 < len(self.blocks):  # what the last block makes of the context nobody reads
-                x = block.finish(x, qkv, modulation, seen=None)
+        for block in self.layers:
+            # what the last block makes of the context nobody reads
+            first = x.shape[1] if block is self.layers[-1] else 0
+            x, seen = block(x, known.embedding, known.turn, None, first)
+            cache.append(seen)
         return cache
 
     def _read(self, context: DitContext, noised: Tokens) -> Tensor:
         """Noised tokens after all blocks, each group beside the cached context of its clip."""
         x = noised.x
-        for block, seen in zip(self.blocks, context.cache, strict=True):
-            modulation = block.modulate(noised.embedding)
-            x, qkv = block.keys(x, modulation, noised.turn, first=0)
-            x = block.finish(x, qkv, modulation, seen)
+        for block, seen in zip(self.layers, context.cache, strict=True):
+            x, _ = block(x, noised.embedding, noised.turn, seen, 0)
         return x
 
     def _joint(self, known: Tokens, noised: Tokens) -> Tensor:
@@ -330,13 +355,10 @@ class Dit(nn.Module):
         x = torch.cat([known.x.repeat_interleave(draws, dim=0), noised.x], dim=1)
         embedding = torch.cat([known.embedding.repeat_interleave(draws, dim=0), noised.embedding], dim=1)
         turn = torch.cat([known.turn.repeat_interleave(draws, dim=1), noised.turn], dim=2)
-        for i, block in enumerate(self.blocks):
+        for block in self.layers:
             # what the last block makes of the context nobody reads
-            first = context if i + 1 == len(self.blocks) else 0
-            modulation = block.modulate(embedding)
-            x, qkv = block.keys(x, modulation, turn, first)
-            modulation = [tuple(z[:, first:] for z in part) for part in modulation]
-            x = block.finish(x[:, first:], qkv, modulation, seen=None)
+            first = context if block is self.layers[-1] else 0
+            x, _ = block(x, embedding, turn, None, first)
         return x
 
     def _embed(self, level: Tensor, role: Tensor | int) -> Tensor:

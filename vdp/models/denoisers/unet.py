@@ -274,6 +274,11 @@ class Unet(nn.Module):
         self.out = nn.Conv2d(widths[0], channels, 3, padding=1)
         self.pass_noise = nn.Linear(dim, channels)
 
+    def blocks(self) -> list[nn.Module]:
+        """The repeated parts, which are called through `forward` alone."""
+        kinds = (ResBlock, ImageAttention, TimeConv, TimeAttention, Spade)
+        return [module for module in self.modules() if isinstance(module, kinds)]
+
     def context(
         self, frames: Tensor, index: Tensor, level: Tensor, dropped: Tensor, target_index: Tensor
     ) -> UnetContext:

@@ -3,31 +3,32 @@
 import torch
 from torch import Tensor
 
+from vdp.chance import Chance
 from vdp.models.codecs import Codec
 
 
-def round_trip(
-    codec: Codec, frames: Tensor, share: float, noise: float, generator: torch.Generator
-) -> Tensor:
+def round_trip(codec: Codec, frames: Tensor, share: float, noise: float, chance: Chance) -> Tensor:
     """Pass a share of frames through the codec, with noise of a random strength on each one's latents.
 
     Args:
         codec: encodes and decodes; no gradient flows through it.
         frames: (B, 3, H, W) in [-1, 1].
-        share: of the frames, the first ones of the batch.
-        noise: largest standard deviation of the noise, in units of the latents' own.
-        generator: source of randomness, on the frames' device.
+        share: of the frames of the whole batch, the first ones of it.
+        noise: largest standard deviation of the noise, in units of each frame's own latents per channel.
+        chance: source of randomness, on the frames' device.
 
     Returns:
         (B, 3, H, W), the frames in their order.
     """
-    count = round(share * len(frames))
+    batch, _, height, width = frames.shape
+    strength = noise * chance.uniform(batch, 1, 1, 1, 1)
+    drawn = chance.normal(batch, codec.channels, 1, height // codec.factor, width // codec.factor)
+    count = min(max(round(share * chance.samples) - chance.rows.start, 0), batch)
     if count == 0:
         return frames
     with torch.no_grad():
         latents = codec.encode(frames[:count, :, None])
-        strength = torch.rand((count, 1, 1, 1, 1), generator=generator, device=frames.device)
-        spread = latents.std(dim=(0, 2, 3, 4), keepdim=True) if count * latents[0, 0].numel() > 1 else 0
-        drawn = torch.randn(latents.shape, generator=generator, device=frames.device)
-        decoded = codec.decode(latents + noise * strength * spread * drawn)[:, :, 0]
+        # one number alone has no spread
+        spread = latents.std(dim=(2, 3, 4), keepdim=True) if latents[0, 0].numel() > 1 else 0
+        decoded = codec.decode(latents + strength[:count] * spread * drawn[:count])[:, :, 0]
     return torch.cat([decoded, frames[count:]])

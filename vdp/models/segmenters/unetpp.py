@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from vdp.models.factors import NUM_LOGITS
 from vdp.models.segmenters.params import SegmenterParams
+from vdp.models.segmenters.parts import drop_unused, repeated, try_out
 
 
 def check_encoder(name: str) -> None:
@@ -46,6 +47,13 @@ class UnetPlusPlus(nn.Module):
             decoder_channels=params.decoder_channels,
             classes=NUM_LOGITS,
         )
+        trial = try_out(self.network)
+        drop_unused(self.network, trial)
+        self.block_names = repeated(self.network, trial)
+
+    def blocks(self) -> list[nn.Module]:
+        """The repeated parts, which are called through `forward` alone."""
+        return [self.network.get_submodule(name) for name in self.block_names]
 
     def forward(self, frames: Tensor) -> Tensor:
         """Factor logits, (B, 3, H, W) in [-1, 1] -> (B, 14, H, W) in fp32."""

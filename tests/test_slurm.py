@@ -1,0 +1,81 @@
+"""The SLURM job, with commands of SLURM and DVC that only note how they were called."""
+
+import os
+import re
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from vdp.params import read_file
+
+REPO = Path(__file__).parents[1]
+SCRIPT = REPO / "slurm" / "train.sbatch"
+
+
+@pytest.fixture
+def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder to submit from, with stand-ins first on PATH."""
+    bin_ = tmp_path / ".venv" / "bin"
+    bin_.mkdir(parents=True)
+    (bin_ / "activate").touch()
+    (tmp_path / "params.yaml").write_text("launcher: srun python  # or python\n")
+    for name, action in (
+        ("python", ""),
+        ("dvc", "exec /bin/sleep ${LASTS:-0}"),
+        ("scancel", ""),
+        ("scontrol", ""),
+        ("sleep", ""),
+    ):
+        (bin_ / name).write_text(f'#!/bin/bash\necho "{name} $*" >>called\n{action}\n')
+        (bin_ / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{bin_}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setenv("SLURM_JOB_ID", "12")
+    monkeypatch.setenv("SLURM_CPUS_PER_TASK", "12")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_the_job_checks_the_params_and_runs_the_pipeline(checkout):
+    assert subprocess.run(["bash", SCRIPT]).returncode == 0
+    assert (checkout / "called").read_text().splitlines() == ["python -m vdp check", "dvc repro"]
+
+
+def test_a_mistake_is_not_queued_again(checkout):
+    (checkout / ".venv" / "bin" / "dvc").write_text("#!/bin/bash\nexit 7\n")
+    assert subprocess.run(["bash", SCRIPT]).returncode == 7
+    assert "scontrol" not in (checkout / "called").read_text()
+
+
+def test_before_the_time_limit_the_trainings_are_stopped_and_the_job_is_queued_again(checkout, monkeypatch):
+    monkeypatch.setenv("LASTS", "5")
+    job = subprocess.Popen(["bash", SCRIPT], start_new_session=True)
+    called = checkout / "called"
+    while not (called.exists() and "dvc repro" in called.read_text()):
+        assert job.poll() is None
+        time.sleep(0.01)
+    job.send_signal(signal.SIGUSR1)
+    assert job.wait(timeout=4) != 0
+    os.killpg(job.pid, signal.SIGKILL)  # what is left of the pipeline, as SLURM would
+    assert called.read_text().splitlines()[2:] == [
+        "scancel --signal=TERM 12",
+        "sleep 60",
+        "scontrol requeue 12",
+    ]
+
+
+def test_a_launcher_that_would_wait_for_ever_is_refused(checkout):
+    (checkout / "params.yaml").write_text("launcher: python  # or srun python\n")
+    run = subprocess.run(["bash", SCRIPT], capture_output=True, text=True)
+    assert run.returncode == 1 and run.stderr.startswith("error: params.yaml: ")
+    assert not (checkout / "called").exists()
+
+
+def test_the_params_that_the_script_names_exist():
+    params = read_file(REPO / "params.yaml")
+    text = SCRIPT.read_text()
+    assert "launcher: srun python" in text and "launcher" in params
+    named = re.findall(r"\bengine\.(\w+)", text)
+    assert named and set(named) <= set(params["engine"])

@@ -1,0 +1,131 @@
+"""Trainings of the product's own networks at their smallest, on batches that are made as they are asked for."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Generic
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from tests.models.test_denoisers import denoiser_params
+from tests.processes import objective_of
+from vdp.chance import Chance
+from vdp.data.frame_batches import Frames
+from vdp.data.hop_batches import HopBatch
+from vdp.diffusion.loss import HopLoss, LevelLoss
+from vdp.diffusion.own_context import OwnContext
+from vdp.models.codecs.params import VaeParams
+from vdp.models.codecs.vae import Vae, vae_loss
+from vdp.models.denoisers import build_denoiser
+from vdp.models.factors import factor_loss
+from vdp.models.segmenters.params import SegmenterParams
+from vdp.models.segmenters.unetpp import UnetPlusPlus
+from vdp.training.fit import Training, training_seed
+from vdp.training.read_ahead import Batch
+from vdp.training.validate import VALIDATION_SIZE
+
+BATCH = 8  # samples of a step
+CHANNELS = 3  # of a latent
+SIDE = 16  # pixels of a frame
+KNOWN = 3  # frames of a hop's context
+VAE = {
+    "spatial_factor": 4, "temporal_factor": 1, "latent_channels": CHANNELS, "base_channels": 8,
+    "num_res_blocks": 1,
+}  # fmt: skip
+SEGMENTER = {
+    "encoder": "resnet18", "encoder_depth": 3, "decoder_channels": [8, 8, 8], "upsample": 1,
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Made(Generic[Batch]):
+    """Batches drawn whole, of which rows are taken."""
+
+    draw: Callable[[np.random.Generator, int], Batch]
+    take: Callable[[Batch, slice], Batch]
+    batch_size: int = BATCH
+
+    def __call__(self, step: int, rng: np.random.Generator, rows: range) -> Batch:
+        return self.take(self.draw(rng, self.batch_size), slice(rows.start, rows.stop))
+
+    def names(self, step: int) -> list[str]:
+        return [f"clip {step * self.batch_size + i}" for i in range(self.batch_size)]
+
+
+def frames_of(rng: np.random.Generator, size: int) -> Frames:
+    """Noise with squares of a class; a third of the frames has no masks."""
+    frames = torch.from_numpy(rng.uniform(-1, 1, (size, 3, SIDE, SIDE)).astype(np.float32))
+    masks = torch.zeros((size, SIDE, SIDE), dtype=torch.uint8)
+    for mask in masks:
+        x, y, side = (int(n) for n in rng.integers(1, SIDE // 2, 3))
+        mask[y : y + side, x : x + side] = int(rng.integers(1, 49))
+    labelled = torch.from_numpy(rng.random(size) < 0.67)
+    weight = labelled * (size / labelled.sum().clamp(min=1))
+    return Frames(frames, masks * labelled[:, None, None], labelled, weight)
+
+
+def take_frames(batch: Frames, rows: slice) -> Frames:
+    return Frames(batch.frames[rows], batch.masks[rows], batch.labelled[rows], batch.weight[rows])
+
+
+def hops_of(rng: np.random.Generator, size: int) -> HopBatch:
+    """Frames that drift: two targets after three known frames, or now and then after two."""
+    known = KNOWN if rng.random() < 0.8 else KNOWN - 1
+    start, drift = (torch.from_numpy(rng.standard_normal((size, CHANNELS, 1, 5, 6))).float() for _ in range(2))
+    index = torch.arange(known).flip(0).float().expand(size, -1)
+    target_index = torch.tensor([known, known + 1.0]).expand(size, -1)
+    at = torch.cat([index, target_index], dim=1)[:, None, :, None, None]
+    frames = start + 0.3 * drift * at
+    return HopBatch(frames[:, :, :known], index, frames[:, :, known:], target_index)
+
+
+def take_hops(batch: HopBatch, rows: slice) -> HopBatch:
+    return HopBatch(batch.known[rows], batch.index[rows], batch.target[rows], batch.target_index[rows])
+
+
+def vae_training() -> Training[Vae, Frames]:
+    def loss(network: Vae, batch: Frames, chance: Chance) -> dict[str, Tensor]:
+        clips, masks = batch.clips()
+        noise = chance.normal(len(clips), CHANNELS, 1, SIDE // 4, SIDE // 4)
+        return vae_loss(network, clips, masks, batch.weight, noise, 1e-4, 5.0, 0.3)
+
+    network = Vae(VaeParams.model_validate(VAE), has_masks=True)
+    batches = Made(frames_of, take_frames)
+    held_out = Made(frames_of, take_frames, VALIDATION_SIZE)
+    return Training("pretrain_vae", network, loss, batches, loss, held_out)
+
+
+def denoiser_training(name: str, own_context: float) -> Training[nn.Module, HopBatch]:
+    """A denoiser by its name in the contract test of all of them."""
+    params = denoiser_params(name)
+    objective = objective_of("flow", "flow", torch.ones(CHANNELS), residual=True)
+    own = OwnContext(share=own_context, frames=1, steps=2, temperature=0.7)
+    loss = HopLoss(objective, None, 1.0, 2, 0.1, 0.2, own)
+    network = build_denoiser(params, CHANNELS)
+    batches = Made(hops_of, take_hops)
+    held_out = Made(hops_of, take_hops, VALIDATION_SIZE)
+    return Training("train_denoiser", network, loss, batches, LevelLoss(objective), held_out)
+
+
+def segmenter_training() -> Training[UnetPlusPlus, Frames]:
+    def loss(network: UnetPlusPlus, batch: Frames, chance: Chance) -> dict[str, Tensor]:
+        return {"loss": factor_loss(network(batch.frames), batch.masks).mean()}
+
+    network = UnetPlusPlus(SegmenterParams.model_validate(SEGMENTER))
+    batches, held_out = Made(frames_of, take_frames), Made(frames_of, take_frames, VALIDATION_SIZE)
+    return Training("train_segmenter", network, loss, batches, loss, held_out)
+
+
+TRAININGS: Mapping[str, Callable[[], Training]] = {
+    "vae": vae_training,
+    "segmenter": segmenter_training,
+}
+
+
+def training_named(name: str) -> Training:
+    """A training with the initial weights of seed 0: 'vae', 'segmenter', a denoiser, or one with '+own'."""
+    training_seed(0)
+    if name in TRAININGS:
+        return TRAININGS[name]()
+    return denoiser_training(name.removesuffix("+own"), own_context=0.5 if name.endswith("+own") else 0.0)
