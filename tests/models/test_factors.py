@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from vdp.classes import COLORS, MATERIALS, NUM_CLASSES, SHAPES, class_id
-from vdp.models.factors import NUM_LOGITS, class_log_probs, factor_loss
+from vdp.models.factors import NUM_LOGITS, OBJECT_SHARE, class_log_probs, factor_loss
 
 SURE = 30.0  # a logit of no doubt
 
@@ -67,7 +67,7 @@ def test_the_loss_of_logits_of_zero_is_worked_by_hand():
     """One object pixel of two: every factor is a fair guess, and half of each pixel is called an object."""
     mask = torch.tensor([[[0, 17]]], dtype=torch.uint8)
     detect = NUM_CLASSES / 10 * math.log(2)
-    identity = math.log(3) + math.log(2) + math.log(8)
+    identity = (math.log(3) + math.log(2) + math.log(8)) / 2 / OBJECT_SHARE
     dice = 1 - (2 * 0.5 + 1) / ((0.5 + 0.5) + 1 + 1)
     loss = factor_loss(torch.zeros(1, NUM_LOGITS, 1, 2), mask)
     assert loss.item() == pytest.approx(0.5 * (detect + identity) + 0.5 * dice)
@@ -104,13 +104,13 @@ def test_every_frame_has_the_loss_that_it_has_alone():
 
 
 def test_the_cross_entropy_of_a_frame_is_that_of_its_classes():
-    """With the mean over object pixels in the place of their sum, from which the part of Dice is taken."""
+    """With objects weighed up by their share of an average frame, and beside it the part of Dice."""
     logits, mask = random_logits(5), torch.zeros(2, 5, 7, dtype=torch.uint8)
     mask[:, 1, 2:5] = torch.tensor([[3, 20, 48], [9, 9, 33]], dtype=torch.uint8)
     named = class_log_probs(logits).gather(1, mask.long()[:, None])[:, 0]
     detected = torch.nn.functional.logsigmoid(logits[:, 0])
     objects = (mask > 0).float()
-    identity = -((named - detected) * objects).sum(dim=(1, 2)) / 3
+    identity = -((named - detected) * objects).mean(dim=(1, 2)) / OBJECT_SHARE
     detect = -torch.where(mask > 0, detected, named).mean(dim=(1, 2))
     found = logits[:, 0].sigmoid()
     dice = 1 - (2 * (found * objects).sum(dim=(1, 2)) + 1) / (found.sum(dim=(1, 2)) + 3 + 1)

@@ -72,7 +72,9 @@ def take_frames(batch: Frames, rows: slice) -> Frames:
 def hops_of(rng: np.random.Generator, size: int) -> HopBatch:
     """Frames that drift: two targets after three known frames, or now and then after two."""
     known = KNOWN if rng.random() < 0.8 else KNOWN - 1
-    start, drift = (torch.from_numpy(rng.standard_normal((size, CHANNELS, 1, 5, 6))).float() for _ in range(2))
+    start, drift = (
+        torch.from_numpy(rng.standard_normal((size, CHANNELS, 1, 5, 6))).float() for _ in range(2)
+    )
     index = torch.arange(known).flip(0).float().expand(size, -1)
     target_index = torch.tensor([known, known + 1.0]).expand(size, -1)
     at = torch.cat([index, target_index], dim=1)[:, None, :, None, None]

@@ -1,10 +1,10 @@
 """One process: what the engine refuses, and the ways to compute that change nothing in what is learnt."""
 
-import shutil
 from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
 from tests.training.process import Job, run
 from tests.training.small import engine_of
@@ -110,13 +110,12 @@ def test_a_state_is_taken_up_with_and_without_recomputed_activations(tmp_path):
         assert run(Job("dit", {**engine, "checkpointing": then}, {"steps": 6}, states)) == plain
 
 
-@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a compiler")
-def test_compiled_blocks_give_the_same_losses_and_names(tmp_path):
-    params = {"steps": 4, "validate_every": 4}
-    plain = run(Job("vae", params=params))
-    engine = {"compile": True, "save_steps": 2}
-    compiled = run(Job("vae", engine, params))
+def test_compiled_blocks_give_the_same_losses_and_names(tmp_path, monkeypatch):
+    """Traced and differentiated as ever, but without a C++ compiler, which takes a minute."""
+    compile_module = nn.Module.compile
+    monkeypatch.setattr(nn.Module, "compile", lambda module: compile_module(module, backend="aot_eager"))
+    plain = run(Job("vae", params={"steps": 4}))
+    run(Job("vae", {"save_steps": 2}, {"steps": 4}, str(tmp_path), harm="leave", step=3))
+    compiled = run(Job("vae", {"compile": True}, {"steps": 4}, str(tmp_path)))
     assert_close(compiled, plain, 1e-4)
     assert compiled["names"] == plain["names"]
-    run(Job("vae", {"save_steps": 2}, params, str(tmp_path), harm="leave", step=3))
-    assert_close(run(Job("vae", engine, params, str(tmp_path))), plain, 1e-4)

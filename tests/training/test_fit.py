@@ -333,6 +333,33 @@ def test_the_cost_is_told_once_the_first_steps_are_timed(capsys):
     assert "samples/s" in told[0] and "GB" in told[0]
 
 
+class Normed(nn.Module):
+    """A line found through batch norm, in a block of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.block = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4))
+        self.out = nn.Linear(4, 1)
+
+    def blocks(self) -> list[nn.Module]:
+        return [self.block]
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.out(self.block(x))
+
+
+def test_activations_that_are_computed_again_do_not_count_twice_in_batch_norm():
+    states = []
+    for checkpointing in (False, True):
+        training_seed(0)
+        result = fitted(
+            training_of(network=Normed()), params_of(), engine=engine_of(checkpointing=checkpointing)
+        )
+        states.append(result.network.state_dict())
+    assert all(torch.equal(states[1][name], value) for name, value in states[0].items())
+    assert states[0]["block.1.num_batches_tracked"] == 20
+
+
 # --- What is not finite ----------------------------------------------------------------------------------
 
 

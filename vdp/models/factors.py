@@ -16,6 +16,9 @@ SPLITS = (1, len(SHAPES), len(MATERIALS), len(COLORS))
 NUM_LOGITS = sum(SPLITS)
 # of finding objects beside naming them; by hand: its mean is over all pixels, 95% of them easy background
 DETECTION_WEIGHT = 4.9
+# Of a frame's pixels, about. A mean over each frame's own object pixels would let small objects weigh
+# as much as large ones, at a cost in accuracy; one over those of a batch would be no mean over its frames.
+OBJECT_SHARE = 0.06
 NOWHERE = -1  # in the place of a factor where there is no object
 
 
@@ -38,9 +41,9 @@ def class_log_probs(logits: Tensor) -> Tensor:
 def factor_loss(logits: Tensor, mask: Tensor) -> Tensor:
     """Half cross-entropy, half Dice, of each frame: logits (B, 14, H, W), ids (B, H, W) -> (B,) in fp32.
 
-    Cross-entropy is that of `class_log_probs`, split into its four factors; the factors of an object are
-    averaged over the object pixels of the frame, so that they weigh as much as the background that covers 95%
-    of it. Dice is that of the frame's object map, soft (Milletari et al. 2016, arXiv:1606.04797).
+    Cross-entropy is that of `class_log_probs`, split into its four factors; those of objects are divided by
+    the share of pixels that are one (`OBJECT_SHARE`), so that they weigh as much as the background does. Dice
+    is that of the frame's object map, soft (Milletari et al. 2016, arXiv:1606.04797).
     """
     is_object, shape, material, color = logits.float().split(SPLITS, dim=1)
     truth = mask > 0
@@ -59,8 +62,7 @@ def factor_loss(logits: Tensor, mask: Tensor) -> Tensor:
 
 
 def named_loss(logits: Tensor, factor: Tensor, where: Tensor) -> Tensor:
-    """Cross-entropy of a factor, (B, n, H, W) against (B, H, W), averaged over some pixels: (B,)."""
+    """Cross-entropy of a factor, (B, n, H, W) against (B, H, W), in units of an average frame's: (B,)."""
     named = factor.where(where, NOWHERE)
-    total = F.cross_entropy(logits, named, ignore_index=NOWHERE, reduction="none").sum(dim=(1, 2))
-    # a sum over a clamped count rather than a mean: a frame without objects must give zero, not NaN
-    return total / where.sum(dim=(1, 2)).clamp(min=1)
+    loss = F.cross_entropy(logits, named, ignore_index=NOWHERE, reduction="none")
+    return loss.mean(dim=(1, 2)) / OBJECT_SHARE

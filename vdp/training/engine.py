@@ -7,7 +7,8 @@ no other file knows more of it than a rank and a mean over processes.
 import functools
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Literal
 
 import torch
@@ -17,6 +18,7 @@ from lightning_fabric.wrappers import _FabricModule
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
 from vdp.device import computes_in_bf16
@@ -150,13 +152,41 @@ def set_up(network: nn.Module, fabric: Fabric, params: EngineParams) -> _FabricM
         A `Trained`, wrapped by Fabric; the weights are those of `network` itself.
     """
     if fabric.world_size > 1 and fabric.device.type == "cuda":
-        network = nn.SyncBatchNorm.convert_sync_batchnorm(network)
+        from timm.layers import convert_sync_batchnorm  # seconds to import; torch's loses timm's activations
+
+        network = convert_sync_batchnorm(network)
     for block in blocks_of(network):
         if params.checkpointing:
-            block.forward = functools.partial(checkpoint, block.forward, use_reentrant=False)
+            context = functools.partial(_twice, block)
+            block.forward = functools.partial(
+                checkpoint, block.forward, use_reentrant=False, context_fn=context
+            )
         if params.compile:
             block.compile()
     return fabric.setup_module(Trained(network))
+
+
+def _twice(block: nn.Module) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+    """Around a block's forward pass, and around the one that computes its activations again."""
+    return nullcontext(), _statistics_kept(block)
+
+
+@contextmanager
+def _statistics_kept(block: nn.Module) -> Iterator[None]:
+    """Batch norms normalise by their batch, and do not count it in their running statistics once more."""
+    before = [
+        (norm, norm.momentum, counter, counter.clone())
+        for norm in block.modules()
+        if isinstance(norm, _BatchNorm) and (counter := norm.num_batches_tracked) is not None
+    ]
+    for norm, *_ in before:
+        norm.momentum = 0.0  # the statistics are passed to the kernel as in the first pass, and stay
+    try:
+        yield
+    finally:
+        for norm, momentum, counter, counted in before:
+            norm.momentum = momentum
+            counter.copy_(counted)
 
 
 def set_up_average(average: nn.Module, fabric: Fabric) -> nn.Module:

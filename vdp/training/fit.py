@@ -412,7 +412,7 @@ class _Loop(Generic[Network, Batch]):
 
     def _fill_optimizer(self, values: Mapping[str, Tensor]) -> None:
         parameters = dict(self.network.named_parameters())
-        for place, value in values.items():
+        for place, value in sorted(values.items()):  # a file's order differs between processes
             key, _, name = place.partition("/")
             parameter = parameters[name]
             of_its_shape = value.shape == parameter.shape

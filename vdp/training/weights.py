@@ -31,10 +31,10 @@ def fill(module: nn.Module, values: Mapping[str, Tensor]) -> None:
 
 @torch.no_grad()
 def copy_into(tensor: Tensor, value: Tensor) -> None:
-    """Give a tensor, or this process's part of it, the values of a whole one; all processes call it."""
+    """Give a tensor, or this process's part of it, the values of a whole one, which every process has."""
     value = value.to(tensor.device)
     if isinstance(tensor, DTensor):
-        value = distribute_tensor(value, tensor.device_mesh, tensor.placements)
+        value = distribute_tensor(value, tensor.device_mesh, tensor.placements, src_data_rank=None)
     tensor.copy_(value)
 
 
