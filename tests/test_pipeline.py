@@ -4,8 +4,11 @@ import ast
 import json
 import os
 import re
+import shutil
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -169,16 +172,21 @@ BASELINES = {"copy_last", "copy_last_truth", "constant_velocity", "decayed_veloc
 CEILINGS = {"segmenter", "codec", "seen_classes", "unetpp_alone"}
 
 
-def command(project: Path, *words: str) -> str:
-    """Run a command in the clone as `make run` does; what it printed."""
+def environment() -> dict[str, str]:
+    """Variables as `make run` sets them, whatever runs these tests."""
     hidden = ("DVC_ROOT", "DVC_STAGE", "DVC_EXP_NAME", "DVC_EXP_BASELINE_REV", "MLFLOW_TRACKING_URI")
     env = {name: value for name, value in os.environ.items() if name not in hidden}
     env |= {
         f"GIT_{who}_{what}": "tester@vdp" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")
     }
     env["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{env['PATH']}"
+    return env
+
+
+def command(project: Path, *words: str) -> str:
+    """Run a command in the clone; what it printed."""
     done = subprocess.run(
-        words, cwd=project, env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        words, cwd=project, env=environment(), text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
     )
     assert done.returncode == 0, f"{' '.join(words)}\n{done.stdout[-6000:]}"
     return done.stdout
@@ -240,6 +248,64 @@ def test_a_forced_repro_gives_the_same_bytes(project):
     output = command(project, "dvc", "repro", "--force")
     assert set(stages_run(output)) == set(stages())
     assert (project / "dvc.lock").read_bytes() == before
+
+
+def stopped(project: Path, stage: str, by: signal.Signals) -> tuple[int, str]:
+    """A run in which this training is needed; all processes get a signal as soon as it has saved a state.
+
+    Returns:
+        The run's exit code and what it printed.
+    """
+    for out in yaml.safe_load((project / "dvc.lock").read_text())["stages"][stage]["outs"]:
+        shutil.rmtree(project / out["path"])
+        # without its entry in the cache, from which DVC would take it
+        (project / ".dvc/cache/files/md5" / out["md5"][:2] / out["md5"][2:]).unlink()
+    with subprocess.Popen(
+        ["dvc", "repro"], cwd=project, env=environment(), text=True, start_new_session=True,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+    ) as run:  # fmt: skip
+        while run.poll() is None and not states(project, stage):
+            time.sleep(0.002)
+        os.killpg(run.pid, by)
+        output, _ = run.communicate()  # to the end of the last process
+    return run.returncode, output
+
+
+def states(project: Path, stage: str) -> list[Path]:
+    return list(project.glob(f".resume/{stage}-*/[0-9]*.json"))
+
+
+def assert_goes_on(project: Path, stage: str, lock: bytes) -> None:
+    """Run again, the stage goes on from its state and ends in the same dvc.lock."""
+    assert states(project, stage)
+    output = command(project, "dvc", "repro")
+    assert stages_run(output) == [stage]
+    assert f"{stage}: goes on after step " in output
+    assert (project / "dvc.lock").read_bytes() == lock
+    assert not list(project.glob(f".resume/{stage}-*"))
+
+
+@pipeline
+@pytest.mark.end_to_end
+def test_a_killed_repro_goes_on_and_ends_in_the_same_bytes(project):
+    lock = (project / "dvc.lock").read_bytes()
+    code, output = stopped(project, "train_denoiser", signal.SIGKILL)
+    assert code == -signal.SIGKILL, output
+    assert_goes_on(project, "train_denoiser", lock)
+
+
+@pipeline
+@pytest.mark.end_to_end
+def test_a_repro_that_is_asked_to_end_says_so_in_one_line_and_goes_on(project):
+    lock = (project / "dvc.lock").read_bytes()
+    code, output = stopped(project, "pretrain_vae", signal.SIGTERM)
+    assert code != 0
+    told = [line for line in output.splitlines() if "stopped after step" in line]
+    assert len(told) == 1 and told[0].startswith("pretrain_vae: ") and "it goes on from there" in told[0], (
+        output
+    )
+    assert "Traceback" not in output
+    assert_goes_on(project, "pretrain_vae", lock)
 
 
 @pipeline

@@ -185,5 +185,5 @@ def params_text(source: str, skip: bool, whole: bool) -> str:
         "max_bad_share": 0.7, "shard_mb": 1, "workers": 1,
     }  # fmt: skip
     if not whole:
-        data = {key: data[key] for key in ("seed", "clip", "extract_frames")}
+        data = {key: data[key] for key in ("seed", "launcher", "clip", "extract_frames")}
     return yaml.safe_dump(data, sort_keys=False, width=100)

@@ -1,4 +1,4 @@
-"""Trainings of the product's own networks at their smallest, on batches that are made as they are asked for."""
+"""Trainings of the product's own networks at their smallest, on batches made as they are asked for."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass

@@ -17,7 +17,7 @@ from tests.training.process import Job, run
 from tests.training.test_engine import assert_close, losses
 
 NETWORKS = ["vae", "unet-features+own", "dit+own"]
-SLOW = 240  # seconds: something waits for ever
+SLOW = 900  # seconds: something waits for ever
 TWO: dict[str, object] = {"devices": 2}
 FSDP: dict[str, object] = {"devices": 2, "strategy": "fsdp"}
 Result = dict[str, object]
@@ -48,11 +48,11 @@ def start(folder: Path, jobs: Sequence[Job]) -> Started:
 
 # --- The same losses -------------------------------------------------------------------------------------
 
+ONCE: dict[str, object] = {"validate_every": 20}
 SAME = {
-    **{f"{name} ddp": Job(name, TWO) for name in NETWORKS},
-    **{f"{name} fsdp": Job(name, FSDP) for name in NETWORKS},
-    "vae ddp parts": Job("vae", TWO, {"accumulate": 4}),
-    "vae fsdp parts": Job("vae", FSDP, {"accumulate": 4}),
+    **{f"{name} ddp": Job(name, TWO, ONCE) for name in NETWORKS},
+    **{f"{name} fsdp": Job(name, FSDP, ONCE) for name in NETWORKS},
+    "vae ddp parts": Job("vae", TWO, {**ONCE, "accumulate": 4}),
     "segmenter ddp": Job("segmenter", TWO, {"steps": 3}),
     "segmenter fsdp": Job("segmenter", FSDP, {"steps": 3}),
     "line fsdp worse": Job("line", FSDP, {"validate_every": 4}, worsens=True),
@@ -67,7 +67,7 @@ def same(tmp_path_factory: pytest.TempPathFactory) -> Started:
 
 @pytest.fixture(scope="module")
 def alone() -> dict[str, Result]:
-    return {name: run(Job(name)) for name in NETWORKS}
+    return {name: run(Job(name, params=ONCE)) for name in NETWORKS}
 
 
 def of(started: Started, name: str) -> Result:
@@ -82,9 +82,8 @@ def test_two_processes_give_the_losses_of_one(same, alone, name, strategy):
     assert_close(two, alone[name], 1e-5)
 
 
-@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
-def test_two_processes_that_part_their_shares_again_do_so_too(same, alone, strategy):
-    assert_close(of(same, f"vae {strategy} parts"), alone["vae"], 1e-5)
+def test_two_processes_that_part_their_shares_again_do_so_too(same, alone):
+    assert_close(of(same, "vae ddp parts"), alone["vae"], 1e-5)
 
 
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
@@ -96,9 +95,7 @@ def test_batch_norm_learns_from_the_part_of_each_process(same, strategy):
 def test_all_processes_know_the_same_curves_and_end_with_the_same_weights(same):
     for name, main, other in zip(SAME, same.main, same.other, strict=False):
         assert main["curves"] == other["curves"], name
-        if not name.startswith(
-            "segmenter"
-        ):  # statistics of its batch norm differ; the main process's are saved
+        if not name.startswith("segmenter"):  # each has batch norm's statistics of its own parts
             assert main["hash"] == other["hash"], name
 
 

@@ -97,8 +97,8 @@ def _check_launcher(params: EngineParams, devices: int) -> None:
         )
     if params.num_nodes > 1 and not started and "NODE_RANK" not in os.environ:
         raise UserError(
-            f"engine.num_nodes={params.num_nodes}: one process was started, which would wait for the other machines "
-            "for ever: set launcher to torchrun or srun, which start it on each"
+            f"engine.num_nodes={params.num_nodes}: one process was started, which would wait for ever for "
+            "the others: set launcher to torchrun or srun, which start it on each machine"
         )
 
 

@@ -1,8 +1,8 @@
 """The processes that a training starts end together: none waits for ever for one that is gone.
 
-Fabric sees to that too, but kills the main process within seconds of another one's failure, before it can tell
-of it, and leaves the others behind where the main one fails. Processes that torchrun or srun have started are
-theirs to end.
+Fabric sees to that too, but it kills the main process within seconds of another one's failure, before it can
+tell of that, and where the main one fails it leaves the others behind. Processes that torchrun or srun have
+started are theirs to end.
 """
 
 import os
@@ -21,15 +21,12 @@ from vdp.params import UserError, one_line
 MAIN = "VDP_MAIN_PROCESS"  # in the environment of those that the main process starts: its id
 PERIOD = 0.5  # seconds between two looks
 GRACE = 30.0  # seconds for the main process to find out that another one has failed, and to tell; torchrun's
-LOST = (
-    "gloo/transport",
-    "Connection closed by peer",
-    "Connection reset by peer",
-)  # in gloo's bare RuntimeErrors
+# Texts of gloo's errors, which have no class of their own.
+LOST = ("gloo/transport", "Connection closed by peer", "Connection reset by peer")
 
 
 def launch_together(fabric: Fabric) -> None:
-    """Start the other processes of a training; from then on each ends soon after the main one, and it after them."""
+    """Start the other processes of a training; they end after the main one, and it after one that fails."""
     main = os.environ.pop(MAIN, None)
     if main is not None:
         _in_background(lambda: _end_after(int(main)))
@@ -59,7 +56,8 @@ def loss_told(name: str) -> Iterator[None]:
             raise
         reason = one_line(ValueError(str(error)))
         raise UserError(
-            f"{name}: another process of this training is gone; it has told why, unless it was killed ({reason})"
+            f"{name}: another process of this training is gone; it has told why, unless it was killed "
+            f"({reason})"
         ) from None
 
 
