@@ -21,7 +21,7 @@ test: $(VENV)/test.stamp
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy
-	$(PY) -m pytest
+	OMP_NUM_THREADS=1 $(PY) -m pytest --numprocesses auto --maxprocesses 8 --dist loadfile
 
 mlflow: $(VENV)/run.stamp
 	@echo "http://127.0.0.1:$(PORT)/#/experiments/1   (Ctrl-C ends it)"

@@ -52,11 +52,14 @@ def recipe(
 
 @app.command()
 def check() -> None:
-    """Check params.yaml, and tell which sources have changed since they were read; run nothing."""
+    """Check params.yaml, tell which sources have changed since they were read, mend a killed run's locks."""
     from vdp.checks import check_single_frames
     from vdp.data.params import ExtractParams
     from vdp.data.stale import changed_sources
+    from vdp.mend import mend_after_a_kill
 
+    for mended in mend_after_a_kill():
+        print(mended, file=sys.stderr)
     check_file()
     check_single_frames(read_file())
     print(f"{PARAMS_FILE} is valid")

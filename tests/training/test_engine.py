@@ -4,12 +4,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from tests.training.process import Job, run
-from tests.training.small import engine_of
+from tests.training.small import engine_of, fitted, params_of, regression, training_of
+from vdp.chance import Chance
 from vdp.params import UserError
 from vdp.training.engine import launch
+from vdp.training.fit import training_seed
 
 NETWORKS = ["vae", "unet-features+own", "dit+own"]
 Curves = list[tuple[int, dict[str, float]]]
@@ -90,6 +92,19 @@ def test_more_gpus_than_there_are_are_refused(two_gpus):
 def test_a_batch_in_four_parts_gives_the_losses_of_the_whole_one(name):
     params = {"steps": 6, "validate_every": 3}
     assert_close(run(Job(name, params={**params, "accumulate": 4})), run(Job(name, params=params)), 1e-6)
+
+
+def test_parts_add_up_to_a_mean():
+    """AdamW does not feel a gradient's scale, but for one as small as its epsilon."""
+
+    def faint(network: nn.Linear, batch: Tensor, chance: Chance) -> dict[str, Tensor]:
+        return {"loss": 1e-8 * regression(network, batch, chance)["loss"]}
+
+    weights = []
+    for accumulate in (1, 4):
+        training_seed(0)
+        weights.append(fitted(training_of(faint), params_of(accumulate=accumulate)).network.weight)
+    torch.testing.assert_close(*weights, atol=1e-5, rtol=0)
 
 
 @every_network

@@ -393,6 +393,20 @@ def test_a_skipped_step_leaves_the_weights_and_their_average_as_they_were():
     assert torch.equal(training.network.weight, before) and torch.equal(average.weight, before)
 
 
+def test_a_skipped_step_does_not_count_in_batch_norm():
+    """Its forward pass has already seen what is not finite."""
+
+    def poisoned_batch(network: nn.Module, batch: Tensor, chance: Chance) -> dict[str, Tensor]:
+        calls.append(1)
+        return regression(network, batch * (math.nan if len(calls) == 3 else 1), chance)
+
+    calls: list[int] = []
+    training_seed(0)
+    state = fitted(training_of(poisoned_batch, network=Normed()), params_of()).network.state_dict()
+    assert all(bool(torch.isfinite(value).all()) for value in state.values())
+    assert state["block.1.num_batches_tracked"] == 19
+
+
 def test_too_many_skipped_steps_in_a_row_end_training_with_one_line_that_says_what_to_do():
     with pytest.raises(UserError, match=r"not finite at step 9, nor at the 2 before it") as error:
         fitted(training_of(poisoned({2, 3, 6, 7, 8})), params_of())

@@ -154,6 +154,24 @@ def test_without_a_state_that_is_whole_training_starts_anew_and_says_so(tmp_path
     assert "going on from the start" in capsys.readouterr().err
 
 
+def test_a_state_that_is_written_after_damaged_ones_outlives_them(tmp_path):
+    """Those are of later steps: kept for being the newest, they would push out what was just written."""
+    states = killed_at_step_13(tmp_path)
+    for path in states.folder.glob("*.safetensors"):
+        cut(path)
+    with pytest.raises(Killed):
+        run(states, stop_at=6)
+    tensors, notes = states.newest()
+    assert notes["progress"]["step"] == 4 and tensors
+    assert_same(run(states), run(None))
+
+
+def test_a_state_of_another_network_is_told(tmp_path):
+    states = killed_at_step_13(tmp_path)
+    with pytest.raises(ValueError, match="that of another network: remove it"):
+        fitted(training_of(network=nn.Linear(3, 1, bias=False)), params_of(), states=states)
+
+
 def test_weights_without_their_notes_are_no_state(tmp_path):
     """They are written first: a kill in between leaves them."""
     states = killed_at_step_13(tmp_path)

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.utils.checkpoint import checkpoint
+from torch.utils.checkpoint import checkpoint, noop_context_fn
 
 from vdp.device import computes_in_bf16
 from vdp.params import UserError
@@ -156,12 +156,13 @@ def set_up(network: nn.Module, fabric: Fabric, params: EngineParams) -> _FabricM
 
         network = convert_sync_batchnorm(network)
     for block in blocks_of(network):
+        norms = any(isinstance(module, _BatchNorm) for module in block.modules())
         if params.checkpointing:
-            context = functools.partial(_twice, block)
+            context = functools.partial(_twice, block) if norms else noop_context_fn
             block.forward = functools.partial(
                 checkpoint, block.forward, use_reentrant=False, context_fn=context
             )
-        if params.compile:
+        if params.compile and not (params.checkpointing and norms):  # compiled, that context would be lost
             block.compile()
     return fabric.setup_module(Trained(network))
 
@@ -197,6 +198,13 @@ def set_up_average(average: nn.Module, fabric: Fabric) -> nn.Module:
         assert isinstance(sharded, FSDPModule)
         sharded.set_reshard_after_forward(True)  # its weights change by no backward pass, which would do it
     return trained
+
+
+def share_buffers(network: nn.Module, fabric: Fabric) -> None:
+    """Give all processes the main one's buffers: on CPUs each one's batch norm has seen its own samples."""
+    if fabric.world_size > 1 and fabric.device.type == "cpu":
+        for buffer in network.buffers():
+            torch.distributed.broadcast(buffer, src=0)
 
 
 def mean_over_processes(values: dict[str, Tensor], fabric: Fabric) -> dict[str, float]:

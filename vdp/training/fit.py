@@ -28,7 +28,13 @@ from tqdm import tqdm
 from vdp.chance import Chance
 from vdp.params import Interrupted, UserError, one_line
 from vdp.training.cost import cost_line, count_flops, matmul_rate, peak_memory_gb
-from vdp.training.engine import largest_over_processes, mean_over_processes, set_up, set_up_average
+from vdp.training.engine import (
+    largest_over_processes,
+    mean_over_processes,
+    set_up,
+    set_up_average,
+    share_buffers,
+)
 from vdp.training.memory import Knob, advice, is_out_of_memory, largest_that_fits
 from vdp.training.optim import learning_rate, make_average, make_optimizer
 from vdp.training.params import EngineParams, FitParams
@@ -218,6 +224,7 @@ class _Loop(Generic[Network, Batch]):
     def _step(self, step: int, batches: Iterator[Batch]) -> None:
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(step, self.params)
+        buffers = [buffer.clone() for buffer in self.network.buffers()]
         losses = self._gradients(step, batches)
         finite = math.isfinite(self._clip())
         if finite or self._scaler() is not None:  # a scaler skips the step itself, and learns from it
@@ -226,9 +233,12 @@ class _Loop(Generic[Network, Batch]):
         progress = self.progress
         progress.step = step + 1
         if not finite:
+            for buffer, before in zip(self.network.buffers(), buffers, strict=True):
+                buffer.copy_(before)  # batch norm has counted what is not finite
             self._skipped(step)
             return
         progress.in_a_row = 0
+        share_buffers(self.network, self.fabric)
         self.average.update_parameters(self.network)
         progress.counted += 1
         for name, value in losses.items():
@@ -462,12 +472,13 @@ class _Loop(Generic[Network, Batch]):
     def _memory_advice(self, step: int, reason: str) -> str:
         """What would fit, by trying where this is the only process: others wait for this one otherwise."""
         self.optimizer.zero_grad(set_to_none=True)
+        alone = self.fabric.world_size == 1
         fits = self.places.size // 2
-        if self.fabric.world_size == 1:
+        if alone:
             fits = largest_that_fits(lambda samples: self._try(step, samples), self.places.size - 1)
         parts = self.params.accumulate * self.fabric.world_size
         size, knobs = self.training.batches.batch_size, self.training.knobs
-        return advice(self.training.name, size, parts, fits, knobs, reason, self.fabric.world_size)
+        return advice(self.training.name, size, parts, fits, knobs, reason, self.fabric.world_size, alone)
 
     def _try(self, step: int, samples: int) -> None:
         """Forward and backward for a few samples, as a step would, and no more."""
@@ -478,13 +489,17 @@ class _Loop(Generic[Network, Batch]):
             rows,
             self.training.batches.batch_size,
         )
+        # what a first step has not made yet: AdamW's moments
+        more = 0 if self.optimizer.state else 2
+        moments = [torch.empty_like(p) for p in self.network.parameters() for _ in range(more)]
         losses = self.trained(lambda network: self.training.loss(network, batch, chance))
         self.fabric.backward(losses["loss"])
         self.optimizer.zero_grad(set_to_none=True)
+        del moments
 
     def cost(self, seconds: float) -> str:
         """One line that states what the training takes, from the time of its first warm steps."""
-        peak = None
+        memory, peak = peak_memory_gb(self.fabric.device), None
         if self.flops is not None:
             peak = matmul_rate(self.fabric.device, torch.bfloat16) * self.fabric.world_size
         return cost_line(
@@ -493,7 +508,7 @@ class _Loop(Generic[Network, Batch]):
             self.params.steps - self.progress.step,
             self.training.batches.batch_size,
             seconds,
-            peak_memory_gb(self.fabric.device),
+            memory,
             self.flops,
             peak,
         )

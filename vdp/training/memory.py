@@ -125,6 +125,7 @@ def advice(
     knobs: Sequence[Knob],
     reason: str = "",
     processes: int = 1,
+    tried: bool = True,
 ) -> str:
     """One line: that memory is out, and what to lower to which value.
 
@@ -136,6 +137,7 @@ def advice(
         knobs: params that memory grows with beside the batch, the one to lower first in front.
         reason: the error's text, of which the sizes are told.
         processes: among which a step is shared.
+        tried: whether `fits` was found by trying, or guessed.
     """
     part = batch_size // parts
     head = f"{section}: out of memory{_sizes(reason)}: "
@@ -147,7 +149,7 @@ def advice(
         ways.append(f"with the same batch, {section}.accumulate={accumulate}")
     ways += [f"about {way}" for way in lower]
     samples = f"{fits} sample{'s' * (fits > 1)}"
-    return f"{head}{samples} at once would fit, not {part}: {'; or '.join(ways)}"
+    return f"{head}{samples} at once {'would' if tried else 'may'} fit, not {part}: {'; or '.join(ways)}"
 
 
 def _lower(knobs: Sequence[Knob], share: float) -> list[str]:

@@ -61,7 +61,9 @@ class States:
             yield
 
     def save(self, step: int, tensors: Mapping[str, Tensor], notes: Notes) -> None:
-        """Write a state after so many steps, and let go of all but the newest `KEPT`.
+        """Write a state after so many steps, and let go of all but it and the `KEPT` - 1 before it.
+
+        Later ones, which a training at this step cannot have written, were damaged and passed over.
 
         Raises:
             OSError: if it cannot be written; the states before are as they were.
@@ -77,7 +79,8 @@ class States:
             for path in (*self.folder.glob("*.part"), weights):
                 path.unlink(missing_ok=True)
             raise
-        for old in self._steps()[KEPT:]:
+        steps = self._steps()
+        for old in [later for later in steps if later > step] + [at for at in steps if at <= step][KEPT:]:
             self._weights(old).with_suffix(".json").unlink()  # first: without it the other is no state
             self._weights(old).unlink(missing_ok=True)
 
@@ -145,7 +148,7 @@ def states_of(stage: str, root: Path) -> States:
 
 
 def training_key(stage: str) -> str:
-    """Hash of what a training's result depends on: all that dvc.yaml names for its stage, torch's version.
+    """Hash of what a training's result depends on: all that dvc.yaml names for its stage, and torch.
 
     Inputs that another stage has made are known by the hash that DVC has noted in dvc.lock; in a stage that
     is run by hand, where dvc.lock may be of other data, by their files' names, sizes and times.
@@ -153,7 +156,8 @@ def training_key(stage: str) -> str:
     stages = _section(read_file(PIPELINE), "stages")
     entry = _section(stages, stage)
     params, hashes = read_file(PARAMS_FILE), _noted_hashes()
-    parts: list[JsonValue] = [torch.__version__]
+    # on other hardware other random numbers are drawn
+    parts: list[JsonValue] = [torch.__version__, "cuda" if torch.cuda.is_available() else "cpu"]
     parts += [[name, _value(params, name)] for name in _strings(entry, "params")]
     for name in _strings(entry, "deps"):
         parts.append([name, hashes.get(name) or _hash_of(Path(name), _made(name, stages))])

@@ -17,6 +17,7 @@ from lightning_fabric import Fabric
 from torch.distributed import DistError
 
 from vdp.params import UserError, one_line
+from vdp.training.memory import is_out_of_memory
 
 MAIN = "VDP_MAIN_PROCESS"  # in the environment of those that the main process starts: its id
 PERIOD = 0.5  # seconds between two looks
@@ -52,11 +53,12 @@ def loss_told(name: str) -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        if not isinstance(error, DistError) and not any(text in str(error) for text in LOST):
+        lost = isinstance(error, DistError) or any(text in str(error) for text in LOST)
+        if is_out_of_memory(error) or not lost:
             raise
         reason = one_line(ValueError(str(error)))
         raise UserError(
-            f"{name}: another process of this training is gone; it has told why, unless it was killed "
+            f"{name}: another process of this training cannot be reached; it told why, unless it was killed "
             f"({reason})"
         ) from None
 

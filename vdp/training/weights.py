@@ -24,8 +24,17 @@ def gathered(module: nn.Module) -> dict[str, Tensor]:
 
 
 def fill(module: nn.Module, values: Mapping[str, Tensor]) -> None:
-    """Set a network's parameters and buffers in place."""
-    for name, tensor in module.state_dict().items():
+    """Set a network's parameters and buffers in place.
+
+    Raises:
+        ValueError: if the values are those of another network.
+    """
+    own = module.state_dict()
+    if own.keys() != values.keys() or any(own[name].shape != value.shape for name, value in values.items()):
+        raise ValueError(
+            "the state to go on from is that of another network: remove it (.resume) and run again"
+        )
+    for name, tensor in own.items():
         copy_into(tensor, values[name])
 
 
