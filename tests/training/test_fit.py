@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -25,6 +26,7 @@ from vdp.chance import Chance
 from vdp.params import UserError
 from vdp.training.engine import Trained
 from vdp.training.fit import Training, training_seed
+from vdp.training.memory import Knob
 from vdp.training.optim import averaged_decay, learning_rate, make_average, make_optimizer
 from vdp.training.read_ahead import noise_of, rng_of
 from vdp.training.resume import States
@@ -473,6 +475,18 @@ def test_out_of_memory_is_told_with_a_batch_that_fits():
     with pytest.raises(UserError, match="a_training.batch_size=5") as error:
         fitted(training_of(hungry), params_of())
     assert "a_training.accumulate=4" in str(error.value) and "\n" not in str(error.value)
+
+
+def test_memory_that_ends_in_a_validation_is_told_in_one_line():
+    def hungry(network: nn.Linear, batch: Tensor, chance: Chance) -> dict[str, Tensor]:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9.00 GiB.")
+
+    training = replace(training_of(), measure=hungry, knobs=[Knob("network.width", 8, 1, 1)])
+    with pytest.raises(
+        UserError, match="a_training: out of memory outside of a step: lower network.width"
+    ) as error:
+        fitted(training, params_of())
+    assert "\n" not in str(error.value)
 
 
 def test_other_errors_are_not_taken_for_lack_of_memory():

@@ -27,11 +27,10 @@ from numpy.typing import NDArray
 from pydantic import JsonValue
 
 from vdp.files import locked
-from vdp.params import PARAMS_FILE, UserError, read_file
+from vdp.params import PARAMS_FILE, UserError, process_number, read_file
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-
 
 EXPERIMENT = "vdp"
 KEY_TAG = "vdp.key"  # what an experiment's run is found by
@@ -312,18 +311,8 @@ def git_commit() -> str:
 
 
 def is_main_process() -> bool:
-    """Whether this is the process of a distributed run that reports; true in an ordinary run.
-
-    torchrun gives each process its RANK. Where Lightning starts the processes, they have a LOCAL_RANK, and
-    a NODE_RANK on several machines. SLURM numbers those that it starts itself.
-    """
-    if "RANK" in os.environ:
-        ranks = [os.environ["RANK"]]
-    elif "LOCAL_RANK" in os.environ:
-        ranks = [os.environ["LOCAL_RANK"], os.environ.get("NODE_RANK", "0")]
-    else:
-        ranks = [os.environ.get("SLURM_PROCID", "0")]
-    return all(rank == "0" for rank in ranks)
+    """Whether this is the process of a distributed run that reports; true in an ordinary run."""
+    return process_number() == 0
 
 
 def flatten(values: Numbers, prefix: str = "") -> dict[str, float]:

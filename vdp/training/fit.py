@@ -138,10 +138,24 @@ def fit(
         if states is not None and fabric.is_global_zero:
             stack.enter_context(states.held())
         fabric.barrier()
+        stack.enter_context(_memory_named(training.name, training.knobs))
         loop = _Loop(training, params, engine, seed, log, fabric, states)
         loop.restore()
         loop.run()
         return loop.result()
+
+
+@contextmanager
+def _memory_named(name: str, knobs: Sequence[Knob]) -> Iterator[None]:
+    """Where memory ends outside of a step, in loading, validating or saving, say so and what to lower."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        lower = " or ".join(knob.name for knob in knobs) or "the size of the network"
+        reason = one_line(ValueError(str(error)))
+        raise UserError(f"{name}: out of memory outside of a step: lower {lower} ({reason})") from None
 
 
 @dataclass
@@ -153,7 +167,6 @@ class _Progress:
     counted: int = 0  # steps in those sums
     skipped: int = 0  # steps whose gradient was not finite, in all
     in_a_row: int = 0  # of them, up to now
-    best_step: int = 0
     best_loss: float = float("inf")
     curve: list[tuple[int, dict[str, float]]] = field(default_factory=list)  # all that was logged
 
@@ -338,7 +351,7 @@ class _Loop(Generic[Network, Batch]):
         values = validation_losses(self.averaged, self.training.measure, self.training.held_out, self.fabric)
         self._note({f"val_{name}": value for name, value in values.items()}, done)
         if values["loss"] < self.progress.best_loss:
-            self.progress.best_loss, self.progress.best_step = values["loss"], done
+            self.progress.best_loss = values["loss"]
             self.best = gathered(self.average.module)
         if self.training.draw is not None:
             with torch.no_grad(), self.fabric.autocast():
