@@ -41,7 +41,17 @@ from vdp.models.codecs.vae import Vae
 from vdp.models.store import save_model
 from vdp.params import PARAMS_FILE, UserError, read_file, read_section, run_stage
 from vdp.recipes import merged, read_recipe
-from vdp.training.fit import COST_STEPS, NOISE_STREAM, WARM_STEPS, Log, Network, Picture, Training, fit
+from vdp.training.fit import (
+    COST_STEPS,
+    NOISE_STREAM,
+    WARM_STEPS,
+    HeldOut,
+    Log,
+    Network,
+    Picture,
+    Training,
+    fit,
+)
 from vdp.training.optim import make_optimizer
 from vdp.training.params import EngineParams, FitParams, PretrainVaeParams
 from vdp.training.read_ahead import Batch, Batches, noise_of
@@ -67,7 +77,7 @@ class Bare(Generic[Network, Batch]):
     """The same training by hand: loss, backward, optimiser."""
 
     def __init__(
-        self, training: Training[Network, Batch], params: FitParams, seed: int, fabric: Fabric
+        self, training: Training[Network, Batch, HeldOut], params: FitParams, seed: int, fabric: Fabric
     ) -> None:
         self.network = copy.deepcopy(training.network).to(fabric.device).train()
         self.optimizer = make_optimizer(self.network, params)
@@ -159,7 +169,7 @@ class Silence:
 
 
 def turns_of(
-    training: Training[Network, Batch],
+    training: Training[Network, Batch, HeldOut],
     params: FitParams,
     engine: EngineParams,
     seed: int,

@@ -1,6 +1,6 @@
 """DVC stage encode_latents: clips to raw latents, with the statistics that normalise them.
 
-Reads   data/clips, data/models/codec; params.yaml: seed, encode_latents, augment.denoiser
+Reads   data/clips, data/models/codec; params.yaml: seed, encode_latents, augment.denoiser, degrade
 Writes  data/latents/{train,val,unlabeled}, data/latents/statistics.json
 """
 
@@ -9,7 +9,9 @@ from pathlib import Path
 from vdp.data.augment import ClipViews
 from vdp.data.augment_params import ClipAugment
 from vdp.data.clips import existing_stores
-from vdp.data.encode import encode_clips
+from vdp.data.degrade import Degradations
+from vdp.data.degrade_params import DegradeParams
+from vdp.data.encode import encode_clips, encode_conditions
 from vdp.data.latents import Moments, write_latents, write_statistics
 from vdp.device import pick_device
 from vdp.files import replacing
@@ -26,6 +28,7 @@ LATENTS = Path("data/latents")
 def main() -> None:
     params = read_section(EncodeParams, "encode_latents")
     augment = read_section(ClipAugment, "augment.denoiser")
+    degrade = read_section(DegradeParams, "degrade")
     seed, device = read_value("seed"), pick_device()
     codec = load_frame_codec(CODEC).to(device)
     moments = Moments(codec.channels)
@@ -35,7 +38,12 @@ def main() -> None:
             changes, seen = (augment.val, None) if split == "val" else (augment.train, moments)
             views = ClipViews(changes, store.height, store.width, seed, split)
             clips = encode_clips(codec.encode, store, views, params.batch_frames, device, seen)
-            write_latents(part / split, clips, params.shard_mb)
+            conditions = None
+            if params.degraded:
+                made = Degradations(degrade, seed, split)
+                how = (views, made, params.degraded, params.batch_frames, device)
+                conditions = encode_conditions(codec.encode, store, *how)
+            write_latents(part / split, clips, params.shard_mb, conditions)
         normalisation = moments.normalisation()
         write_statistics(part, normalisation)
         tracker.summary({f"std.{c}": value for c, value in enumerate(normalisation.std)})

@@ -4,6 +4,7 @@ Reads   data/latents, data/models/codec; params.yaml: seed, engine, denoiser, di
 Writes  data/models/denoiser
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -11,10 +12,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from vdp.data.hop_batches import HopBatch, HopBatches
+from vdp.data.hop_batches import EachTask, HopBatch, HopBatches, HopRule, TaskBatches
 from vdp.data.latents import LatentClips, Normalisation
 from vdp.diffusion.contract import Denoiser
-from vdp.diffusion.loss import HopLoss, LevelLoss
+from vdp.diffusion.loss import HopLoss, TaskLevelLoss
 from vdp.diffusion.objective import Objective, data_scale
 from vdp.diffusion.own_context import OwnContext, sample_frames
 from vdp.diffusion.params import DiffusionParams
@@ -25,6 +26,7 @@ from vdp.models.denoisers.params import DenoiserConfig, DenoiserParams
 from vdp.models.store import save_model
 from vdp.params import read_section, read_value, run_stage
 from vdp.pixels import to_uint8
+from vdp.tasks import TASKS, Task
 from vdp.tracking.mlflow_run import project_root, track_stage
 from vdp.tracking.samples import sample_columns
 from vdp.training.engine import launch
@@ -50,13 +52,21 @@ def main() -> None:
     with track_stage("train_denoiser") as tracker:
         fabric = launch(engine)
         train, val = LatentClips(LATENTS, ["train", "unlabeled"]), LatentClips(LATENTS, ["val"])
-        hops = (params.known, params.gaps, params.max_hops, params.targets)
-        batches = HopBatches(train, params.batch_size, *hops, reverse=params.reverse, seed=seed)
-        held_out = HopBatches(val, VALIDATION_SIZE, *hops, reverse=False, seed=VALIDATION_SEED)
-        scale = data_scale(first_batches(batches, seed), diffusion.residual)
-        objective = Objective(make_process(diffusion), scale.to(fabric.device), diffusion.residual)
+        rule = HopRule(params.known, params.gaps, params.max_hops, params.targets, params.span)
+        tasks: dict[Task, float] = {task: getattr(params.tasks, task) for task in TASKS}
+        batches = HopBatches(train, params.batch_size, tasks, rule, params.reverse, seed)
+        held_out = EachTask(HopBatches(val, VALIDATION_SIZE, tasks, rule, False, VALIDATION_SEED))
+        process = make_process(diffusion)
+        scales = {
+            task: data_scale(first_batches(batches.of(task), seed), diffusion.residual)
+            for task in batches.tasks
+        }
+        objectives = {
+            task: Objective(process, scale.to(fabric.device), diffusion.residual)
+            for task, scale in scales.items()
+        }
         loss = HopLoss(
-            objective=objective,
+            objectives=objectives,
             min_snr_gamma=diffusion.min_snr_gamma,
             time_shift=diffusion.time_shift,
             draws=params.draws,
@@ -77,9 +87,9 @@ def main() -> None:
             network=build_denoiser(denoiser, train.channels),
             loss=loss,
             batches=batches,
-            measure=LevelLoss(objective),
+            measure=TaskLevelLoss(objectives, tasks),
             held_out=held_out,
-            draw=lambda network: hops_drawn(network, shown, objective, train.normalisation, codec),
+            draw=lambda network: tasks_drawn(network, shown, objectives, train.normalisation, codec),
             knobs=[width_knob(denoiser), Knob("train_denoiser.known", params.known, power=1, multiple=1)],
         )
         states = states_of("train_denoiser", project_root())
@@ -88,8 +98,15 @@ def main() -> None:
             denoiser=denoiser,
             diffusion=diffusion,
             channels=train.channels,
+            height=codec.factor * train.size[0],
+            width=codec.factor * train.size[1],
+            tasks={str(task): tasks[task] for task in batches.tasks},
             known=params.known,
-            data_scale=tuple(scale.tolist()),
+            gaps=params.gaps,
+            targets=params.targets,
+            span=params.span,
+            drop_context=params.drop_context,
+            data_scale={str(task): tuple(scale.tolist()) for task, scale in scales.items()},
             latent_mean=train.normalisation.mean,
             latent_std=train.normalisation.std,
         )
@@ -98,24 +115,35 @@ def main() -> None:
             states.clear()
 
 
+def tasks_drawn(
+    network: Denoiser[object],
+    shown: TaskBatches,
+    objectives: Mapping[Task, Objective],
+    normalisation: Normalisation,
+    codec: Codec,
+) -> NDArray[np.uint8]:
+    """A picture of hops of each task: the nearest known frame, the likeliest target, and the true one."""
+    parts = [hops_drawn(network, hops, objectives[hops.task], normalisation, codec) for hops in shown.parts]
+    return sample_columns({name: np.concatenate([part[name] for part in parts]) for name in parts[0]})
+
+
 def hops_drawn(
     network: Denoiser[object],
     shown: HopBatch,
     objective: Objective,
     normalisation: Normalisation,
     codec: Codec,
-) -> NDArray[np.uint8]:
-    """A picture of hops: the known frame nearest to the target, the likeliest target, and the true one."""
+) -> dict[str, NDArray[np.uint8]]:
+    """Frames of some hops, (B, H, W, 3), by what they are; black where nothing is known."""
 
     def decoded(latents: Tensor) -> NDArray[np.uint8]:
         return to_uint8(codec.decode(normalisation.invert(latents[:, :, :1]))[:, :, 0])
 
     start = torch.zeros_like(shown.target)  # no noise: the middle of what may come
     hop = (shown.known, shown.index, shown.target_index)
-    predicted = sample_frames(network, *hop, objective, DRAWN_STEPS, start)
-    return sample_columns(
-        {"known": decoded(shown.known), "predicted": decoded(predicted), "true": decoded(shown.target)}
-    )
+    predicted = decoded(sample_frames(network, *hop, objective, DRAWN_STEPS, start))
+    known = decoded(shown.known) if shown.known.shape[2] else np.zeros_like(predicted)
+    return {"known": known, "predicted": predicted, "true": decoded(shown.target)}
 
 
 def width_knob(denoiser: DenoiserParams) -> Knob:

@@ -26,6 +26,7 @@ def check_together(data: Any) -> None:
         (_check_gaps, {"clip", "train_denoiser", "predict"}),
         (_check_targets, {"denoiser", "train_denoiser", "predict"}),
         (_check_known, {"clip", "denoiser", "train_denoiser"}),
+        (_check_tasks, {"clip", "encode_latents", "train_denoiser"}),
         (_check_schedule, {"diffusion", "predict"}),
         (_check_sampling, {"diffusion", "train_denoiser", "predict"}),
         (_check_sources, {"simulate", "extract_frames"}),
@@ -140,6 +141,36 @@ def _check_known(data: Any) -> None:
             f"{PARAMS_FILE}: train_denoiser.own_context={train['own_context']} makes known frames, which "
             f"lie {missing[0]} apart, a distance that gaps={train['gaps']} does not train: add it there, or "
             "set own_context to 0"
+        )
+
+
+def _check_tasks(data: Any) -> None:
+    """What a task needs besides its share."""
+    train, frames = data["train_denoiser"], data["clip"]["frames"]
+    shares = train["tasks"]
+    where = f"{PARAMS_FILE}: train_denoiser.tasks"
+    if shares["restore"] > 0 and data["encode_latents"]["degraded"] == 0:
+        raise UserError(
+            f"{where}.restore={shares['restore']} needs degraded clips to learn from: set "
+            "encode_latents.degraded to 1 or more, or restore to 0"
+        )
+    if shares["interpolate"] > 0:
+        known, span, targets = train["known"], train["span"], train["targets"]
+        if known < 2:
+            raise UserError(
+                f"{where}.interpolate={shares['interpolate']} needs known frames on both sides: raise "
+                f"train_denoiser.known={known} to 2, or set interpolate to 0"
+            )
+        if not targets < span <= frames - known + 1:
+            raise UserError(
+                f"{PARAMS_FILE}: train_denoiser.span={span}: expected {targets + 1} to {frames - known + 1}, "
+                f"so that gaps hold train_denoiser.targets={targets} and fit, with train_denoiser.known="
+                f"{known} frames around them, into clip.frames={frames}"
+            )
+    if shares["generate"] > 0 and train["targets"] > frames:
+        raise UserError(
+            f"{PARAMS_FILE}: train_denoiser.targets={train['targets']} is more than clip.frames={frames}: "
+            "lower it"
         )
 
 

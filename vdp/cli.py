@@ -1,4 +1,4 @@
-"""The command line, `python -m vdp`: recipes, a check of params.yaml, and the summary of a run."""
+"""The command line, `python -m vdp`: recipes, a check of params.yaml, the summary of a run, a user's videos."""
 
 import json
 import os
@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from vdp.commands import add_to
 from vdp.params import PARAMS_FILE, UserError, check_file, one_line, read_file, read_section
 from vdp.tracking.mlflow_run import project_root, read_stats, tracking_uri
 
@@ -26,7 +27,7 @@ def main() -> None:
     """Run the command line; a user's mistake ends in one line and exit code 1."""
     try:
         app(prog_name="python -m vdp")
-    except (ValueError, FileNotFoundError) as error:
+    except (ValueError, OSError) as error:
         if os.environ.get("VDP_TRACEBACK"):
             raise
         print(f"error: {one_line(error)}", file=sys.stderr)
@@ -122,3 +123,6 @@ def _places() -> str:
     }
     lines = [f"{name:<16} {place}" for name, place in places.items()]
     return "\n".join([*lines, f"{'compare runs':<16} make mlflow"])
+
+
+add_to(app)

@@ -32,6 +32,7 @@ SECTIONS = {
     "simulate": "vdp.data.simulator.params:SimulateParams",
     "extract_frames": "vdp.data.params:ExtractParams",
     "augment": "vdp.data.augment_params:AugmentParams",
+    "degrade": "vdp.data.degrade_params:DegradeParams",
     "codec": "vdp.models.codecs.params:CodecParams",
     "vae": "vdp.models.codecs.params:VaeParams",
     "engine": "vdp.training.params:EngineParams",
@@ -45,6 +46,7 @@ SECTIONS = {
     "predict": "vdp.sampling.params:PredictParams",
     "segment": "vdp.models.segmenters.params:SegmentParams",
     "score": "vdp.metrics.params:ScoreParams",
+    "evaluate_tasks": "vdp.metrics.params:EvaluateTasksParams",
 }
 
 

@@ -2,16 +2,23 @@
 
 Where the change from the nearest known frame is diffused, what stands still costs nothing to predict, and a
 network that knows nothing falls back to the copy.
+
+A task is a rule for what is known, and times alone tell a network which one it is at: `predict` knows frames
+before its targets, `interpolate` frames on both sides of them, `generate` none, and `restore` a degraded
+clip, which stands in the place of known frames, at the targets' own times too.
 Shapes: B clips, C channels, K known frames, N target frames.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 import numpy as np
 import torch
 from torch import Tensor
 
+Task = Literal["predict", "interpolate", "generate", "restore"]
+TASKS: tuple[Task, ...] = get_args(Task)
 STRIDE = 2  # frames between hops of the skip-frame rollout, once it has left the given frames
 TIE_BONUS = 1e-4  # frames; of two known frames equally near, the later one is taken
 
@@ -41,7 +48,9 @@ def nearest_known(known_index: Tensor, target_index: Tensor) -> Tensor:
 
 
 def anchor_frames(known: Tensor, known_index: Tensor, target_index: Tensor) -> Tensor:
-    """The nearest known frame of each target, (B, C, K, H, W) -> (B, C, N, H, W)."""
+    """The nearest known frame of each target, (B, C, K, H, W) -> (B, C, N, H, W); zeros where K is 0."""
+    if known.shape[2] == 0:
+        return known.new_zeros(*known.shape[:2], target_index.shape[1], *known.shape[3:])
     positions = nearest_known(known_index, target_index)
     batch = torch.arange(known.shape[0], device=known.device)[:, None]
     return known[batch, :, positions].transpose(1, 2)
@@ -72,6 +81,7 @@ class Hops:
     index: Tensor  # their times, (B, K), in frames
     target: Tensor  # normalised latents, (B, C, N, h, w)
     target_index: Tensor  # (B, N)
+    task: Task = "predict"  # that of all of them
 
 
 def draw_hop(
@@ -108,3 +118,91 @@ def draw_hop(
     back = np.cumsum([0] + [STRIDE] * strided + [1] * (known - 1 - strided))
     last = int(rng.integers(back[-1], frames - chosen[-1]))
     return [last - int(steps) for steps in back], [last + gap for gap in chosen]
+
+
+def draw_between(
+    rng: np.random.Generator, frames: int, known: int, span: int, targets: int
+) -> tuple[list[int], list[int]]:
+    """Frames to interpolate in a clip: known ones on both sides of a gap, and consecutive targets in it.
+
+    Args:
+        rng: source of randomness.
+        frames: length of the clip.
+        known: how many known frames to give, 2 or more; each side has one at least.
+        span: frames from the last known one before the gap to the first one after it, at most; a hop draws
+            from `targets` + 1 up to this.
+        targets: how many frames to predict, at once.
+
+    Returns:
+        Known frame positions (0-based, nearest to the gap first, the sides in turn) and the targets'
+        positions, ascending.
+
+    Raises:
+        ValueError: if the gap and the known frames do not fit into the clip.
+    """
+    if known < 2 or not targets < span <= frames - known + 1:
+        raise ValueError(
+            f"interpolate: {known} known frames around a gap of {span}, with {targets} targets in it, do not "
+            f"fit into clips of {frames} frames; change train_denoiser.known or train_denoiser.span"
+        )
+    width = int(rng.integers(targets + 1, span + 1))
+    before = int(rng.integers(1, known))
+    first = int(rng.integers(before - 1, frames - width - (known - before) + 1))  # the last frame before it
+    earlier = [first - step for step in range(before)]
+    later = [first + width + step for step in range(known - before)]
+    start = first + int(rng.integers(1, width - targets + 1))
+    return in_turn(earlier, later), list(range(start, start + targets))
+
+
+def in_turn(one: Sequence[int], other: Sequence[int]) -> list[int]:
+    """Items of two lists in turn, then those that are left over of the longer one."""
+    both = min(len(one), len(other))
+    paired = [item for pair in zip(one, other, strict=False) for item in pair]
+    return [*paired, *one[both:], *other[both:]]
+
+
+def draw_free(rng: np.random.Generator, frames: int, targets: int) -> tuple[list[int], list[int]]:
+    """Frames to generate from nothing: no known positions, and consecutive targets somewhere in the clip.
+
+    Raises:
+        ValueError: if the clip is shorter.
+    """
+    if targets > frames:
+        raise ValueError(
+            f"generate: {targets} frames at once do not fit into clips of {frames}; "
+            "lower train_denoiser.targets"
+        )
+    start = int(rng.integers(0, frames - targets + 1))
+    return [], list(range(start, start + targets))
+
+
+def draw_degraded(
+    rng: np.random.Generator, frames: int, known: int, targets: int
+) -> tuple[list[int], list[int]]:
+    """Frames to restore somewhere in a clip: degraded frames around consecutive targets, their own included.
+
+    Args:
+        rng: source of randomness.
+        frames: length of the clip.
+        known: how many degraded frames to give; more where there are more targets.
+        targets: how many frames to restore at once.
+
+    Returns:
+        Positions of the degraded frames (0-based, nearest to the first target first) and of the targets.
+
+    Raises:
+        ValueError: if the clip is shorter.
+    """
+    _, wanted = draw_free(rng, frames, targets)
+    return degraded_around(wanted, frames, max(known, targets)), wanted
+
+
+def degraded_around(wanted: Sequence[int], frames: int, count: int) -> list[int]:
+    """The `count` frames of a clip around some targets, all of theirs among them, nearest to the first first.
+
+    At the ends of a clip they lie on one side; a shorter clip gives all of its frames.
+    """
+    count = min(max(count, len(wanted)), frames)
+    start = wanted[0] - (count - len(wanted)) // 2
+    start = min(max(start, 0), frames - count)
+    return sorted(range(start, start + count), key=lambda at: (abs(at - wanted[0]), at))

@@ -10,7 +10,7 @@ from vdp import device
 from vdp.data.augment import ClipViews
 from vdp.data.augment_params import ClipChanges
 from vdp.data.clips import Clip, ClipStore, write_clips
-from vdp.data.encode import decode_frames, encode_clips, encode_frames, encode_known
+from vdp.data.encode import decode_frames, encode_clips, encode_conditions, encode_frames, encode_known
 from vdp.data.latents import Moments
 from vdp.data.predictions import FRAMES, PredictionWriter, read_latents
 from vdp.pixels import to_pixels
@@ -71,6 +71,48 @@ def test_equal_runs_with_random_views_give_equal_bytes(tmp_path):
 
     assert encoded(0) == encoded(0)
     assert encoded(0) != encoded(1)
+
+
+def two_views(frames: np.ndarray, clip: int) -> Iterator[np.ndarray]:
+    """As it is, and mirrored."""
+    yield from (frames, frames[:, :, ::-1])
+
+
+def test_a_degraded_form_is_made_of_its_own_view(tmp_path):
+    """Five forms of two views: here each is darkened by its number and its clip's."""
+    store = make_store(tmp_path / "train")
+
+    def darker(frames: np.ndarray, clip: int, number: int) -> np.ndarray:
+        return frames // (2 + clip + number)
+
+    encoded = list(encode_conditions(half, store, two_views, darker, 5, 2, CPU))
+    assert [latents.shape for latents in encoded] == [(5, 5, 3, 8, 6)] * 3
+    for clip, latents in enumerate(encoded):
+        for number in range(5):
+            shown = list(two_views(store.frames(clip), clip))[number % 2]
+            pixels = to_pixels(darker(shown, clip, number)).numpy()
+            np.testing.assert_array_equal(latents[number], pixels[..., ::2].astype(np.float16))
+
+
+def test_a_clip_with_degraded_frames_of_its_own_has_these_in_its_views(tmp_path):
+    own = frames_of(9)
+    clips = [Clip("a", frames_of(0), None), Clip("b", frames_of(1), None, own)]
+    store = write_clips(tmp_path / "train", clips, shard_mb=1)
+
+    def black(frames: np.ndarray, clip: int, number: int) -> np.ndarray:
+        return np.zeros_like(frames)
+
+    encoded = dict(
+        zip(
+            [store.name(i) for i in range(2)],
+            encode_conditions(half, store, two_views, black, 3, 2, CPU),
+            strict=True,
+        )
+    )
+    assert (encoded["a"] == -1).all()
+    for number, shown in enumerate((own, own[:, :, ::-1], own)):
+        expected = to_pixels(shown).numpy()[..., ::2].astype(np.float16)
+        np.testing.assert_array_equal(encoded["b"][number], expected)
 
 
 def test_with_one_view_moments_take_in_all_of_it(tmp_path):

@@ -154,6 +154,54 @@ def test_latents_travel_to_another_process_without_their_arrays(tmp_path):
     assert torch.equal(pickle.loads(sent).read([3], [1], [[0, 2]]), first)
 
 
+def test_degraded_forms_are_read_back_as_the_clean_ones_are(tmp_path):
+    """Two to a shard: 1 MiB holds two clips of 288 KiB with their 144 KiB of conditions."""
+    clips = [clip_of(seed, height=64, width=96) for seed in range(5)]
+    made = [clip_of(50 + seed, views=1, height=64, width=96) for seed in range(5)]
+    write(tmp_path, {"train": clips[:2]})
+    write_latents(tmp_path / "unlabeled", clips, 1, made)
+    assert [path.name for path in sorted((tmp_path / "unlabeled").glob("*.npy"))] == [
+        f"{kind}_00{shard}.npy" for kind in ("conditions", "latents") for shard in range(3)
+    ]
+    latents = LatentClips(tmp_path, ["unlabeled"])
+    assert (latents.degraded, latents.views) == (1, 2)
+    order = [4, 0, 3]
+    read = latents.read_conditions(order, [0] * 3, [[3, 0]] * 3)
+    assert read.shape == (3, CHANNELS, 2, 64, 96)
+    expected = np.stack([made[n][0, [3, 0]] for n in order]).astype(np.float32)
+    raw = latents.normalisation.invert(read).transpose(1, 2)
+    torch.testing.assert_close(raw, torch.from_numpy(expected), atol=1e-4, rtol=0)
+    clean = np.stack([clips[n][1, [3, 0]] for n in order]).astype(np.float32)
+    raw = latents.normalisation.invert(latents.read(order, [1] * 3, [[3, 0]] * 3)).transpose(1, 2)
+    torch.testing.assert_close(raw, torch.from_numpy(clean), atol=1e-4, rtol=0)
+
+
+def test_without_degraded_forms_nothing_on_disk_speaks_of_them(tmp_path):
+    write(tmp_path, {"train": [clip_of(0)]})
+    names = sorted(path.name for path in (tmp_path / "train").iterdir())
+    assert names == ["latents_000.npy", "manifest.json"]
+    assert (tmp_path / "train" / "manifest.json").read_text() == '{\n  "shards": [\n    1\n  ]\n}\n'
+    latents = LatentClips(tmp_path, ["train"])
+    assert latents.degraded == 0
+    with pytest.raises(ValueError, match="encode_latents.degraded=0: .+ set it to 1 or more and run"):
+        latents.read_conditions([0], [0], [[0]])
+
+
+def test_splits_with_and_without_degraded_forms_are_not_of_one_run(tmp_path):
+    write(tmp_path, {"train": [clip_of(0)]})
+    write_latents(tmp_path / "unlabeled", [clip_of(1)], 1, [clip_of(2)])
+    with pytest.raises(ValueError, match="train and unlabeled have other numbers of degraded encodings"):
+        LatentClips(tmp_path, ["train", "unlabeled"])
+
+
+def test_a_missing_file_of_degraded_forms_is_told_before_any_training(tmp_path):
+    write(tmp_path, {"train": [clip_of(0)]})
+    write_latents(tmp_path / "train", [clip_of(0)], 1, [clip_of(1)])
+    (tmp_path / "train" / "conditions_000.npy").unlink()
+    with pytest.raises(FileNotFoundError, match="conditions_000.npy: no such file; run `dvc repro --force"):
+        LatentClips(tmp_path, ["train"])
+
+
 def test_a_missing_file_is_told_before_any_training(tmp_path):
     write(tmp_path, {"train": [clip_of(0)]})
     (tmp_path / "train" / "latents_000.npy").unlink()

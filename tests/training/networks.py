@@ -86,7 +86,7 @@ def take_hops(batch: HopBatch, rows: slice) -> HopBatch:
     return HopBatch(batch.known[rows], batch.index[rows], batch.target[rows], batch.target_index[rows])
 
 
-def vae_training() -> Training[Vae, Frames]:
+def vae_training() -> Training[Vae, Frames, Frames]:
     def loss(network: Vae, batch: Frames, chance: Chance) -> dict[str, Tensor]:
         clips, masks = batch.clips()
         noise = chance.normal(len(clips), CHANNELS, 1, SIDE // 4, SIDE // 4)
@@ -98,19 +98,19 @@ def vae_training() -> Training[Vae, Frames]:
     return Training("pretrain_vae", network, loss, batches, loss, held_out)
 
 
-def denoiser_training(name: str, own_context: float) -> Training[nn.Module, HopBatch]:
+def denoiser_training(name: str, own_context: float) -> Training[nn.Module, HopBatch, HopBatch]:
     """A denoiser by its name in the contract test of all of them."""
     params = denoiser_params(name)
     objective = objective_of("flow", "flow", torch.ones(CHANNELS), residual=True)
     own = OwnContext(share=own_context, frames=1, steps=2, temperature=0.7)
-    loss = HopLoss(objective, None, 1.0, 2, 0.1, 0.2, own)
+    loss = HopLoss({"predict": objective}, None, 1.0, 2, 0.1, 0.2, own)
     network = build_denoiser(params, CHANNELS)
     batches = Made(hops_of, take_hops)
     held_out = Made(hops_of, take_hops, VALIDATION_SIZE)
     return Training("train_denoiser", network, loss, batches, LevelLoss(objective), held_out)
 
 
-def segmenter_training() -> Training[UnetPlusPlus, Frames]:
+def segmenter_training() -> Training[UnetPlusPlus, Frames, Frames]:
     def loss(network: UnetPlusPlus, batch: Frames, chance: Chance) -> dict[str, Tensor]:
         return {"loss": factor_loss(network(batch.frames), batch.masks).mean()}
 

@@ -80,7 +80,7 @@ def regression(network: nn.Linear, batch: Tensor, chance: Chance) -> dict[str, T
 
 def training_of(
     loss: Regression = regression, batches: Points | None = None, network: nn.Linear | None = None
-) -> Training[nn.Linear, Tensor]:
+) -> Training[nn.Linear, Tensor, Tensor]:
     return Training(
         name="a_training",
         network=nn.Linear(3, 1) if network is None else network,
@@ -92,7 +92,7 @@ def training_of(
 
 
 def fitted(
-    training: Training[nn.Linear, Tensor],
+    training: Training[nn.Linear, Tensor, Tensor],
     params: FitParams,
     seed: int = 0,
     notes: Notes | None = None,

@@ -10,7 +10,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Batch:
-    """Tensors that belong together; the fields of a subclass are tensors, all of them."""
+    """Tensors that belong together; a field of a subclass that is no tensor is plain, and stays as it is."""
 
     def to(self, device: torch.device) -> Self:
         """The same batch on a device; from page-locked memory a GPU copies while it computes."""
@@ -25,4 +25,6 @@ class Batch:
         return self._each(Tensor.share_memory_)
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> Self:
-        return type(self)(**{field.name: change(getattr(self, field.name)) for field in fields(self)})
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        moved = {name: change(v) if isinstance(v, Tensor) else v for name, v in values.items()}
+        return type(self)(**moved)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from vdp.data.clips import ClipStore
+from vdp.data.clips import ClipStore, Pixels
 from vdp.data.latents import Half, Moments
 from vdp.device import autocast
 from vdp.pixels import to_pixels, to_uint8
@@ -18,6 +18,9 @@ Decode = Callable[[Tensor], Tensor]  # (B, C, T, h, w) -> (B, 3, T, H, W)
 Views = Callable[
     [np.ndarray, int], Iterable[np.ndarray]
 ]  # frames (T, H, W, 3) and number of a clip -> its views
+Degrade = Callable[
+    [Pixels, int, int], Pixels
+]  # frames (T, H, W, 3), number of a clip, which of its conditions
 
 
 def encode_frames(encode: Encode, frames: np.ndarray, batch_frames: int, device: torch.device) -> Tensor:
@@ -51,10 +54,55 @@ def encode_clips(
     label = f"encode {store.folder.name}"
     for i in tqdm(range(len(store)), desc=label, unit="clip", file=sys.stderr, mininterval=2):
         encoded = [encode_frames(encode, view, batch_frames, device) for view in views(store.frames(i), i)]
-        latents = torch.stack(encoded).transpose(1, 2).to(torch.float16).cpu().numpy()
+        latents = _half(encoded)
         if moments is not None:
             moments.add(latents)
         yield latents
+
+
+def encode_conditions(
+    encode: Encode,
+    store: ClipStore,
+    views: Views,
+    degrade: Degrade,
+    degraded: int,
+    batch_frames: int,
+    device: torch.device,
+) -> Iterator[Half]:
+    """Degraded latents of every clip of a store, each (D, T, C, h, w) float16; one view in memory at a time.
+
+    Condition d belongs to view d % V, the clean form that it is to be restored to. Clips with degraded frames
+    of their own have these in that view; the frames of the others are degraded as the view shows them.
+
+    Args:
+        encode: the codec's.
+        store: where the clips are.
+        views: the V forms of a clip, as for `encode_clips`.
+        degrade: makes conditions.
+        degraded: D, the conditions of each clip; 1 or more.
+        batch_frames: frames encoded at once.
+        device: where the codec is.
+    """
+    paired = set(store.paired.tolist())
+    for i in range(len(store)):
+        own = i in paired
+        shown = _over_again(views, store.conditions(i) if own else store.frames(i), i)
+        encoded = [
+            encode_frames(encode, view if own else degrade(view, i, d), batch_frames, device)
+            for d, view in zip(range(degraded), shown, strict=False)
+        ]
+        yield _half(encoded)
+
+
+def _over_again(views: Views, frames: np.ndarray, clip: int) -> Iterator[np.ndarray]:
+    """The views of a clip, from the first one again after the last, without end; none is kept."""
+    while True:
+        yield from views(frames, clip)
+
+
+def _half(encoded: list[Tensor]) -> Half:
+    """Latents (C, T, h, w) of one clip's forms as they are written, (V, T, C, h, w)."""
+    return torch.stack(encoded).transpose(1, 2).to(torch.float16).cpu().numpy()
 
 
 def encode_known(

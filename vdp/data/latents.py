@@ -1,15 +1,16 @@
 """Encoded clips: raw latents on disk as float16 shards, normalised per channel in one place, here, when read.
 
 A split's folder holds `manifest.json` and `latents_000.npy` (n, V, T, C, h, w) with V views of each clip: as
-it is, and further ones where the augmentation asks for them. `statistics.json` beside the splits has the
-per-channel mean and standard deviation.
+it is, and further ones where the augmentation asks for them. Where degraded clips are wanted too, there is
+`conditions_000.npy` (n, D, T, C, h, w) beside it: D degraded forms of each clip, number d one of view d % V.
+`statistics.json` beside the splits has the per-channel mean and standard deviation of what is not degraded.
 """
 
 import json
 from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
+from itertools import accumulate, repeat
 from pathlib import Path
 
 import numpy as np
@@ -74,24 +75,44 @@ class Moments:
         return Normalisation(tuple(map(float, mean)), tuple(map(float, np.sqrt(variance))))
 
 
-def write_latents(folder: Path, clips: Iterable[Half], shard_mb: int) -> None:
-    """Write one split's latents, each clip (V, T, C, h, w), in shards; built aside, renamed as a whole."""
+def write_latents(
+    folder: Path, clips: Iterable[Half], shard_mb: int, conditions: Iterable[Half] | None = None
+) -> None:
+    """Write one split's latents in shards; built aside, renamed as a whole.
+
+    Args:
+        folder: of the split; replaced if it exists.
+        clips: each (V, T, C, h, w).
+        shard_mb: size at which a shard is closed, in MiB of all its files; it holds one clip at least.
+        conditions: the degraded forms of each clip, (D, T, C, h, w); None where there are none.
+    """
     counts: list[int] = []
-    held: list[Half] = []
+    held: list[tuple[Half, Half | None]] = []
+    degraded = 0
     with replacing(folder) as part:
 
         def close() -> None:
-            np.save(part / f"latents_{len(counts):03d}.npy", np.stack(held))
+            _save_shard(part, len(counts), held)
             counts.append(len(held))
             held.clear()
 
-        for clip in clips:
-            if held and (len(held) + 1) * clip.nbytes > shard_mb * 2**20:
+        for clip, made in zip(clips, repeat(None) if conditions is None else conditions, strict=False):
+            size = clip.nbytes + (0 if made is None else made.nbytes)
+            if held and (len(held) + 1) * size > shard_mb * 2**20:
                 close()
-            held.append(clip)
+            held.append((clip, made))
+            degraded = 0 if made is None else len(made)
         if held:
             close()
-        (part / MANIFEST).write_text(json.dumps({"shards": counts}, indent=2) + "\n")
+        manifest = {"shards": counts} | ({"degraded": degraded} if degraded else {})
+        (part / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
+
+
+def _save_shard(folder: Path, number: int, held: Sequence[tuple[Half, Half | None]]) -> None:
+    np.save(folder / f"latents_{number:03d}.npy", np.stack([clip for clip, _ in held]))
+    made = [conditions for _, conditions in held if conditions is not None]
+    if made:
+        np.save(folder / f"conditions_{number:03d}.npy", np.stack(made))
 
 
 def write_statistics(root: Path, normalisation: Normalisation) -> None:
@@ -113,24 +134,34 @@ class LatentClips:
 
     Raises:
         FileNotFoundError: if none of the splits was encoded, or a file of one is missing.
-        ValueError: when a file is read that is not whole.
+        ValueError: if the splits were not encoded by one run, and when a file is read that is not whole.
     """
 
     def __init__(self, root: Path, splits: Sequence[str]) -> None:
         self.normalisation = read_statistics(root)
         self._paths: list[Path] = []
         counts: list[int] = []
+        degraded: set[int] = set()
         for split in splits:
-            manifest = root / split / MANIFEST
-            if manifest.is_file():
-                shards = json.loads(manifest.read_text())["shards"]
+            path = root / split / MANIFEST
+            if path.is_file():
+                manifest = json.loads(path.read_text())
+                shards = manifest["shards"]
                 self._paths += [root / split / f"latents_{i:03d}.npy" for i in range(len(shards))]
                 counts += shards
+                degraded |= {manifest.get("degraded", 0)} if shards else set()
         if not self._paths:
             raise FileNotFoundError(
                 f"{root}: no latents of {', '.join(splits)}; run `dvc repro encode_latents`"
             )
-        for path in self._paths:
+        if len(degraded) > 1:
+            raise ValueError(
+                f"{root}: {' and '.join(splits)} have other numbers of degraded encodings; "
+                "run `dvc repro --force encode_latents`"
+            )
+        self.degraded: int = next(iter(degraded), 0)  # degraded forms of each clip, D
+        self._conditions = [_beside(path) for path in self._paths] if self.degraded else []
+        for path in [*self._paths, *self._conditions]:
             if not path.is_file():
                 raise FileNotFoundError(f"{path}: no such file; run `dvc repro --force encode_latents`")
         self._starts = list(accumulate(counts, initial=0))
@@ -154,6 +185,12 @@ class LatentClips:
         """Channels of a latent."""
         return int(self._shard(0).shape[3])
 
+    @property
+    def size(self) -> tuple[int, int]:
+        """Rows and columns of a latent."""
+        rows, columns = self._shard(0).shape[-2:]
+        return int(rows), int(columns)
+
     def name(self, clip: int) -> str:
         """A clip in words, by its split and its number there, such as 'train clip 12'."""
         split = self._paths[self._place(clip)[0]].parent
@@ -162,10 +199,37 @@ class LatentClips:
 
     def read(self, clips: Sequence[int], views: Sequence[int], frames: Sequence[Sequence[int]]) -> Tensor:
         """Normalised latents (B, C, T, h, w) of chosen frames: B clips, B views of them, B x T frames."""
+        return self._read(self._paths, clips, views, frames)
+
+    def read_conditions(
+        self, clips: Sequence[int], numbers: Sequence[int], frames: Sequence[Sequence[int]]
+    ) -> Tensor:
+        """Normalised latents (B, C, T, h, w) of degraded clips: B clips, which of D forms, B x T frames.
+
+        Form d shows the same frames as view d % V does, which is what it is to be restored to.
+
+        Raises:
+            ValueError: if none were encoded.
+        """
+        if not self.degraded:
+            raise ValueError(
+                "encode_latents.degraded=0: there are no degraded clips to restore; "
+                "set it to 1 or more and run `dvc repro encode_latents`"
+            )
+        return self._read(self._conditions, clips, numbers, frames)
+
+    def _read(
+        self,
+        paths: Sequence[Path],
+        clips: Sequence[int],
+        forms: Sequence[int],
+        frames: Sequence[Sequence[int]],
+    ) -> Tensor:
+        """Normalised latents (B, C, T, h, w) from the files of each shard, (n, views or D, T, C, h, w)."""
         rows = []
-        for clip, view, chosen in zip(clips, views, frames, strict=True):
+        for clip, form, chosen in zip(clips, forms, frames, strict=True):
             shard, row = self._place(clip)
-            rows.append(self._shard(shard)[row, view][list(chosen)])
+            rows.append(self._map(paths[shard])[row, form][list(chosen)])
         raw = torch.from_numpy(np.stack(rows)).float().transpose(1, 2)
         return self.normalisation.apply(raw)
 
@@ -176,8 +240,15 @@ class LatentClips:
 
     def _shard(self, number: int) -> Half:
         """The map of a shard, (n, V, T, C, h, w)."""
-        path = self._paths[number]
+        return self._map(self._paths[number])
+
+    def _map(self, path: Path) -> Half:
         try:
             return np.asarray(self._maps[path])  # numpy's class of maps takes several times as long to index
         except (ValueError, EOFError) as error:  # numpy does not name the file
             raise ValueError(f"{path}: {error}; run `dvc repro --force encode_latents`") from None
+
+
+def _beside(latents: Path) -> Path:
+    """The file of degraded forms that belongs to a file of latents."""
+    return latents.with_name(latents.name.replace("latents", "conditions"))

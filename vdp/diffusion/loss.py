@@ -3,9 +3,9 @@
 Shapes: B clips, C channels, K known frames, N targets, R noise draws of each target.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -15,7 +15,7 @@ from vdp.diffusion.contract import Denoiser
 from vdp.diffusion.objective import Objective
 from vdp.diffusion.own_context import OwnContext, with_own_frames
 from vdp.diffusion.process import Schedule, add_noise, clean_and_noise, min_snr_weight, target
-from vdp.tasks import Hops
+from vdp.tasks import Hops, Task
 
 ContextT = TypeVar("ContextT")
 
@@ -93,7 +93,7 @@ class HopLoss:
     A loss of `vdp.training.fit`: all chance is that with which it is called.
     """
 
-    objective: Objective
+    objectives: Mapping[Task, Objective]  # what is noised, of each task
     min_snr_gamma: float | None
     time_shift: float  # above 1: more training at high noise
     draws: int  # noise draws of each target
@@ -112,6 +112,7 @@ class HopLoss:
         Returns:
             'loss', a scalar.
         """
+        objective = self.objectives[hops.task]
         batch, channels, targets, height, width = hops.target.shape
         t = chance.uniform(batch, targets * self.draws)
         if denoiser.joint:  # frames that are made together are at one time
@@ -122,12 +123,13 @@ class HopLoss:
         context_noise = chance.normal(*hops.known.shape)
         dropped = chance.uniform(batch) < self.drop_context
         level = level * ~dropped[:, None]  # noise that the network cannot see would only blur what it learns
-        if self.own_context.share > 0 and chance.shared() < self.own_context.share:
-            hops = with_own_frames(denoiser, hops, self.objective, self.own_context, chance)
+        share = self.own_context.share if hops.task == "predict" else 0.0  # the others know no made frames
+        if share > 0 and chance.shared() < share:
+            hops = with_own_frames(denoiser, hops, objective, self.own_context, chance)
         loss = diffusion_loss(
             denoiser,
             hops,
-            self.objective,
+            objective,
             self.min_snr_gamma,
             t,
             noise,
@@ -193,3 +195,35 @@ class LevelLoss:
         by_level = {f"x0_{level}": error for level, error in zip(LEVELS, errors, strict=True)}
         loss = (output - target(x0, noise, t, process)).square().mean()
         return {"loss": loss, "x0": errors.mean(), **by_level}
+
+
+class Parts(Protocol):
+    """A batch that has hops of several tasks."""
+
+    @property
+    def parts(self) -> Sequence[Hops]: ...
+
+
+@dataclass(frozen=True)
+class TaskLevelLoss:
+    """`LevelLoss` of each task that is learnt."""
+
+    objectives: Mapping[Task, Objective]
+    shares: Mapping[Task, float]  # of the tasks in the training, relative to their sum
+
+    def __call__(self, denoiser: Denoiser[ContextT], batch: Parts, chance: Chance) -> dict[str, Tensor]:
+        """The errors of a batch of each task.
+
+        Returns:
+            'loss', the mean over the tasks by their shares; what else `LevelLoss` gives, of `predict` under
+            its own names and of the others behind theirs, as 'restore_x0'.
+        """
+        total = sum(self.shares[hops.task] for hops in batch.parts)
+        losses: dict[str, Tensor] = {}
+        for hops in batch.parts:
+            measured = LevelLoss(self.objectives[hops.task])(denoiser, hops, chance)
+            share = self.shares[hops.task] / total * measured.pop("loss")
+            losses["loss"] = losses["loss"] + share if "loss" in losses else share
+            prefix = "" if hops.task == "predict" else f"{hops.task}_"
+            losses |= {prefix + name: value for name, value in measured.items()}
+        return losses

@@ -35,7 +35,7 @@ class Objective:
 
 
 def base_frames(known: Tensor, index: Tensor, target_index: Tensor, residual: bool) -> Tensor:
-    """The nearest known frame of each target where changes are diffused, zeros where frames are."""
+    """The nearest known frame of each target where changes are diffused; zeros elsewhere, or without any."""
     anchors = anchor_frames(known, index, target_index)
     return anchors if residual else torch.zeros_like(anchors)
 

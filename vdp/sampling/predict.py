@@ -12,7 +12,9 @@ from torch import Tensor
 
 from vdp.diffusion.contract import Denoiser
 from vdp.diffusion.objective import Objective
+from vdp.sampling.params import PredictParams
 from vdp.sampling.rollout import Strategy, rollout
+from vdp.sampling.samplers import make_sampler, time_grid
 
 ContextT = TypeVar("ContextT")
 
@@ -51,6 +53,25 @@ class FutureNoise:
 def _stream(seed: int, clip: int, sample: int) -> int:
     """A seed for each future, far from those of its neighbours."""
     return int(np.random.SeedSequence([seed, clip, sample]).generate_state(1, np.uint64)[0] >> np.uint64(1))
+
+
+def strategy_of(params: PredictParams, num_timesteps: int, context_frames: int) -> Strategy:
+    """The strategy that section `predict` asks for.
+
+    Args:
+        params: the section.
+        num_timesteps: noise levels of the process.
+        context_frames: known frames that the network was trained with, at most.
+    """
+    return Strategy(
+        hops=tuple(tuple(frame - 1.0 for frame in group) for group in params.frame_groups),
+        sampler=make_sampler(params.sampler, params.eta),
+        times=time_grid(params.steps, params.spacing, num_timesteps),
+        temperature=params.temperature,
+        guidance=params.guidance,
+        context_noise=params.context_noise,
+        context_frames=context_frames,
+    )
 
 
 @torch.inference_mode()

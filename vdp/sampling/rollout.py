@@ -119,21 +119,45 @@ def rollout(
     for hop, start in zip(strategy.hops, noise.split([len(hop) for hop in strategy.hops], 2), strict=True):
         target = index.new_tensor(hop).expand(len(known), -1)
         frames, times, levels = nearest_frames(known, index, level, target[:, :1], strategy.context_frames)
-        network = guided(denoiser, strategy.guidance, frames, times, levels, target)
-        x0 = strategy.sampler(
-            _denoise(network, target.shape, objective),
-            start,
-            strategy.times,
-            objective.process.schedule,
-            _draw(normal, len(hop), strategy.temperature),
-        )
-        made.append(objective.to_frames(x0, objective.base(frames, times, target)))
+        made.append(sample_hop(denoiser, frames, times, levels, target, objective, strategy, start, normal))
         shown = made[-1]
         if strategy.context_noise > 0:
             shown = shown + strategy.context_noise * normal(len(hop))
         known, index = torch.cat([known, shown], dim=2), torch.cat([index, target], dim=1)
         level = torch.cat([level, torch.full_like(target, strategy.context_noise)], dim=1)
     return torch.cat(made, dim=2)
+
+
+def sample_hop(
+    denoiser: Denoiser[ContextT],
+    known: Tensor,
+    index: Tensor,
+    level: Tensor,
+    target: Tensor,
+    objective: Objective,
+    strategy: Strategy,
+    start: Tensor,
+    normal: Normal,
+) -> Tensor:
+    """The frames of one hop, (B, C, N, h, w), sampled from what is known.
+
+    Args:
+        denoiser, objective, strategy, normal: as of `rollout`.
+        known: the frames that the network is given, (B, C, K, h, w).
+        index: their times, (B, K).
+        level: standard deviation of the noise on them, (B, K).
+        target: times of the frames that are wanted, (B, N).
+        start: noised data at the first of the strategy's times, (B, C, N, h, w).
+    """
+    network = guided(denoiser, strategy.guidance, known, index, level, target)
+    x0 = strategy.sampler(
+        _denoise(network, target.shape, objective),
+        start,
+        strategy.times,
+        objective.process.schedule,
+        _draw(normal, target.shape[1], strategy.temperature),
+    )
+    return objective.to_frames(x0, objective.base(known, index, target))
 
 
 def _draw(normal: Normal, frames: int, temperature: float) -> Callable[[], Tensor]:

@@ -16,11 +16,11 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias, Union
+from typing import TYPE_CHECKING, TypeAlias, TypeVar, Union
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,6 +43,7 @@ MAX_PARAM_CHARS = 6000
 PICTURE_NAME = re.compile(r"[a-zA-Z0-9_\-./ ]+")  # what MLflow takes
 
 Numbers: TypeAlias = Mapping[str, Union[float, "Numbers"]]  # nested: {"simulated": {"jaccard": 0.4}}
+T = TypeVar("T")
 
 
 @contextmanager
@@ -131,6 +132,17 @@ class Tracker:
         if runs := self._connect():
             with self._reporting():
                 runs.client.log_image(runs.child, picture, key=name, step=step, synchronous=True)
+
+    def send(self, write: Callable[["MlflowClient", str], T]) -> T | None:
+        """Let `write` write what has no method here, with the client and the id of the stage's run.
+
+        Returns:
+            What `write` returns; None where nothing is reported, or the store has failed.
+        """
+        if runs := self._connect():
+            with self._reporting():
+                return write(runs.client, runs.child)
+        return None
 
     def flush(self) -> None:
         """Send what has been held back."""
@@ -402,10 +414,11 @@ def _now_ms() -> int:
 
 
 def _prepare_mlflow() -> None:
-    """Settings that MLflow reads when it is imported: no usage reports, no minutes of silent retries."""
+    """Settings that MLflow reads when it is imported: no usage reports, no minutes of silent retries, no bars."""
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "ERROR")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 
 
 @contextmanager

@@ -38,7 +38,7 @@ from vdp.training.engine import (
 from vdp.training.memory import Knob, advice, is_out_of_memory, largest_that_fits
 from vdp.training.optim import learning_rate, make_average, make_optimizer
 from vdp.training.params import EngineParams, FitParams
-from vdp.training.read_ahead import Batch, Batches, Places, noise_of, read_ahead, rng_of
+from vdp.training.read_ahead import Batch, Batches, Movable, Places, noise_of, read_ahead, rng_of
 from vdp.training.resume import States
 from vdp.training.stop import Stop, listening
 from vdp.training.together import loss_told
@@ -46,6 +46,7 @@ from vdp.training.validate import Loss, validation_losses
 from vdp.training.weights import all_finite, copy_into, fill, gathered, gathered_tensor, under
 
 Network = TypeVar("Network", bound=nn.Module)
+HeldOut = TypeVar("HeldOut", bound=Movable)  # a batch of a validation
 Picture = NDArray[np.uint8]  # (H, W, 3), RGB
 
 COST_STEPS = 10  # steps to time before the cost of the whole training is told
@@ -64,7 +65,7 @@ class Log(Protocol):
 
 
 @dataclass(frozen=True)
-class Training(Generic[Network, Batch]):
+class Training(Generic[Network, Batch, HeldOut]):
     """What is trained, on what, and how it is watched.
 
     Attributes:
@@ -82,8 +83,8 @@ class Training(Generic[Network, Batch]):
     network: Network
     loss: Loss[Network, Batch]
     batches: Batches[Batch]
-    measure: Loss[Network, Batch]
-    held_out: Batches[Batch]
+    measure: Loss[Network, HeldOut]
+    held_out: Batches[HeldOut]
     draw: Callable[[Network], Picture] | None = None
     knobs: Sequence[Knob] = ()
 
@@ -107,7 +108,7 @@ def training_seed(seed: int) -> None:
 
 
 def fit(
-    training: Training[Network, Batch],
+    training: Training[Network, Batch, HeldOut],
     params: FitParams,
     engine: EngineParams,
     seed: int,
@@ -171,12 +172,12 @@ class _Progress:
     curve: list[tuple[int, dict[str, float]]] = field(default_factory=list)  # all that was logged
 
 
-class _Loop(Generic[Network, Batch]):
+class _Loop(Generic[Network, Batch, HeldOut]):
     """A training in progress."""
 
     def __init__(
         self,
-        training: Training[Network, Batch],
+        training: Training[Network, Batch, HeldOut],
         params: FitParams,
         engine: EngineParams,
         seed: int,
@@ -527,10 +528,10 @@ class _Loop(Generic[Network, Batch]):
         )
 
 
-class _PartOfStep(Generic[Network, Batch]):
+class _PartOfStep(Generic[Network, Batch, HeldOut]):
     """Forward and backward of a part of a step; afterwards it has the losses."""
 
-    def __init__(self, loop: _Loop[Network, Batch], step: int, part: int, batch: Batch) -> None:
+    def __init__(self, loop: _Loop[Network, Batch, HeldOut], step: int, part: int, batch: Batch) -> None:
         self.loop, self.step, self.part = loop, step, part
         self.batch = batch.to(loop.fabric.device)
         self.losses: dict[str, Tensor] = {}
@@ -559,7 +560,7 @@ class _Drawing(Generic[Network]):
 class _Clock:
     """Times the first warm steps and tells the cost of the rest."""
 
-    def __init__(self, loop: _Loop[Network, Batch], bar: tqdm) -> None:
+    def __init__(self, loop: _Loop[Network, Batch, HeldOut], bar: tqdm) -> None:
         self.loop, self.bar = loop, bar
         self.steps = 0
         self.started = time.perf_counter()

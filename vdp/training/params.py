@@ -61,12 +61,23 @@ class PretrainVaeParams(FitParams):
     mask_weight: Annotated[float, Field(ge=0)]  # weight of the mask head's loss; 0 without labels
 
 
+class TaskShares(Params):
+    """Section `train_denoiser.tasks`: share of the steps that learn each task, relative to their sum."""
+
+    predict: Annotated[float, Field(gt=0)]  # frames after those that are known; the pipeline needs it
+    interpolate: Annotated[float, Field(ge=0)]  # frames between those that are known
+    generate: Annotated[float, Field(ge=0)]  # frames of which nothing is known
+    restore: Annotated[float, Field(ge=0)]  # frames that are known degraded
+
+
 class TrainDenoiserParams(FitParams):
     """Section `train_denoiser`; a sample is a hop: some known frames and one target."""
 
+    tasks: TaskShares
     gaps: Annotated[list[Gap], Field(min_length=1)]  # a hop draws one of them
     known: Annotated[int, Field(ge=1)]  # known frames of a training hop, at most
     max_hops: Annotated[int, Field(ge=0)]  # earlier hops of the rollout that a training hop may stand behind
+    span: Annotated[int, Field(ge=2)]  # interpolate: frames from the known one before a gap to that after it
     targets: Annotated[int, Field(ge=1)]  # frames to predict from one context, at different gaps
     draws: Annotated[int, Field(ge=1)]  # noise draws of each target per step, from one pass over its context
     reverse: bool  # play half of the training hops backwards

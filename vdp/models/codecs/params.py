@@ -36,3 +36,4 @@ class EncodeParams(Params):
 
     batch_frames: Annotated[int, Field(ge=1, le=4096)]  # frames encoded at once
     shard_mb: Annotated[int, Field(ge=1, le=65536)]  # size of a latent shard on disk
+    degraded: Annotated[int, Field(ge=0, le=64)]  # degraded encodings of each clip, for the task restore

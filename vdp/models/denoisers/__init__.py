@@ -25,11 +25,11 @@ class TrainedDenoiser(Generic[Diffusion]):
     """A denoiser and what it was trained with."""
 
     network: Unet | Dit
-    diffusion: Diffusion
-    known: int  # how many known frames it was trained with, at most
-    data_scale: Tensor  # root mean square of what is diffused, per channel, (C,)
-    latent_mean: tuple[float, ...]  # of the raw latents, per channel
-    latent_std: tuple[float, ...]
+    config: DenoiserConfig[Diffusion]
+
+    def data_scale(self, task: str) -> Tensor:
+        """Root mean square of what is diffused in a task, per channel, (C,), where the network is."""
+        return torch.tensor(self.config.data_scale[task], device=next(self.network.parameters()).device)
 
 
 def load_denoiser(
@@ -50,7 +50,4 @@ def load_denoiser(
     network = build_denoiser(config.denoiser, config.channels).to(device)
     load_weights(network, folder)
     network.eval()
-    scale = torch.tensor(config.data_scale, device=device)
-    return TrainedDenoiser(
-        network, config.diffusion, config.known, scale, config.latent_mean, config.latent_std
-    )
+    return TrainedDenoiser(network, config)

@@ -191,7 +191,7 @@ class Block(nn.Module):
         qkv = self.space.keys(self.norm(x) * (1 + scale) + shift, turn)
         q, k, v = (rearrange(z, "g h f n d -> (g f) h n d") for z in qkv)
         y = F.scaled_dot_product_attention(q, k, v)
-        return x + gate * self.space.merge(rearrange(y, "(g f) h n d -> g h f n d", f=x.shape[1]))
+        return x + gate * self.space.merge(rearrange(y, "(g f) h n d -> g h f n d", g=len(x)))
 
     def _ask(
         self, x: Tensor, modulation: tuple[Tensor, ...], turn: Tensor, first: int

@@ -78,7 +78,14 @@ class DenoiserConfig(Params, Generic[Diffusion]):
     denoiser: DenoiserParams
     diffusion: Diffusion
     channels: int  # of a latent
+    height: int  # of the frames that it was trained on, pixels
+    width: int
+    tasks: dict[str, float]  # share of each task in its training
     known: int  # known frames of its training hops, at most; a rollout gives it no more
-    data_scale: tuple[float, ...]  # root mean square of what is diffused, per channel
+    gaps: list[int]  # predict: frames from the last known one to a target
+    targets: int  # frames of a hop
+    span: int  # interpolate: frames from the last known one before a gap to the first after it, at most
+    drop_context: float  # share of hops that were learnt without known pictures: above 0, guidance works
+    data_scale: dict[str, tuple[float, ...]]  # root mean square of what is diffused, per channel
     latent_mean: tuple[float, ...]  # of the raw latents, per channel
     latent_std: tuple[float, ...]

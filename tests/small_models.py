@@ -1,0 +1,81 @@
+"""Small untrained models in folders, as the pipeline writes them: what loads, runs and says nothing true."""
+
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from vdp.diffusion.params import DiffusionParams
+from vdp.models.codecs.params import CodecConfig, VaeParams
+from vdp.models.codecs.vae import Vae
+from vdp.models.denoisers import build_denoiser
+from vdp.models.denoisers.params import DenoiserConfig, DenoiserParams
+from vdp.models.segmenters.params import SegmenterConfig, SegmenterParams
+from vdp.models.segmenters.unetpp import UnetPlusPlus
+from vdp.models.store import save_model
+from vdp.tasks import TASKS
+
+HEIGHT, WIDTH, CHANNELS = 32, 48, 4
+VAE = {
+    "spatial_factor": 4, "temporal_factor": 1, "latent_channels": CHANNELS, "base_channels": 8,
+    "num_res_blocks": 1,
+}  # fmt: skip
+UNET = {
+    "conditioning": "features", "base_channels": 8, "channel_mults": [1], "num_res_blocks": 1,
+    "attention_levels": [], "temporal": False, "context_frames": 4, "head_levels": 1, "head_blocks": 1,
+}  # fmt: skip
+DIT = {
+    "patch_size": 2, "hidden_dim": 32, "depth": 1, "num_heads": 2, "stem_channels": 0, "attention": "one_way",
+    "factorised": False,
+}  # fmt: skip
+DIFFUSION = {
+    "schedule": "flow", "prediction": "flow", "num_timesteps": 1000, "beta_start": 1e-4, "beta_end": 0.02,
+    "zero_terminal_snr": False, "min_snr_gamma": None, "time_shift": 1.0, "residual": True,
+}  # fmt: skip
+SEGMENTER = {"encoder": "resnet18", "encoder_depth": 3, "decoder_channels": [16, 8, 8], "upsample": 1}
+
+
+def save_small_models(
+    folder: Path,
+    tasks: tuple[str, ...] = TASKS,
+    targets: int = 1,
+    temporal: bool = False,
+    drop_context: float = 0.0,
+    segmenter: bool = True,
+) -> Path:
+    """Write codec, denoiser and segmenter of frames of 32x48 pixels below a folder, which is given back."""
+    torch.manual_seed(0)
+    vae = VaeParams.model_validate(VAE)
+    save_model(folder / "codec", Vae(vae, True), CodecConfig(name="vae", vae=vae, has_masks=True))
+    params = DenoiserParams.model_validate(
+        {"name": "unet", "unet": UNET | {"temporal": temporal}, "dit": DIT}
+    )
+    network = build_denoiser(params, CHANNELS)
+    stir(network)
+    config = DenoiserConfig[DiffusionParams](
+        denoiser=params,
+        diffusion=DiffusionParams.model_validate(DIFFUSION),
+        channels=CHANNELS,
+        height=HEIGHT,
+        width=WIDTH,
+        tasks=dict.fromkeys(tasks, 1.0),
+        known=4,
+        gaps=[1, 2],
+        targets=targets,
+        span=4,
+        drop_context=drop_context,
+        data_scale=dict.fromkeys(tasks, (0.5,) * CHANNELS),
+        latent_mean=(0.0,) * CHANNELS,
+        latent_std=(1.0,) * CHANNELS,
+    )
+    save_model(folder / "denoiser", network, config)
+    if segmenter:
+        chosen = SegmenterParams.model_validate(SEGMENTER)
+        save_model(folder / "segmenter", UnetPlusPlus(chosen), SegmenterConfig(segmenter=chosen))
+    return folder
+
+
+def stir(network: nn.Module) -> None:
+    """Give every weight a value: at first, branches that are zero hide what goes through them."""
+    for parameter in network.parameters():
+        nn.init.normal_(parameter, std=0.1)

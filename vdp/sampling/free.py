@@ -1,0 +1,102 @@
+"""Clips from nothing, and clips from degraded ones.
+
+Shapes: B clips, C channels, F frames, K degraded frames around a hop's, h x w latent positions.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+from vdp.diffusion.contract import Denoiser
+from vdp.diffusion.objective import Objective
+from vdp.sampling.hops import Plan, groups
+from vdp.sampling.rollout import Normal, Strategy, rollout
+from vdp.tasks import degraded_around
+
+ContextT = TypeVar("ContextT")
+
+
+def generate(
+    denoiser: Denoiser[ContextT],
+    first: Objective,
+    later: Objective,
+    opening: int,
+    hops: Plan,
+    shape: tuple[int, ...],
+    strategy: Strategy,
+    normal: Normal,
+    device: torch.device,
+) -> Tensor:
+    """Clips from nothing: their first frames with none known, the others rolled out from these.
+
+    Args:
+        denoiser: the network.
+        first: the objective of `generate`.
+        later: that of `predict`.
+        opening: frames of the first hop, at times from 0 on.
+        hops: the hops after it.
+        shape: (B, C, h, w).
+        strategy: sampler and its times; its hops are not used.
+        normal: gives all noise.
+        device: where the clips are made.
+
+    Returns:
+        (B, C, F, h, w), the frames of all hops.
+    """
+    clips, channels, height, width = shape
+    nothing = torch.zeros(clips, channels, 0, height, width, device=device)
+    times = tuple(float(step) for step in range(opening))
+    start = replace(strategy, hops=(times,))
+    made = rollout(denoiser, nothing, torch.zeros(clips, 0, device=device), first, start, normal)
+    if not hops:
+        return made
+    index = torch.tensor(times, device=device).expand(clips, -1)
+    return torch.cat(
+        [made, rollout(denoiser, made, index, later, replace(strategy, hops=hops), normal)], dim=2
+    )
+
+
+def restore(
+    denoiser: Denoiser[ContextT],
+    degraded: Tensor,
+    targets: int | None,
+    objective: Objective,
+    strategy: Strategy,
+    normal_of: Callable[[Sequence[int]], Normal],
+    rows: int,
+) -> Tensor:
+    """A clip without its degradation: each frame, or group of frames, from the degraded ones around it.
+
+    Args:
+        denoiser: the network.
+        degraded: normalised latents of the degraded clip, (C, F, h, w).
+        targets: frames of a hop where these see each other; None where each is made as if it were alone.
+        objective: that of `restore`.
+        strategy: sampler and its times; its hops are not used.
+        normal_of: gives the noise of hops that start at some frames.
+        rows: hops that are made at once.
+
+    Returns:
+        The shape of `degraded`.
+
+    Raises:
+        ValueError: if the clip has fewer frames than a hop.
+    """
+    frames, size = degraded.shape[1], targets or 1
+    starts = [group.start for group in groups(frames, size)]
+    count = max(strategy.context_frames, size)
+    hop = tuple(float(step) for step in range(size))
+    strategy = replace(strategy, hops=(hop,), context_frames=count)
+    restored = torch.empty_like(degraded)
+    for chunk in (starts[first : first + rows] for first in range(0, len(starts), rows)):
+        around = [degraded_around(range(start, start + size), frames, count) for start in chunk]
+        places = torch.tensor(around, device=degraded.device)  # (rows, K)
+        index = places - torch.tensor(chunk, device=degraded.device)[:, None]
+        known = degraded[:, places].transpose(0, 1)
+        made = rollout(denoiser, known, index.float(), objective, strategy, normal_of(chunk))
+        for start, row in zip(chunk, made, strict=True):
+            restored[:, start : start + size] = row
+    return restored
