@@ -1,4 +1,4 @@
-"""DVC stage evaluate_tasks: what each task that the network has learnt is worth, beside a simple answer to it.
+"""DVC stage evaluate_tasks: what each task that was learnt is worth, beside simple answers to it.
 
 Reads   data/clips/test, data/models; params.yaml: seed, clip, degrade, evaluate_tasks
 Writes  results/tasks.json; results/tasks/<set>_<task>.png and .gif, results/tasks/generate.png,
@@ -18,6 +18,7 @@ from vdp.data.clips import ClipStore, Pixels, test_sets
 from vdp.data.degrade import KINDS, degrade
 from vdp.data.degrade_params import DegradeParams
 from vdp.data.encode import decode_frames, encode_frames
+from vdp.data.write_video import write_frames
 from vdp.device import pick_device
 from vdp.files import replacing
 from vdp.metrics.frame import frame_score
@@ -25,7 +26,6 @@ from vdp.metrics.params import EvaluateTasksParams
 from vdp.metrics.tasks import TaskScores, blend, count_objects, nearest, object_statistics, task_table
 from vdp.models.codecs import load_frame_codec
 from vdp.params import PARAMS_FILE, ClipParams, UserError, read_section, read_value, run_stage
-from vdp.tracking.gif import encode_gif
 from vdp.tracking.mlflow_run import Tracker, track_stage
 from vdp.tracking.progress import progress
 from vdp.tracking.pyfunc import log_predictor
@@ -75,9 +75,7 @@ def main() -> None:
     degradations, seed = read_section(DegradeParams, "degrade"), read_value("seed")
     check_between(params.between, clip.frames)
     model = load(MODELS)
-    sampling = Sampling(
-        sampler=params.sampler, steps=params.steps, temperature=params.temperature, seed=seed
-    )
+    sampling = Sampling(sampler=params.sampler, steps=params.steps, temperature=params.temperature, seed=seed)
     sets = {
         name: true_clips(ClipStore(folder), clip.frames, params.clips)
         for name, folder in test_sets(CLIPS).items()
@@ -167,7 +165,7 @@ def predict(
 def interpolate(
     name: str, model: Model, clips: list[TrueClip], params: EvaluateTasksParams, sampling: Sampling
 ) -> Task:
-    """Frames of gaps in the middle of clips, beside a blend of the two frames around each and the nearer one."""
+    """Frames of gaps in the middle of clips, beside a blend of the frames around each and the nearer one."""
     scores: dict[str, TaskScores] = {}
     rows: list[Row] = []
     film: dict[str, Pixels] = {}
@@ -177,7 +175,9 @@ def interpolate(
         truth = [clip.frames[gap] for clip in clips]
         ends = [(clip.frames[start - 1], clip.frames[start + count]) for clip in clips]
         answers = [
-            model.interpolate(clip.frames[:start], clip.frames[gap.stop :], frames=count, sampling=sampling)[0]
+            model.interpolate(clip.frames[:start], clip.frames[gap.stop :], frames=count, sampling=sampling)[
+                0
+            ]
             for clip in each(clips, f"{name}: interpolate {count}")
         ]
         blends = [blend(*pair, count) for pair in ends]
@@ -198,7 +198,7 @@ def interpolate(
 def restore(
     name: str, model: Model, clips: list[TrueClip], degradations: DegradeParams, sampling: Sampling
 ) -> Task:
-    """Clips restored from each kind of degradation, beside the degraded ones; what the codec loses is a ceiling."""
+    """Clips restored from each kind of degradation, beside the degraded ones and what the codec loses."""
     truth = [clip.frames for clip in clips]
     scores: dict[str, TaskScores] = {"codec": score(round_trips(clips), truth)}
     rows: list[Row] = []
@@ -219,7 +219,7 @@ def restore(
 def degraded_clips(
     clips: list[TrueClip], degradations: DegradeParams, seed: int
 ) -> Iterator[tuple[str, list[TrueClip], dict[str, Pixels]]]:
-    """Each kind that is on, at the middle of its range, and the pairs of the set: kind, clips, their input."""
+    """The set's own pairs, and each kind that is on at the middle of its range: kind, clips, their input."""
     if pairs := [clip for clip in clips if clip.condition is not None]:
         yield "paired", pairs, {clip.name: clip.condition for clip in pairs if clip.condition is not None}
     for kind, (least, most) in degradations.ranges.items():
@@ -243,9 +243,7 @@ def round_trips(clips: list[TrueClip]) -> list[Pixels]:
 
 def generate(model: Model, frames: int, params: EvaluateTasksParams, sampling: Sampling) -> Generated:
     """Clips of the pipeline's length made of nothing, and what the segmenter sees in them."""
-    clips = model.generate(
-        params.samples, frames, replace(sampling, temperature=params.generate_temperature)
-    )
+    clips = model.generate(params.samples, frames, replace(sampling, temperature=params.generate_temperature))
     return Generated(clips, np.stack([model.segment(clip) for clip in clips]))
 
 
@@ -310,12 +308,13 @@ def write_results(
             for task, result in tasks.items():
                 if result.rows:
                     (folder / f"{name}_{task}.png").write_bytes(encode_png(sample_sheet(result.rows)))
-                    (folder / f"{name}_{task}.gif").write_bytes(played(result.film))
+                    write_frames(folder / f"{name}_{task}.gif", played(result.film), FPS)
         if generated is not None:
             (folder / "generate.png").write_bytes(encode_png(generated_sheet(generated, shown)))
-            for number, (clip, mask) in enumerate(zip(generated.clips, generated.masks, strict=True)):
-                if number < shown:
-                    (folder / f"generate_{number:02d}.gif").write_bytes(played({"generated": clip, "its mask": mask}))
+            pairs = zip(generated.clips[:shown], generated.masks, strict=False)
+            for number, (made, masks) in enumerate(pairs):
+                film = played({"generated": made, "its masks": masks})
+                write_frames(folder / f"generate_{number:02d}.gif", film, FPS)
     path = RESULTS / "tasks.json"
     part = path.with_name(path.name + ".part")
     part.write_text(json.dumps(scores, indent=2) + "\n")
@@ -332,10 +331,10 @@ def generated_sheet(generated: Generated, shown: int) -> Picture:
     return sample_sheet(rows)
 
 
-def played(film: dict[str, Pixels]) -> bytes:
-    """Clips of one length beside each other, as a GIF."""
-    frames = zip(*film.values(), strict=True)
-    return encode_gif([sample_sheet([list(zip(film, frame, strict=True))]) for frame in frames], FPS)
+def played(film: dict[str, Pixels]) -> Iterator[Picture]:
+    """The pictures of clips of one length that are played beside each other."""
+    for frame in zip(*film.values(), strict=True):
+        yield sample_sheet([list(zip(film, frame, strict=True))])
 
 
 def report_results(tracker: Tracker, scores: dict[str, dict[str, TaskScores]]) -> None:

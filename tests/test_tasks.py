@@ -2,7 +2,19 @@ import numpy as np
 import pytest
 import torch
 
-from vdp.tasks import STRIDE, anchor_frames, distance, draw_hop, nearest_frames, nearest_known
+from vdp.tasks import (
+    STRIDE,
+    anchor_frames,
+    degraded_around,
+    distance,
+    draw_between,
+    draw_degraded,
+    draw_free,
+    draw_hop,
+    in_turn,
+    nearest_frames,
+    nearest_known,
+)
 
 
 def test_a_change_is_measured_from_the_nearest_known_frame():
@@ -125,3 +137,77 @@ def test_equal_generators_draw_equal_hops():
 def test_hops_that_do_not_fit_into_the_clips_are_refused():
     with pytest.raises(ValueError, match="lower train_denoiser.known or train_denoiser.gaps"):
         draw_hop(np.random.default_rng(0), 11, 11, (1, 2), 5, 1)
+
+
+# --- Other tasks than predict ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("known", [2, 3, 6])
+@pytest.mark.parametrize("targets", [1, 2])
+def test_interpolated_frames_lie_in_a_gap_with_known_ones_on_both_sides(known, targets):
+    rng, widths, sides = np.random.default_rng(0), set(), set()
+    for _ in range(600):
+        positions, wanted = draw_between(rng, 22, known, 5, targets)
+        before, after = [p for p in positions if p < wanted[0]], [p for p in positions if p > wanted[-1]]
+        assert len(before) + len(after) == known == len(set(positions)) and before and after
+        assert min(positions) >= 0 and max(positions) < 22
+        assert sorted(before) == [*range(min(before), max(before) + 1)]
+        assert sorted(after) == [*range(min(after), max(after) + 1)]
+        assert wanted == [*range(wanted[0], wanted[0] + targets)]
+        widths.add(min(after) - max(before))
+        sides.add(len(before))
+    assert widths == set(range(targets + 1, 6))
+    assert sides == set(range(1, known))
+
+
+def test_interpolation_reaches_every_frame_but_the_ends():
+    rng = np.random.default_rng(0)
+    wanted = {draw_between(rng, 8, 3, 4, 1)[1][0] for _ in range(300)}
+    assert wanted == set(range(1, 7))
+
+
+@pytest.mark.parametrize(("frames", "known", "span", "targets"), [(8, 1, 4, 1), (8, 6, 4, 1), (8, 2, 2, 2)])
+def test_a_gap_that_does_not_fit_is_refused(frames, known, span, targets):
+    with pytest.raises(ValueError, match="change train_denoiser.known or train_denoiser.span"):
+        draw_between(np.random.default_rng(0), frames, known, span, targets)
+
+
+def test_nothing_is_known_of_generated_frames():
+    rng = np.random.default_rng(0)
+    drawn = [draw_free(rng, 6, 2) for _ in range(100)]
+    assert all(known == [] for known, _ in drawn)
+    assert {tuple(wanted) for _, wanted in drawn} == {(n, n + 1) for n in range(5)}
+    with pytest.raises(ValueError, match="generate: 7 frames at once"):
+        draw_free(rng, 6, 7)
+
+
+def test_a_restored_frame_is_among_the_degraded_ones_and_comes_first():
+    rng = np.random.default_rng(0)
+    for _ in range(100):
+        known, (wanted,) = draw_degraded(rng, 9, 4, 1)
+        assert known[0] == wanted
+        assert sorted(known) == [*range(min(known), min(known) + 4)] and min(known) >= 0 and max(known) < 9
+
+
+@pytest.mark.parametrize(
+    ("wanted", "frames", "count", "around"),
+    [
+        ([5], 20, 5, [5, 4, 6, 3, 7]),
+        ([0], 20, 3, [0, 1, 2]),
+        ([19], 20, 3, [19, 18, 17]),
+        ([5, 6, 7], 20, 1, [5, 6, 7]),
+        ([1], 2, 5, [1, 0]),
+    ],
+)
+def test_degraded_frames_stand_around_their_target_as_far_as_the_clip_goes(wanted, frames, count, around):
+    assert degraded_around(wanted, frames, count) == around
+
+
+def test_items_of_two_lists_come_in_turn():
+    assert in_turn([1, 2, 3], [7]) == [1, 7, 2, 3]
+    assert in_turn([], [7, 8]) == [7, 8]
+
+
+def test_where_nothing_is_known_a_target_starts_from_zero():
+    known, index = torch.ones(2, 3, 0, 4, 5), torch.zeros(2, 0)
+    assert torch.equal(anchor_frames(known, index, torch.ones(2, 2)), torch.zeros(2, 3, 2, 4, 5))

@@ -1,4 +1,4 @@
-"""The command line, `python -m vdp`: recipes, a check of params.yaml, the summary of a run, a user's videos."""
+"""The command line, `python -m vdp`: recipes, a check of params.yaml, the summary of a run, own videos."""
 
 import json
 import os

@@ -8,9 +8,9 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, ParamSpec
+from typing import TYPE_CHECKING, Annotated, ParamSpec, cast
 
 import typer
 
@@ -19,25 +19,27 @@ from vdp.data.extract import quiet_decoder
 from vdp.data.own_video import PICTURES_RATE, find_clip, find_clips
 from vdp.data.write_video import MOVING
 from vdp.own_work import (
-    KNOWN,
-    about,
     beside_row,
     check_clips,
     duration,
+    in_parts,
     made_row,
     of,
     plan_jobs,
     read_end,
     read_nothing,
     read_whole,
+    say_begin,
     say_done,
     say_plan,
+    seconds_of,
+    thumbnail,
     write_job,
 )
 from vdp.params import UserError
 
 if TYPE_CHECKING:
-    from vdp.api import Model, Sampling
+    from vdp.api import Model, SamplerName, Sampling
 
 SAMPLERS = ("ddim", "ddpm", "dpmpp", "euler", "heun")
 RANGES = {
@@ -53,7 +55,7 @@ RANGES = {
     "--eta": (0, 1),
     "--seed": (0, 2**31 - 1),
 }
-TRIED = 22  # frames, at most, of what a dry run tries
+TRIED, TRIED_STEPS = 11, 3  # frames and steps, at most, of what a dry run tries
 PANEL = "Your own videos"
 NO_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")  # texts of torch's own errors
 
@@ -69,7 +71,7 @@ Clips = Annotated[
     ),
 ]
 Models = Annotated[str, typer.Option("--models", help="Folder of the networks that `make run` makes.")]
-Out = Annotated[str, typer.Option("--out", "-o", help=".mp4, .gif, or no suffix for a folder of PNGs.")]
+Out = Annotated[str, typer.Option("--out", "-o", help=".mp4, .gif, or no suffix for a folder of PNGs, which lose nothing.")]
 MaskOut = Annotated[
     str,
     typer.Option(
@@ -79,7 +81,9 @@ MaskOut = Annotated[
 Known = Annotated[
     int | None,
     typer.Option(
-        "--known", help=f"Given frames to use, from 1; {KNOWN} or all if not said.", show_default=False
+        "--known",
+        help="Given frames to use, 1 to 1000; if not said, as many as the networks look at.",
+        show_default=False,
     ),
 ]
 Interval = Annotated[int, typer.Option("--interval", help="Take every n-th frame, from 1.")]
@@ -129,14 +133,24 @@ class Settings:
                 "--seed": self.seed,
             }
         )
+        if self.eta and self.sampler != "ddim":
+            raise UserError(f"--eta={self.eta:g}: is of --sampler ddim alone; leave one of them out")
 
-    def sampling(self, steps: int | None = None) -> "Sampling":
-        """As the networks take it; with other steps, to time them."""
+    def sampling(self) -> "Sampling":
+        """As the networks take it."""
         from vdp.api import Sampling
 
-        return Sampling(
-            self.sampler, steps or self.steps, self.temperature, self.guidance, self.eta, self.seed
-        )
+        name = cast("SamplerName", self.sampler)  # checked
+        return Sampling(name, self.steps, self.temperature, self.guidance, self.eta, self.seed)
+
+    def about(self, make: "Callable[[Sampling], object]") -> float:
+        """Seconds that the work will take, by trying it with a few of its steps."""
+        few, sampling = min(self.steps, TRIED_STEPS), self.sampling()
+        one = replace(sampling, steps=1)
+        make(one)  # the first call is slower
+        base = seconds_of(functools.partial(make, one))
+        more = seconds_of(functools.partial(make, replace(sampling, steps=few)))
+        return base + max(more - base, 0.0) * (self.steps - 1) / max(few - 1, 1)
 
     def __str__(self) -> str:
         return (
@@ -166,7 +180,14 @@ def load_model(folder: str) -> "Model":
     check_folder(folder)
     from vdp.api import load
 
-    return load(folder)
+    return load(Path(folder).expanduser())
+
+
+def trained_with(model: "Model", name: str) -> int:
+    """A number that the networks were trained with."""
+    value = model.info()[name]
+    assert isinstance(value, int)
+    return value
 
 
 def check_folder(models: str) -> None:
@@ -212,18 +233,18 @@ def predict(
     check_folder(models)
     check_clips(own, known, interval)
     model = load_model(models)
+    useful = trained_with(model, "known_frames")
     for job in jobs:
         started = time.monotonic()
-        given = read_end(job.clips[0], interval, known, not dry_run, model)
+        given = read_end(job.clips[0], interval, known, useful, not dry_run, model)
         if dry_run:
             few = min(frames, TRIED)
             trial = functools.partial(model.predict, given.frames, few, 1)
-            seconds = (
-                about(lambda n, trial=trial: trial(settings.sampling(n)), steps) * samples * frames / few
-            )
+            seconds = settings.about(trial) * samples * frames / few
             doing = f"{of(samples, 'future')} of {of(frames, 'frame')} from {of(len(given.frames), 'frame')}"
             say_plan(job, given, f"{doing}: {settings}", seconds)
             continue
+        say_begin(job, f"predicting {of(samples, 'future')} of {of(frames, 'frame')}")
         made = model.predict(given.frames, frames, samples, settings.sampling())
         rows = [given.row() + made_row(result, given.box, "future +") for result in made]
         write_job(job, made, given, rows, fps, force)
@@ -253,10 +274,11 @@ def generate(
     given = read_nothing(model)
     if dry_run:
         few = min(frames, TRIED)
-        seconds = about(lambda n: model.generate(1, few, settings.sampling(n)), steps) * count * frames / few
+        seconds = settings.about(functools.partial(model.generate, 1, few)) * count * frames / few
         say_plan(job, given, f"{of(count, 'clip')} of {of(frames, 'frame')}: {settings}", seconds)
         return
     started = time.monotonic()
+    say_begin(job, f"generating {of(count, 'clip')} of {of(frames, 'frame')}")
     made = model.generate(count, frames, settings.sampling())
     write_job(job, made, given, [made_row(result, given.box, "frame ") for result in made], fps, force)
     say_done(job, made, given, started)
@@ -293,25 +315,23 @@ def interpolate(
     check_clips(pair, known, interval)
     model = load_model(models)
     started = time.monotonic()
-    start = read_end(pair[0], interval, known, not dry_run, model)
-    end = read_end(pair[1], interval, known, False, model)
+    useful = trained_with(model, "known_frames") * trained_with(model, "longest_gap")
+    start = read_end(pair[0], interval, known, useful, not dry_run, model)
+    end = read_end(pair[1], interval, known, useful, False, model)
 
     def between(count: int, ways: int, sampling: "Sampling") -> Pixels:
         return model.interpolate(start.frames, end.frames, count, ways, latent, sampling)
 
     if dry_run:
         few = min(frames, TRIED)
-        seconds = about(lambda n: between(few, 1, settings.sampling(n)), steps) * samples * frames / few
+        seconds = settings.about(functools.partial(between, few, 1)) * samples * frames / few
         doing = f"{of(samples, 'way')} of {of(frames, 'frame')} between the two: {settings}"
         say_plan(job, start, doing, seconds)
         return
+    say_begin(job, f"making {of(frames, 'frame')} between the two")
     made = between(frames, samples, settings.sampling())
-    rows = [
-        [*start.row()[-1:], *made_row(result, start.box, "between "), *end.row()[:1]]
-        if start.box == end.box
-        else made_row(result, start.box, "between ")
-        for result in made
-    ]
+    first = ("given 1", thumbnail(start.box.take(end.frames[0])))  # at the size of the frames before it
+    rows = [[*start.row()[-1:], *made_row(result, start.box, "between "), first] for result in made]
     write_job(job, made, start, rows, fps, force)
     say_done(job, made, start, started)
 
@@ -343,11 +363,11 @@ def restore(
         started = time.monotonic()
         given = read_whole(job.clips[0], interval, TRIED if dry_run else None, model)
         if dry_run:
-            trial = functools.partial(model.restore, given.frames)
-            seconds = about(lambda n, trial=trial: trial(settings.sampling(n)), steps)
+            seconds = settings.about(functools.partial(model.restore, given.frames))
             times = max(job.clips[0].count(interval) / len(given.frames), 1)
             say_plan(job, given, f"each frame, restored: {settings}", seconds * times)
             continue
+        say_begin(job, f"restoring {of(len(given.frames), 'frame')}")
         made = model.restore(given.frames, settings.sampling())
         rows = [given.row(), beside_row(made, given, "restored")]
         write_job(job, made[None], given, rows, fps, force)
@@ -374,11 +394,12 @@ def segment(
         started = time.monotonic()
         given = read_whole(job.clips[0], interval, TRIED if dry_run else None, model)
         if dry_run:
-            seconds = about(lambda _, frames=given.frames: model.segment(frames), 1)
+            seconds = seconds_of(functools.partial(model.segment, given.frames))
             times = max(job.clips[0].count(interval) / len(given.frames), 1)
             say_plan(job, given, "a mask of each frame", seconds * times)
             continue
-        masks = model.segment(given.frames)
+        say_begin(job, f"segmenting {of(len(given.frames), 'frame')}")
+        masks = in_parts(given.frames, model.segment, "segmenting")
         rows = [given.row(), beside_row(masks, given, "mask")]
         write_job(job, masks[None], given, rows, fps, force)
         say_done(job, masks[None], given, started)

@@ -22,15 +22,14 @@ from vdp.data.letterbox import Letterbox
 from vdp.data.own_video import PICTURES_RATE, OwnClip
 from vdp.data.write_video import MOVING, check_places, in_place, write_frames, write_masks, write_picture
 from vdp.params import UserError, printable
-from vdp.tracking.samples import sample_sheet
-from vdp.tracking.strips import TILE_WIDTH, class_colors
+from vdp.tracking.strips import LEGEND, TILE_WIDTH, class_colors, mask_tile, sheet, tile
 
-KNOWN = 11  # given frames that are used where the user does not say
-LONGEST = 20_000  # frames of a video that is worked on whole: all are held at the networks' size
+LONGEST = 10_000  # frames of a video that is worked on whole: all are held at the networks' size
 COLUMNS = 6  # frames of one video in a row of a strip
 GIVEN_COLUMNS = 3  # of those beside what was made to follow them
 TALLEST = 3  # times as high as wide, of a strip's pictures; a narrower one gets paper beside it
 BAR_AFTER = 2.0  # seconds
+AT_ONCE = 48  # frames between two steps of a bar
 NAMED = 3  # outputs in a line
 
 Shown = list[tuple[str, Pixels]]  # captions and pictures of a row of a strip
@@ -100,7 +99,7 @@ def plan_jobs(
     path = Path(out).expanduser()
     if path.suffix.lower() not in suffixes or not path.name:
         known = ", ".join(suffix or "no suffix (a folder of PNGs)" for suffix in suffixes)
-        raise UserError(f"{out}: cannot be written; expected a name that ends in one of: {known}")
+        raise UserError(f"-o {out!r}: cannot be written; expected a name that ends in one of: {known}")
     jobs = []
     for number, group in enumerate(groups, start=1):
         stem = path.stem + (f"_{number}" if len(groups) > 1 else "")
@@ -108,7 +107,7 @@ def plan_jobs(
         outs = tuple(path.with_name(name + path.suffix) for name in stems)
         jobs.append(Job(group, outs, path.with_name(f"{stem}_strip.png")))
     places = [place for job in jobs for place in (*job.outs, job.strip)]
-    check_places(places, [file for group in groups for clip in group for file in clip.files], force)
+    check_places(places, [clip.files for group in groups for clip in group], force)
     return jobs
 
 
@@ -133,19 +132,19 @@ def _check_known(clip: OwnClip, count: int, known: int) -> None:
 # --- Reading ---------------------------------------------------------------------------------------------
 
 
-def read_end(clip: OwnClip, interval: int, known: int | None, last: bool, size: Sized) -> Given:
-    """The last frames of a clip, or the first ones: `known` of them, or as many of 11 as there are.
+def read_end(clip: OwnClip, interval: int, known: int | None, useful: int, last: bool, size: Sized) -> Given:
+    """The last frames of a clip, or the first ones: `known` of them, or as many of `useful` as there are.
 
     Raises:
         UserError: if there are fewer than `known`.
         ValueError: if the clip does not decode; names the file.
     """
     numbered = enumerate(_with_bar(clip.frames(interval), clip.count(interval), f"reading {clip.name}"))
-    kept = list(deque(numbered, known or KNOWN) if last else islice(numbered, known or KNOWN))
+    kept = list(deque(numbered, known or useful) if last else islice(numbered, known or useful))
     if known:
         _check_known(clip, len(kept), known)
     frames = np.stack([frame for _, frame in kept])
-    box = Letterbox(*frames.shape[1:3], size.height, size.width)
+    box = Letterbox(frames.shape[1], frames.shape[2], size.height, size.width)
     shown = {place: thumbnail(frames[place]) for place in spread(len(kept), GIVEN_COLUMNS)}
     numbers = [number * interval + 1 for number, _ in kept]
     return Given(box.put(frames), shown, numbers, box, clip.rate(interval))
@@ -229,7 +228,14 @@ def write_job(
                 write_frames(part, (colors[box.take_masks(mask)] for mask in bar), rate)
             else:
                 write_frames(part, (box.take(frame) for frame in bar), rate)
-        write_picture(parts[-1], sample_sheet(rows))
+        write_picture(parts[-1], _strip(job, rows))
+
+
+def _strip(job: Job, rows: Sequence[Shown]) -> Pixels:
+    masks = any(picture.ndim == 2 for row in rows for _, picture in row)
+    title = "; ".join([*(clip.name for clip in job.clips), *[LEGEND] * masks])
+    tiles = [[(tile if p.ndim == 3 else mask_tile)(p, caption) for caption, p in row] for row in rows]
+    return sheet(title, tiles)
 
 
 def made_row(made: Pixels, box: Letterbox, label: str) -> Shown:
@@ -256,7 +262,7 @@ def thumbnail(picture: Pixels) -> Pixels:
 
 
 def spread(count: int, most: int) -> list[int]:
-    """Places among `count` that are evenly spread, the last one and as far as it goes the first among them."""
+    """Places among `count` that are evenly spread; the last one and, of several, the first are among them."""
     return [round(place) for place in np.linspace(count - 1, 0, min(count, most))][::-1]
 
 
@@ -279,25 +285,30 @@ def say_plan(job: Job, given: Given, doing: str, seconds: float) -> None:
     print(f"would take     about {duration(seconds)}")
 
 
+def say_begin(job: Job, doing: str) -> None:
+    """Say on stderr what begins, as it may take long."""
+    names = ", ".join(clip.name for clip in job.clips)
+    print(printable(f"{names}: {doing} ..." if names else f"{doing} ..."), file=sys.stderr)
+
+
+def in_parts(frames: Pixels, make: Callable[[Pixels], Pixels], label: str) -> Pixels:
+    """What `make` gives for each frame, some at a time, with a bar where it takes long."""
+    starts = range(0, len(frames), AT_ONCE)
+    bar = tqdm(starts, desc=label, unit=f"{AT_ONCE} frames", file=sys.stderr, delay=BAR_AFTER, leave=False)
+    return np.concatenate([make(frames[start : start + AT_ONCE]) for start in bar])
+
+
 def say_done(job: Job, made: Pixels, given: Given, started: float) -> None:
     """Sum up a job that is done."""
     size = f"{of(made.shape[1], 'frame')} of {given.box.columns}x{given.box.rows}"
-    print(
-        f"wrote {_places(job)}: {size}{' each' * (len(job.outs) > 1)}, in {duration(time.monotonic() - started)}"
-    )
+    each, seconds = " each" * (len(job.outs) > 1), time.monotonic() - started
+    print(f"wrote {_places(job)}: {size}{each}, in {duration(seconds)}")
 
 
-def about(make: Callable[[int], object], steps: int) -> float:
-    """Seconds that `make(steps)` will take, by trying it with few steps."""
-    few = min(steps, 3)
-    make(1)  # the first call is slower
-    base, more = _seconds(make, 1), _seconds(make, few) if few > 1 else 0.0
-    return base + max(more - base, 0.0) * (steps - 1) / max(few - 1, 1)
-
-
-def _seconds(make: Callable[[int], object], steps: int) -> float:
+def seconds_of(make: Callable[[], object]) -> float:
+    """How long a call takes."""
     started = time.monotonic()
-    make(steps)
+    make()
     return time.monotonic() - started
 
 

@@ -1,9 +1,7 @@
-"""The predictor as an MLflow model: this file is copied into it and run when it is loaded; nothing is unpickled.
+"""The predictor as an MLflow model: this file is copied into it, and run when it is loaded.
 
 Shapes: N clips of T frames, S futures of each, F frames to predict, all H x W pixels of RGB.
 """
-
-from collections.abc import Mapping
 
 import numpy as np
 from mlflow.models import set_model
@@ -11,11 +9,10 @@ from mlflow.pyfunc import PythonModel, PythonModelContext
 from numpy.typing import NDArray
 
 from vdp.api import Sampling, load
+from vdp.tracking.pyfunc import DEFAULTS, MODELS
 
-MODELS = "models"  # name of the artifact: the folder of the trained networks
 
-
-class Predictor(PythonModel):  # type: ignore[misc]
+class Predictor(PythonModel):
     """Predicts the frames that follow on given clips; the same clip and seed give the same future."""
 
     def load_context(self, context: PythonModelContext) -> None:
@@ -24,15 +21,14 @@ class Predictor(PythonModel):  # type: ignore[misc]
 
     # the plain type: of any other MLflow would make a signature of its own
     def predict(
-        self, context: PythonModelContext, model_input: np.ndarray, params: Mapping[str, float]
+        self, context: PythonModelContext, model_input: np.ndarray, params: dict[str, float] | None = None
     ) -> np.ndarray:
         """Predict.
 
         Args:
             context: not looked at.
             model_input: known frames, uint8 (N, T, H, W, 3) in 0..255.
-            params: frames (F), samples (S), steps, temperature, seed; all of them, as MLflow fills in those
-                that a request leaves out.
+            params: frames (F), samples (S), steps, temperature, seed; those of `DEFAULTS` where left out.
 
         Returns:
             uint8 (N, S, F, H, W, 3).
@@ -41,10 +37,9 @@ class Predictor(PythonModel):  # type: ignore[misc]
             ValueError: if the clips are not alike, or hold shares of 1 in place of 0..255.
         """
         clips = checked(model_input)
-        sampling = Sampling(
-            steps=int(params["steps"]), temperature=float(params["temperature"]), seed=int(params["seed"])
-        )
-        frames, samples = int(params["frames"]), int(params["samples"])
+        asked = {**DEFAULTS, **(params or {})}
+        frames, samples, steps, seed = (int(asked[name]) for name in ("frames", "samples", "steps", "seed"))
+        sampling = Sampling(steps=steps, temperature=float(asked["temperature"]), seed=seed)
         return np.stack([self.model.predict(clip, frames, samples, sampling) for clip in clips])
 
 
@@ -52,10 +47,13 @@ def checked(clips: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """What MLflow's check of the signature lets through and is no batch of clips."""
     if clips.ndim != 5 or not clips.size:
         raise ValueError(
-            f"inputs: expected clips of one length and size, (clips, frames, height, width, 3), got {clips.shape}"
+            "inputs: expected clips of one length and size, (clips, frames, height, width, 3), "
+            f"got {clips.shape}"
         )
     if clips.max() <= 1:  # JSON's numbers are cut to whole ones before they come here
-        raise ValueError("inputs: expected pixels in 0..255, and none is above 1; multiply shares of 1 by 255")
+        raise ValueError(
+            "inputs: expected pixels in 0..255, and none is above 1; multiply shares of 1 by 255"
+        )
     return clips
 
 

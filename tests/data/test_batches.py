@@ -8,13 +8,14 @@ from typing import TypeVar
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
 from vdp.data.augment import Augment
 from vdp.data.augment_params import Changes
 from vdp.data.batch import Batch
 from vdp.data.clips import Clip, ClipStore, write_clips
 from vdp.data.frame_batches import FrameBatches, Frames
-from vdp.data.hop_batches import HopBatch, HopBatches
+from vdp.data.hop_batches import EachTask, HopBatch, HopBatches, HopRule
 from vdp.data.latents import LatentClips, Normalisation, write_latents, write_statistics
 from vdp.data.shuffle import Shuffled
 from vdp.pixels import to_uint8
@@ -141,12 +142,14 @@ def test_without_a_clip_to_learn_from_the_error_says_what_to_do(tmp_path, labell
 
 
 def equal(one: Batch, other: Batch) -> bool:
-    return all(torch.equal(getattr(one, part.name), getattr(other, part.name)) for part in fields(one))
+    pairs = [(getattr(one, part.name), getattr(other, part.name)) for part in fields(one)]
+    return all(torch.equal(a, b) if isinstance(a, Tensor) else a == b for a, b in pairs)
 
 
 def joined(parts: list[Made]) -> Made:
     """One batch of the rows of some."""
-    each = {part.name: torch.cat([getattr(b, part.name) for b in parts]) for part in fields(parts[0])}
+    values = {part.name: [getattr(batch, part.name) for batch in parts] for part in fields(parts[0])}
+    each = {name: torch.cat(v) if isinstance(v[0], Tensor) else v[0] for name, v in values.items()}
     return type(parts[0])(**each)
 
 
@@ -329,7 +332,8 @@ def telling_latents(root: Path, clips: int = 5, views: int = 2, frames: int = 22
 def hop_batches(
     latents: LatentClips, batch_size: int = 32, known: int = 6, targets: int = 1, reverse: bool = False
 ) -> HopBatches:
-    return HopBatches(latents, batch_size, known, [1, 2], 5, targets, reverse, seed=0)
+    rule = HopRule(known, [1, 2], max_hops=5, targets=targets, span=8)
+    return HopBatches(latents, batch_size, {"predict": 1.0}, rule, reverse, seed=0)
 
 
 def hops_at(batches: HopBatches, step: int) -> HopBatch:
@@ -390,7 +394,8 @@ def test_an_epoch_sees_every_clip_once_and_in_time_every_view(tmp_path):
 def test_another_seed_shuffles_the_clips_another_way(tmp_path):
     latents = telling_latents(tmp_path, clips=40)
     first, again, other = (
-        hops_at(HopBatches(latents, 40, 6, [1, 2], 5, 1, False, seed), 0).known for seed in (0, 0, 1)
+        hops_at(HopBatches(latents, 40, {"predict": 1.0}, HopRule(6, [1, 2], 5, 1, 8), False, seed), 0).known
+        for seed in (0, 0, 1)
     )
     assert torch.equal(first, again) and not torch.equal(first[:, 0], other[:, 0])  # channel 0: the clip
 
@@ -438,3 +443,95 @@ def test_hops_that_do_not_fit_fail_before_training_starts(tmp_path):
     latents = telling_latents(tmp_path, frames=6)
     with pytest.raises(ValueError, match="do not fit into clips of 6 frames; lower train_denoiser.known"):
         hop_batches(latents, known=6)
+
+
+# --- Hops of several tasks -------------------------------------------------------------------------------
+
+MIX = {"predict": 0.4, "interpolate": 0.2, "generate": 0.3, "restore": 0.1}
+
+
+def telling_pairs(root: Path, degraded: int = 3) -> LatentClips:
+    """As `telling_latents`, each clip with degraded forms, whose channel 1 holds their number plus 100."""
+    arrays, conditions = [], []
+    for clip in range(5):
+        values = np.zeros((max(degraded, 2), 22, 3, 2, 2), np.float16)
+        values[:, :, 0] = clip
+        values[:, :, 1] = np.arange(len(values))[:, None, None, None]
+        values[:, :, 2] = np.arange(22)[None, :, None, None]
+        arrays.append(values[:2])
+        worse = values[:degraded].copy()
+        worse[:, :, 1] += 100
+        conditions.append(worse)
+    write_latents(root / "train", arrays, shard_mb=1, conditions=conditions)
+    write_statistics(root, Normalisation((0.0,) * 3, (1.0,) * 3))
+    return LatentClips(root, ["train"])
+
+
+def mixed_batches(latents: LatentClips, tasks: dict, targets: int = 1, reverse: bool = False) -> HopBatches:
+    return HopBatches(latents, 8, tasks, HopRule(4, [1, 2], 5, targets, 6), reverse, seed=0)
+
+
+def test_tasks_are_drawn_by_their_shares(tmp_path):
+    batches = mixed_batches(telling_pairs(tmp_path), {task: 7 * share for task, share in MIX.items()})
+    tasks = Counter(hops_at(batches, step).task for step in range(600))
+    for task, share in MIX.items():
+        assert tasks[task] / 600 == pytest.approx(share, abs=0.08)  # four standard deviations
+
+
+def test_one_task_alone_is_drawn_as_if_there_were_no_others(tmp_path):
+    latents = telling_pairs(tmp_path)
+    alone, others = mixed_batches(latents, {"predict": 1.0}), mixed_batches(latents, MIX).of("predict")
+    for step in range(3):
+        assert equal(hops_at(alone, step), hops_at(others, step))
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize("targets", [1, 3])
+def test_a_restored_hop_knows_degraded_frames_of_the_view_that_it_restores(tmp_path, targets, reverse):
+    batches = mixed_batches(telling_pairs(tmp_path), {"predict": 1e-9, "restore": 1.0}, targets, reverse)
+    numbers = set()
+    for step in range(20):
+        hops = hops_at(batches, step)
+        (clip, number, frame), (of, view, at) = (
+            x[..., 0, 0].transpose(0, 1) for x in (hops.known, hops.target)
+        )
+        assert torch.equal(of, clip[:, :1].expand_as(of)) and (number >= 100).all()
+        assert torch.equal(view, (number[:, :1] % 100 % 2).expand_as(view))
+        turned = (frame == 21 - hops.index).all(dim=1)
+        assert (turned | (frame == hops.index).all(dim=1)).all() and (reverse or not turned.any())
+        assert torch.equal(at, torch.where(turned[:, None], 21 - hops.target_index, hops.target_index))
+        assert (hops.index[:, :, None] == hops.target_index[:, None]).any(dim=1).all()
+        numbers |= set(number[:, 0].tolist())
+    assert numbers == {100, 101, 102}
+
+
+def test_a_generated_hop_knows_nothing_and_an_interpolated_one_both_sides(tmp_path):
+    latents = telling_pairs(tmp_path)
+    free = hops_at(mixed_batches(latents, {"predict": 1e-9, "generate": 1.0}), 0)
+    assert free.known.shape == (8, 3, 0, 2, 2) and free.index.shape == (8, 0)
+    assert torch.equal(free.target[:, 2, :, 0, 0], free.target_index)
+    between = hops_at(mixed_batches(latents, {"predict": 1e-9, "interpolate": 1.0}), 0)
+    assert (between.index.amin(dim=1) < between.target_index[:, 0]).all()
+    assert (between.index.amax(dim=1) > between.target_index[:, 0]).all()
+
+
+@pytest.mark.parametrize("size", [1, 2])
+def test_the_parts_of_a_batch_of_any_task_are_its_rows(tmp_path, size):
+    batches = mixed_batches(telling_pairs(tmp_path), MIX)
+    for step in range(12):
+        parts = [batches(step, np.random.default_rng(step), rows) for rows in parts_of(8, size)]
+        assert equal(joined(parts), hops_at(batches, step))
+
+
+def test_a_validation_has_a_batch_of_every_task_at_each_step(tmp_path):
+    batches = EachTask(mixed_batches(telling_pairs(tmp_path), MIX))
+    made = batches(3, np.random.default_rng(3), range(8))
+    assert [hops.task for hops in made.parts] == list(MIX)
+    assert all(len(hops.target) == 8 for hops in made.parts)
+    moved = made.to(torch.device("meta"))
+    assert all(hops.known.is_meta and hops.task == task for hops, task in zip(moved.parts, MIX, strict=True))
+
+
+def test_restoring_without_degraded_clips_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="set encode_latents.degraded to 1 or more"):
+        mixed_batches(telling_latents(tmp_path), MIX)

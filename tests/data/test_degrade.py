@@ -63,6 +63,7 @@ def test_noise_has_the_spread_that_was_asked_for_and_no_bias():
     error = made("noise", 0.1, frames=gray).astype(float) - 128
     assert error.std() == pytest.approx(25.5, rel=0.01)
     assert abs(error.mean()) < 0.5
+    assert made("noise", 0.1, frames=np.full((1, 64, 64, 3), 255, np.uint8)).min() > 100, "white stays bright"
 
 
 def test_low_light_leaves_its_share_of_the_brightness_in_few_noisy_levels():
@@ -104,10 +105,11 @@ def test_a_lost_frame_shows_the_last_one_before_it_that_was_not_lost(share):
             assert np.array_equal(result[t], result[t - 1])
 
 
-def test_extremes_that_change_nothing_give_the_frames_back():
+def test_extremes_that_change_nothing_give_new_frames_that_are_the_same():
     clip = moving_clip()
     for kind in ("noise", "blur", "dropped"):
-        assert np.array_equal(made(kind, 0.0), clip)
+        result = made(kind, 0.0, frames=clip)
+        assert np.array_equal(result, clip) and not np.shares_memory(result, clip)
     one = moving_clip(1)
     assert np.array_equal(made("dropped", 1.0, frames=one), one)
 

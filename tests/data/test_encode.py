@@ -115,6 +115,21 @@ def test_a_clip_with_degraded_frames_of_its_own_has_these_in_its_views(tmp_path)
         np.testing.assert_array_equal(encoded["b"][number], expected)
 
 
+def test_degraded_frames_are_seen_in_the_very_views_of_their_clip(tmp_path):
+    """Where they are the clip's own frames, what is encoded of them is what is encoded of it."""
+    clips = [Clip(f"c{n}", frames_of(n), None, frames_of(n)) for n in range(2)]
+    store = write_clips(tmp_path / "train", clips, shard_mb=1)
+    changes = ClipChanges(flip=True, crop_scale=0.7, brightness=0.2, random_views=2)
+    views = ClipViews(changes, 8, 12, 0, "train")
+    clean = np.stack(list(encode_clips(half, store, views, 2, CPU, None)))
+
+    def never(frames: np.ndarray, clip: int, number: int) -> np.ndarray:
+        raise AssertionError("a clip with degraded frames of its own needs no made ones")
+
+    degraded = np.stack(list(encode_conditions(half, store, views, never, 6, 2, CPU)))
+    np.testing.assert_array_equal(degraded, np.concatenate([clean, clean[:, :2]], axis=1))
+
+
 def test_with_one_view_moments_take_in_all_of_it(tmp_path):
     store, moments = make_store(tmp_path / "train"), Moments(3)
     encoded = np.stack(list(encode_clips(half, store, lambda frames, clip: [frames], 2, CPU, moments)))

@@ -1,4 +1,4 @@
-from dataclasses import fields, replace
+from dataclasses import replace
 
 import pytest
 import torch
@@ -7,7 +7,15 @@ from torch import Tensor, nn
 from tests.oracle import Oracle, OracleContext, moving_clips
 from tests.processes import every_process, objective_of
 from vdp.chance import Chance, whole
-from vdp.diffusion.loss import LEVELS, HopLoss, LevelLoss, diffusion_loss, shift_time, times_of
+from vdp.diffusion.loss import (
+    LEVELS,
+    HopLoss,
+    LevelLoss,
+    TaskLevelLoss,
+    diffusion_loss,
+    shift_time,
+    times_of,
+)
 from vdp.diffusion.objective import Objective
 from vdp.diffusion.own_context import OwnContext
 from vdp.diffusion.process import min_snr_weight, target
@@ -126,7 +134,7 @@ def test_draws_of_one_target_stand_side_by_side():
 def drawn_loss(
     draws: int = 1, context_noise: float = 0.0, drop_context: float = 0.0, own: OwnContext = NO_OWN
 ) -> HopLoss:
-    return HopLoss(flow(), None, 1.0, draws, context_noise, drop_context, own)
+    return HopLoss({"predict": flow()}, None, 1.0, draws, context_noise, drop_context, own)
 
 
 @pytest.mark.parametrize("context_noise", [0.0, 0.3])
@@ -250,7 +258,7 @@ class Taught(nn.Module):
 
 def part_of(hops: Hops, rows: range) -> Hops:
     taken = slice(rows.start, rows.stop)
-    return Hops(*(getattr(hops, field.name)[taken] for field in fields(hops)))
+    return Hops(hops.known[taken], hops.index[taken], hops.target[taken], hops.target_index[taken])
 
 
 PARTED = [
@@ -379,3 +387,67 @@ def test_a_shift_of_one_leaves_times_alone_and_a_larger_one_moves_them_towards_o
 def test_opposite_shifts_undo_each_other():
     t = torch.linspace(0, 1, 11)
     torch.testing.assert_close(shift_time(shift_time(t, 4.0), 0.25), t)
+
+
+# --- Several tasks ---------------------------------------------------------------------------------------
+
+
+class Several:
+    """A batch of several tasks."""
+
+    def __init__(self, *parts: Hops) -> None:
+        self.parts = parts
+
+
+def of_task(task: str, hops: Hops) -> Hops:
+    if task == "generate":
+        hops = Hops(hops.known[:, :, :0], hops.index[:, :0], hops.target, hops.target_index)
+    return replace(hops, task=task)
+
+
+def test_each_task_is_noised_by_the_scale_of_its_own():
+    """A network that gives zero is wrong by the clean data's size, which the scale divides."""
+    hops, objectives = make_hops(), {}
+    for task, size in (("predict", 1.0), ("restore", 2.0)):
+        objectives[task] = objective_of("cosine", "x0", size * SCALE, residual=True)
+    losses = [
+        HopLoss(objectives, None, 1.0, 1, 0.0, 0.0, OwnContext(0.0, 1, 1, 1.0))(
+            Silent(), of_task(task, hops), chance(0)
+        )["loss"]
+        for task in objectives
+    ]
+    torch.testing.assert_close(losses[0], 4 * losses[1])
+
+
+def test_with_nothing_known_the_frame_itself_is_diffused_without_a_context():
+    hops = of_task("generate", make_hops())
+    objective = objective_of("cosine", "x0", SCALE, residual=True)
+    loss = HopLoss({"generate": objective}, None, 1.0, 1, 0.5, 0.5, OwnContext(1.0, 1, 1, 1.0))
+    expected = (hops.target / SCALE[:, None, None, None]).square().mean()
+    torch.testing.assert_close(loss(network := Silent(), hops, chance(0))["loss"], expected)
+    assert network.frames.shape[2] == 0
+
+
+def test_made_frames_are_known_in_predictions_alone():
+    own = OwnContext(1.0, 2, 1, 1.0)
+    hops, calls = make_hops(), {}
+    for task in ("predict", "interpolate", "restore"):
+        network = Silent()
+        HopLoss({task: flow()}, None, 1.0, 1, 0.0, 0.0, own)(network, of_task(task, hops), chance(0))
+        calls[task] = torch.equal(network.frames, hops.known)
+    assert calls == {"predict": False, "interpolate": True, "restore": True}
+
+
+def test_validations_tell_every_task_under_its_name_and_their_mean_by_shares():
+    hops, objective = make_hops(), objective_of("cosine", "x0", SCALE, True)
+    objectives = dict.fromkeys(("predict", "generate"), objective)
+    batch = Several(*(of_task(task, hops) for task in objectives))
+    losses = TaskLevelLoss(objectives, {"predict": 3.0, "generate": 1.0, "restore": 9.0})(
+        Silent(), batch, chance(0)
+    )
+    single = LevelLoss(objective)(Silent(), batch.parts[0], chance(0))
+    other = LevelLoss(objective)(Silent(), batch.parts[1], chance(1))
+    assert list(losses) == ["loss", *list(single)[1:], *(f"generate_{name}" for name in list(single)[1:])]
+    torch.testing.assert_close(losses["x0"], single["x0"])
+    torch.testing.assert_close(losses["generate_x0"], other["x0"])  # a silent network sees no noise
+    torch.testing.assert_close(losses["loss"], 0.75 * single["loss"] + 0.25 * other["loss"])

@@ -62,7 +62,7 @@ class TruthTeller:
 
 
 class Copier(TruthTeller):
-    """Answers as the simple answers do; what it restores is what it was given, what it generates is nothing."""
+    """Answers as the simple answers do; it restores nothing, and what it generates shows nothing."""
 
     def predict(self, clip, frames=11, samples=1, sampling=None):
         return np.stack([clip[-1]] * frames)[None]
@@ -113,8 +113,7 @@ def project(tmp_path, monkeypatch):
     }
     for name, some in clips.items():
         write_clips(Path("data/clips/test") / name, some, shard_mb=1)
-    pixel = {"spatial_factor": 2, "temporal_factor": 1, "latent_channels": 4, "base_channels": 8, "num_res_blocks": 1}
-    save_model(Path("data/models/codec"), None, CodecConfig.model_validate({"name": "pixel", "vae": pixel}))
+    save_model(Path("data/models/codec"), None, CodecConfig(name="pixel", vae=None, has_masks=False))
     recorder = Recorder()
 
     @contextmanager
@@ -140,7 +139,11 @@ def test_a_model_that_tells_the_truth_is_perfect_and_its_baselines_are_not(proje
     scores = run(monkeypatch, TruthTeller(project.truth))
     assert sorted(scores) == ["pairs", "plain"], "a hidden set has no truth to measure by"
     plain = scores["plain"]
-    answers = [plain["predict"], *plain["interpolate"].values(), *(plain["restore"][k] for k in ("noise", "blur"))]
+    answers = [
+        plain["predict"],
+        *plain["interpolate"].values(),
+        *(plain["restore"][k] for k in ("noise", "blur")),
+    ]
     for answer in answers:
         assert answer["psnr"] == 100 and answer["ssim"] == pytest.approx(1, abs=1e-6)
         assert answer["gain_db"] > 50
@@ -152,11 +155,15 @@ def test_a_model_that_tells_the_truth_is_perfect_and_its_baselines_are_not(proje
     assert plain["restore"]["codec"]["psnr"] == 100, "this codec keeps every pixel"
     assert plain["generate"]["generated"] == plain["generate"]["true"]
     assert plain["generate"]["true"] == {"mean": 1.0, "frames_with_any": 1.0, "fewest": 1.0, "most": 1.0}
-    assert {sampling.temperature for sampling in project_model_asked(monkeypatch)} == {0.0, 1.0}
 
 
-def project_model_asked(monkeypatch) -> list[Sampling]:
-    return evaluate_tasks.load(Path()).asked
+def test_where_there_is_a_truth_the_likeliest_answer_is_taken_and_clips_are_generated_at_random(
+    project, monkeypatch
+):
+    model = TruthTeller(project.truth)
+    run(monkeypatch, model)
+    assert {(s.sampler, s.steps, s.seed) for s in model.asked} == {("ddim", 2, 3)}
+    assert [s.temperature for s in model.asked] == [1.0, 0.0, 0.0, 0.0, 0.0]
 
 
 def test_a_model_that_answers_as_the_baselines_do_gains_nothing(project, monkeypatch):
@@ -177,7 +184,12 @@ def test_clips_that_come_in_pairs_are_restored_from_what_they_came_with(project,
 def test_a_run_leaves_its_numbers_sheets_and_gifs_and_reports_them(project, monkeypatch, capsys):
     scores = run(monkeypatch, TruthTeller(project.truth))
     names = sorted(path.name for path in Path("results/tasks").iterdir())
-    tasks = [f"{s}_{t}.{e}" for s in ("pairs", "plain") for t in ("interpolate", "predict", "restore") for e in ("gif", "png")]
+    tasks = [
+        f"{s}_{t}.{e}"
+        for s in ("pairs", "plain")
+        for t in ("interpolate", "predict", "restore")
+        for e in ("gif", "png")
+    ]
     assert names == sorted(["generate.png", "generate_00.gif", *tasks])
     assert project.headlines == scores
     assert project.artifacts == ["tasks.json", "tasks"]
@@ -202,14 +214,20 @@ def test_what_the_network_has_not_learnt_is_left_out(project, monkeypatch):
     model = TruthTeller(project.truth)
     model.tasks = ("predict",)
     scores = run(monkeypatch, model)
-    assert {name: list(tasks) for name, tasks in scores.items()} == {"pairs": ["predict"], "plain": ["predict"]}
+    assert {name: list(tasks) for name, tasks in scores.items()} == {
+        "pairs": ["predict"],
+        "plain": ["predict"],
+    }
 
 
 def test_sets_without_truth_leave_no_numbers_and_generated_clips_are_shown_all_the_same(project, monkeypatch):
     for name in ("plain", "pairs"):
         (Path("data/clips/test") / name / "manifest.json").unlink()
     assert run(monkeypatch, TruthTeller(project.truth)) == {}
-    assert sorted(path.name for path in Path("results/tasks").iterdir()) == ["generate.png", "generate_00.gif"]
+    assert sorted(path.name for path in Path("results/tasks").iterdir()) == [
+        "generate.png",
+        "generate_00.gif",
+    ]
 
 
 def test_a_gap_that_leaves_no_known_frame_is_refused_before_any_work(project, monkeypatch):
@@ -224,9 +242,14 @@ def test_degradations_are_at_the_middle_of_their_range_and_the_same_each_time(pr
         evaluate_tasks.ClipStore(Path("data/clips/test/plain")), FRAMES, count=3
     )
     params = validate(DegradeParams, DEGRADE, "degrade")
-    (first, again) = ({k: made for k, _, made in evaluate_tasks.degraded_clips(clips, params, 3)} for _ in range(2))
+    (first, again) = (
+        {k: made for k, _, made in evaluate_tasks.degraded_clips(clips, params, 3)} for _ in range(2)
+    )
     assert list(first) == ["noise", "blur"]
     for kind, made in first.items():
         assert all(np.array_equal(made[clip.name], again[kind][clip.name]) for clip in clips)
-    spread = (first["noise"][clips[0].name].astype(float) - clips[0].frames)[clips[0].frames == 100 // 2].std()
-    assert np.isnan(spread) or spread < 80
+    errors = [
+        (made - clip.frames.astype(float))[clip.frames // 20 == 4]  # of 80..99, where few are clipped
+        for clip, made in zip(clips, first["noise"].values(), strict=True)
+    ]
+    assert np.concatenate(errors).std() == pytest.approx(0.2 * 255, rel=0.06)

@@ -15,7 +15,7 @@ from vdp.models.denoisers import Dit, Unet, build_denoiser, load_denoiser
 from vdp.models.denoisers.params import DenoiserConfig, DenoiserParams
 from vdp.models.store import save_model
 from vdp.params import UserError
-from vdp.tasks import Hops
+from vdp.tasks import TASKS, Hops
 
 CHANNELS = 3
 STEPS = 110
@@ -263,31 +263,39 @@ def codec_of(name: str) -> Vae | Pixel:
     )
 
 
+KNOWN_IN_TASK: dict[str, tuple[list[int], int]] = {
+    "predict": ([0, 1, 2], 3), "interpolate": ([0, 1, 3], 2), "generate": ([], 2), "restore": ([1, 2, 3], 2),
+}  # fmt: skip
+
+
 def tiny_hops(task: str, codec: Vae | Pixel) -> Hops:
     """Four clips whose targets no rule gives: they have to be learnt by heart."""
     size = 5 * codec.factor
     with torch.no_grad():
         frames = codec.encode(normal(4, 3, 4, size, size, seed=5).clamp(-1, 1))
     frames = (frames - frames.mean()) / frames.std()
-    known, target = ([0, 1, 2], 3) if task == "predict" else ([0, 1, 3], 2)
+    known, target = KNOWN_IN_TASK[task]
     index = torch.tensor(known).float().expand(4, -1)
-    return Hops(frames[:, :, known], index, frames[:, :, [target]], torch.full((4, 1), float(target)))
+    seen = frames[:, :, known]
+    if task == "restore":
+        seen = seen + 0.3 * normal(*seen.shape, seed=6)
+    return Hops(seen, index, frames[:, :, [target]], torch.full((4, 1), float(target)), task)
 
 
 @pytest.mark.parametrize("name", LEARNERS)
 @pytest.mark.parametrize("codec", ["vae", "pixel"])
-@pytest.mark.parametrize("task", ["predict", "interpolate", "generate"])
+@pytest.mark.parametrize("task", TASKS)
 @pytest.mark.parametrize(
     ("schedule", "prediction"), [("flow", "flow"), ("cosine", "v"), ("cosine", "eps"), ("flow", "x0")]
 )
 def test_four_clips_are_learnt_by_heart(name, codec, task, schedule, prediction):
-    """At half noise the clean target is told by heart, with the task's frames known or (generate) none."""
+    """At half noise the clean target is told by heart, from the frames that the task knows, or from none."""
     coder = codec_of(codec)
     hops = tiny_hops(task, coder)
-    objective = objective_of(schedule, prediction, torch.ones(coder.channels), residual=task != "generate")
+    objective = objective_of(schedule, prediction, torch.ones(coder.channels), residual=True)
     torch.manual_seed(0)
     network = build_denoiser(small(denoiser_params(name)), coder.channels)
-    dropped = torch.full((4,), task == "generate")
+    dropped = torch.zeros(4, dtype=torch.bool)
     clean, none = torch.zeros_like(hops.index), torch.zeros_like(hops.known)
     base = objective.base(hops.known, hops.index, hops.target_index)
     x0 = objective.to_data(hops.target, base)
@@ -330,8 +338,15 @@ def config_of(name: str) -> DenoiserConfig[DiffusionParams]:
         denoiser=denoiser_params(name),
         diffusion=diffusion_params("cosine", "v", residual=False),
         channels=CHANNELS,
+        height=40,
+        width=56,
+        tasks={"predict": 0.75, "restore": 0.25},
         known=5,
-        data_scale=(0.1, 0.2, 0.3),
+        gaps=[1, 2],
+        targets=1,
+        span=6,
+        drop_context=0.0,
+        data_scale={"predict": (0.1, 0.2, 0.3), "restore": (0.4, 0.5, 0.6)},
         latent_mean=(0.0, 1.0, 2.0),
         latent_std=(1.0, 2.0, 3.0),
     )
@@ -346,9 +361,8 @@ def test_a_saved_denoiser_is_rebuilt_from_its_folder_alone(tmp_path, name):
     again = load_denoiser(tmp_path / "denoiser", torch.device("cpu"), DiffusionParams)
     assert torch.equal(Case().output(again.network), Case().output(network))
     assert not again.network.training
-    assert (again.known, again.diffusion) == (5, config.diffusion)
-    assert torch.equal(again.data_scale, torch.tensor([0.1, 0.2, 0.3]))
-    assert (again.latent_mean, again.latent_std) == (config.latent_mean, config.latent_std)
+    assert again.config == config
+    assert torch.equal(again.data_scale("restore"), torch.tensor([0.4, 0.5, 0.6]))
 
 
 def test_a_denoiser_of_another_version_is_refused_in_one_line(tmp_path):

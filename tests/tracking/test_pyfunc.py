@@ -11,7 +11,8 @@ from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 from mlflow.pyfunc.scoring_server import infer_and_parse_data
 
-from vdp.api import Sampling
+from tests.small_models import save_small_models
+from vdp.api import Sampling, load
 from vdp.tracking import pyfunc
 from vdp.tracking.mlflow_run import track_stage
 from vdp.tracking.pyfunc import log_predictor, pinned, save_predictor
@@ -87,6 +88,15 @@ def test_the_params_of_a_request_are_those_of_the_sampling(saved, fake):
     assert fake.asked == [(2, 3, Sampling(steps=4, temperature=0.0, seed=7))]
 
 
+def test_it_predicts_what_the_networks_in_it_do(tmp_path):
+    models = save_small_models(tmp_path / "models")
+    save_predictor(tmp_path / "predictor", models)
+    params = {"frames": 2, "samples": 2, "steps": 2, "seed": 5}
+    answer = mlflow.pyfunc.load_model(str(tmp_path / "predictor")).predict(clips(), params=params)
+    sampling = Sampling(steps=2, seed=5)
+    assert np.array_equal(answer, [load(models).predict(clip, 2, 2, sampling) for clip in clips()])
+
+
 def test_clips_as_json_are_what_they_are_as_an_array(saved, fake):
     model = mlflow.pyfunc.load_model(str(saved))
     request = infer_and_parse_data({"inputs": clips().tolist()}, model.metadata.get_input_schema())
@@ -125,7 +135,10 @@ def test_its_requirements_are_the_pins_of_what_it_imports(saved):
         for node in ast.walk(ast.parse((REPO / path).read_text())):
             for module in imported(node):
                 packages.add(module.split(".")[0])
-                waiting += [Path(*module.split(".")).with_suffix(".py"), Path(*module.split("."), "__init__.py")]
+                waiting += [
+                    Path(*module.split(".")).with_suffix(".py"),
+                    Path(*module.split("."), "__init__.py"),
+                ]
     known = {pin.partition("==")[0].lower() for pin in (REPO / "requirements.txt").read_text().split()}
     used = {OF_PACKAGE.get(name, {"yaml": "pyyaml"}.get(name, name)).lower() for name in packages} & known
     pins = (saved / "requirements.txt").read_text().split()

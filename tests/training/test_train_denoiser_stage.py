@@ -10,6 +10,7 @@ import yaml
 from torch import nn
 
 from stages import train_denoiser
+from vdp.data.hop_batches import HopRule
 from vdp.data.latents import Normalisation, write_latents, write_statistics
 from vdp.diffusion.own_context import OwnContext
 from vdp.diffusion.params import DiffusionParams
@@ -32,15 +33,19 @@ DIFFUSION = {
     "time_shift": 2.0,
     "residual": False,
 }
+SHARES = {"predict": 0.65, "interpolate": 0.1, "generate": 0.075, "restore": 0.175}
 TRAIN = {
     "batch_size": 5, "known": 3, "gaps": [1, 3], "max_hops": 1, "targets": 2, "draws": 4, "reverse": True,
     "context_noise": 0.11, "drop_context": 0.12,
+    "tasks": SHARES, "span": 5,
     "own_context": 0.13, "own_frames": 1, "own_steps": 6, "own_temperature": 0.15,
 }  # fmt: skip
 
 
 class Gray(nn.Module):
     """Stands for the codec: the first channel of latents, as gray."""
+
+    factor = 2
 
     def decode(self, latents):
         return latents[:, :1].expand(-1, 3, -1, -1, -1)
@@ -62,6 +67,7 @@ def fitted(tmp_path, monkeypatch):
     data["seed"] = 9
     data["denoiser"] = {**data["denoiser"], "name": "unet"}
     data["denoiser"]["unet"] = {**data["denoiser"]["unet"], **SMALL}
+    data["encode_latents"]["degraded"] = 2
     data["diffusion"], data["train_denoiser"] = data["diffusion"] | DIFFUSION, data["train_denoiser"] | TRAIN
     monkeypatch.chdir(tmp_path)
     Path("params.yaml").write_text(yaml.safe_dump(data))
@@ -69,7 +75,7 @@ def fitted(tmp_path, monkeypatch):
         clips = np.zeros((4, 1, 12, 2, 4, 4), np.float16)
         clips[:, :, :, 0] = 1 + number
         clips[:, :, :, 1] = np.arange(12)[:, None, None]
-        write_latents(Path("data/latents") / split, clips, shard_mb=1)
+        write_latents(Path("data/latents") / split, clips, shard_mb=1, conditions=clips[:, [0, 0]])
     write_statistics(Path("data/latents"), Normalisation((0.0, 0.0), (1.0, 2.0)))
     Path("dvc.yaml").write_text((REPO / "dvc.yaml").read_text())
     monkeypatch.setattr(train_denoiser, "load_frame_codec", lambda folder: Gray())
@@ -84,24 +90,33 @@ def test_the_loss_is_the_one_that_params_ask_for(fitted):
     assert (loss.min_snr_gamma, loss.time_shift, loss.draws) == (4.0, 2.0, 4)
     assert (loss.context_noise, loss.drop_context) == (0.11, 0.12)
     assert loss.own_context == OwnContext(share=0.13, frames=1, steps=6, temperature=0.15)
-    assert (loss.objective.process.prediction, loss.objective.residual) == ("v", False)
+    for objective in loss.objectives.values():
+        assert (objective.process.prediction, objective.residual) == ("v", False)
 
 
 def test_hops_are_those_that_params_ask_for_of_labelled_and_unlabelled_clips(fitted):
     batches = fitted.training.batches
-    assert (batches.batch_size, batches.known, list(batches.gaps)) == (5, 3, [1, 3])
-    assert (batches.max_hops, batches.targets, batches.reverse) == (1, 2, True)
-    seen = [batches(step, np.random.default_rng(step), range(5)).known[:, 0] for step in range(4)]
-    assert {float(value) for known in seen for value in known.unique()} == {1.0, 2.0}
+    assert (batches.batch_size, batches.reverse) == (5, True)
+    assert batches.rule == HopRule(known=3, gaps=[1, 3], max_hops=1, targets=2, span=5)
+    assert batches.tasks == ("predict", "interpolate", "generate", "restore")
+    hops = [batches(step, np.random.default_rng(step), range(5)) for step in range(40)]
+    drawn = [task for batch in hops for task in [batch.task]]
+    assert 16 < drawn.count("predict") < 36 and drawn.count("restore") > 0  # of 40: 26 and 7 are expected
+    seen = [batch.target[:, 0] for batch in hops]
+    assert {float(value) for target in seen for value in target.unique()} == {1.0, 2.0}
 
 
 def test_validation_is_on_clips_of_its_own_played_forwards(fitted):
-    assert fitted.training.measure.objective is fitted.training.loss.objective
+    measure = fitted.training.measure
+    assert measure.objectives is fitted.training.loss.objectives
+    assert dict(measure.shares) == SHARES
     held_out = fitted.training.held_out
     for step in range(4):
-        hops = held_out(step, np.random.default_rng(step), range(held_out.batch_size))
-        assert (hops.known[:, 0] == 3).all()
-        assert torch.equal(2 * hops.known[:, 1, :, 0, 0], hops.index)
+        batch = held_out(step, np.random.default_rng(step), range(held_out.batch_size))
+        assert [hops.task for hops in batch.parts] == ["predict", "interpolate", "generate", "restore"]
+        for hops in batch.parts:
+            assert (hops.target[:, 0] == 3).all()
+            assert torch.equal(2 * hops.target[:, 1, :, 0, 0], hops.target_index)
 
 
 def test_a_picture_shows_known_predicted_and_true_frames(fitted):
@@ -111,8 +126,12 @@ def test_a_picture_shows_known_predicted_and_true_frames(fitted):
 
 def test_the_model_tells_what_it_was_trained_with_and_has_its_spare_weights(fitted):
     trained = load_denoiser(train_denoiser.DENOISER, torch.device("cpu"), DiffusionParams)
-    assert trained.known == 3
-    assert trained.diffusion.model_dump().items() >= DIFFUSION.items()
-    assert (trained.latent_mean, trained.latent_std) == ((0.0, 0.0), (1.0, 2.0))
-    assert torch.equal(trained.data_scale, fitted.training.loss.objective.scale)
+    config = trained.config
+    assert (config.known, config.gaps, config.targets, config.span) == (3, [1, 3], 2, 5)
+    assert (config.height, config.width, config.drop_context) == (8, 8, 0.12)
+    assert config.tasks == SHARES
+    assert config.diffusion.model_dump().items() >= DIFFUSION.items()
+    assert (config.latent_mean, config.latent_std) == ((0.0, 0.0), (1.0, 2.0))
+    for task, objective in fitted.training.loss.objectives.items():
+        assert torch.equal(trained.data_scale(task), objective.scale)
     assert (train_denoiser.DENOISER / "best.safetensors").is_file()

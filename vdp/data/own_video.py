@@ -1,4 +1,4 @@
-"""What a user names on the command line, found and read: video files, folders of pictures, globs of either."""
+"""What a user names on the command line, found and read: video files, folders of pictures, globs."""
 
 import difflib
 import glob
@@ -124,6 +124,8 @@ def find_clip(word: str) -> OwnClip:
 
 def _expand(word: str) -> list[Path]:
     path = Path(word).expanduser()
+    if not word:
+        raise FileNotFoundError(f"'': an empty name; expected {EXPECTED}")
     if path.exists():  # before it is taken for a glob: a name may have brackets
         return [path]
     if glob.has_magic(word):

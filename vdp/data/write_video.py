@@ -13,7 +13,6 @@ import cv2
 import numpy as np
 
 from vdp.data.clips import Pixels
-from vdp.data.sources.picture import SUFFIXES as PICTURES
 from vdp.data.sources.video_file import count_frames
 from vdp.params import UserError
 
@@ -75,7 +74,7 @@ def _peek(frames: Iterable[Pixels]) -> tuple[Pixels, Iterator[Pixels]]:
 def _gif(frames: Iterator[Pixels], rate: float) -> bytes:
     film = cv2.Animation()
     film.frames = [cv2.cvtColor(frame, cv2.COLOR_RGB2BGR) for frame in frames]
-    film.durations = np.full(len(film.frames), max(round(1000 / rate), LEAST_DELAY), np.int32)
+    film.durations = [max(round(1000 / rate), LEAST_DELAY)] * len(film.frames)  # milliseconds
     film.loop_count = 0  # without end
     _, data = cv2.imencodeanimation(".gif", film, [cv2.IMWRITE_GIF_DITHER, GOOD_DITHER])
     return data.tobytes()
@@ -108,22 +107,24 @@ def _write_mp4(path: Path, shape: tuple[int, ...], frames: Iterator[Pixels], rat
 # --- Where it goes ---------------------------------------------------------------------------------------
 
 
-def check_places(places: Sequence[Path], read: Iterable[Path], force: bool) -> None:
+def check_places(places: Sequence[Path], read: Sequence[Sequence[Path]], force: bool) -> None:
     """Refuse to write where something of the user's would be lost or changed.
 
     Args:
         places: all files and folders that will be written.
-        read: files that are read; they are never written, nor are pictures put among them.
+        read: files of each clip that is read; they are never written, nor is a picture put among those of a
+            clip of several, as it would be one of its frames the next time.
         force: whether what is there may be replaced: a file, or a folder of nothing but written frames.
 
     Raises:
         UserError: for the first place that will not do.
     """
-    read = list(read)
-    files = {path.resolve() for path in read}
-    pictures = {path.resolve().parent for path in read if path.suffix.lower() in PICTURES}
+    files = {path.resolve() for clip in read for path in clip}
+    pictures = {path.resolve().parent for clip in read if len(clip) > 1 for path in clip}
     for place in places:
         real = place.resolve()
+        if any("\ud800" <= letter <= "\udfff" for letter in str(real)):  # OpenCV would crash
+            raise UserError(f"{place}: holds bytes that are no text; choose another place with -o")
         if real in files or any(real in path.parents for path in files):
             raise UserError(f"{place}: is what is read; choose another place with -o")
         if place.suffix.lower() == ".png" and real.parent in pictures:

@@ -187,7 +187,7 @@ class LevelLoss:
         process, draws = self.objective.process, len(LEVELS)
         t = times_of(LEVELS, process.schedule).to(hops.index).repeat(batch, targets)
         noise = chance.normal(batch, channels, targets * draws, height, width)
-        clean, seen = torch.zeros_like(hops.index), torch.zeros_like(hops.index[:, 0], dtype=torch.bool)
+        clean, seen = torch.zeros_like(hops.index), torch.zeros_like(t[:, 0], dtype=torch.bool)
         x0, xt, output = denoised(denoiser, hops, self.objective, t, noise, clean, seen)
         told, _ = clean_and_noise(xt, output, t, process)
         miss = self.objective.scale[:, None, None, None] * (told - x0)

@@ -94,17 +94,13 @@ def _direct(
     if targets is not None and frames < targets:  # the rest of a hop lies closer, within the gap
         more = targets - frames
         wanted += [frames + step / (more + 1) for step in range(1, more + 1)]
-    hops = [tuple(wanted[place] for place in group) for group in groups(len(wanted), targets)]
-    made = rollout(
-        denoiser,
-        torch.cat([before, after], dim=2),
-        index,
-        objective,
-        replace(strategy, hops=tuple(hops)),
-        normal,
-    )
-    by_time = {time: place for place, time in enumerate(time for hop in hops for time in hop)}
-    return made[:, :, [by_time[time] for time in wanted[:frames]]]
+    known = torch.cat([before, after], dim=2)
+    made: dict[float, Tensor] = {}
+    for group in groups(len(wanted), targets):  # each from the ends alone: made frames would push one out
+        hop = tuple(wanted[place] for place in group)
+        frames_of_hop = rollout(denoiser, known, index, objective, replace(strategy, hops=(hop,)), normal)
+        made |= dict(zip(hop, frames_of_hop.split(1, dim=2), strict=True))
+    return torch.cat([made[time] for time in wanted[:frames]], dim=2)
 
 
 def blended(

@@ -414,7 +414,7 @@ def _now_ms() -> int:
 
 
 def _prepare_mlflow() -> None:
-    """Settings that MLflow reads when it is imported: no usage reports, no minutes of silent retries, no bars."""
+    """What MLflow reads from the environment: no usage reports, no minutes of silent retries, no bars."""
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "ERROR")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")

@@ -1,7 +1,7 @@
 """The trained networks logged as one MLflow model, for `mlflow models predict` and `mlflow models serve`.
 
-It holds their folders (weights as safetensors), the code of this package and a list of requirements, and takes
-no pickle to load.
+It holds their folders (weights as safetensors), the code of this package and a list of requirements; nothing
+in it is pickled.
 """
 
 import re
@@ -20,12 +20,13 @@ if TYPE_CHECKING:
     from mlflow.models import Model, ModelSignature
 
 NAME = "predictor"
+MODELS = "models"  # its artifact: the folder of the networks
 NETWORKS = ("codec", "denoiser", "segmenter")
 FILES = ("config.json", "model.safetensors")  # of each network; spare weights stay where they are
 PACKAGE = Path(__file__).parents[1]
 MODEL_CODE = PACKAGE / "pyfunc_model.py"
 REQUIREMENTS = PACKAGE.parent / "requirements.txt"
-NEEDED = (  # of the requirements: what `vdp.pyfunc_model` imports, directly or not, and torchvision for its encoders
+NEEDED = (  # of the requirements: what `vdp.pyfunc_model` imports, directly or not; torchvision for encoders
     "torch",
     "torchvision",
     "numpy",
@@ -38,7 +39,13 @@ NEEDED = (  # of the requirements: what `vdp.pyfunc_model` imports, directly or 
     "safetensors",
     "tqdm",
 )
-DEFAULTS = {"frames": 11, "samples": 1, "steps": 10, "temperature": 0.7, "seed": 0}  # of a request
+DEFAULTS: dict[str, float] = {
+    "frames": 11,
+    "samples": 1,
+    "steps": 10,
+    "temperature": 0.7,
+    "seed": 0,
+}  # of a request
 
 
 def log_predictor(tracker: Tracker, models: Path) -> str | None:
@@ -66,13 +73,13 @@ def save_predictor(folder: Path, models: Path, model: "Model | None" = None) -> 
 
     with tempfile.TemporaryDirectory() as scratch, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that it has no example: one clip is a page of numbers
-        networks = Path(scratch) / "models"
+        networks = Path(scratch) / MODELS
         for name in NETWORKS:
             _copy_network(models / name, networks / name)
         save_model(
             folder,
             python_model=MODEL_CODE,
-            artifacts={"models": str(networks)},
+            artifacts={MODELS: str(networks)},
             code_paths=[str(PACKAGE)],
             pip_requirements=pinned(),
             signature=signature(),
@@ -106,7 +113,10 @@ def _log(client: "MlflowClient", run: str, models: Path) -> str:
 
     logged = client.create_logged_model(client.get_run(run).info.experiment_id, NAME, source_run_id=run)
     known = Model(
-        artifact_path=logged.artifact_location, run_id=run, model_id=logged.model_id, model_uuid=logged.model_id
+        artifact_path=logged.artifact_location,
+        run_id=run,
+        model_id=logged.model_id,
+        model_uuid=logged.model_id,
     )
     with tempfile.TemporaryDirectory() as scratch:
         save_predictor(Path(scratch) / NAME, models, known)
@@ -117,7 +127,7 @@ def _log(client: "MlflowClient", run: str, models: Path) -> str:
 
 
 def _copy_network(folder: Path, to: Path) -> None:
-    to.mkdir(parents=True)
     for name in FILES:
         if (folder / name).is_file():  # a codec may have no weights
+            to.mkdir(parents=True, exist_ok=True)
             shutil.copy(folder / name, to / name)

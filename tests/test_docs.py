@@ -1,0 +1,32 @@
+"""The examples of the documents run as they stand."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.small_models import save_small_models
+
+REPO = Path(__file__).parents[1]
+FENCE = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+
+
+def examples(page: Path) -> str:
+    """The Python of a page, as one program."""
+    return "\n".join(FENCE.findall(page.read_text()))
+
+
+def test_the_examples_of_the_api_page_run_in_their_order(tmp_path):
+    """With models in data/models, as in the project's folder; what they assert holds."""
+    save_small_models(tmp_path / "data/models")
+    program = tmp_path / "examples.py"
+    program.write_text("if True:\n" + examples(REPO / "docs/api.md").replace("\n", "\n    ").rstrip())
+    program.write_text(examples(REPO / "docs/api.md"))
+    environment = os.environ | {"PYTHONPATH": str(REPO), "MLFLOW_DISABLE_TELEMETRY": "true"}
+    done = subprocess.run(
+        [sys.executable, program], cwd=tmp_path, env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "'tasks':" in done.stdout
+    assert (tmp_path / "my_training/data/models/denoiser/model.safetensors").is_file()

@@ -1,0 +1,151 @@
+"""Train all networks on videos that a program holds, without DVC: the stages of the pipeline in turn.
+
+They run as processes of their own in a folder that has what the pipeline's checkout has: params.yaml, clips,
+models, MLflow's store and the states of a training that was stopped.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import yaml
+from pydantic import JsonValue
+
+from vdp.api import Model, load
+from vdp.data.clips import ClipStore
+from vdp.data.extract import Job, Policy, extract
+from vdp.data.params import ExtractParams
+from vdp.data.sources.arrays import ArraySource, Video
+from vdp.data.sources.contract import ClipRule, Pace
+from vdp.files import replacing
+from vdp.params import PARAMS_FILE, ClipParams, UserError, check_data, read_file, validate
+from vdp.recipes import RECIPES, merged
+
+PROJECT = Path(__file__).parents[1]
+LINKED = ("vdp", "stages")  # a training's states are keyed by the code as well
+MODELS, CLIPS, LATENTS = Path("data/models"), Path("data/clips"), Path("data/latents")
+EVERY = 10  # of the videos one is kept for validation
+
+
+def train(
+    videos: Sequence[Video],
+    folder: str | Path,
+    held_out: Sequence[Video] | None = None,
+    recipe: str | None = None,
+    changes: Mapping[str, JsonValue] | None = None,
+    resume: bool = False,
+) -> Model:
+    """Train codec, denoiser and, where there are masks, segmenter on arrays.
+
+    Args:
+        videos: each an array (T, H, W, 3) uint8 RGB, or a tuple (frames, masks) with masks (T, H, W) of class
+            ids, or a mapping with `frames`, `masks` and `conditions`; see `vdp.data.sources.arrays`. Each is
+            cut into clips of `clip.frames` frames, resized to `clip.height` x `clip.width`.
+        folder: where everything is kept; it must not exist yet, but with `resume`.
+        held_out: videos to validate on; None takes every tenth of `videos`.
+        recipe: name of one of the project's recipes, as 'smoke'; None takes its params.yaml.
+        changes: values over these, by their names in params.yaml: {'train_denoiser.steps': 500}.
+        resume: go on with a folder whose training was stopped, with its params and its clips.
+
+    Returns:
+        The trained model, as `vdp.load(folder / "data/models")` gives it.
+
+    Raises:
+        UserError: if the folder, a video or a value cannot be used; or a stage has failed, whose message
+            stands on stderr.
+    """
+    folder = Path(folder)
+    if resume:
+        if not (folder / CLIPS).is_dir():
+            raise UserError(f"{folder}: there is no training to resume: call train without resume")
+    elif folder.exists():
+        raise UserError(f"{folder} exists already: name another folder, or go on with it by resume=True")
+    else:
+        _prepare(folder, videos, held_out, _params(recipe, changes or {}))
+    labelled = len(ClipStore(folder / CLIPS / "train").labelled) > 0
+    _run(folder, "pretrain_vae", MODELS / "codec")
+    _run(folder, "encode_latents", LATENTS)
+    _run(folder, "train_denoiser", MODELS / "denoiser")
+    if labelled:
+        _run(folder, "train_segmenter", MODELS / "segmenter")
+    return load(folder / MODELS)
+
+
+def _params(recipe: str | None, changes: Mapping[str, JsonValue]) -> dict[str, JsonValue]:
+    """The project's params with a recipe and changes over them."""
+    data = read_file(PROJECT / PARAMS_FILE)
+    if recipe is not None:
+        path = PROJECT / RECIPES / f"{recipe}.yaml"
+        if not path.is_file():
+            known = ", ".join(sorted(path.stem for path in (PROJECT / RECIPES).glob("*.yaml")))
+            raise UserError(f"recipe={recipe!r} is not there: known: {known}")
+        data = merged(data, read_file(path))
+    for name, value in changes.items():
+        overlay: JsonValue = value
+        for key in reversed(name.split(".")):
+            overlay = {key: overlay}
+        assert isinstance(overlay, dict)
+        data = merged(data, overlay)
+    check_data(data)
+    return data
+
+
+def _prepare(
+    folder: Path,
+    videos: Sequence[Video],
+    held_out: Sequence[Video] | None,
+    params: dict[str, JsonValue],
+) -> None:
+    """Make the folder, whole or not at all: params, pipeline, code and clips."""
+    train, val = _split(videos, held_out)
+    with replacing(folder) as part:
+        jobs = {split: _job(chosen, params, split) for split, chosen in (("train", train), ("val", val))}
+        stores = extract(jobs, part / CLIPS, part / ".resume/extract_frames", Policy(256, False, 0.0, 1))
+        (part / CLIPS / "unlabeled").mkdir()
+        if not len(stores["train"].labelled):  # nothing that a mask head could learn from
+            params = merged(params, {"pretrain_vae": {"mask_weight": 0.0}, "segment": {"codec_vote": 0.0}})
+        (part / PARAMS_FILE).write_text(yaml.safe_dump(params, sort_keys=False))
+        shutil.copy(PROJECT / "dvc.yaml", part / "dvc.yaml")
+        for name in LINKED:
+            (part / name).symlink_to(PROJECT / name, target_is_directory=True)
+
+
+def _split(
+    videos: Sequence[Video], held_out: Sequence[Video] | None
+) -> tuple[Sequence[Video], Sequence[Video]]:
+    """Videos to train on and to validate on."""
+    if held_out is not None:
+        return videos, held_out
+    if len(videos) < 2:
+        raise UserError(
+            f"videos: expected two or more, one of them to validate on, got {len(videos)}; give more, or "
+            "name those to validate on as held_out"
+        )
+    val = [videos[place] for place in range(len(videos)) if place % EVERY == EVERY - 1] or [videos[-1]]
+    kept = len(videos) if len(videos) >= EVERY else len(videos) - 1
+    return [videos[place] for place in range(kept) if place % EVERY != EVERY - 1], val
+
+
+def _job(videos: Sequence[Video], params: Mapping[str, JsonValue], name: str) -> Job:
+    """How videos become clips, by sections `clip` and `extract_frames`."""
+    clip = validate(ClipParams, params["clip"], "clip")
+    cut = validate(ExtractParams, params["extract_frames"], "extract_frames")
+    pace = Pace(cut.interval if cut.fps is None else 1, cut.fps, cut.offset)
+    rule = ClipRule(clip.frames, clip.frames, clip.height, clip.width, cut.fit, pace, cut.stride)
+    source = ArraySource(videos)
+    return Job(source, source.items(), rule, "videos" if name == "train" else "held_out")
+
+
+def _run(folder: Path, stage: str, made: Path) -> None:
+    """Run a stage of the pipeline in the folder, unless what it makes is there."""
+    if (folder / made).is_dir():
+        return
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("DVC_")}
+    done = subprocess.run([sys.executable, "-m", f"stages.{stage}"], cwd=folder, env=environment, check=False)
+    if done.returncode:
+        raise UserError(
+            f"{stage} ended with exit code {done.returncode}, its message stands above; go on by resume=True"
+        )
