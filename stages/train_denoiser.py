@@ -62,7 +62,7 @@ def main() -> None:
             for task in batches.tasks
         }
         objectives = {
-            task: Objective(process, scale.to(fabric.device), diffusion.residual)
+            task: Objective(process, scale.to(fabric.device), diffusion.residual, task)
             for task, scale in scales.items()
         }
         loss = HopLoss(

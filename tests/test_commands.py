@@ -93,7 +93,10 @@ def files() -> list[str]:
         ("predict film.mp4 --fps 0", "--fps=0.0: expected 1 to 240"),
         ("predict film.mp4 --known 11", "film.mp4: gives 10 frames, fewer than --known=11"),
         ("predict pictures --known 4 --interval 3 --known 5", "gives 4 frames, fewer than --known=5"),
-        ("predict film.mp4 -o future.avi", "-o 'future.avi': cannot be written; expected a name that ends in"),
+        (
+            "predict film.mp4 -o future.avi",
+            "-o 'future.avi': cannot be written; expected a name that ends in",
+        ),
         ("predict film.mp4 -o film.mp4 --force", "film.mp4: is what is read"),
         ("predict film.mp4 -o text.mp4", "text.mp4: is there already"),
         ("generate -n 0", "-n=0: expected 1 to 64"),

@@ -331,6 +331,30 @@ def test_a_clip_that_latents_do_not_tile_is_refused():
             r"own_frames=5 leaves none of train_denoiser\.known=5 to make them from: raise known to 6, or",
         ),
         (
+            {"train_denoiser.tasks.restore": 0.1},
+            r"tasks\.restore=0\.1 needs degraded clips to learn from: set encode_latents\.degraded to 1",
+        ),
+        (
+            {"train_denoiser.tasks.interpolate": 0.1, "train_denoiser.span": 19},
+            r"train_denoiser\.span=19: expected 2 to 18, so that gaps hold train_denoiser\.targets=1 and fit",
+        ),
+        (
+            {"train_denoiser.tasks.interpolate": 0.1, "train_denoiser.targets": 2, "train_denoiser.span": 2},
+            r"train_denoiser\.span=2: expected 3 to 18",
+        ),
+        (
+            {
+                "train_denoiser.tasks.interpolate": 0.1,
+                "train_denoiser.known": 1,
+                "denoiser.unet.context_frames": 1,
+            },
+            r"tasks\.interpolate=0\.1 needs known frames on both sides: raise train_denoiser\.known=1 to 2",
+        ),
+        (
+            {"train_denoiser.tasks.predict": 0.0},
+            r"train_denoiser\.tasks\.predict=0\.0 is out of range: expected a number > 0",
+        ),
+        (
             {"diffusion.num_timesteps": 9},
             r"predict\.steps=10 is more than diffusion\.num_timesteps=9: lower it, or raise the other",
         ),
@@ -492,6 +516,10 @@ def changed(changes: dict[str, object]) -> dict[str, Any]:
             "predict.spacing": "leading",
         },
         {"extract_frames.val": None, "extract_frames.val_share": 0.1},
+        {"train_denoiser.tasks.interpolate": 0.1, "train_denoiser.span": 18},
+        {"train_denoiser.span": 2000},
+        {"train_denoiser.tasks.restore": 0.1, "encode_latents.degraded": 1},
+        {"train_denoiser.tasks.generate": 5.0},
     ],
 )
 def test_sections_that_just_go_together_are_accepted(changes):

@@ -5,6 +5,7 @@ import torch
 from vdp.tasks import (
     STRIDE,
     anchor_frames,
+    blended_frames,
     degraded_around,
     distance,
     draw_between,
@@ -211,3 +212,11 @@ def test_items_of_two_lists_come_in_turn():
 def test_where_nothing_is_known_a_target_starts_from_zero():
     known, index = torch.ones(2, 3, 0, 4, 5), torch.zeros(2, 0)
     assert torch.equal(anchor_frames(known, index, torch.ones(2, 2)), torch.zeros(2, 3, 2, 4, 5))
+
+
+def test_between_known_frames_a_blend_is_the_straight_line_and_beyond_them_the_nearest():
+    index = torch.tensor([[8.0, 2.0, 4.0, 9.0]])
+    known = 10 * index[:, None, :, None, None].expand(-1, 2, -1, 1, 1)
+    target = torch.tensor([[5.0, 7.5, 4.0, 8.5, 1.0, 30.0, 3.0]])
+    blend = blended_frames(known, index, target)[0, 1, :, 0, 0]
+    torch.testing.assert_close(blend, torch.tensor([50.0, 75.0, 40.0, 85.0, 20.0, 90.0, 30.0]))

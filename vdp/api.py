@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from vdp.data.detail import with_detail
 from vdp.data.letterbox import Letterbox
 from vdp.device import autocast, pick_device
 from vdp.models.segmenters import load_segmenter
@@ -123,7 +124,8 @@ class Model:
             rows, times = known.expand(len(numbers), *known.shape), index.expand(len(numbers), -1)
             return rollout(trained.network, rows, times, trained.objectives["predict"], strategy, noise)
 
-        return box.take(self._made(samples, made)[:, :frames])
+        futures = box.take(self._made(samples, made)[:, :frames])
+        return self._with_detail(futures, [(clip[-1], box, known[:, -1:])], np.ones((frames, 1)))
 
     def generate(self, count: int = 1, frames: int = 22, sampling: Sampling = Sampling()) -> Frames:
         """Clips from nothing; longer ones than those of the training are rolled out.
@@ -207,7 +209,12 @@ class Model:
                 trained.network, ends[0], ends[1], frames, span, self._targets, objective, strategy, noise
             )
 
-        return box.take(self._made(samples, made))
+        found = box.take(self._made(samples, made))
+        if latent or clip_size(before) != clip_size(after):
+            return found
+        share = np.arange(1, frames + 1) / (frames + 1)
+        ends = [(before[-1], box, left[:, -1:]), (after[0], other, right[:, :1])]
+        return self._with_detail(found, ends, np.stack([1 - share, share], axis=1))
 
     def restore(self, clip: Frames, sampling: Sampling = LIKELIEST) -> Frames:
         """A clip without its noise, blur, darkness or blocks, as far as the model has learnt them.
@@ -339,6 +346,14 @@ class Model:
             parts.append(self._decoded(latents))
         return np.concatenate(parts)
 
+    def _with_detail(
+        self, made: Frames, ends: Sequence[tuple[Frames, Letterbox, Tensor]], weight: NDArray[np.float64]
+    ) -> Frames:
+        """Made frames (S, F, H, W, 3) with what resizing and codec have lost of the known frames beside them."""
+        known = np.stack([frame for frame, _, _ in ends])
+        seen = np.stack([box.take(self._decoded(latents[None])[0])[0] for _, box, latents in ends])
+        return np.stack([with_detail(frames, known, seen, weight) for frames in made])
+
     def _decoded(self, latents: Tensor) -> Frames:
         """Frames of normalised latents, (B, C, T, h, w) -> (B, T, height, width, 3)."""
         rows = [
@@ -377,6 +392,11 @@ def load(folder: str | Path = "data/models", device: torch.device | None = None)
     """
     folder = Path(folder)
     return Model(load_trained(folder, device or pick_device()), folder)
+
+
+def clip_size(clip: Frames) -> tuple[int, int]:
+    """Rows and columns of a clip's frames."""
+    return clip.shape[1], clip.shape[2]
 
 
 def _parameters(network: nn.Module) -> int:

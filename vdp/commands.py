@@ -71,7 +71,10 @@ Clips = Annotated[
     ),
 ]
 Models = Annotated[str, typer.Option("--models", help="Folder of the networks that `make run` makes.")]
-Out = Annotated[str, typer.Option("--out", "-o", help=".mp4, .gif, or no suffix for a folder of PNGs, which lose nothing.")]
+Out = Annotated[
+    str,
+    typer.Option("--out", "-o", help=".mp4, .gif, or no suffix for a folder of PNGs, which lose nothing."),
+]
 MaskOut = Annotated[
     str,
     typer.Option(

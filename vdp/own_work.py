@@ -233,7 +233,8 @@ def write_job(
 
 def _strip(job: Job, rows: Sequence[Shown]) -> Pixels:
     masks = any(picture.ndim == 2 for row in rows for _, picture in row)
-    title = "; ".join([*(clip.name for clip in job.clips), *[LEGEND] * masks])
+    names = [printable(clip.name) for clip in job.clips]  # OpenCV crashes on a str that is not valid text
+    title = "; ".join([*names, *[LEGEND] * masks])
     tiles = [[(tile if p.ndim == 3 else mask_tile)(p, caption) for caption, p in row] for row in rows]
     return sheet(title, tiles)
 

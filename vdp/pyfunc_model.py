@@ -3,12 +3,16 @@
 Shapes: N clips of T frames, S futures of each, F frames to predict, all H x W pixels of RGB.
 """
 
+from collections.abc import Mapping
+
 import numpy as np
+from mlflow.exceptions import MlflowException
 from mlflow.models import set_model
 from mlflow.pyfunc import PythonModel, PythonModelContext
 from numpy.typing import NDArray
 
 from vdp.api import Sampling, load
+from vdp.params import one_line
 from vdp.tracking.pyfunc import DEFAULTS, MODELS
 
 
@@ -34,10 +38,14 @@ class Predictor(PythonModel):
             uint8 (N, S, F, H, W, 3).
 
         Raises:
-            ValueError: if the clips are not alike, or hold shares of 1 in place of 0..255.
+            MlflowException: for a bad value, in one line; of any other error a server tells nothing.
         """
-        clips = checked(model_input)
-        asked = {**DEFAULTS, **(params or {})}
+        try:
+            return self._futures(checked(model_input), {**DEFAULTS, **(params or {})})
+        except ValueError as error:
+            raise MlflowException.invalid_parameter_value(one_line(error)) from error
+
+    def _futures(self, clips: NDArray[np.uint8], asked: Mapping[str, float]) -> NDArray[np.uint8]:
         frames, samples, steps, seed = (int(asked[name]) for name in ("frames", "samples", "steps", "seed"))
         sampling = Sampling(steps=steps, temperature=float(asked["temperature"]), seed=seed)
         return np.stack([self.model.predict(clip, frames, samples, sampling) for clip in clips])

@@ -56,6 +56,30 @@ def anchor_frames(known: Tensor, known_index: Tensor, target_index: Tensor) -> T
     return known[batch, :, positions].transpose(1, 2)
 
 
+def blended_frames(known: Tensor, known_index: Tensor, target_index: Tensor) -> Tensor:
+    """What a straight line through the known frames on both sides of each target gives at its time.
+
+    Where all known frames lie on one side it is the nearest one, and where a target itself is known, that.
+
+    Args:
+        known: (B, C, K, H, W), K >= 1.
+        known_index: (B, K), in frames.
+        target_index: (B, N), in frames.
+
+    Returns:
+        (B, C, N, H, W).
+    """
+    offset = known_index[:, None, :] - target_index[:, :, None]  # (B, N, K)
+    before, left = offset.masked_fill(offset > 0, -torch.inf).max(dim=2).indices, (offset <= 0).any(dim=2)
+    after, right = offset.masked_fill(offset < 0, torch.inf).min(dim=2).indices, (offset >= 0).any(dim=2)
+    since = -offset.gather(2, before[:, :, None])[:, :, 0]
+    until = offset.gather(2, after[:, :, None])[:, :, 0]
+    share = torch.where(left & right, since / (since + until).clamp(min=TIE_BONUS), right & ~left)
+    rows = torch.arange(len(known), device=known.device)[:, None]
+    one, other = (known[rows, :, place].transpose(1, 2) for place in (before, after))
+    return one + share.to(known.dtype)[:, None, :, None, None] * (other - one)
+
+
 def nearest_frames(
     frames: Tensor, index: Tensor, level: Tensor, target_index: Tensor, count: int
 ) -> tuple[Tensor, Tensor, Tensor]:

@@ -23,6 +23,7 @@ from vdp.models.denoisers.params import DenoiserConfig
 from vdp.models.denoisers.unet import Unet
 from vdp.sampling.predict import predict
 from vdp.sampling.rollout import Strategy
+from vdp.tasks import TASKS, Task
 
 CODEC, DENOISER, SEGMENTER = "codec", "denoiser", "segmenter"  # folders of a models' folder
 
@@ -35,7 +36,7 @@ class Trained:
     network: Unet | Dit
     config: DenoiserConfig[DiffusionParams]
     normalisation: Normalisation
-    objectives: Mapping[str, Objective]  # of each task that was learnt
+    objectives: Mapping[Task, Objective]  # of each task that was learnt
     device: torch.device
 
     def encode(self, frames: np.ndarray) -> Tensor:
@@ -87,8 +88,9 @@ def load_trained(models: Path, device: torch.device) -> Trained:
     config = denoiser.config
     process = make_process(config.diffusion)
     objectives = {
-        task: Objective(process, denoiser.data_scale(task), config.diffusion.residual)
-        for task in config.tasks
+        task: Objective(process, denoiser.data_scale(task), config.diffusion.residual, task)
+        for task in TASKS
+        if task in config.tasks
     }
     normalisation = Normalisation(config.latent_mean, config.latent_std)
     return Trained(codec, denoiser.network, config, normalisation, objectives, device)

@@ -3,7 +3,7 @@ import torch
 from torch import Tensor
 
 from tests.processes import objective_of
-from vdp.diffusion.objective import data_scale
+from vdp.diffusion.objective import Objective, data_scale
 from vdp.tasks import Hops
 
 SCALE = torch.tensor([0.3, 4.0])
@@ -64,3 +64,13 @@ def test_a_data_set_with_a_channel_without_motion_is_refused(still):
     target[:, still] = hops.known[:, still, :1]
     with pytest.raises(ValueError, match="expected clips with motion"):
         data_scale([Hops(hops.known, hops.index, target, hops.target_index)], residual=True)
+
+
+def test_between_known_frames_a_change_is_measured_from_their_blend():
+    """What moves evenly has no change, so that a network that knows nothing falls back to the blend."""
+    index, target_index = torch.tensor([[0.0, 4.0]]), torch.tensor([[1.0, 2.0, 3.0]])
+    known, target = (t[:, None, :, None, None].expand(-1, 2, -1, 3, 3) for t in (index, target_index))
+    for task, changed in (("interpolate", False), ("predict", True)):
+        objective = Objective(objective_of("flow", "flow", SCALE, True).process, SCALE, True, task)
+        base = objective.base(known, index, target_index)
+        assert bool((objective.to_data(target, base) != 0).any()) == changed

@@ -1,4 +1,7 @@
-"""What is diffused: frames, or their change from the nearest known frame, scaled to unit mean square.
+"""What is diffused: frames, or their change from known ones, scaled to unit mean square.
+
+The change is that from the nearest known frame, or, for frames between known ones, from the blend of the two
+around them: what a network that knows nothing falls back to.
 
 Shapes: B clips, C channels, K known frames, N targets, h x w latent positions.
 """
@@ -10,7 +13,7 @@ import torch
 from torch import Tensor
 
 from vdp.diffusion.process import Process
-from vdp.tasks import Hops, anchor_frames
+from vdp.tasks import Hops, Task, anchor_frames, blended_frames
 
 
 @dataclass(frozen=True)
@@ -19,11 +22,12 @@ class Objective:
 
     process: Process
     scale: Tensor  # root mean square of what is diffused, per channel, (C,)
-    residual: bool  # the change from the nearest known frame, or the frame itself
+    residual: bool  # the change from known frames, or the frame itself
+    task: Task = "predict"  # which decides what a change is measured from
 
     def base(self, known: Tensor, index: Tensor, target_index: Tensor) -> Tensor:
         """What targets are measured from: (B, C, K, h, w), (B, K), (B, N) -> (B, C, N, h, w)."""
-        return base_frames(known, index, target_index, self.residual)
+        return base_frames(known, index, target_index, self.residual, self.task)
 
     def to_data(self, frames: Tensor, base: Tensor) -> Tensor:
         """Frames to clean data x0 of the process, (B, C, N, h, w) both."""
@@ -34,8 +38,10 @@ class Objective:
         return base + self.scale[:, None, None, None] * x0
 
 
-def base_frames(known: Tensor, index: Tensor, target_index: Tensor, residual: bool) -> Tensor:
-    """The nearest known frame of each target where changes are diffused; zeros elsewhere, or without any."""
+def base_frames(known: Tensor, index: Tensor, target_index: Tensor, residual: bool, task: Task) -> Tensor:
+    """What changes are measured from, where they are diffused; zeros elsewhere, and with nothing known."""
+    if residual and task == "interpolate":
+        return blended_frames(known, index, target_index)
     anchors = anchor_frames(known, index, target_index)
     return anchors if residual else torch.zeros_like(anchors)
 
@@ -45,13 +51,14 @@ def data_scale(batches: Sequence[Hops], residual: bool) -> Tensor:
 
     Args:
         batches: hops of the training data.
-        residual: whether changes from the nearest known frame are diffused, or frames.
+        residual: whether changes from known frames are diffused, or frames.
 
     Raises:
         ValueError: if a channel is zero throughout: still pictures, say, have no motion to learn.
     """
     data = [
-        hops.target - base_frames(hops.known, hops.index, hops.target_index, residual) for hops in batches
+        hops.target - base_frames(hops.known, hops.index, hops.target_index, residual, hops.task)
+        for hops in batches
     ]
     scale = torch.cat(data).float().square().mean(dim=(0, 2, 3, 4)).sqrt()
     if not bool((scale > 0).all()):

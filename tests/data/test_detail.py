@@ -1,0 +1,40 @@
+import numpy as np
+
+from vdp.data.detail import with_detail
+
+
+def pictures(count: int, seed: int) -> np.ndarray:
+    return np.random.default_rng(seed).integers(40, 216, (count, 12, 16, 3), dtype=np.uint8)
+
+
+def test_where_nothing_has_changed_the_known_frame_comes_back_as_it_is():
+    known, seen = pictures(1, 0), pictures(1, 1)
+    made = np.repeat(seen, 3, axis=0)
+    assert (with_detail(made, known, seen, np.ones((3, 1))) == known).all()
+
+
+def test_what_shows_something_else_is_left_alone():
+    known, seen = pictures(1, 0), pictures(1, 1)
+    made = np.where(seen < 128, seen + 100, seen - 100).astype(np.uint8)
+    assert (with_detail(made, known, seen, np.ones((1, 1))) == made).all()
+
+
+def test_detail_stays_where_it_was_and_moves_nothing_else():
+    known, seen = pictures(1, 0), pictures(1, 1)
+    made = seen.copy()
+    made[:, :, 8:] = 255
+    carried = with_detail(made, known, seen, np.ones((1, 1)))
+    assert (carried[:, :, :8] == known[:, :, :8]).all() and (carried[:, :, 8:] == 255).all()
+
+
+def test_a_known_frame_counts_by_its_weight_and_not_at_all_without():
+    seen = np.repeat(pictures(1, 1), 2, axis=0)
+    known = seen + np.array([4, 20], np.uint8)[:, None, None, None]
+    weight = np.array([[1.0, 0.0], [0.5, 0.5], [0.0, 1.0]])
+    carried = with_detail(np.repeat(seen[:1], 3, axis=0), known, seen, weight)
+    assert [int(n) for n in (carried.astype(int) - seen[:1])[:, 0, 0, 0]] == [4, 12, 20]
+
+
+def test_a_codec_that_loses_nothing_leaves_made_frames_as_they_are():
+    known, made = pictures(1, 0), pictures(4, 1)
+    assert (with_detail(made, known, known, np.ones((4, 1))) == made).all()

@@ -1,0 +1,45 @@
+"""Detail that a codec, or a smaller size, has lost: carried over from known frames where nothing changes."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vdp.data.clips import Pixels
+
+ALIKE = 8.0  # of 255: frames that differ by as much show something else
+
+
+def with_detail(made: Pixels, known: Pixels, seen: Pixels, weight: NDArray[np.float64]) -> Pixels:
+    """Made frames with the detail of known ones, wherever they show the same as these do.
+
+    A codec blurs a background that stands still, and every made frame with it, though the known frame beside
+    it has the background as it is. So what the codec lost of that frame is added, by how much alike the made
+    frame and the known one are after it.
+
+    Args:
+        made: (F, H, W, 3) uint8.
+        known: the K known frames around them, (K, H, W, 3) uint8.
+        seen: the same as the codec gives them back, (K, H, W, 3) uint8.
+        weight: of each known frame for each made one, such as its nearness in time, (F, K), 0 or more.
+
+    Returns:
+        (F, H, W, 3) uint8; a made frame that equals `seen[k]`, the only one with weight, becomes `known[k]`.
+    """
+    lost = known.astype(np.float32) - seen
+    frames = [_one(frame, lost, seen, row) for frame, row in zip(made, weight, strict=True)]
+    return np.stack(frames)
+
+
+def _one(frame: Pixels, lost: NDArray[np.float32], seen: Pixels, weight: Sequence[float]) -> Pixels:
+    """`with_detail` of one frame (H, W, 3)."""
+    most = np.zeros((*frame.shape[:2], 1), np.float32)
+    total, detail = np.full_like(most, 1e-6), np.zeros(frame.shape, np.float32)
+    for change, shown, share in zip(lost, seen, weight, strict=True):
+        difference = np.abs(frame.astype(np.float32) - shown).max(axis=-1, keepdims=True)
+        alike = np.exp(-np.square(difference / ALIKE))
+        most = np.maximum(most, alike if share > 0 else 0)
+        total += share * alike
+        detail += share * alike * change
+    carried = frame + most * detail / total
+    return np.clip(np.rint(carried), 0, 255).astype(np.uint8)
