@@ -149,12 +149,21 @@ def test_a_dry_run_says_what_would_be_done_and_writes_nothing(networks, monkeypa
 def test_predictions_have_the_count_size_and_rate_that_were_asked_for(networks, monkeypatch, capsys):
     assert call(monkeypatch, "predict film.mp4 --frames 7 --samples 2 --interval 3 --steps 4 -o a/b.mp4") == 0
     assert files()[:4] == ["a", "a/b_1.mp4", "a/b_2.mp4", "a/b_strip.png"]
-    assert networks.asked == [((3, 16, 24, 3), 7, 2, 4)]
+    assert networks.asked == [((3, 32, 52, 3), 7, 2, 4)]  # at their own size, for their detail
     for path in (Path("a/b_1.mp4"), Path("a/b_2.mp4")):
         frames = list(find_clip(str(path)).frames())
         assert (len(frames), frames[0].shape, frame_rate(path)) == (7, (32, 52, 3), 10)
         assert frames[0].mean() == pytest.approx(180, abs=10)  # the last of frames 0, 3, 6 and 9
     assert "wrote a/b_1.mp4, a/b_2.mp4, a/b_strip.png: 7 frames of 52x32 each, in" in capsys.readouterr().out
+
+
+def test_frames_that_would_fill_the_memory_are_worked_small(networks, monkeypatch, capsys):
+    monkeypatch.setattr("vdp.own_work.MOST_BYTES", 6 * 32 * 52 * 3)
+    for frames, worked in ((6, (32, 52)), (7, (16, 24))):
+        assert call(monkeypatch, f"predict film.mp4 --frames {frames} -o new{frames}") == 0
+        assert networks.asked.pop()[0] == (3, *worked, 3)
+        assert next(find_clip(f"new{frames}").frames()).shape == (32, 52, 3)
+    assert capsys.readouterr().err.count("too many frames to keep their detail; worked small") == 1
 
 
 def test_of_several_clips_each_has_its_own(networks, monkeypatch):
@@ -191,7 +200,7 @@ def test_between_two_clips_are_so_many_frames_of_the_first_ones_size(networks, m
     assert call(monkeypatch, "interpolate pictures last.png --frames 4 --latent -o between") == 0
     frames = list(find_clip("between").frames())
     assert (len(frames), frames[0].shape) == (4, (*SIZE, 3))
-    assert networks.asked[0] == ((6, 16, 24, 3), (1, 16, 24, 3), True)
+    assert networks.asked[0] == ((6, *SIZE, 3), (1, 9, 99, 3), True)
     assert cv2.imread("between_strip.png") is not None
 
 

@@ -21,7 +21,6 @@ def test_the_examples_of_the_api_page_run_in_their_order(tmp_path):
     """With models in data/models, as in the project's folder; what they assert holds."""
     save_small_models(tmp_path / "data/models")
     program = tmp_path / "examples.py"
-    program.write_text("if True:\n" + examples(REPO / "docs/api.md").replace("\n", "\n    ").rstrip())
     program.write_text(examples(REPO / "docs/api.md"))
     environment = os.environ | {"PYTHONPATH": str(REPO), "MLFLOW_DISABLE_TELEMETRY": "true"}
     done = subprocess.run(

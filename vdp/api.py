@@ -349,7 +349,7 @@ class Model:
     def _with_detail(
         self, made: Frames, ends: Sequence[tuple[Frames, Letterbox, Tensor]], weight: NDArray[np.float64]
     ) -> Frames:
-        """Made frames (S, F, H, W, 3) with what resizing and codec have lost of the known frames beside them."""
+        """Made frames (S, F, H, W, 3) with what resizing and codec lost of the known frames beside them."""
         known = np.stack([frame for frame, _, _ in ends])
         seen = np.stack([box.take(self._decoded(latents[None])[0])[0] for _, box, latents in ends])
         return np.stack([with_detail(frames, known, seen, weight) for frames in made])

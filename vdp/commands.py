@@ -239,7 +239,7 @@ def predict(
     useful = trained_with(model, "known_frames")
     for job in jobs:
         started = time.monotonic()
-        given = read_end(job.clips[0], interval, known, useful, not dry_run, model)
+        given = read_end(job.clips[0], interval, known, useful, not dry_run, model, frames * samples)
         if dry_run:
             few = min(frames, TRIED)
             trial = functools.partial(model.predict, given.frames, few, 1)
@@ -249,7 +249,7 @@ def predict(
             continue
         say_begin(job, f"predicting {of(samples, 'future')} of {of(frames, 'frame')}")
         made = model.predict(given.frames, frames, samples, settings.sampling())
-        rows = [given.row() + made_row(result, given.box, "future +") for result in made]
+        rows = [given.row() + made_row(result, given, "future +") for result in made]
         write_job(job, made, given, rows, fps, force)
         say_done(job, made, given, started)
 
@@ -283,7 +283,7 @@ def generate(
     started = time.monotonic()
     say_begin(job, f"generating {of(count, 'clip')} of {of(frames, 'frame')}")
     made = model.generate(count, frames, settings.sampling())
-    write_job(job, made, given, [made_row(result, given.box, "frame ") for result in made], fps, force)
+    write_job(job, made, given, [made_row(result, given, "frame ") for result in made], fps, force)
     say_done(job, made, given, started)
 
 
@@ -319,8 +319,8 @@ def interpolate(
     model = load_model(models)
     started = time.monotonic()
     useful = trained_with(model, "known_frames") * trained_with(model, "longest_gap")
-    start = read_end(pair[0], interval, known, useful, not dry_run, model)
-    end = read_end(pair[1], interval, known, useful, False, model)
+    start = read_end(pair[0], interval, known, useful, not dry_run, model, frames * samples)
+    end = read_end(pair[1], interval, known, useful, False, model, frames * samples)
 
     def between(count: int, ways: int, sampling: "Sampling") -> Pixels:
         return model.interpolate(start.frames, end.frames, count, ways, latent, sampling)
@@ -333,8 +333,8 @@ def interpolate(
         return
     say_begin(job, f"making {of(frames, 'frame')} between the two")
     made = between(frames, samples, settings.sampling())
-    first = ("given 1", thumbnail(start.box.take(end.frames[0])))  # at the size of the frames before it
-    rows = [[*start.row()[-1:], *made_row(result, start.box, "between "), first] for result in made]
+    first = ("given 1", thumbnail(start.box.take(end.small(0))))  # at the size of the frames before it
+    rows = [[*start.row()[-1:], *made_row(result, start, "between "), first] for result in made]
     write_job(job, made, start, rows, fps, force)
     say_done(job, made, start, started)
 

@@ -1,7 +1,7 @@
 """What the commands for a user's own videos share: what is read, what is written and where, what is said.
 
-Frames are resized to the networks' size as they are read and back as they are written: of a whole video no
-more is held than the networks see of it.
+A whole video is resized to the networks' size as it is read and back as it is written: no more is held of it
+than the networks see.
 """
 
 import sys
@@ -25,6 +25,7 @@ from vdp.params import UserError, printable
 from vdp.tracking.strips import LEGEND, TILE_WIDTH, class_colors, mask_tile, sheet, tile
 
 LONGEST = 10_000  # frames of a video that is worked on whole: all are held at the networks' size
+MOST_BYTES = 2**30  # of frames that are held at the user's size
 COLUMNS = 6  # frames of one video in a row of a strip
 GIVEN_COLUMNS = 3  # of those beside what was made to follow them
 TALLEST = 3  # times as high as wide, of a strip's pictures; a narrower one gets paper beside it
@@ -56,7 +57,7 @@ class Given:
     """What was read of a clip.
 
     Attributes:
-        frames: as the networks take them, (T, height, width, 3) uint8.
+        frames: (T, H, W, 3) uint8, at the networks' size or, where detail is kept of them, at the user's.
         shown: some of them for the strip, small, by their place in `frames`.
         numbers: 1-based place in the video of each frame.
         box: between the user's size and the networks'.
@@ -68,6 +69,17 @@ class Given:
     numbers: list[int]
     box: Letterbox
     rate: float
+
+    def back(self, picture: Pixels) -> Pixels:
+        """A frame (H, W, 3) or mask (H, W) that was made, at the user's size if it is not yet."""
+        if picture.shape[:2] == (self.box.rows, self.box.columns):
+            return picture
+        return self.box.take(picture) if picture.ndim == 3 else self.box.take_masks(picture)
+
+    def small(self, place: int) -> Pixels:
+        """One of the frames at the networks' size."""
+        frame = self.frames[place]
+        return self.box.put(frame) if frame.shape[:2] == (self.box.rows, self.box.columns) else frame
 
     def row(self) -> Shown:
         """A strip's row of what is shown, in order."""
@@ -132,8 +144,13 @@ def _check_known(clip: OwnClip, count: int, known: int) -> None:
 # --- Reading ---------------------------------------------------------------------------------------------
 
 
-def read_end(clip: OwnClip, interval: int, known: int | None, useful: int, last: bool, size: Sized) -> Given:
+def read_end(
+    clip: OwnClip, interval: int, known: int | None, useful: int, last: bool, size: Sized, making: int
+) -> Given:
     """The last frames of a clip, or the first ones: `known` of them, or as many of `useful` as there are.
+
+    They keep their size, so that what is made can keep their detail, unless that would fill the memory with
+    the `making` frames that are to be made.
 
     Raises:
         UserError: if there are fewer than `known`.
@@ -147,7 +164,10 @@ def read_end(clip: OwnClip, interval: int, known: int | None, useful: int, last:
     box = Letterbox(frames.shape[1], frames.shape[2], size.height, size.width)
     shown = {place: thumbnail(frames[place]) for place in spread(len(kept), GIVEN_COLUMNS)}
     numbers = [number * interval + 1 for number, _ in kept]
-    return Given(box.put(frames), shown, numbers, box, clip.rate(interval))
+    if max(making, len(kept)) * frames[0].nbytes > MOST_BYTES:
+        print(f"{printable(clip.name)}: too many frames to keep their detail; worked small", file=sys.stderr)
+        frames = box.put(frames)
+    return Given(frames, shown, numbers, box, clip.rate(interval))
 
 
 def read_whole(clip: OwnClip, interval: int, most: int | None, size: Sized) -> Given:
@@ -207,7 +227,7 @@ def write_job(
 
     Args:
         job: says where; an output for each result.
-        made: frames (S, T, height, width, 3), or class ids (S, T, height, width), as the networks made them.
+        made: frames (S, T, H, W, 3), or class ids (S, T, H, W), at the networks' size or the user's.
         given: what it was made of.
         rows: of the strip.
         fps: frames per second; None for those of what was given.
@@ -222,12 +242,12 @@ def write_job(
         for part, result in zip(parts, made, strict=False):
             bar = _with_bar(result, len(result), f"writing {part.name}")
             if part.suffix.lower() == ".npy":
-                masks = (box.take_masks(mask) for mask in bar)
+                masks = (given.back(mask) for mask in bar)
                 write_masks(part, masks, (len(result), box.rows, box.columns))
             elif result.ndim == 3:
-                write_frames(part, (colors[box.take_masks(mask)] for mask in bar), rate)
+                write_frames(part, (colors[given.back(mask)] for mask in bar), rate)
             else:
-                write_frames(part, (box.take(frame) for frame in bar), rate)
+                write_frames(part, (given.back(frame) for frame in bar), rate)
         write_picture(parts[-1], _strip(job, rows))
 
 
@@ -239,15 +259,16 @@ def _strip(job: Job, rows: Sequence[Shown]) -> Pixels:
     return sheet(title, tiles)
 
 
-def made_row(made: Pixels, box: Letterbox, label: str) -> Shown:
-    """A strip's row of some frames of one result (T, height, width, 3), the last one among them."""
-    return [(f"{label}{place + 1}", thumbnail(box.take(made[place]))) for place in spread(len(made), COLUMNS)]
+def made_row(made: Pixels, given: Given, label: str) -> Shown:
+    """A strip's row of some frames of one result (T, H, W, 3), the last one among them."""
+    return [
+        (f"{label}{place + 1}", thumbnail(given.back(made[place]))) for place in spread(len(made), COLUMNS)
+    ]
 
 
 def beside_row(made: Pixels, given: Given, label: str) -> Shown:
     """A strip's row of what was made, frames or masks, of the frames that are shown as given."""
-    take = given.box.take if made.ndim == 4 else given.box.take_masks
-    return [(f"{label} {given.numbers[place]}", thumbnail(take(made[place]))) for place in given.shown]
+    return [(f"{label} {given.numbers[place]}", thumbnail(given.back(made[place]))) for place in given.shown]
 
 
 def thumbnail(picture: Pixels) -> Pixels:
