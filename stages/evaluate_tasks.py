@@ -25,7 +25,7 @@ from vdp.metrics.frame import frame_score
 from vdp.metrics.params import EvaluateTasksParams
 from vdp.metrics.tasks import TaskScores, blend, count_objects, nearest, object_statistics, task_table
 from vdp.models.codecs import load_frame_codec
-from vdp.params import PARAMS_FILE, ClipParams, UserError, read_section, read_value, run_stage
+from vdp.params import ClipParams, read_section, read_value, run_stage
 from vdp.tracking.mlflow_run import Tracker, track_stage
 from vdp.tracking.progress import progress
 from vdp.tracking.pyfunc import log_predictor
@@ -73,7 +73,6 @@ def main() -> None:
     clip = read_section(ClipParams, "clip")
     params = read_section(EvaluateTasksParams, "evaluate_tasks")
     degradations, seed = read_section(DegradeParams, "degrade"), read_value("seed")
-    check_between(params.between, clip.frames)
     model = load(MODELS)
     sampling = Sampling(sampler=params.sampler, steps=params.steps, temperature=params.temperature, seed=seed)
     sets = {
@@ -96,16 +95,6 @@ def main() -> None:
     print(task_table(scores))
     for name in sets.keys() - results.keys():
         print(f"{name}: {NOT_MEASURED}")
-
-
-def check_between(between: Sequence[int], frames: int) -> None:
-    """A gap needs a known frame on both of its sides."""
-    for count in between:
-        if count > frames - 2:
-            raise UserError(
-                f"{PARAMS_FILE}: evaluate_tasks.between={list(between)}: expected gaps of 1..{frames - 2} "
-                f"frames, as clip.frames={frames} and a frame is known on each side; leave out {count}"
-            )
 
 
 def true_clips(store: ClipStore, frames: int, count: int) -> list[TrueClip]:

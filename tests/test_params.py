@@ -351,6 +351,14 @@ def test_a_clip_that_latents_do_not_tile_is_refused():
             r"tasks\.interpolate=0\.1 needs known frames on both sides: raise train_denoiser\.known=1 to 2",
         ),
         (
+            {"evaluate_tasks.between": [1, 21]},
+            r"evaluate_tasks\.between=\[1, 21\]: expected gaps of 1 to 20 frames, .* leave out 21",
+        ),
+        (
+            {"evaluate_tasks.steps": 20, "diffusion.num_timesteps": 19, "predict.steps": 19},
+            r"evaluate_tasks\.steps=20 is more than diffusion\.num_timesteps=19",
+        ),
+        (
             {"train_denoiser.tasks.predict": 0.0},
             r"train_denoiser\.tasks\.predict=0\.0 is out of range: expected a number > 0",
         ),

@@ -29,6 +29,7 @@ def check_together(data: Any) -> None:
         (_check_tasks, {"clip", "encode_latents", "train_denoiser"}),
         (_check_schedule, {"diffusion", "predict"}),
         (_check_sampling, {"diffusion", "train_denoiser", "predict"}),
+        (_check_evaluation, {"clip", "diffusion", "evaluate_tasks"}),
         (_check_sources, {"simulate", "extract_frames"}),
         (_check_vote, {"codec", "pretrain_vae", "segment"}),
     ):
@@ -255,6 +256,23 @@ def _check_sampling(data: Any) -> None:
         raise UserError(
             f"{where}.context_noise={predict['context_noise']} is more than "
             f"train_denoiser.context_noise={train['context_noise']} has trained: lower it, or raise the other"
+        )
+
+
+def _check_evaluation(data: Any) -> None:
+    """Gaps that are measured have known frames on both sides, and the process has levels for the steps."""
+    frames, evaluate = data["clip"]["frames"], data["evaluate_tasks"]
+    where = f"{PARAMS_FILE}: evaluate_tasks"
+    widest = max(evaluate["between"])
+    if widest > frames - 2:
+        raise UserError(
+            f"{where}.between={evaluate['between']}: expected gaps of 1 to {frames - 2} frames, as "
+            f"clip.frames={frames} and a frame is known on each side; leave out {widest}"
+        )
+    levels = data["diffusion"]["num_timesteps"]
+    if evaluate["steps"] > levels:
+        raise UserError(
+            f"{where}.steps={evaluate['steps']} is more than diffusion.num_timesteps={levels}: lower it"
         )
 
 
