@@ -59,7 +59,8 @@ def networks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Copies:
     write_frames(Path("film.mp4"), iter(frames), 30)
     write_frames(Path("pictures"), iter(frames), 10)
     Path("text.mp4").write_text("no film")
-    Path("models").mkdir()
+    for name in ("codec", "denoiser"):
+        Path("models", name).mkdir(parents=True)
     networks = Copies()
     monkeypatch.setattr("vdp.commands.load_model", lambda folder: networks)
     return networks
@@ -129,7 +130,8 @@ def test_a_mistake_is_told_before_the_networks_are_loaded(networks):
     done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, env=here)
     assert (done.returncode, done.stdout) == (1, "False\n")
     assert done.stderr == (
-        "error: gone: no models there; make them with `make run`, or name their folder with --models\n"
+        "error: gone: no models there (folders codec and denoiser); make them with `make run`, or name their "
+        "folder with --models\n"
     )
 
 
@@ -155,6 +157,17 @@ def test_predictions_have_the_count_size_and_rate_that_were_asked_for(networks, 
         assert (len(frames), frames[0].shape, frame_rate(path)) == (7, (32, 52, 3), 10)
         assert frames[0].mean() == pytest.approx(180, abs=10)  # the last of frames 0, 3, 6 and 9
     assert "wrote a/b_1.mp4, a/b_2.mp4, a/b_strip.png: 7 frames of 52x32 each, in" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("words", ["predict film.mp4", "predict pictures", "interpolate pictures film.mp4"])
+def test_of_every_nth_frame_the_last_one_is_what_is_gone_on_from(networks, monkeypatch, words):
+    """Of frames 0 to 9, each 20 lighter than the one before, every fourth is 1, 5 and 9."""
+    given = []
+    way = "interpolate" if "interpolate" in words else "predict"
+    made = getattr(networks, way)
+    monkeypatch.setattr(networks, way, lambda clip, *rest: (given.append(clip), made(clip, *rest))[1])
+    assert call(monkeypatch, f"{words} --interval 4 --frames 1 -o new") == 0
+    assert [round(float(frame.mean()) / 20) for frame in given[0]] == [1, 5, 9]
 
 
 def test_frames_that_would_fill_the_memory_are_worked_small(networks, monkeypatch, capsys):

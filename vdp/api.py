@@ -74,6 +74,7 @@ class Sampling:
 
 
 LIKELIEST = Sampling(temperature=0.0)
+VARIED = Sampling(temperature=1.0)  # cooler clips from nothing are empty ones
 
 
 class Model:
@@ -127,7 +128,7 @@ class Model:
         futures = box.take(self._made(samples, made)[:, :frames])
         return self._with_detail(futures, [(clip[-1], box, known[:, -1:])], np.ones((frames, 1)))
 
-    def generate(self, count: int = 1, frames: int = 22, sampling: Sampling = Sampling()) -> Frames:
+    def generate(self, count: int = 1, frames: int = 22, sampling: Sampling = VARIED) -> Frames:
         """Clips from nothing; longer ones than those of the training are rolled out.
 
         Args:

@@ -89,7 +89,9 @@ Known = Annotated[
         show_default=False,
     ),
 ]
-Interval = Annotated[int, typer.Option("--interval", help="Take every n-th frame, from 1.")]
+Interval = Annotated[
+    int, typer.Option("--interval", help="Take every n-th frame; before what is predicted, from the last on.")
+]
 Samples = Annotated[int, typer.Option("--samples", help="Different results, 1 to 64.")]
 Sampler = Annotated[str, typer.Option("--sampler", help=f"One of {', '.join(SAMPLERS)}.")]
 Steps = Annotated[int, typer.Option("--steps", help="Sampling steps, 1 to 1000.")]
@@ -105,7 +107,7 @@ Fps = Annotated[
     float | None,
     typer.Option(
         "--fps",
-        help=f"Frames per second of what is written, 1 to 240; the clip's, {PICTURES_RATE:g} of pictures.",
+        help=f"Frames a second to write, 1 to 240; the clip's, 1 at least; {PICTURES_RATE:g} of pictures.",
         show_default=False,
     ),
 ]
@@ -199,9 +201,11 @@ def check_folder(models: str) -> None:
     Raises:
         FileNotFoundError: if not, naming the command that makes it.
     """
-    if not Path(models).expanduser().is_dir():
+    folder = Path(models).expanduser()
+    if not all((folder / name).is_dir() for name in ("codec", "denoiser")):
         raise FileNotFoundError(
-            f"{models}: no models there; make them with `make run`, or name their folder with --models"
+            f"{models}: no models there (folders codec and denoiser); make them with `make run`, or name "
+            "their folder with --models"
         )
 
 
@@ -247,7 +251,7 @@ def predict(
             doing = f"{of(samples, 'future')} of {of(frames, 'frame')} from {of(len(given.frames), 'frame')}"
             say_plan(job, given, f"{doing}: {settings}", seconds)
             continue
-        say_begin(job, f"predicting {of(samples, 'future')} of {of(frames, 'frame')}")
+        say_begin(job, given, f"predicting {of(samples, 'future')} of {of(frames, 'frame')}")
         made = model.predict(given.frames, frames, samples, settings.sampling())
         rows = [given.row() + made_row(result, given, "future +") for result in made]
         write_job(job, made, given, rows, fps, force)
@@ -260,7 +264,7 @@ def generate(
     frames: Annotated[int, typer.Option("--frames", help="Frames of each, 1 to 10000.")] = 22,
     sampler: Sampler = "ddim",
     steps: Steps = 10,
-    temperature: Temperature = 0.7,
+    temperature: Temperature = 1.0,
     guidance: Guidance = 1.0,
     eta: Eta = 0.0,
     seed: Seed = 0,
@@ -281,7 +285,7 @@ def generate(
         say_plan(job, given, f"{of(count, 'clip')} of {of(frames, 'frame')}: {settings}", seconds)
         return
     started = time.monotonic()
-    say_begin(job, f"generating {of(count, 'clip')} of {of(frames, 'frame')}")
+    say_begin(job, given, f"generating {of(count, 'clip')} of {of(frames, 'frame')}")
     made = model.generate(count, frames, settings.sampling())
     write_job(job, made, given, [made_row(result, given, "frame ") for result in made], fps, force)
     say_done(job, made, given, started)
@@ -331,7 +335,7 @@ def interpolate(
         doing = f"{of(samples, 'way')} of {of(frames, 'frame')} between the two: {settings}"
         say_plan(job, start, doing, seconds)
         return
-    say_begin(job, f"making {of(frames, 'frame')} between the two")
+    say_begin(job, start, f"making {of(frames, 'frame')} between the two")
     made = between(frames, samples, settings.sampling())
     first = ("given 1", thumbnail(start.box.take(end.small(0))))  # at the size of the frames before it
     rows = [[*start.row()[-1:], *made_row(result, start, "between "), first] for result in made]
@@ -370,7 +374,7 @@ def restore(
             times = max(job.clips[0].count(interval) / len(given.frames), 1)
             say_plan(job, given, f"each frame, restored: {settings}", seconds * times)
             continue
-        say_begin(job, f"restoring {of(len(given.frames), 'frame')}")
+        say_begin(job, given, f"restoring {of(len(given.frames), 'frame')}")
         made = model.restore(given.frames, settings.sampling())
         rows = [given.row(), beside_row(made, given, "restored")]
         write_job(job, made[None], given, rows, fps, force)
@@ -401,7 +405,7 @@ def segment(
             times = max(job.clips[0].count(interval) / len(given.frames), 1)
             say_plan(job, given, "a mask of each frame", seconds * times)
             continue
-        say_begin(job, f"segmenting {of(len(given.frames), 'frame')}")
+        say_begin(job, given, f"segmenting {of(len(given.frames), 'frame')}")
         masks = in_parts(given.frames, model.segment, "segmenting")
         rows = [given.row(), beside_row(masks, given, "mask")]
         write_job(job, masks[None], given, rows, fps, force)

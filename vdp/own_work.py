@@ -156,18 +156,29 @@ def read_end(
         UserError: if there are fewer than `known`.
         ValueError: if the clip does not decode; names the file.
     """
-    numbered = enumerate(_with_bar(clip.frames(interval), clip.count(interval), f"reading {clip.name}"))
+    offset = _offset_to_the_end(clip, interval) if last else 0
+    read = _with_bar(clip.frames(interval, offset), clip.count(interval), f"reading {clip.name}")
+    numbered = ((offset + place * interval + 1, frame) for place, frame in enumerate(read))
     kept = list(deque(numbered, known or useful) if last else islice(numbered, known or useful))
     if known:
         _check_known(clip, len(kept), known)
     frames = np.stack([frame for _, frame in kept])
     box = Letterbox(frames.shape[1], frames.shape[2], size.height, size.width)
     shown = {place: thumbnail(frames[place]) for place in spread(len(kept), GIVEN_COLUMNS)}
-    numbers = [number * interval + 1 for number, _ in kept]
+    numbers = [number for number, _ in kept]
     if max(making, len(kept)) * frames[0].nbytes > MOST_BYTES:
         print(f"{printable(clip.name)}: too many frames to keep their detail; worked small", file=sys.stderr)
         frames = box.put(frames)
     return Given(frames, shown, numbers, box, clip.rate(interval))
+
+
+def _offset_to_the_end(clip: OwnClip, interval: int) -> int:
+    """Frames to leave out before, so that the last frame is among every `interval`-th."""
+    if interval == 1:
+        return 0
+    # a header's count may be wrong: the frames are counted
+    total = sum(1 for _ in clip.frames()) if clip.is_video else clip.count()
+    return (total - 1) % interval
 
 
 def read_whole(clip: OwnClip, interval: int, most: int | None, size: Sized) -> Given:
@@ -307,10 +318,11 @@ def say_plan(job: Job, given: Given, doing: str, seconds: float) -> None:
     print(f"would take     about {duration(seconds)}")
 
 
-def say_begin(job: Job, doing: str) -> None:
-    """Say on stderr what begins, as it may take long."""
+def say_begin(job: Job, given: Given, doing: str) -> None:
+    """Say on stderr what begins, as it may take long, and at which size."""
+    doing = f"{doing}, at {given.box.width}x{given.box.height} pixels ..."
     names = ", ".join(clip.name for clip in job.clips)
-    print(printable(f"{names}: {doing} ..." if names else f"{doing} ..."), file=sys.stderr)
+    print(printable(f"{names}: {doing}" if names else doing), file=sys.stderr)
 
 
 def in_parts(frames: Pixels, make: Callable[[Pixels], Pixels], label: str) -> Pixels:

@@ -1,4 +1,4 @@
-"""Frames between two clips, clips from nothing and clips from degraded ones, by networks whose answer is known."""
+"""Frames between two clips, from nothing and from degraded ones, by networks whose answer is known."""
 
 import pytest
 import torch
@@ -35,7 +35,7 @@ def at(*times: float) -> Tensor:
 
 
 class Line:
-    """A denoiser that draws a straight line, in the times it is told, from the known frame before to that after."""
+    """A denoiser that draws a straight line, in the times it is told, between the known frames around."""
 
     joint = False
 

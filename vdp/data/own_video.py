@@ -34,15 +34,15 @@ class OwnClip:
     files: tuple[Path, ...]
     is_video: bool
 
-    def frames(self, interval: int = 1) -> Iterator[Pixels]:
-        """Every `interval`-th frame from the first on, (H, W, 3) uint8 RGB, decoded one at a time.
+    def frames(self, interval: int = 1, offset: int = 0) -> Iterator[Pixels]:
+        """Every `interval`-th frame, `offset` left out before, (H, W, 3) uint8 RGB, decoded one at a time.
 
         Raises:
             ValueError: if nothing decodes, or a frame has not the size of the first; names the file.
             OSError: if a file cannot be opened.
         """
         first: tuple[int, ...] = ()
-        for name, frame in self._decoded(Pace(interval)):
+        for name, frame in self._decoded(Pace(interval, offset=offset)):
             first = first or frame.shape
             if frame.shape != first:
                 raise ValueError(
@@ -77,7 +77,7 @@ class OwnClip:
             for number, frame in video_file.decode_frames(self.files[0], pace):
                 yield f"{self.files[0]}: frame {number + 1}", frame
         else:
-            for path in self.files[:: pace.interval]:
+            for path in self.files[pace.offset :: pace.interval]:
                 yield str(path), read_picture(path)
 
 

@@ -8,7 +8,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TypeVar
 
+import torch
 from pydantic import ValidationError
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -70,5 +72,28 @@ def load_config(folder: Path, schema: type[Config]) -> Config:
 
 
 def load_weights(network: nn.Module, folder: Path) -> None:
-    """Fill a network with the weights of a model folder; every name and shape must match."""
-    network.load_state_dict(load_file(folder / WEIGHTS))
+    """Fill a network with the weights of a model folder; every name and shape must match.
+
+    Raises:
+        FileNotFoundError: if there are no weights.
+        UserError: if the file is damaged, or has the weights of another network.
+    """
+    path = folder / WEIGHTS
+    again = "make the model again with `dvc repro --force`, or copy it whole"
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file, beside its {CONFIG}; {again}")
+    try:
+        weights = load_file(path)
+    except SafetensorError as error:
+        raise UserError(f"{path}: is damaged ({error}); {again}") from None
+    wanted = {name: value.shape for name, value in network.state_dict().items()}
+    strange = [name for name in wanted.keys() | weights.keys() if not _fits(name, wanted, weights)]
+    if strange:
+        raise UserError(
+            f"{path}: has not the weights that its {CONFIG} tells of, such as {min(strange)}; {again}"
+        )
+    network.load_state_dict(weights)
+
+
+def _fits(name: str, wanted: Mapping[str, torch.Size], weights: Mapping[str, Tensor]) -> bool:
+    return name in wanted and name in weights and wanted[name] == weights[name].shape
