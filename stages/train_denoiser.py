@@ -23,7 +23,7 @@ from vdp.diffusion.schedules import make_process
 from vdp.models.codecs import Codec, load_frame_codec
 from vdp.models.denoisers import build_denoiser
 from vdp.models.denoisers.params import DenoiserConfig, DenoiserParams
-from vdp.models.store import save_model
+from vdp.models.store import fingerprint, save_model
 from vdp.params import read_section, read_value, run_stage
 from vdp.pixels import to_uint8
 from vdp.tasks import TASKS, Task
@@ -97,6 +97,7 @@ def main() -> None:
         config = DenoiserConfig(
             denoiser=denoiser,
             diffusion=diffusion,
+            codec=fingerprint(codec),
             channels=train.channels,
             height=codec.factor * train.size[0],
             width=codec.factor * train.size[1],

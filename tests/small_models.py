@@ -12,7 +12,7 @@ from vdp.models.denoisers import build_denoiser
 from vdp.models.denoisers.params import DenoiserConfig, DenoiserParams
 from vdp.models.segmenters.params import SegmenterConfig, SegmenterParams
 from vdp.models.segmenters.unetpp import UnetPlusPlus
-from vdp.models.store import save_model
+from vdp.models.store import fingerprint, save_model
 from vdp.tasks import TASKS
 
 HEIGHT, WIDTH, CHANNELS = 32, 48, 4
@@ -46,7 +46,8 @@ def save_small_models(
     """Write codec, denoiser and segmenter of frames of 32x48 pixels below a folder, which is given back."""
     torch.manual_seed(0)
     vae = VaeParams.model_validate(VAE)
-    save_model(folder / "codec", Vae(vae, True), CodecConfig(name="vae", vae=vae, has_masks=True))
+    codec = Vae(vae, True)
+    save_model(folder / "codec", codec, CodecConfig(name="vae", vae=vae, has_masks=True))
     params = DenoiserParams.model_validate(
         {"name": "unet", "unet": UNET | {"temporal": temporal}, "dit": DIT}
     )
@@ -55,6 +56,7 @@ def save_small_models(
     config = DenoiserConfig[DiffusionParams](
         denoiser=params,
         diffusion=DiffusionParams.model_validate(DIFFUSION),
+        codec=fingerprint(codec),
         channels=CHANNELS,
         height=HEIGHT,
         width=WIDTH,
@@ -64,7 +66,7 @@ def save_small_models(
         targets=targets,
         span=4,
         drop_context=drop_context,
-        data_scale=dict.fromkeys(tasks, (0.5,) * CHANNELS),
+        data_scale={task: (0.3 + 0.2 * n,) * CHANNELS for n, task in enumerate(tasks)},
         latent_mean=(0.0,) * CHANNELS,
         latent_std=(1.0,) * CHANNELS,
     )

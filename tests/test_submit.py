@@ -25,7 +25,7 @@ from vdp.models.denoisers import build_denoiser
 from vdp.models.denoisers.params import DenoiserConfig, DenoiserParams
 from vdp.models.segmenters.params import SegmenterConfig, SegmenterParams
 from vdp.models.segmenters.unetpp import UnetPlusPlus
-from vdp.models.store import save_model
+from vdp.models.store import fingerprint, save_model
 from vdp.params import UserError, read_file
 from vdp.recipes import merged, read_recipe
 from vdp.submit import submit
@@ -50,10 +50,12 @@ def save_models(folder: Path, data: dict[str, dict[str, object]]) -> None:
     """Untrained networks, which give masks of noise."""
     torch.manual_seed(0)
     vae, denoiser = VaeParams.model_validate(data["vae"]), DenoiserParams.model_validate(data["denoiser"])
-    save_model(folder / "codec", Vae(vae, True), CodecConfig(name="vae", vae=vae, has_masks=True))
+    codec = Vae(vae, True)
+    save_model(folder / "codec", codec, CodecConfig(name="vae", vae=vae, has_masks=True))
     channels = vae.latent_channels
     config = DenoiserConfig[DiffusionParams](
         denoiser=denoiser, diffusion=DiffusionParams.model_validate(data["diffusion"]), channels=channels,
+        codec=fingerprint(codec),
         height=HEIGHT, width=WIDTH, tasks={"predict": 1.0}, known=3, gaps=[1, 2], targets=1, span=4,
         drop_context=0.0, data_scale={"predict": (1.0,) * channels}, latent_mean=(0.0,) * channels,
         latent_std=(1.0,) * channels,

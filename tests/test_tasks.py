@@ -178,7 +178,7 @@ def test_nothing_is_known_of_generated_frames():
     drawn = [draw_free(rng, 6, 2) for _ in range(100)]
     assert all(known == [] for known, _ in drawn)
     assert {tuple(wanted) for _, wanted in drawn} == {(n, n + 1) for n in range(5)}
-    with pytest.raises(ValueError, match="generate: 7 frames at once"):
+    with pytest.raises(ValueError, match="hop: 7 frames at once"):
         draw_free(rng, 6, 7)
 
 

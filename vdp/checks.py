@@ -168,7 +168,7 @@ def _check_tasks(data: Any) -> None:
                 f"so that gaps hold train_denoiser.targets={targets} and fit, with train_denoiser.known="
                 f"{known} frames around them, into clip.frames={frames}"
             )
-    if shares["generate"] > 0 and train["targets"] > frames:
+    if shares["generate"] + shares["restore"] > 0 and train["targets"] > frames:
         raise UserError(
             f"{PARAMS_FILE}: train_denoiser.targets={train['targets']} is more than clip.frames={frames}: "
             "lower it"

@@ -191,13 +191,17 @@ def draw_free(rng: np.random.Generator, frames: int, targets: int) -> tuple[list
     Raises:
         ValueError: if the clip is shorter.
     """
+    return [], _run_of(rng, frames, targets)
+
+
+def _run_of(rng: np.random.Generator, frames: int, targets: int) -> list[int]:
+    """Consecutive targets somewhere in a clip."""
     if targets > frames:
         raise ValueError(
-            f"generate: {targets} frames at once do not fit into clips of {frames}; "
-            "lower train_denoiser.targets"
+            f"hop: {targets} frames at once do not fit into clips of {frames}; lower train_denoiser.targets"
         )
     start = int(rng.integers(0, frames - targets + 1))
-    return [], list(range(start, start + targets))
+    return list(range(start, start + targets))
 
 
 def draw_degraded(
@@ -217,7 +221,7 @@ def draw_degraded(
     Raises:
         ValueError: if the clip is shorter.
     """
-    _, wanted = draw_free(rng, frames, targets)
+    wanted = _run_of(rng, frames, targets)
     return degraded_around(wanted, frames, max(known, targets)), wanted
 
 

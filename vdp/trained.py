@@ -21,6 +21,8 @@ from vdp.models.denoisers import load_denoiser
 from vdp.models.denoisers.dit import Dit
 from vdp.models.denoisers.params import DenoiserConfig
 from vdp.models.denoisers.unet import Unet
+from vdp.models.store import fingerprint
+from vdp.params import UserError
 from vdp.sampling.predict import predict
 from vdp.sampling.rollout import Strategy
 from vdp.tasks import TASKS, Task
@@ -81,11 +83,16 @@ def load_trained(models: Path, device: torch.device) -> Trained:
 
     Raises:
         FileNotFoundError: if a model is not there, naming the command that makes it.
-        UserError: if one is of another version.
+        UserError: if one is of another version, or they do not belong together.
     """
     codec = load_frame_codec(models / CODEC).to(device)
     denoiser = load_denoiser(models / DENOISER, device, DiffusionParams)
     config = denoiser.config
+    if config.codec != fingerprint(codec):
+        raise UserError(
+            f"{models / DENOISER}: was trained on the latents of another codec than {models / CODEC}: make "
+            "them anew by `dvc repro`, or take both from one run"
+        )
     process = make_process(config.diffusion)
     objectives = {
         task: Objective(process, denoiser.data_scale(task), config.diffusion.residual, task)

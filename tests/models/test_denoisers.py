@@ -341,6 +341,7 @@ def config_of(name: str) -> DenoiserConfig[DiffusionParams]:
     return DenoiserConfig(
         denoiser=denoiser_params(name),
         diffusion=diffusion_params("cosine", "v", residual=False),
+        codec="0123456789abcdef",
         channels=CHANNELS,
         height=40,
         width=56,

@@ -119,9 +119,7 @@ class HopBatches:
 
     def __call__(self, step: int, rng: np.random.Generator, rows: range) -> HopBatch:
         """Rows of the batch of a step; `rng` is that step's own and draws all but the clips."""
-        task = (
-            self.tasks[0] if len(self.tasks) == 1 else self.tasks[rng.choice(len(self.tasks), p=self._shares)]
-        )
+        task = self._task(rng)
         most = self.rule.known
         known = most if rng.random() < FULL_CONTEXT else int(rng.integers(1, most + 1))
         frames = self.latents.num_frames

@@ -3,6 +3,7 @@
 Further weights of the same network lie beside it, as `best.safetensors` does where the last ones are in use.
 """
 
+import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -93,6 +94,15 @@ def load_weights(network: nn.Module, folder: Path) -> None:
             f"{path}: has not the weights that its {CONFIG} tells of, such as {min(strange)}; {again}"
         )
     network.load_state_dict(weights)
+
+
+def fingerprint(network: nn.Module) -> str:
+    """Hash of all weights by their names: networks of one fingerprint give the same, whatever their file."""
+    digest = hashlib.sha256()
+    for name, value in sorted(network.state_dict().items()):
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+        digest.update(value.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:16]
 
 
 def _fits(name: str, wanted: Mapping[str, torch.Size], weights: Mapping[str, Tensor]) -> bool:

@@ -77,6 +77,7 @@ class DenoiserConfig(Params, Generic[Diffusion]):
 
     denoiser: DenoiserParams
     diffusion: Diffusion
+    codec: str  # fingerprint of the codec whose latents it was trained on
     channels: int  # of a latent
     height: int  # of the frames that it was trained on, pixels
     width: int
