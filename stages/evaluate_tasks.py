@@ -121,7 +121,7 @@ def evaluate(
 ) -> dict[str, Task]:
     """Those tasks of one test set to which there is a true answer."""
     tasks = {}
-    if "predict" in model.tasks:
+    if "predict" in model.tasks and model.every_frame:
         tasks["predict"] = predict(name, model, clips, known, params.shown, sampling)
     if "interpolate" in model.tasks:
         tasks["interpolate"] = interpolate(name, model, clips, params, sampling)

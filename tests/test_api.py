@@ -1,5 +1,6 @@
 """Trained models from Python: shapes, seeds, sizes and errors, with small untrained networks."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,10 @@ import torch
 
 import vdp
 from tests.small_models import HEIGHT, WIDTH, save_small_models
-from vdp.api import Model, load
+from vdp import checks
+from vdp.api import FIRST_TIME, Model, load
+from vdp.models.codecs.params import CodecConfig
+from vdp.models.store import save_model
 from vdp.params import UserError
 
 FAST = vdp.Sampling(steps=2)
@@ -70,6 +74,123 @@ def test_only_the_last_known_frames_count(model):
     assert not np.array_equal(
         model.predict(clip, frames=1, sampling=FAST), model.predict(changed, frames=1, sampling=FAST)
     )
+
+
+def test_every_known_frame_counts_and_not_the_last_alone(model):
+    clip = frames(4)
+    for place in range(4):
+        changed = clip.copy()
+        changed[place] = 255 - changed[place]
+        assert not np.array_equal(
+            model.predict(clip, frames=1, sampling=FAST), model.predict(changed, frames=1, sampling=FAST)
+        )
+
+
+def test_the_end_of_one_clip_is_joined_to_the_start_of_the_other(model):
+    """Of clips that are longer than any stride looks back, frames far from the gap count for nothing."""
+    clip, found = frames(40), {}
+    for end in ("before", "after"):
+        for place in (0, -1):
+            given = {"before": clip.copy(), "after": clip.copy()}
+            given[end][place] = 255 - given[end][place]
+            found[end, place] = model.interpolate(**given, frames=3, sampling=FAST)
+    plain = model.interpolate(clip, clip, frames=3, sampling=FAST)
+    same = {key: np.array_equal(plain, value) for key, value in found.items()}
+    assert same == {("before", 0): True, ("before", -1): False, ("after", 0): False, ("after", -1): True}
+
+
+def test_detail_is_taken_from_the_nearer_end_of_a_gap(model, monkeypatch):
+    weights = []
+    monkeypatch.setattr(
+        "vdp.api.with_detail", lambda made, known, seen, weight: (weights.append(weight), made)[1]
+    )
+    model.interpolate(frames(4), frames(4), frames=3, sampling=FAST)
+    assert weights[0].tolist() == [[0.75, 0.25], [0.5, 0.5], [0.25, 0.75]]
+
+
+def test_each_task_has_the_objective_and_the_scale_of_its_own(model, monkeypatch):
+    trained = model._trained
+    assert {task: objective.task for task, objective in trained.objectives.items()} == {
+        t: t for t in model.tasks
+    }
+    for task, objective in trained.objectives.items():
+        assert objective.scale.tolist() == pytest.approx(list(trained.config.data_scale[task]))
+    assert len({float(objective.scale[0]) for objective in trained.objectives.values()}) == 4
+    used = []
+    for name, places in (
+        ("generate", (1, 2)),
+        ("between", (6,)),
+        ("blended", (6,)),
+        ("restore", (3,)),
+        ("rollout", (3,)),
+    ):
+        real = getattr(vdp.api, name)
+
+        def spy(*given, name=name, places=places, real=real):
+            used.append((name, *(given[place].task for place in places)))
+            return real(*given)
+
+        monkeypatch.setattr(f"vdp.api.{name}", spy)
+    clip = frames(4)
+    model.generate(1, 2, FAST)
+    model.interpolate(clip, clip, 2, sampling=FAST)
+    model.interpolate(clip, clip, 2, latent=True, sampling=FAST)
+    model.restore(clip, FAST)
+    model.predict(clip, 1, sampling=FAST)
+    assert used == [
+        ("generate", "generate", "predict"), ("between", "interpolate"), ("blended", "generate"),
+        ("restore", "restore"), ("rollout", "predict"),
+    ]  # fmt: skip
+
+
+def test_a_clip_is_restored_without_chance_if_not_said(model):
+    clip = frames(5)
+    assert np.array_equal(model.restore(clip), model.restore(clip, vdp.Sampling(temperature=0.0, seed=5)))
+
+
+def test_what_is_asked_of_sampling_is_what_is_done(tmp_path):
+    model = load(save_small_models(tmp_path, drop_context=0.1), "cpu")
+    asked = vdp.Sampling(sampler="ddim", steps=4, temperature=0.3, guidance=3.0, eta=0.2)
+    strategy = model._strategy(asked, "predict")
+    assert (strategy.temperature, strategy.guidance, strategy.context_frames) == (0.3, 3.0, 4)
+    assert strategy.times.tolist() == [1.0, 0.75, 0.5, 0.25, 0.0]
+
+
+def test_a_network_that_gives_eps_starts_below_pure_noise(model, monkeypatch):
+    eps = model._trained.config.diffusion.model_copy(update={"prediction": "eps"})
+    config = model._trained.config.model_copy(update={"diffusion": eps})
+    blind = Model(replace(model._trained, config=config), Path())
+    assert 0.8 < blind._strategy(vdp.Sampling(steps=10), "predict").times[0] < 1
+    with pytest.raises(UserError, match="steps=3: too few"):
+        blind._strategy(vdp.Sampling(steps=3), "predict")
+    assert FIRST_TIME == checks.FIRST_TIME
+
+
+def test_a_denoiser_of_another_codec_is_refused(tmp_path):
+    save_small_models(tmp_path)
+    save_model(tmp_path / "codec", None, CodecConfig(name="pixel", vae=None, has_masks=False))
+    with pytest.raises(UserError, match="trained on the latents of another codec than .*codec"):
+        load(tmp_path)
+
+
+def test_damaged_weights_are_told_in_one_line(tmp_path):
+    path = save_small_models(tmp_path) / "denoiser/model.safetensors"
+    whole = path.read_bytes()
+    for content, message in (
+        (whole[: len(whole) // 2], "is damaged"),
+        (b"", "is damaged"),
+        (
+            (tmp_path / "codec/model.safetensors").read_bytes(),
+            "has not the weights that its config.json tells of",
+        ),
+    ):
+        path.write_bytes(content)
+        with pytest.raises(UserError, match=message) as error:
+            load(tmp_path)
+        assert "\n" not in str(error.value) and len(str(error.value)) < 400
+    path.unlink()
+    with pytest.raises(FileNotFoundError, match="no such file, beside its config.json"):
+        load(tmp_path)
 
 
 def test_later_frames_do_not_change_earlier_ones(model):

@@ -351,6 +351,22 @@ def test_a_clip_that_latents_do_not_tile_is_refused():
             r"tasks\.interpolate=0\.1 needs known frames on both sides: raise train_denoiser\.known=1 to 2",
         ),
         (
+            {
+                "train_denoiser.tasks.generate": 0.1,
+                "train_denoiser.gaps": [2, 3],
+                "predict.hops": [13, 15, 17, 19, 22],
+            },
+            r"tasks\.generate=0\.1 rolls clips out frame by frame, and train_denoiser\.gaps=\[2, 3\] lacks 1",
+        ),
+        (
+            {
+                "train_denoiser.tasks.restore": 0.1,
+                "encode_latents.degraded": 1,
+                "train_denoiser.targets": 30,
+            },
+            r"train_denoiser\.targets=30 is more than clip\.frames=22: lower it",
+        ),
+        (
             {"evaluate_tasks.between": [1, 21]},
             r"evaluate_tasks\.between=\[1, 21\]: expected gaps of 1 to 20 frames, .* leave out 21",
         ),

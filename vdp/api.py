@@ -33,6 +33,7 @@ Frames = NDArray[np.uint8]  # (T, H, W, 3), RGB
 Masks = NDArray[np.uint8]  # (T, H, W), class ids of vdp.classes
 SamplerName = Literal["ddpm", "ddim", "dpmpp", "euler", "heun"]
 
+FIRST_TIME = 0.8  # least time at which sampling may start from pure noise, as vdp.checks has it
 ROWS = 48  # futures, clips or hops that are made at once
 MOST_FRAMES = 10_000  # of one call: they are held in memory
 STRENGTH = 0.5  # diffusion time up to which the ends of a morph are noised
@@ -41,7 +42,7 @@ VOTE = 0.7  # weight of the codec's mask head beside UNet++, as segment.codec_vo
 
 def _whole(name: str, value: object, least: int, most: int) -> None:
     """Refuse what is no integer of a range."""
-    if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or not least <= value <= most:
         raise UserError(f"{name}={value!r}: expected a whole number from {least} to {most}")
 
 
@@ -84,12 +85,16 @@ class Model:
         height: of the frames that the networks work at, in pixels; others are resized to them and back.
         width: of these frames.
         tasks: what was learnt, of predict, interpolate, generate and restore.
+        every_frame: whether futures can be predicted without leaving frames out, as `predict` does.
     """
 
     def __init__(self, trained: Trained, folder: Path) -> None:
         config = trained.config
         self.height, self.width = config.height, config.width
         self.tasks: tuple[str, ...] = tuple(config.tasks)
+        self.every_frame = set(range(1, 1 + (config.targets if trained.network.joint else 1))) <= set(
+            config.gaps
+        )
         self._trained = trained
         self._folder = folder
         self._masks: MaskMaker | None = None
@@ -320,18 +325,28 @@ class Model:
                 f"guidance={sampling.guidance} needs a network that was trained without known pictures at "
                 "times: set train_denoiser.drop_context above 0 and train it, or guidance to 1"
             )
-        levels = config.diffusion.num_timesteps
-        if sampling.steps > levels:
-            raise UserError(f"steps={sampling.steps}: this model has {levels} noise levels; take fewer steps")
         return Strategy(
             hops=(),
             sampler=make_sampler(sampling.sampler, sampling.eta),
-            times=time_grid(sampling.steps, "trailing", levels),
+            times=self._times(sampling.steps),
             temperature=sampling.temperature,
             guidance=sampling.guidance,
             context_noise=0.0,
             context_frames=config.known,
         )
+
+    def _times(self, steps: int) -> Tensor:
+        """Sampling times; from just below pure noise where the network gives eps, which is blind there."""
+        diffusion = self._trained.config.diffusion
+        levels = diffusion.num_timesteps
+        if steps > levels:
+            raise UserError(f"steps={steps}: this model has {levels} noise levels; take fewer steps")
+        times = time_grid(steps, "leading" if diffusion.prediction == "eps" else "trailing", levels)
+        if times[0] < FIRST_TIME:
+            raise UserError(
+                f"steps={steps}: too few for a model that gives eps, which starts below pure noise"
+            )
+        return times
 
     def _noise(self, sampling: Sampling, like: Tensor, numbers: Sequence[int]) -> FutureNoise:
         """Noise for rows by their numbers, of the channels and positions of latents (C, T, h, w)."""
@@ -380,7 +395,7 @@ class Model:
         return self._masks
 
 
-def load(folder: str | Path = "data/models", device: torch.device | None = None) -> Model:
+def load(folder: str | Path = "data/models", device: torch.device | str | None = None) -> Model:
     """Trained networks from the folder that the pipeline, or `vdp.train`, wrote.
 
     Args:
@@ -392,7 +407,7 @@ def load(folder: str | Path = "data/models", device: torch.device | None = None)
         UserError: if it is one of another version.
     """
     folder = Path(folder)
-    return Model(load_trained(folder, device or pick_device()), folder)
+    return Model(load_trained(folder, pick_device() if device is None else torch.device(device)), folder)
 
 
 def clip_size(clip: Frames) -> tuple[int, int]:

@@ -26,7 +26,7 @@ def check_together(data: Any) -> None:
         (_check_gaps, {"clip", "train_denoiser", "predict"}),
         (_check_targets, {"denoiser", "train_denoiser", "predict"}),
         (_check_known, {"clip", "denoiser", "train_denoiser"}),
-        (_check_tasks, {"clip", "encode_latents", "train_denoiser"}),
+        (_check_tasks, {"clip", "encode_latents", "denoiser", "train_denoiser"}),
         (_check_schedule, {"diffusion", "predict"}),
         (_check_sampling, {"diffusion", "train_denoiser", "predict"}),
         (_check_evaluation, {"clip", "diffusion", "evaluate_tasks"}),
@@ -99,9 +99,7 @@ def _check_gaps(data: Any) -> None:
 def _check_targets(data: Any) -> None:
     """A network whose targets see each other is asked for as many of them at once as it was trained with."""
     train, denoiser = data["train_denoiser"], data["denoiser"]
-    unet, dit = denoiser["unet"], denoiser["dit"]
-    joint = unet["temporal"] if denoiser["name"] == "unet" else dit["attention"] != "one_way"
-    if not joint:
+    if not _is_joint(denoiser):
         return
     hops, targets = data["predict"]["hops"], train["targets"]
     for group in frame_groups(hops):
@@ -117,6 +115,13 @@ def _check_targets(data: Any) -> None:
             f"{PARAMS_FILE}: train_denoiser.own_context={train['own_context']} makes frames one by one, "
             f"which a network of hops of train_denoiser.targets={targets} does not know: set it to 0"
         )
+
+
+def _is_joint(denoiser: Any) -> bool:
+    """Whether the frames of a hop see each other."""
+    if denoiser["name"] == "unet":
+        return denoiser["unet"]["temporal"]
+    return denoiser["dit"]["attention"] != "one_way"
 
 
 def _check_known(data: Any) -> None:
@@ -167,6 +172,14 @@ def _check_tasks(data: Any) -> None:
                 f"{PARAMS_FILE}: train_denoiser.span={span}: expected {targets + 1} to {frames - known + 1}, "
                 f"so that gaps hold train_denoiser.targets={targets} and fit, with train_denoiser.known="
                 f"{known} frames around them, into clip.frames={frames}"
+            )
+    if shares["generate"] > 0:
+        together = set(range(1, 1 + (train["targets"] if _is_joint(data["denoiser"]) else 1)))
+        missing = sorted(together - set(train["gaps"]))
+        if missing:
+            raise UserError(
+                f"{where}.generate={shares['generate']} rolls clips out frame by frame, and "
+                f"train_denoiser.gaps={train['gaps']} lacks {missing[0]}: add it there, or set generate to 0"
             )
     if shares["generate"] + shares["restore"] > 0 and train["targets"] > frames:
         raise UserError(

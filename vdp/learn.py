@@ -8,20 +8,22 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import yaml
 from pydantic import JsonValue
 
 from vdp.api import Model, load
+from vdp.checks import check_single_frames
 from vdp.data.clips import ClipStore
 from vdp.data.extract import Job, Policy, extract
 from vdp.data.params import ExtractParams
 from vdp.data.sources.arrays import ArraySource, Video
 from vdp.data.sources.contract import ClipRule, Pace
-from vdp.files import replacing
-from vdp.params import PARAMS_FILE, ClipParams, UserError, check_data, read_file, validate
+from vdp.params import PARAMS_FILE, ClipParams, UserError, check_data, one_line, read_file, validate
 from vdp.recipes import RECIPES, merged
 
 PROJECT = Path(__file__).parents[1]
@@ -59,17 +61,18 @@ def train(
     """
     folder = Path(folder)
     if resume:
+        if recipe is not None or changes:
+            raise UserError("resume=True goes on with the folder's own params: leave recipe and changes out")
         if not (folder / CLIPS).is_dir():
             raise UserError(f"{folder}: there is no training to resume: call train without resume")
     elif folder.exists():
         raise UserError(f"{folder} exists already: name another folder, or go on with it by resume=True")
     else:
         _prepare(folder, videos, held_out, _params(recipe, changes or {}))
-    labelled = len(ClipStore(folder / CLIPS / "train").labelled) > 0
     _run(folder, "pretrain_vae", MODELS / "codec")
     _run(folder, "encode_latents", LATENTS)
     _run(folder, "train_denoiser", MODELS / "denoiser")
-    if labelled:
+    if _labelled(folder / CLIPS):
         _run(folder, "train_segmenter", MODELS / "segmenter")
     return load(folder / MODELS)
 
@@ -84,12 +87,15 @@ def _params(recipe: str | None, changes: Mapping[str, JsonValue]) -> dict[str, J
             raise UserError(f"recipe={recipe!r} is not there: known: {known}")
         data = merged(data, read_file(path))
     for name, value in changes.items():
+        if not isinstance(value, str | int | float | bool | list | dict | None):
+            raise UserError(f"changes: {name}={value!r}: expected a plain value, as in params.yaml")
         overlay: JsonValue = value
         for key in reversed(name.split(".")):
             overlay = {key: overlay}
         assert isinstance(overlay, dict)
         data = merged(data, overlay)
     check_data(data)
+    check_single_frames(data)
     return data
 
 
@@ -101,11 +107,13 @@ def _prepare(
 ) -> None:
     """Make the folder, whole or not at all: params, pipeline, code and clips."""
     train, val = _split(videos, held_out)
-    with replacing(folder) as part:
+    with _made_aside(folder) as part:
+        cut = validate(ExtractParams, params["extract_frames"], "extract_frames")
+        policy = Policy(cut.shard_mb, cut.on_bad_video == "skip", cut.max_bad_share, 1)
         jobs = {split: _job(chosen, params, split) for split, chosen in (("train", train), ("val", val))}
-        stores = extract(jobs, part / CLIPS, part / ".resume/extract_frames", Policy(256, False, 0.0, 1))
+        extract(jobs, part / CLIPS, part / ".resume/extract_frames", policy)
         (part / CLIPS / "unlabeled").mkdir()
-        if not len(stores["train"].labelled):  # nothing that a mask head could learn from
+        if not _labelled(part / CLIPS):  # nothing that a mask head could learn from
             params = merged(params, {"pretrain_vae": {"mask_weight": 0.0}, "segment": {"codec_vote": 0.0}})
         (part / PARAMS_FILE).write_text(yaml.safe_dump(params, sort_keys=False))
         shutil.copy(PROJECT / "dvc.yaml", part / "dvc.yaml")
@@ -113,10 +121,41 @@ def _prepare(
             (part / name).symlink_to(PROJECT / name, target_is_directory=True)
 
 
+@contextmanager
+def _made_aside(folder: Path) -> Iterator[Path]:
+    """A scratch folder that gets the name `folder` if the block ends well, and vanishes if not.
+
+    Raises:
+        UserError: if it cannot be made there, or something of that name has come up meanwhile.
+    """
+    try:
+        part = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be made ({one_line(error)}): name a folder that can") from None
+    try:
+        yield part
+        if folder.exists():
+            raise UserError(f"{folder} exists by now: name another folder")
+        part.chmod(0o755)  # mkdtemp's own is for one user alone
+        part.rename(folder)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
+def _labelled(clips: Path) -> bool:
+    """Whether there are masks to learn from and masks to validate on."""
+    return all(len(ClipStore(clips / split).labelled) for split in ("train", "val"))
+
+
 def _split(
     videos: Sequence[Video], held_out: Sequence[Video] | None
 ) -> tuple[Sequence[Video], Sequence[Video]]:
     """Videos to train on and to validate on."""
+    for name, given in (("videos", videos), ("held_out", held_out)):
+        if given is not None and not (
+            hasattr(given, "__len__") and hasattr(given, "__getitem__") and len(given)
+        ):
+            raise UserError(f"{name}: expected a sequence of one video or more, such as a list of arrays")
     if held_out is not None:
         return videos, held_out
     if len(videos) < 2:

@@ -27,6 +27,7 @@ from vdp.sampling.predict import predict
 from vdp.sampling.rollout import Strategy
 from vdp.tasks import TASKS, Task
 
+AT_ONCE = 48  # frames that are encoded together
 CODEC, DENOISER, SEGMENTER = "codec", "denoiser", "segmenter"  # folders of a models' folder
 
 
@@ -43,7 +44,7 @@ class Trained:
 
     def encode(self, frames: np.ndarray) -> Tensor:
         """Normalised latents of frames (T, H, W, 3) uint8: (C, T, h, w) in fp32, on the device."""
-        raw = encode_frames(self.codec.encode, frames, max(len(frames), 1), self.device)
+        raw = encode_frames(self.codec.encode, frames, AT_ONCE, self.device)
         return self.normalisation.apply(raw[None])[0]
 
     def decode(self, latents: Tensor) -> np.ndarray:

@@ -480,7 +480,9 @@ def test_tasks_are_drawn_by_their_shares(tmp_path):
 
 def test_one_task_alone_is_drawn_as_if_there_were_no_others(tmp_path):
     latents = telling_pairs(tmp_path)
-    alone, others = mixed_batches(latents, {"predict": 1.0}), mixed_batches(latents, MIX).of("predict")
+    rule = HopRule(4, [1, 2], 5, 1, 6)
+    alone = HopBatches(latents, 8, {"predict": 1.0}, rule, reverse=True, seed=3)
+    others = HopBatches(latents, 8, MIX, rule, reverse=True, seed=3).of("predict")
     for step in range(3):
         assert equal(hops_at(alone, step), hops_at(others, step))
 

@@ -74,3 +74,11 @@ def test_between_known_frames_a_change_is_measured_from_their_blend():
         objective = Objective(objective_of("flow", "flow", SCALE, True).process, SCALE, True, task)
         base = objective.base(known, index, target_index)
         assert bool((objective.to_data(target, base) != 0).any()) == changed
+
+
+def test_the_scale_between_known_frames_is_that_of_the_change_from_their_blend():
+    """Frames that move evenly, but for a constant of SCALE."""
+    index, target_index = torch.tensor([[0.0, 4.0]]), torch.tensor([[1.0, 2.0, 3.0]])
+    known, target = (7 * t[:, None, :, None, None].expand(-1, 2, -1, 3, 3) for t in (index, target_index))
+    hops = Hops(known, index, target + SCALE[:, None, None, None], target_index, "interpolate")
+    torch.testing.assert_close(data_scale([hops], residual=True), SCALE)

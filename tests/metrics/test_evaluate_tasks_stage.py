@@ -33,6 +33,7 @@ class TruthTeller:
     """Knows the true clips, and finds the one that it is asked about by one of its frames."""
 
     tasks: tuple[str, ...] = ("predict", "interpolate", "generate", "restore")
+    every_frame: bool = True
 
     def __init__(self, clips: list[np.ndarray]) -> None:
         self.clips = clips

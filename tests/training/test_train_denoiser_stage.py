@@ -12,11 +12,13 @@ from torch import nn
 from stages import train_denoiser
 from vdp.data.hop_batches import HopRule
 from vdp.data.latents import Normalisation, write_latents, write_statistics
+from vdp.diffusion.objective import data_scale
 from vdp.diffusion.own_context import OwnContext
 from vdp.diffusion.params import DiffusionParams
 from vdp.models.denoisers import load_denoiser
 from vdp.params import read_file
 from vdp.training.fit import Fitted
+from vdp.training.read_ahead import first_batches
 
 REPO = Path(__file__).parents[2]
 SMALL = {
@@ -104,6 +106,15 @@ def test_hops_are_those_that_params_ask_for_of_labelled_and_unlabelled_clips(fit
     assert 16 < drawn.count("predict") < 36 and drawn.count("restore") > 0  # of 40: 26 and 7 are expected
     seen = [batch.target[:, 0] for batch in hops]
     assert {float(value) for target in seen for value in target.unique()} == {1.0, 2.0}
+
+
+def test_each_task_is_scaled_by_hops_of_its_own(fitted):
+    batches, objectives = fitted.training.batches, fitted.training.loss.objectives
+    assert set(objectives) == set(SHARES)
+    for task, objective in objectives.items():
+        assert objective.task == task
+        scale = data_scale(first_batches(batches.of(task), 9), residual=False)
+        assert torch.equal(objective.scale, scale)
 
 
 def test_validation_is_on_clips_of_its_own_played_forwards(fitted):
