@@ -46,17 +46,16 @@ def nearest(before: Pixels, after: Pixels, count: int) -> Pixels:
 
 
 def count_objects(mask: Pixels, least: int) -> int:
-    """Objects in a mask: connected parts (of 8 neighbours) of one class, other than the background.
+    """Objects in a mask: connected parts (of 8 neighbours) that are no background, of whatever classes.
+
+    Objects that touch count as one, so that a blob of several classes is not counted for each of them.
 
     Args:
         mask: class ids, (H, W); 0 is the background.
         least: pixels that a part must have to be counted.
     """
-    found = 0
-    for label in np.unique(mask[mask > 0]):
-        parts = cv2.connectedComponentsWithStats((mask == label).astype(np.uint8), connectivity=8)[2]
-        found += int((parts[1:, cv2.CC_STAT_AREA] >= least).sum())  # the first is what is not the class
-    return found
+    parts = cv2.connectedComponentsWithStats((mask > 0).astype(np.uint8), connectivity=8)[2]
+    return int((parts[1:, cv2.CC_STAT_AREA] >= least).sum())  # the first is the background
 
 
 def object_statistics(counts: Sequence[int]) -> dict[str, float]:
