@@ -367,7 +367,7 @@ def test_a_clip_that_latents_do_not_tile_is_refused():
             r"train_denoiser\.targets=30 is more than clip\.frames=22: lower it",
         ),
         (
-            {"evaluate_tasks.between": [1, 21]},
+            {"evaluate_tasks.between": [1, 21], "train_denoiser.tasks.interpolate": 0.1},
             r"evaluate_tasks\.between=\[1, 21\]: expected gaps of 1 to 20 frames, .* leave out 21",
         ),
         (
@@ -541,7 +541,7 @@ def changed(changes: dict[str, object]) -> dict[str, Any]:
         },
         {"extract_frames.val": None, "extract_frames.val_share": 0.1},
         {"train_denoiser.tasks.interpolate": 0.1, "train_denoiser.span": 18},
-        {"train_denoiser.span": 2000},
+        {"train_denoiser.span": 2000, "evaluate_tasks.between": [21]},
         {"train_denoiser.tasks.restore": 0.1, "encode_latents.degraded": 1},
         {"train_denoiser.tasks.generate": 5.0},
     ],

@@ -29,7 +29,7 @@ def check_together(data: Any) -> None:
         (_check_tasks, {"clip", "encode_latents", "denoiser", "train_denoiser"}),
         (_check_schedule, {"diffusion", "predict"}),
         (_check_sampling, {"diffusion", "train_denoiser", "predict"}),
-        (_check_evaluation, {"clip", "diffusion", "evaluate_tasks"}),
+        (_check_evaluation, {"clip", "diffusion", "evaluate_tasks", "train_denoiser"}),
         (_check_sources, {"simulate", "extract_frames"}),
         (_check_vote, {"codec", "pretrain_vae", "segment"}),
     ):
@@ -277,7 +277,7 @@ def _check_evaluation(data: Any) -> None:
     frames, evaluate = data["clip"]["frames"], data["evaluate_tasks"]
     where = f"{PARAMS_FILE}: evaluate_tasks"
     widest = max(evaluate["between"])
-    if widest > frames - 2:
+    if data["train_denoiser"]["tasks"]["interpolate"] > 0 and widest > frames - 2:
         raise UserError(
             f"{where}.between={evaluate['between']}: expected gaps of 1 to {frames - 2} frames, as "
             f"clip.frames={frames} and a frame is known on each side; leave out {widest}"

@@ -118,6 +118,7 @@ def _places() -> str:
         "report": RESULTS / "report.html",
         "pictures": RESULTS / "strips",
         "scores": RESULTS / "metrics.json",
+        "tasks": RESULTS / "tasks.json",
         "predicted frames": Path("data/predictions"),
         "MLflow store": tracking_uri().removeprefix(f"sqlite:///{project_root()}/"),
     }
