@@ -95,6 +95,7 @@ def test_the_end_of_one_clip_is_joined_to_the_start_of_the_other(model):
             given[end][place] = 255 - given[end][place]
             found[end, place] = model.interpolate(**given, frames=3, sampling=FAST)
     plain = model.interpolate(clip, clip, frames=3, sampling=FAST)
+    assert np.array_equal(plain, model.interpolate(clip[-2:], clip[:2], frames=3, sampling=FAST))
     same = {key: np.array_equal(plain, value) for key, value in found.items()}
     assert same == {("before", 0): True, ("before", -1): False, ("after", 0): False, ("after", -1): True}
 
