@@ -1,10 +1,10 @@
 import numpy as np
 
-from vdp.data.detail import with_detail
+from vdp.data.detail import ALIKE, with_detail
 
 
 def pictures(count: int, seed: int) -> np.ndarray:
-    return np.random.default_rng(seed).integers(40, 216, (count, 12, 16, 3), dtype=np.uint8)
+    return np.random.default_rng(seed).integers(40, 190, (count, 12, 16, 3), dtype=np.uint8)
 
 
 def test_where_nothing_has_changed_the_known_frame_comes_back_as_it_is():
@@ -17,6 +17,14 @@ def test_what_shows_something_else_is_left_alone():
     known, seen = pictures(1, 0), pictures(1, 1)
     made = np.where(seen < 128, seen + 100, seen - 100).astype(np.uint8)
     assert (with_detail(made, known, seen, np.ones((1, 1))) == made).all()
+
+
+def test_the_less_alike_two_frames_are_the_less_detail_is_carried():
+    seen = pictures(1, 1)
+    for change in (0, 4, 8, 16, 60):
+        carried = with_detail(seen + np.uint8(change), seen + np.uint8(30), seen, np.ones((1, 1)))
+        gained = carried.astype(int) - seen - change
+        assert (gained == round(30 * np.exp(-((change / ALIKE) ** 2)))).all()
 
 
 def test_detail_stays_where_it_was_and_moves_nothing_else():
