@@ -4,6 +4,7 @@
 PYTHON ?= python3.11
 VENV ?= .venv
 PORT ?= 5000
+FREE_GB ?= 9
 BIN := $(abspath $(VENV))/bin
 PY := $(BIN)/python
 
@@ -36,6 +37,9 @@ $(VENV)/test.stamp: requirements-dev.txt $(VENV)/run.stamp
 	$(PY) -m pip install --disable-pip-version-check -r requirements-dev.txt
 	@touch $@
 
+# Installing takes 8 GB where the environment and pip's temporary files share a disk, and leaves 7.
 $(PY):
 	@command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) not found: install Python 3.11, or make PYTHON=..." >&2; exit 1; }
+	@mkdir -p $(dir $(abspath $(VENV))); free=$$(df -Pk $(dir $(abspath $(VENV))) | awk 'NR == 2 { print int($$4 / 1048576) }'); [ "$$free" -ge $(FREE_GB) ] || \
+	  { echo "$(VENV): the environment needs $(FREE_GB) GB of disk, $$free are free: free some, or make VENV=/elsewhere/venv" >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)

@@ -17,20 +17,17 @@ from vdp.api import Model, Sampling, load
 from vdp.data.clips import ClipStore, Pixels, test_sets
 from vdp.data.degrade import KINDS, degrade
 from vdp.data.degrade_params import DegradeParams
-from vdp.data.encode import decode_frames, encode_frames
 from vdp.data.write_video import write_frames
-from vdp.device import pick_device
 from vdp.files import replacing
 from vdp.metrics.frame import frame_score
 from vdp.metrics.params import EvaluateTasksParams
 from vdp.metrics.tasks import TaskScores, blend, count_objects, nearest, object_statistics, task_table
-from vdp.models.codecs import load_frame_codec
 from vdp.params import ClipParams, read_section, read_value, run_stage
 from vdp.tracking.mlflow_run import Tracker, track_stage
 from vdp.tracking.progress import progress
 from vdp.tracking.pyfunc import log_predictor
 from vdp.tracking.samples import sample_sheet
-from vdp.tracking.strips import Picture, encode_png
+from vdp.tracking.strips import Picture, encode_png, spread
 
 CLIPS = Path("data/clips")
 MODELS = Path("data/models")
@@ -100,13 +97,12 @@ def main() -> None:
 def true_clips(store: ClipStore, frames: int, count: int) -> list[TrueClip]:
     """Some clips of a test set, spread evenly over those that have all their frames."""
     whole = [i for i in range(len(store)) if store.num_frames(i) >= frames]
-    rows = np.linspace(0, len(whole) - 1, min(count, len(whole))).round().astype(int)
     paired = set(store.paired.tolist())
     return [
         TrueClip(
             store.name(i), store.frames(i)[:frames], store.conditions(i)[:frames] if i in paired else None
         )
-        for i in (whole[row] for row in rows)
+        for i in (whole[row] for row in spread(len(whole), count))
     ]
 
 
@@ -189,7 +185,7 @@ def restore(
 ) -> Task:
     """Clips restored from each kind of degradation, beside the degraded ones and what the codec loses."""
     truth = [clip.frames for clip in clips]
-    scores: dict[str, TaskScores] = {"codec": score(round_trips(clips), truth)}
+    scores: dict[str, TaskScores] = {"codec": score([model.round_trip(clip.frames) for clip in clips], truth)}
     rows: list[Row] = []
     film: dict[str, Pixels] = {}
     for kind, paired, inputs in degraded_clips(clips, degradations, sampling.seed):
@@ -217,17 +213,6 @@ def degraded_clips(
             rng = np.random.default_rng([seed, crc32(clip.name.encode()), KINDS.index(kind)])
             made[clip.name] = degrade(clip.frames, kind, (least + most) / 2, rng)
         yield kind, clips, made
-
-
-def round_trips(clips: list[TrueClip]) -> list[Pixels]:
-    """Clean clips encoded and decoded: no clip that is made by way of latents can be nearer to the truth."""
-    device = pick_device()
-    codec = load_frame_codec(MODELS / "codec").to(device)
-    answers = []
-    for clip in clips:
-        latents = encode_frames(codec.encode, clip.frames, len(clip.frames), device)
-        answers.append(decode_frames(codec.decode, latents[None], device)[0])
-    return answers
 
 
 def generate(model: Model, frames: int, params: EvaluateTasksParams, sampling: Sampling) -> Generated:
@@ -275,11 +260,6 @@ def compared(own: dict[str, float], name: str, simple: dict[str, float]) -> Task
 def rounded(values: dict[str, float]) -> dict[str, float]:
     """To the digits that results have."""
     return {name: round(value, 6) for name, value in values.items()}
-
-
-def spread(frames: int, count: int) -> list[int]:
-    """Some of the positions 0..frames-1, evenly, with both ends."""
-    return np.unique(np.linspace(0, frames - 1, min(count, frames)).round().astype(int)).tolist()
 
 
 # --- What a run leaves -----------------------------------------------------------------------------------

@@ -9,8 +9,7 @@ import torch
 
 import vdp
 from tests.small_models import HEIGHT, WIDTH, save_small_models
-from vdp import checks
-from vdp.api import FIRST_TIME, Model, load
+from vdp.api import Model, load
 from vdp.models.codecs.params import CodecConfig
 from vdp.models.store import save_model
 from vdp.params import UserError
@@ -149,6 +148,64 @@ def test_a_clip_is_restored_without_chance_if_not_said(model):
     assert np.array_equal(model.restore(clip), model.restore(clip, vdp.Sampling(temperature=0.0, seed=5)))
 
 
+def test_restored_frames_are_given_the_detail_of_their_own_degraded_ones(model, monkeypatch):
+    asked = []
+
+    def spy(made, given, seen):
+        asked.append((made, given, seen))
+        return given
+
+    monkeypatch.setattr("vdp.api.with_own_detail", spy)
+    clip = frames(5)
+    assert np.array_equal(model.restore(clip, FAST), clip)
+    ((made, given, seen),) = asked
+    assert np.array_equal(given, clip) and np.array_equal(seen, model.round_trip(clip))
+    assert not np.array_equal(made, seen)
+
+
+@pytest.mark.parametrize("size", [(2 * HEIGHT, 2 * WIDTH), (HEIGHT - 3, WIDTH + 2), (HEIGHT + 1, 9)])
+def test_at_full_size_every_pixel_of_a_larger_clip_is_worked_on(model, size):
+    clip, (below, right) = frames(5, *size), (-side % 4 for side in size)
+    restored = model.restore(clip, FAST, full_size=True)
+    assert restored.shape == clip.shape and not np.array_equal(restored, model.restore(clip, FAST))
+    whole = np.pad(clip, ((0, 0), (0, below), (0, right), (0, 0)), mode="edge")
+    config = model._trained.config.model_copy(update={"height": whole.shape[1], "width": whole.shape[2]})
+    larger = Model(replace(model._trained, config=config), Path())
+    assert np.array_equal(restored, larger.restore(whole, FAST)[:, : size[0], : size[1]])
+
+
+def test_at_full_size_a_clip_no_larger_than_the_networks_is_as_without(model):
+    for size in ((HEIGHT, WIDTH), (20, 30)):
+        clip = frames(4, *size)
+        assert np.array_equal(model.restore(clip, FAST, full_size=True), model.restore(clip, FAST))
+
+
+def test_how_many_frames_are_worked_on_together_changes_nothing_but_memory(model, monkeypatch):
+    trained = model._trained
+    assert [trained.at_once(HEIGHT * n, WIDTH * n) for n in (1, 2, 4, 100)] == [48, 12, 3, 1]
+    clip = frames(7, 2 * HEIGHT, WIDTH)
+    together = model.restore(clip, full_size=True)
+    monkeypatch.setattr("vdp.trained.AT_ONCE", 4)
+    assert trained.at_once(2 * HEIGHT, WIDTH) == 2
+    # sums of another order round differently
+    assert np.abs(model.restore(clip, full_size=True).astype(int) - together).max() <= 1
+
+
+def test_a_bar_is_shown_where_it_is_asked_for(model, monkeypatch, capsys):
+    monkeypatch.setattr("vdp.api.BAR_AFTER", 0.0)
+    model.restore(frames(2), FAST)
+    assert capsys.readouterr().err == ""
+    model.restore(frames(2), FAST, progress=True)
+    assert "restoring" in capsys.readouterr().err
+
+
+def test_a_round_trip_is_what_the_codec_makes_of_a_clip(model):
+    clip = frames(3)
+    trained = model._trained
+    assert np.array_equal(model.round_trip(clip), trained.decode(trained.encode(clip)[None])[0])
+    assert model.round_trip(frames(3, 17, 90)).shape == (3, 17, 90, 3)
+
+
 def test_what_is_asked_of_sampling_is_what_is_done(tmp_path):
     model = load(save_small_models(tmp_path, drop_context=0.1), "cpu")
     asked = vdp.Sampling(sampler="ddim", steps=4, temperature=0.3, guidance=3.0, eta=0.2)
@@ -164,7 +221,6 @@ def test_a_network_that_gives_eps_starts_below_pure_noise(model, monkeypatch):
     assert 0.8 < blind._strategy(vdp.Sampling(steps=10), "predict").times[0] < 1
     with pytest.raises(UserError, match="steps=3: too few"):
         blind._strategy(vdp.Sampling(steps=3), "predict")
-    assert FIRST_TIME == checks.FIRST_TIME
 
 
 def test_a_denoiser_of_another_codec_is_refused(tmp_path):

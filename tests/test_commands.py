@@ -40,8 +40,8 @@ class Copies:
         self.asked.append((before.shape, after.shape, latent))
         return self.predict(before, frames, samples, sampling)
 
-    def restore(self, clip, sampling):
-        self.asked.append(sampling.temperature)
+    def restore(self, clip, sampling, full_size=False, progress=False):
+        self.asked.append((clip.shape[1:3], sampling.temperature, full_size))
         return clip
 
     def segment(self, clip):
@@ -194,7 +194,31 @@ def test_what_is_restored_has_every_frame_and_comes_back_to_the_byte_at_the_netw
     write_frames(Path("small"), iter(frames), 10)
     assert call(monkeypatch, "restore small -o back") == 0
     assert np.array_equal(list(find_clip("back").frames()), frames)
-    assert networks.asked == [0.0]  # the likeliest, if not said
+    assert networks.asked == [((16, 24), 0.0, False)]  # the likeliest, if not said
+
+
+def test_clips_are_restored_at_their_own_size_where_that_is_asked_for_and_larger(
+    networks, monkeypatch, capsys
+):
+    rng = np.random.default_rng(0)
+    frames = [rng.integers(0, 256, (*SIZE, 3), np.uint8) for _ in range(3)]
+    write_frames(Path("large"), iter(frames), 10)
+    write_frames(Path("small"), iter(frame[:9, :9] for frame in frames), 10)
+    assert call(monkeypatch, "restore large small --full-size -o back") == 0
+    assert networks.asked == [(SIZE, 0.0, True), ((16, 24), 0.0, True)]
+    assert np.array_equal(list(find_clip("back_1").frames()), frames)
+    assert "at 51x31 pixels" in capsys.readouterr().err
+    assert call(monkeypatch, "restore large --full-size --dry-run") == 0
+    assert "would work at  51x31 pixels\n" in capsys.readouterr().out
+
+
+def test_more_frames_than_are_held_at_full_size_are_refused(networks, monkeypatch, capsys):
+    monkeypatch.setattr("vdp.own_work.MOST_BYTES", 9 * SIZE[0] * SIZE[1] * 3)
+    assert call(monkeypatch, "restore pictures --full-size -o back") == 1
+    assert "pictures: 10 frames of 51x31 are more than are held" in capsys.readouterr().err
+    assert call(monkeypatch, "restore pictures -o back") == 0
+    assert call(monkeypatch, "restore pictures --full-size --interval 2 -o half") == 0
+    assert find_clip("half").count() == 5
 
 
 def test_masks_are_class_ids_of_each_frame_or_their_colours(networks, monkeypatch):

@@ -15,6 +15,7 @@ from vdp import checks, tasks
 from vdp.checks import _signal, check_single_frames
 from vdp.diffusion.params import DiffusionParams
 from vdp.diffusion.schedules import make_process
+from vdp.hops import frame_groups, hop_gaps
 from vdp.params import (
     SECTIONS,
     ClipParams,
@@ -562,12 +563,17 @@ def test_the_signal_that_is_left_is_told_as_the_process_has_it(schedule, levels)
         assert _signal(data, level) == pytest.approx(alpha.item(), rel=1e-9)
 
 
-def test_what_the_checks_know_of_hops_is_what_training_and_prediction_do():
-    """The checks load neither torch nor the other sections' code, so they say it once more."""
+def test_what_the_checks_know_of_training_is_what_it_does():
+    """The checks do not load torch, so they say it once more."""
     assert checks.STRIDE == tasks.STRIDE
-    params = validate(PredictParams, read_file(REPO / "params.yaml")["predict"], "predict")
-    for hops in ([13, 22], [[13, 15], 22], [[13], [21, 22]]):
-        assert checks.frame_groups(hops) == params.model_copy(update={"hops": hops}).frame_groups
+
+
+def test_hops_are_groups_of_frames_at_distances_from_the_frame_before_them():
+    hops = [13, [14, 16], 22]
+    params = validate(PredictParams, read_file(REPO / "params.yaml")["predict"] | {"hops": hops}, "predict")
+    assert params.frame_groups == frame_groups(hops) == [[13], [14, 16], [22]]
+    assert params.frames == [13, 14, 16, 22]
+    assert hop_gaps(hops, 11) == {2, 1, 3, 6} and hop_gaps([12], 11) == {1}
 
 
 def test_frames_of_one_hop_need_not_be_trained_together_where_they_do_not_see_each_other():

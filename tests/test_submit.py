@@ -137,6 +137,17 @@ def untracked(name: str) -> Iterator[None]:
     yield
 
 
+def test_hops_that_the_denoiser_has_not_learnt_are_refused(project):
+    data = yaml.safe_load(Path("params.yaml").read_text())
+    data["train_denoiser"]["gaps"] = [1, 2, 3]  # of params.yaml, not of the models
+    data["predict"]["hops"] = [6]
+    Path("params.yaml").write_text(yaml.safe_dump(data))
+    assert refusal() == (
+        "predict.hops=[6] jumps 3 frames, which the denoiser in data/models has not learnt, but only 1, 2: "
+        "hop so, or run `dvc repro`"
+    )
+
+
 def test_a_submission_has_the_masks_of_the_pipeline_in_the_order_of_numbers(project, monkeypatch):
     assert run() == (4, 160, 240)
     result = torch.load("out.pt", weights_only=True)

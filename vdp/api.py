@@ -4,7 +4,8 @@ docs/api.md has an example of each.
 """
 
 import math
-from collections.abc import Callable, Sequence
+import sys
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, get_args
@@ -13,10 +14,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from tqdm import tqdm
 
-from vdp.data.detail import with_detail
+from vdp.data.detail import with_detail, with_own_detail
 from vdp.data.letterbox import Letterbox
 from vdp.device import autocast, pick_device
+from vdp.hops import FIRST_TIME
 from vdp.models.segmenters import load_segmenter
 from vdp.models.segmenters.masks import MaskMaker, decide
 from vdp.models.segmenters.params import SegmentParams
@@ -33,9 +36,9 @@ Frames = NDArray[np.uint8]  # (T, H, W, 3), RGB
 Masks = NDArray[np.uint8]  # (T, H, W), class ids of vdp.classes
 SamplerName = Literal["ddpm", "ddim", "dpmpp", "euler", "heun"]
 
-FIRST_TIME = 0.8  # least time at which sampling may start from pure noise, as vdp.checks has it
 ROWS = 48  # futures, clips or hops that are made at once
 MOST_FRAMES = 10_000  # of one call: they are held in memory
+BAR_AFTER = 2.0  # seconds
 STRENGTH = 0.5  # diffusion time up to which the ends of a morph are noised
 VOTE = 0.7  # weight of the codec's mask head beside UNet++, as segment.codec_vote
 
@@ -222,12 +225,21 @@ class Model:
         ends = [(before[-1], box, left[:, -1:]), (after[0], other, right[:, :1])]
         return self._with_detail(found, ends, np.stack([1 - share, share], axis=1))
 
-    def restore(self, clip: Frames, sampling: Sampling = LIKELIEST) -> Frames:
+    def restore(
+        self,
+        clip: Frames,
+        sampling: Sampling = LIKELIEST,
+        full_size: bool = False,
+        progress: bool = False,
+    ) -> Frames:
         """A clip without its noise, blur, darkness or blocks, as far as the model has learnt them.
 
         Args:
             clip: (T, H, W, 3) uint8 RGB of any size.
             sampling: how it is sampled; without noise by default, which comes nearest to the truth.
+            full_size: work at the clip's own size where it is larger than the networks': sharper, and as much
+                slower as there are more pixels. The networks see everything larger than in their training.
+            progress: show a bar on stderr where it takes long.
 
         Returns:
             The shape of `clip`.
@@ -237,7 +249,16 @@ class Model:
         """
         box = self._box("clip", clip)
         trained, strategy = self._trained, self._strategy(sampling, "restore")
-        degraded = trained.encode(box.put(clip))
+        full_size = full_size and (box.rows > self.height or box.columns > self.width)
+        frames = self._padded(clip) if full_size else box.put(clip)
+        degraded = trained.encode(frames)
+
+        def watched(parts: Sequence[Sequence[int]]) -> Iterable[Sequence[int]]:
+            label = "restoring"
+            return tqdm(
+                parts, label, file=sys.stderr, delay=BAR_AFTER, leave=False, unit="part", disable=not progress
+            )
+
         with torch.inference_mode(), autocast(trained.device):
             made = restore(
                 trained.network,
@@ -246,9 +267,26 @@ class Model:
                 trained.objectives["restore"],
                 strategy,
                 lambda starts: self._noise(sampling, degraded, starts),
-                ROWS,
+                trained.at_once(*frames.shape[1:3]),
+                watched,
             )
-        return box.take(self._decoded(made[None])[0])
+        restored = with_own_detail(self._decoded(made[None])[0], frames, self._decoded(degraded[None])[0])
+        return restored[:, : box.rows, : box.columns] if full_size else box.take(restored)
+
+    def round_trip(self, clip: Frames) -> Frames:
+        """A clip as the codec gives it back: what any frame that is made by way of latents loses.
+
+        Args:
+            clip: (T, H, W, 3) uint8 RGB of any size.
+
+        Returns:
+            The shape of `clip`.
+
+        Raises:
+            UserError: if the clip is not such.
+        """
+        box = self._box("clip", clip)
+        return box.take(self._decoded(self._trained.encode(box.put(clip))[None])[0])
 
     def segment(self, clip: Frames) -> Masks:
         """The class of every pixel of a clip's frames, each frame for itself.
@@ -312,6 +350,12 @@ class Model:
             raise UserError(f"{name}: {len(clip)} frames are more than {MOST_FRAMES}: cut it into parts")
         return Letterbox(clip.shape[1], clip.shape[2], self.height, self.width)
 
+    def _padded(self, clip: Frames) -> Frames:
+        """A clip with edges repeated below and to the right, to a size that the codec takes."""
+        factor = self._trained.codec.factor
+        below, right = (-size % factor for size in clip_size(clip))
+        return np.pad(clip, ((0, 0), (0, below), (0, right), (0, 0)), mode="edge")
+
     def _strategy(self, sampling: Sampling, task: str) -> Strategy:
         """How a task is sampled, its hops left open."""
         config = self._trained.config
@@ -372,8 +416,10 @@ class Model:
 
     def _decoded(self, latents: Tensor) -> Frames:
         """Frames of normalised latents, (B, C, T, h, w) -> (B, T, height, width, 3)."""
+        factor = self._trained.codec.factor
+        at_once = self._trained.at_once(latents.shape[-2] * factor, latents.shape[-1] * factor)
         rows = [
-            np.concatenate([self._trained.decode(part[None])[0] for part in row.split(ROWS, dim=1)])
+            np.concatenate([self._trained.decode(part[None])[0] for part in row.split(at_once, dim=1)])
             for row in latents
         ]
         return np.stack(rows)

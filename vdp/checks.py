@@ -3,11 +3,11 @@
 import math
 from typing import Any
 
+from vdp.hops import FIRST_TIME, frame_groups, hop_gaps
 from vdp.params import PARAMS_FILE, UserError
 
 MOST_SIGNAL = 0.1  # share of the signal's amplitude that may be left where sampling starts from pure noise
 LEAST_SIGNAL = 1e-3  # that has to be left where the network gives eps, by which x0 is divided
-FIRST_TIME = 0.8  # least time at which sampling may start from pure noise
 STRIDE = 2  # of vdp.tasks: frames between hops in training
 
 
@@ -55,11 +55,6 @@ def check_single_frames(data: Any) -> None:
         )
 
 
-def frame_groups(hops: list[int | list[int]]) -> list[list[int]]:
-    """Hops of params.yaml, each as the list of its frame numbers."""
-    return [hop if isinstance(hop, list) else [hop] for hop in hops]
-
-
 def _check_hops(data: Any) -> None:
     """The rollout has to go forward, from the frame after the known ones to the scored frame."""
     clip, hops = data["clip"], data["predict"]["hops"]
@@ -79,10 +74,7 @@ def _check_hops(data: Any) -> None:
 def _check_gaps(data: Any) -> None:
     """What predict asks of the denoiser has to be what it was trained for."""
     train, clip, hops = data["train_denoiser"], data["clip"], data["predict"]["hops"]
-    groups = frame_groups(hops)
-    starts = [clip["known"], *(group[-1] for group in groups)]
-    gaps = {frame - start for start, group in zip(starts, groups, strict=False) for frame in group}
-    strange = sorted(gaps - set(train["gaps"]))
+    strange = sorted(hop_gaps(hops, clip["known"]) - set(train["gaps"]))
     if strange:
         raise UserError(
             f"{PARAMS_FILE}: predict.hops={hops} jumps {strange[0]} frames, which "

@@ -34,6 +34,7 @@ from vdp.own_work import (
     say_plan,
     seconds_of,
     thumbnail,
+    work_size,
     write_job,
 )
 from vdp.params import UserError
@@ -109,6 +110,12 @@ Fps = Annotated[
         "--fps",
         help=f"Frames a second to write, 1 to 240; the clip's, 1 at least; {PICTURES_RATE:g} of pictures.",
         show_default=False,
+    ),
+]
+FullSize = Annotated[
+    bool,
+    typer.Option(
+        "--full-size", help="Work at the clip's own size where it is larger: sharper, and much slower."
     ),
 ]
 Force = Annotated[bool, typer.Option("--force", help="Replace what is there.")]
@@ -346,6 +353,7 @@ def interpolate(
 def restore(
     clips: Clips,
     out: Out = "restored.mp4",
+    full_size: FullSize = False,
     interval: Interval = 1,
     sampler: Sampler = "ddim",
     steps: Steps = 10,
@@ -368,14 +376,15 @@ def restore(
     model = load_model(models)
     for job in jobs:
         started = time.monotonic()
-        given = read_whole(job.clips[0], interval, TRIED if dry_run else None, model)
+        size = work_size(job.clips[0], model, full_size)
+        given = read_whole(job.clips[0], interval, TRIED if dry_run else None, size)
         if dry_run:
-            seconds = settings.about(functools.partial(model.restore, given.frames))
+            seconds = settings.about(functools.partial(model.restore, given.frames, full_size=full_size))
             times = max(job.clips[0].count(interval) / len(given.frames), 1)
             say_plan(job, given, f"each frame, restored: {settings}", seconds * times)
             continue
         say_begin(job, given, f"restoring {of(len(given.frames), 'frame')}")
-        made = model.restore(given.frames, settings.sampling())
+        made = model.restore(given.frames, settings.sampling(), full_size, progress=True)
         rows = [given.row(), beside_row(made, given, "restored")]
         write_job(job, made[None], given, rows, fps, force)
         say_done(job, made[None], given, started)

@@ -22,7 +22,7 @@ from vdp.data.letterbox import Letterbox
 from vdp.data.own_video import PICTURES_RATE, OwnClip
 from vdp.data.write_video import MOVING, check_places, in_place, write_frames, write_masks, write_picture
 from vdp.params import UserError, printable
-from vdp.tracking.strips import LEGEND, TILE_WIDTH, class_colors, mask_tile, sheet, tile
+from vdp.tracking.strips import LEGEND, TILE_WIDTH, class_colors, mask_tile, sheet, spread, tile
 
 LONGEST = 10_000  # frames of a video that is worked on whole: all are held at the networks' size
 MOST_BYTES = 2**30  # of frames that are held at the user's size
@@ -38,6 +38,17 @@ Shown = list[tuple[str, Pixels]]  # captions and pictures of a row of a strip
 
 class Sized(Protocol):
     """Networks that work at one size in pixels."""
+
+    @property
+    def height(self) -> int: ...
+
+    @property
+    def width(self) -> int: ...
+
+
+@dataclass(frozen=True)
+class Size:
+    """A size in pixels that is worked at in place of the networks' own."""
 
     height: int
     width: int
@@ -185,7 +196,7 @@ def read_whole(clip: OwnClip, interval: int, most: int | None, size: Sized) -> G
     """All frames of a clip, or the first `most`.
 
     Raises:
-        UserError: if there are more than can be worked on.
+        UserError: if there are more than can be worked on, or than memory is meant to hold of this size.
         ValueError: if the clip does not decode; names the file.
     """
     total = clip.count(interval)
@@ -196,6 +207,11 @@ def read_whole(clip: OwnClip, interval: int, most: int | None, size: Sized) -> G
                 f"{clip.name}: has more than {LONGEST} frames; take fewer with --interval, or cut the video"
             )
         kept.append(box.put(frame))
+        if isinstance(size, Size) and len(kept) * kept[0].nbytes > MOST_BYTES:
+            raise UserError(
+                f"{clip.name}: {len(kept)} frames of {box.width}x{box.height} are more than are held; take "
+                "fewer with --interval, cut the video, or leave out --full-size"
+            )
         if place % every == 0:
             shown[place] = thumbnail(frame)
         if len(shown) > 2 * COLUMNS:  # how long the video is is known at its end: thin them out on the way
@@ -205,6 +221,17 @@ def read_whole(clip: OwnClip, interval: int, most: int | None, size: Sized) -> G
     numbers = [place * interval + 1 for place in range(len(kept))]
     pictures = {place: shown[place] for place in chosen}
     return Given(np.stack(kept), pictures, numbers, box, clip.rate(interval))
+
+
+def work_size(clip: OwnClip, size: Sized, full: bool) -> Sized:
+    """The size that a clip is worked at: its own if that is asked for and larger than the networks'.
+
+    Raises:
+        ValueError: if the clip does not decode; names the file.
+    """
+    rows, columns = clip.size()
+    larger = rows > size.height or columns > size.width
+    return Size(rows, columns) if full and larger else size
 
 
 def read_nothing(size: Sized) -> Given:
@@ -292,11 +319,6 @@ def thumbnail(picture: Pixels) -> Pixels:
         picture = cv2.resize(picture, size, interpolation=how).astype(np.uint8, copy=False)
     beside = max(0, -(-picture.shape[0] // TALLEST) - picture.shape[1])
     return np.pad(picture, ((0, 0), (0, beside), (0, 0))[: picture.ndim], mode="edge")
-
-
-def spread(count: int, most: int) -> list[int]:
-    """Places among `count` that are evenly spread; the last one and, of several, the first are among them."""
-    return [round(place) for place in np.linspace(count - 1, 0, min(count, most))][::-1]
 
 
 # --- Saying ----------------------------------------------------------------------------------------------

@@ -24,6 +24,7 @@ from vdp.data.sources.competition import FOLDER, PICTURE, CompetitionSource
 from vdp.data.sources.contract import ClipRule, Pace
 from vdp.data.sources.walk import list_folder
 from vdp.device import pick_device
+from vdp.hops import hop_gaps
 from vdp.models.segmenters import load_segmenter
 from vdp.models.segmenters.masks import MaskMaker
 from vdp.models.segmenters.params import SegmentParams
@@ -114,9 +115,15 @@ def _load_predictor(models: Path, clip: ClipParams) -> Predictor:
             f"clip.height={size[0]}, clip.width={size[1]}: the denoiser in {models} has learnt from frames "
             f"of {learnt[0]} and {learnt[1]}: set these, or run `dvc repro`"
         )
+    params, gaps = read_section(PredictParams, "predict"), trained.config.gaps
+    if strange := sorted(hop_gaps(params.hops, clip.known) - set(gaps)):
+        raise UserError(
+            f"predict.hops={params.hops} jumps {strange[0]} frames, which the denoiser in {models} has not "
+            f"learnt, but only {', '.join(map(str, gaps))}: hop so, or run `dvc repro`"
+        )
     segmenter = load_segmenter(models / SEGMENTER).to(device)
     maker = MaskMaker(segmenter, trained.codec, read_section(SegmentParams, "segment"), device)
-    return Predictor(trained, maker, read_section(PredictParams, "predict"), read_value("seed"))
+    return Predictor(trained, maker, params, read_value("seed"))
 
 
 def _rule(clip: ClipParams) -> ClipRule:

@@ -27,7 +27,7 @@ from vdp.sampling.predict import predict
 from vdp.sampling.rollout import Strategy
 from vdp.tasks import TASKS, Task
 
-AT_ONCE = 48  # frames that are encoded together
+AT_ONCE = 48  # frames of the networks' size that are worked on together
 CODEC, DENOISER, SEGMENTER = "codec", "denoiser", "segmenter"  # folders of a models' folder
 
 
@@ -42,9 +42,13 @@ class Trained:
     objectives: Mapping[Task, Objective]  # of each task that was learnt
     device: torch.device
 
+    def at_once(self, height: int, width: int) -> int:
+        """How many frames of a size are worked on together: as many pixels as of the networks' size."""
+        return max(1, AT_ONCE * self.config.height * self.config.width // (height * width))
+
     def encode(self, frames: np.ndarray) -> Tensor:
         """Normalised latents of frames (T, H, W, 3) uint8: (C, T, h, w) in fp32, on the device."""
-        raw = encode_frames(self.codec.encode, frames, AT_ONCE, self.device)
+        raw = encode_frames(self.codec.encode, frames, self.at_once(*frames.shape[1:3]), self.device)
         return self.normalisation.apply(raw[None])[0]
 
     def decode(self, latents: Tensor) -> np.ndarray:

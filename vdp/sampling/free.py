@@ -3,7 +3,7 @@
 Shapes: B clips, C channels, F frames, K degraded frames around a hop's, h x w latent positions.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import TypeVar
 
@@ -67,6 +67,7 @@ def restore(
     strategy: Strategy,
     normal_of: Callable[[Sequence[int]], Normal],
     rows: int,
+    watched: Callable[[Sequence[Sequence[int]]], Iterable[Sequence[int]]] = iter,
 ) -> Tensor:
     """A clip without its degradation: each frame, or group of frames, from the degraded ones around it.
 
@@ -78,6 +79,7 @@ def restore(
         strategy: sampler and its times; its hops are not used.
         normal_of: gives the noise of hops that start at some frames.
         rows: hops that are made at once.
+        watched: goes over the parts of the work, such as with a bar.
 
     Returns:
         The shape of `degraded`.
@@ -91,7 +93,7 @@ def restore(
     hop = tuple(float(step) for step in range(size))
     strategy = replace(strategy, hops=(hop,), context_frames=count)
     restored = torch.empty_like(degraded)
-    for chunk in (starts[first : first + rows] for first in range(0, len(starts), rows)):
+    for chunk in watched([starts[first : first + rows] for first in range(0, len(starts), rows)]):
         around = [degraded_around(range(start, start + size), frames, count) for start in chunk]
         places = torch.tensor(around, device=degraded.device)  # (rows, K)
         index = places - torch.tensor(chunk, device=degraded.device)[:, None]

@@ -4,6 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from vdp.hops import frame_groups
 from vdp.params import Params
 
 FrameNumber = Annotated[int, Field(ge=2)]  # 1-based
@@ -27,7 +28,7 @@ class PredictParams(Params):
     @property
     def frame_groups(self) -> list[list[int]]:
         """The hops, each as the list of its frame numbers."""
-        return [hop if isinstance(hop, list) else [hop] for hop in self.hops]
+        return frame_groups(self.hops)
 
     @property
     def frames(self) -> list[int]:
