@@ -10,7 +10,7 @@ from vdp.data.clips import Pixels
 
 ALIKE = 8.0  # of 255: frames that differ by as much show something else
 UNTOUCHED = 3.0  # of 255: surroundings that restoring has changed by as much had something to restore
-AROUND = 9  # pixels a side of the surroundings, where noise shows even if it spares a pixel
+AROUND = 21  # pixels a side of the surroundings, where noise shows even if it spares a pixel
 
 
 def with_detail(made: Pixels, known: Pixels, seen: Pixels, weight: NDArray[np.float64]) -> Pixels:
