@@ -1,0 +1,53 @@
+"""What restoring at a clip's own size is worth and costs: `python -m bench.restore_size CLIP ...`.
+
+Clips are video files, folders of pictures or globs, larger than the networks' frames. Each is degraded at its
+own size by each kind that section `degrade` of params.yaml has on, at the middle of its range, and restored
+at the networks' size and at its own, in turn. PSNR is over all frames; the ratio is of wall-clock seconds.
+"""
+
+import argparse
+import time
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+
+import vdp
+from vdp.data.clips import Pixels
+from vdp.data.degrade import KINDS, degrade
+from vdp.data.degrade_params import DegradeParams
+from vdp.data.own_video import find_clips
+from vdp.metrics.frame import frame_score
+from vdp.params import read_section, run_stage
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("clips", nargs="+", help="video files, folders of pictures, or globs in quotes")
+    parser.add_argument("--models", default="data/models", help="folder of networks that have learnt restore")
+    parser.add_argument(
+        "--frames", type=int, default=22, help="first frames of each clip, at most; 1 or more"
+    )
+    args = parser.parse_args()
+    model = vdp.load(Path(args.models))
+    truth = [np.stack(list(islice(clip.frames(), args.frames))) for clip in find_clips(args.clips)]
+    print(f"| {len(truth)} clips | degraded | {model.width}x{model.height} | full size | seconds, ratio |")
+    print("|---|---:|---:|---:|---:|")
+    for kind, (least, most) in read_section(DegradeParams, "degrade").ranges.items():
+        answers: dict[str, list[Pixels]] = {"degraded": [], "small": [], "full": []}
+        seconds = {"small": 0.0, "full": 0.0}
+        for number, frames in enumerate(truth):
+            rng = np.random.default_rng([number, KINDS.index(kind)])
+            given = degrade(frames, kind, (least + most) / 2, rng)
+            answers["degraded"].append(given)
+            for size in seconds:
+                started = time.perf_counter()
+                answers[size].append(model.restore(given, full_size=size == "full"))
+                seconds[size] += time.perf_counter() - started
+        scores = [frame_score(zip(made, truth, strict=True)).psnr for made in answers.values()]
+        row = [kind, *(f"{score:.2f} dB" for score in scores), f"{seconds['full'] / seconds['small']:.1f}"]
+        print(f"| {' | '.join(row)} |", flush=True)
+
+
+if __name__ == "__main__":
+    run_stage(main)
