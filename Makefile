@@ -40,6 +40,6 @@ $(VENV)/test.stamp: requirements-dev.txt $(VENV)/run.stamp
 # Installing takes 8 GB where the environment and pip's temporary files share a disk, and leaves 7.
 $(PY):
 	@command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) not found: install Python 3.11, or make PYTHON=..." >&2; exit 1; }
-	@mkdir -p $(dir $(abspath $(VENV))); free=$$(df -Pk $(dir $(abspath $(VENV))) | awk 'NR == 2 { print int($$4 / 1048576) }'); [ "$$free" -ge $(FREE_GB) ] || \
-	  { echo "$(VENV): the environment needs $(FREE_GB) GB of disk, $$free are free: free some, or make VENV=/elsewhere/venv" >&2; exit 1; }
+	@disk="$(abspath $(VENV))"; while [ ! -d "$$disk" ]; do disk=$$(dirname "$$disk"); done; \
+	df -Pk "$$disk" | awk 'NR == 2 { free = $$4 / 1048576; if (free < $(FREE_GB)) { printf "$(VENV): the environment needs $(FREE_GB) GB of disk, %.1f are free: free some, make VENV=/elsewhere/venv, or make FREE_GB=0 to try\n", free; exit 1 } }' >&2
 	$(PYTHON) -m venv $(VENV)

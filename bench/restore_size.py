@@ -29,6 +29,8 @@ def main() -> None:
         "--frames", type=int, default=22, help="first frames of each clip, at most; 1 or more"
     )
     args = parser.parse_args()
+    if args.frames < 1:
+        parser.error(f"--frames={args.frames}: expected 1 or more")
     model = vdp.load(Path(args.models))
     truth = [np.stack(list(islice(clip.frames(), args.frames))) for clip in find_clips(args.clips)]
     print(f"| {len(truth)} clips | degraded | {model.width}x{model.height} | full size | seconds, ratio |")

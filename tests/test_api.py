@@ -174,6 +174,24 @@ def test_at_full_size_every_pixel_of_a_larger_clip_is_worked_on(model, size):
     assert np.array_equal(restored, larger.restore(whole, FAST)[:, : size[0], : size[1]])
 
 
+def test_at_full_size_as_many_hops_go_together_as_pixels_allow(model, monkeypatch):
+    real, rows = vdp.api.restore, []
+    monkeypatch.setattr("vdp.api.restore", lambda *given: rows.append(given[-2]) or real(*given))
+    model.restore(frames(3, 2 * HEIGHT, WIDTH), FAST, full_size=True)
+    model.restore(frames(3, 2 * HEIGHT, WIDTH), FAST)
+    assert rows == [24, 48]
+
+
+def test_at_full_size_frames_have_a_bound(model, monkeypatch):
+    monkeypatch.setattr("vdp.api.MOST_PIXELS", 40 * 60)
+    assert model.restore(frames(1, 40, 60), FAST, full_size=True).shape == (1, 40, 60, 3)
+    assert model.restore(frames(1, 41, 60), FAST).shape == (1, 41, 60, 3)
+    with pytest.raises(
+        UserError, match="clip: frames of 60x41 pixels are too large for full_size, at most 2400"
+    ):
+        model.restore(frames(1, 41, 60), FAST, full_size=True)
+
+
 def test_at_full_size_a_clip_no_larger_than_the_networks_is_as_without(model):
     for size in ((HEIGHT, WIDTH), (20, 30)):
         clip = frames(4, *size)

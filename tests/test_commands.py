@@ -206,16 +206,46 @@ def test_clips_are_restored_at_their_own_size_where_that_is_asked_for_and_larger
     write_frames(Path("small"), iter(frame[:9, :9] for frame in frames), 10)
     assert call(monkeypatch, "restore large small --full-size -o back") == 0
     assert networks.asked == [(SIZE, 0.0, True), ((16, 24), 0.0, True)]
+    networks.asked.clear()
     assert np.array_equal(list(find_clip("back_1").frames()), frames)
     assert "at 51x31 pixels" in capsys.readouterr().err
     assert call(monkeypatch, "restore large --full-size --dry-run") == 0
     assert "would work at  51x31 pixels\n" in capsys.readouterr().out
+    assert {(size, full) for size, _, full in networks.asked} == {(SIZE, True)}
+
+
+@pytest.mark.parametrize("size", [(17, 9), (9, 25)])
+def test_a_clip_that_is_larger_in_one_direction_is_larger(networks, monkeypatch, size):
+    write_frames(Path("long"), iter([np.zeros((*size, 3), np.uint8)]), 10)
+    assert call(monkeypatch, "restore long --full-size -o back") == 0
+    assert networks.asked == [(size, 0.0, True)]
+
+
+def test_what_is_too_large_for_full_size_is_told_before_any_work(networks, monkeypatch, capsys):
+    monkeypatch.setattr("vdp.own_work.MOST_PIXELS", SIZE[0] * SIZE[1])
+    before = files()
+    for line in ("restore pictures film.mp4 --full-size -o back", "restore film.mp4 --full-size --dry-run"):
+        assert call(monkeypatch, line) == 1  # the film is 52x32, the pictures are 51x31
+        assert "film.mp4: frames of 52x32 are too large for --full-size, at most 1581 pixels" in (
+            capsys.readouterr().err
+        )
+    assert files() == before and not networks.asked
+    assert call(monkeypatch, "restore pictures --full-size -o back") == 0
+
+
+def test_a_header_that_tells_too_few_frames_does_not_fill_the_memory(networks, monkeypatch, capsys):
+    monkeypatch.setattr("vdp.own_work.MOST_BYTES", 9 * SIZE[0] * SIZE[1] * 3)
+    monkeypatch.setattr("vdp.data.own_video.OwnClip.count", lambda clip, interval=1: 0)
+    assert call(monkeypatch, "restore pictures --full-size -o back") == 1
+    assert "pictures: 10 frames of 51x31 are more than are held" in capsys.readouterr().err
 
 
 def test_more_frames_than_are_held_at_full_size_are_refused(networks, monkeypatch, capsys):
     monkeypatch.setattr("vdp.own_work.MOST_BYTES", 9 * SIZE[0] * SIZE[1] * 3)
-    assert call(monkeypatch, "restore pictures --full-size -o back") == 1
-    assert "pictures: 10 frames of 51x31 are more than are held" in capsys.readouterr().err
+    before = files()
+    for line in ("restore pictures --full-size --dry-run", "restore film.mp4 pictures --full-size -o back"):
+        assert call(monkeypatch, line) == 1
+        assert ": 10 frames of 5" in capsys.readouterr().err and files() == before and not networks.asked
     assert call(monkeypatch, "restore pictures -o back") == 0
     assert call(monkeypatch, "restore pictures --full-size --interval 2 -o half") == 0
     assert find_clip("half").count() == 5

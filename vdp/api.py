@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from vdp.data.detail import with_detail, with_own_detail
-from vdp.data.letterbox import Letterbox
+from vdp.data.letterbox import MOST_PIXELS, Letterbox, exceeds
 from vdp.device import autocast, pick_device
 from vdp.hops import FIRST_TIME
 from vdp.models.segmenters import load_segmenter
@@ -237,8 +237,9 @@ class Model:
         Args:
             clip: (T, H, W, 3) uint8 RGB of any size.
             sampling: how it is sampled; without noise by default, which comes nearest to the truth.
-            full_size: work at the clip's own size where it is larger than the networks': sharper, and as much
-                slower as there are more pixels. The networks see everything larger than in their training.
+            full_size: work at the clip's own size where it is larger than the networks', up to 2 million
+                pixels: sharper, and slower as there are more of them. The networks see everything larger than
+                in their training.
             progress: show a bar on stderr where it takes long.
 
         Returns:
@@ -249,7 +250,12 @@ class Model:
         """
         box = self._box("clip", clip)
         trained, strategy = self._trained, self._strategy(sampling, "restore")
-        full_size = full_size and (box.rows > self.height or box.columns > self.width)
+        full_size = full_size and exceeds(clip_size(clip), (self.height, self.width))
+        if full_size and box.rows * box.columns > MOST_PIXELS:
+            raise UserError(
+                f"clip: frames of {box.columns}x{box.rows} pixels are too large for full_size, at most "
+                f"{MOST_PIXELS}: make them smaller, or leave it out"
+            )
         frames = self._padded(clip) if full_size else box.put(clip)
         degraded = trained.encode(frames)
 
@@ -270,7 +276,10 @@ class Model:
                 trained.at_once(*frames.shape[1:3]),
                 watched,
             )
-        restored = with_own_detail(self._decoded(made[None])[0], frames, self._decoded(degraded[None])[0])
+        restored, at_once = np.empty_like(frames), trained.at_once(*frames.shape[1:3])
+        for part in (slice(first, first + at_once) for first in range(0, len(frames), at_once)):
+            shown, seen = (trained.decode(latents[None, :, part])[0] for latents in (made, degraded))
+            restored[part] = with_own_detail(shown, frames[part], seen)
         return restored[:, : box.rows, : box.columns] if full_size else box.take(restored)
 
     def round_trip(self, clip: Frames) -> Frames:

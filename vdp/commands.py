@@ -21,6 +21,7 @@ from vdp.data.write_video import MOVING
 from vdp.own_work import (
     beside_row,
     check_clips,
+    check_full_size,
     duration,
     in_parts,
     made_row,
@@ -373,6 +374,8 @@ def restore(
     jobs = plan_jobs([(clip,) for clip in own], out, 1, force)
     check_folder(models)
     check_clips(own, None, interval)
+    if full_size:
+        check_full_size(own, interval)
     model = load_model(models)
     for job in jobs:
         started = time.monotonic()
@@ -492,6 +495,6 @@ def _quietly(command: Callable[P, None]) -> Callable[P, None]:
         except (MemoryError, RuntimeError) as error:
             if isinstance(error, RuntimeError) and not any(text in str(error) for text in NO_MEMORY):
                 raise
-            raise UserError("memory is used up; take fewer --samples, or fewer frames at once") from error
+            raise UserError("memory is used up; take fewer --samples or frames, or smaller ones") from error
 
     return run

@@ -18,7 +18,7 @@ import numpy as np
 from tqdm import tqdm
 
 from vdp.data.clips import Pixels
-from vdp.data.letterbox import Letterbox
+from vdp.data.letterbox import MOST_PIXELS, Letterbox, exceeds
 from vdp.data.own_video import PICTURES_RATE, OwnClip
 from vdp.data.write_video import MOVING, check_places, in_place, write_frames, write_masks, write_picture
 from vdp.params import UserError, printable
@@ -147,6 +147,35 @@ def check_clips(clips: Sequence[OwnClip], known: int | None, interval: int) -> N
             _check_known(clip, clip.count(interval), known)
 
 
+def check_full_size(clips: Sequence[OwnClip], interval: int) -> None:
+    """See that clips can be worked on at their own size, as far as their headers tell how long they are.
+
+    Args:
+        clips: what is named.
+        interval: every n-th frame is taken.
+
+    Raises:
+        UserError: if a clip's frames are too large or too many.
+        ValueError: if one does not decode; names the file.
+    """
+    for clip in clips:
+        rows, columns = clip.size()
+        if rows * columns > MOST_PIXELS:
+            raise UserError(
+                f"{clip.name}: frames of {columns}x{rows} are too large for --full-size, at most "
+                f"{MOST_PIXELS} pixels: make them smaller, or leave it out"
+            )
+        _check_held(clip, clip.count(interval), (rows, columns))
+
+
+def _check_held(clip: OwnClip, count: int, size: tuple[int, int]) -> None:
+    if count * size[0] * size[1] * 3 > MOST_BYTES:
+        raise UserError(
+            f"{clip.name}: {count} frames of {size[1]}x{size[0]} are more than are held; take fewer with "
+            "--interval, cut the video, or leave out --full-size"
+        )
+
+
 def _check_known(clip: OwnClip, count: int, known: int) -> None:
     if count < known:
         raise UserError(f"{clip.name}: gives {of(count, 'frame')}, fewer than --known={known}; lower it")
@@ -207,11 +236,8 @@ def read_whole(clip: OwnClip, interval: int, most: int | None, size: Sized) -> G
                 f"{clip.name}: has more than {LONGEST} frames; take fewer with --interval, or cut the video"
             )
         kept.append(box.put(frame))
-        if isinstance(size, Size) and len(kept) * kept[0].nbytes > MOST_BYTES:
-            raise UserError(
-                f"{clip.name}: {len(kept)} frames of {box.width}x{box.height} are more than are held; take "
-                "fewer with --interval, cut the video, or leave out --full-size"
-            )
+        if isinstance(size, Size):
+            _check_held(clip, len(kept), (box.height, box.width))
         if place % every == 0:
             shown[place] = thumbnail(frame)
         if len(shown) > 2 * COLUMNS:  # how long the video is is known at its end: thin them out on the way
@@ -229,9 +255,8 @@ def work_size(clip: OwnClip, size: Sized, full: bool) -> Sized:
     Raises:
         ValueError: if the clip does not decode; names the file.
     """
-    rows, columns = clip.size()
-    larger = rows > size.height or columns > size.width
-    return Size(rows, columns) if full and larger else size
+    own = clip.size()
+    return Size(*own) if full and exceeds(own, (size.height, size.width)) else size
 
 
 def read_nothing(size: Sized) -> Given:

@@ -48,8 +48,10 @@ class Trained:
 
     def encode(self, frames: np.ndarray) -> Tensor:
         """Normalised latents of frames (T, H, W, 3) uint8: (C, T, h, w) in fp32, on the device."""
-        raw = encode_frames(self.codec.encode, frames, self.at_once(*frames.shape[1:3]), self.device)
-        return self.normalisation.apply(raw[None])[0]
+        at_once = self.at_once(*frames.shape[1:3])
+        parts = (frames[first : first + at_once] for first in range(0, len(frames), at_once))
+        raw = [encode_frames(self.codec.encode, part, at_once, self.device) for part in parts]
+        return self.normalisation.apply(torch.cat(raw, dim=1)[None])[0]
 
     def decode(self, latents: Tensor) -> np.ndarray:
         """uint8 frames of normalised latents, (B, C, T, h, w) -> (B, T, H, W, 3)."""

@@ -10,6 +10,7 @@ from vdp.data.clips import Pixels
 
 ALIKE = 8.0  # of 255: frames that differ by as much show something else
 UNTOUCHED = 3.0  # of 255: surroundings that restoring has changed by as much had something to restore
+NOISY = 4.0  # of 255: where half of a frame's pixels lose as much in the codec, it is noise that is lost
 AROUND = 21  # pixels a side of the surroundings, where noise shows even if it spares a pixel
 
 
@@ -37,19 +38,23 @@ def with_detail(made: Pixels, known: Pixels, seen: Pixels, weight: NDArray[np.fl
 def with_own_detail(made: Pixels, given: Pixels, seen: Pixels) -> Pixels:
     """Restored frames with the detail that a codec lost of the given ones, wherever nothing was restored.
 
+    Of a clean frame a codec loses edges, and of a noisy one something everywhere: that stays lost, even where
+    the noise is so weak that codec and restoring agree.
+
     Args:
         made: what the given frames were restored to, (F, H, W, 3) uint8.
         given: (F, H, W, 3) uint8.
         seen: the same as the codec gives them back, (F, H, W, 3) uint8.
 
     Returns:
-        (F, H, W, 3) uint8; frames that restoring has left as `seen` become `given`.
+        (F, H, W, 3) uint8; clean frames that restoring has left as `seen` become `given`.
     """
     frames = []
     for frame, whole, shown in zip(made, given, seen, strict=True):
         changed = cv2.blur(_difference(frame, shown), (AROUND, AROUND), borderType=cv2.BORDER_REFLECT)
         untouched = np.exp(-np.square(changed[..., None] / UNTOUCHED))
-        frames.append(_pixels(frame + untouched * (whole.astype(np.float32) - shown)))
+        clean = np.exp(-((np.median(_difference(whole, shown)) / NOISY) ** 4))
+        frames.append(_pixels(frame + clean * untouched * (whole.astype(np.float32) - shown)))
     return np.stack(frames)
 
 

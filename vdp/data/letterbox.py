@@ -8,6 +8,8 @@ import numpy as np
 
 from vdp.data.clips import Pixels
 
+MOST_PIXELS = 2**21  # of a frame that is worked on at its own size: memory for 1920x1080 is 4.4 GB
+
 
 @dataclass(frozen=True)
 class Letterbox:
@@ -97,6 +99,11 @@ class Letterbox:
         return cv2.resize(np.ascontiguousarray(mask), (self.columns, self.rows), interpolation=how).astype(
             np.uint8, copy=False
         )
+
+
+def exceeds(size: tuple[int, int], other: tuple[int, int]) -> bool:
+    """Whether frames of one size, rows and columns, do not fit into those of another as they are."""
+    return size[0] > other[0] or size[1] > other[1]
 
 
 def _resize(frame: Pixels, height: int, width: int) -> Pixels:
