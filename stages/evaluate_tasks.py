@@ -24,10 +24,11 @@ from vdp.metrics.params import EvaluateTasksParams
 from vdp.metrics.tasks import TaskScores, blend, count_objects, nearest, object_statistics, task_table
 from vdp.params import ClipParams, read_section, read_value, run_stage
 from vdp.tracking.mlflow_run import Tracker, track_stage
+from vdp.tracking.places import spread
 from vdp.tracking.progress import progress
 from vdp.tracking.pyfunc import log_predictor
 from vdp.tracking.samples import sample_sheet
-from vdp.tracking.strips import Picture, encode_png, spread
+from vdp.tracking.strips import Picture, encode_png
 
 CLIPS = Path("data/clips")
 MODELS = Path("data/models")

@@ -22,7 +22,8 @@ from vdp.data.letterbox import MOST_PIXELS, Letterbox, exceeds
 from vdp.data.own_video import PICTURES_RATE, OwnClip
 from vdp.data.write_video import MOVING, check_places, in_place, write_frames, write_masks, write_picture
 from vdp.params import UserError, printable
-from vdp.tracking.strips import LEGEND, TILE_WIDTH, class_colors, mask_tile, sheet, spread, tile
+from vdp.tracking.places import spread
+from vdp.tracking.strips import LEGEND, TILE_WIDTH, class_colors, mask_tile, sheet, tile
 
 LONGEST = 10_000  # frames of a video that is worked on whole: all are held at the networks' size
 MOST_BYTES = 2**30  # of frames that are held at the user's size

@@ -5,7 +5,7 @@ import pytest
 from vdp.classes import COLORS, class_id
 from vdp.tracking.report import Section, Table, html_report
 from vdp.tracking.samples import sample_sheet
-from vdp.tracking.strips import ClipPicture, class_colors, clip_strip, encode_png, mask_tile, spread
+from vdp.tracking.strips import ClipPicture, class_colors, clip_strip, encode_png, mask_tile
 
 
 def picture(height: int = 32, width: int = 48, hidden: bool = False) -> ClipPicture:
@@ -105,14 +105,3 @@ def test_a_sheet_of_nothing_is_refused(rows):
 def test_a_picture_that_is_neither_frame_nor_mask_is_refused_by_its_caption():
     with pytest.raises(ValueError, match=r"true: expected a frame.*\(1, 20, 90, 3\)"):
         sample_sheet([[("true", frame_of(0)[None])]])
-
-
-@pytest.mark.parametrize("count", [0, 1, 2, 3, 11, 100])
-@pytest.mark.parametrize("most", [1, 2, 6, 12])
-def test_places_are_evenly_spread_with_both_ends(count, most):
-    places = spread(count, most)
-    assert len(places) == min(count, most) and places == sorted(set(places))
-    if places:
-        assert places[-1] == count - 1 and (len(places) == 1 or places[0] == 0)
-        steps = np.diff(places)
-        assert not steps.size or steps.max() - steps.min() <= 1

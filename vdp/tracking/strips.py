@@ -53,11 +53,6 @@ class ClipPicture:
     true_mask: Picture | None
 
 
-def spread(count: int, most: int) -> list[int]:
-    """Places among `count` that are evenly spread; the last one and, of several, the first are among them."""
-    return [round(place) for place in np.linspace(count - 1, 0, min(count, most))][::-1]
-
-
 def class_colors() -> Picture:
     """Colour of each class, (49, 3) RGB; no two are equal."""
     colors = np.empty((NUM_CLASSES, 3))
