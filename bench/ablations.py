@@ -29,8 +29,11 @@ from unittest.mock import patch
 import numpy as np
 from pydantic import JsonValue
 
-from vdp.params import PARAMS_FILE, UserError, check_data, one_line, read_file
-from vdp.recipes import merged
+from vdp.config.read import check_data
+from vdp.config.recipes import merged
+from vdp.config.schema import PARAMS_FILE
+from vdp.config.yaml_file import read_file
+from vdp.core.errors import UserError, one_line
 
 ROWS = Path("bench/ablations.yaml")
 RESULTS = Path(".ablations.jsonl")
@@ -242,8 +245,8 @@ class Clock:
 def time_stage() -> None:
     """Run stages/train_denoiser.py where this process stands and print the seconds of its steps, as JSON."""
     from stages import train_denoiser
-    from vdp.params import run_stage
-    from vdp.training.resume import States
+    from vdp.config.read import run_stage
+    from vdp.training.checkpoint import States
 
     rounds: list[list[float]] = []
 

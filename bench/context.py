@@ -21,16 +21,16 @@ import torch
 from torch import Tensor
 
 from bench.denoisers import least_seconds, markdown, number, step
+from vdp.config.read import read_section
+from vdp.core.context_frames import Hops
 from vdp.diffusion.loss import diffusion_loss
 from vdp.diffusion.objective import Objective
 from vdp.diffusion.params import DiffusionParams
 from vdp.diffusion.process import clean_and_noise
 from vdp.diffusion.schedules import make_process
-from vdp.models.denoisers import Dit, Unet, build_denoiser
+from vdp.models.denoisers.factory import Dit, Unet, build_denoiser
 from vdp.models.denoisers.params import DenoiserParams
-from vdp.params import read_section
 from vdp.sampling.samplers import ddim, time_grid
-from vdp.tasks import Hops
 
 SHAPE = (8, 16, 24)  # of a frame's latents
 KNOWN = 11

@@ -9,7 +9,7 @@ All rows work on square frames of 64x64, as video-diffusion-pytorch takes no oth
 autocast).
 
 This project's rows are whole: one training step of a hop, with as many known frames as
-`train_denoiser.known`; and the prediction of frame 22 as the stage `predict` makes it, from the encoding of
+`train_denoiser.context_frames`; and the prediction of frame 22 as the stage `predict` makes it, from the encoding of
 the given frames over the rollout of `predict.hops` to the decoding of all frames made, one future unless the
 row says more.
 
@@ -40,20 +40,21 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from vdp.config.read import read_section
+from vdp.config.schema import ClipParams
+from vdp.core.context_frames import Hops
 from vdp.diffusion.loss import diffusion_loss
 from vdp.diffusion.objective import Objective
 from vdp.diffusion.params import DiffusionParams
 from vdp.diffusion.schedules import make_process
 from vdp.models.codecs.params import VaeParams
 from vdp.models.codecs.vae import Vae
-from vdp.models.denoisers import build_denoiser
+from vdp.models.denoisers.factory import build_denoiser
 from vdp.models.denoisers.params import DenoiserParams
-from vdp.params import ClipParams, read_section
 from vdp.sampling.params import PredictParams
 from vdp.sampling.predict import predict
 from vdp.sampling.rollout import Strategy
 from vdp.sampling.samplers import make_sampler, time_grid
-from vdp.tasks import Hops
 from vdp.training.params import TrainDenoiserParams
 
 SIDE = 64  # pixels; the peers' frames are square

@@ -30,12 +30,12 @@ from tempfile import TemporaryDirectory
 import cv2
 import numpy as np
 
-from vdp.data.clips import ClipStore, Pixels
-from vdp.data.extract import Job, Policy, extract, quiet_decoder
-from vdp.data.resize import resize_frame
+from vdp.data.extract.extract import Job, Policy, extract, quiet_decoder
 from vdp.data.sources.competition import CompetitionSource
-from vdp.data.sources.contract import ClipRule, Pace, Source
+from vdp.data.sources.protocols import ClipRule, Pace, Source
 from vdp.data.sources.videos import VideoSource
+from vdp.data.stores.clips import ClipStore, Pixels
+from vdp.data.video.resize import resize_frame
 
 HEIGHT, WIDTH = 160, 240  # of the clips
 FRAMES = 22  # of a clip
@@ -62,11 +62,11 @@ class Material:
 def draw_videos() -> list[Pixels]:
     """Frames (T, 320, 480, 3) of some videos, the size and length of CLEVRER's; played to and fro."""
     # imported here: each process that decodes loads this file, and needs none of it
+    from vdp.config.read import read_section
     from vdp.data.simulator.dataset import draw_video_scene
     from vdp.data.simulator.params import SimulateParams
     from vdp.data.simulator.physics import simulate_motion
     from vdp.data.simulator.render import render
-    from vdp.params import read_section
 
     params = read_section(SimulateParams, "simulate")
     videos = []

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from vdp.params import UserError, one_line
+from vdp.core.errors import UserError, one_line
 
 RECIPE = "smoke"
 LONGER = """\

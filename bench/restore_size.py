@@ -13,12 +13,12 @@ from pathlib import Path
 import numpy as np
 
 import vdp
-from vdp.data.clips import Pixels
+from vdp.config.read import read_section, run_stage
 from vdp.data.degrade import KINDS, degrade
-from vdp.data.degrade_params import DegradeParams
-from vdp.data.own_video import find_clips
-from vdp.metrics.frame import frame_score
-from vdp.params import read_section, run_stage
+from vdp.data.params import DegradeParams
+from vdp.data.sources.input_clips import find_clips
+from vdp.data.stores.clips import Pixels
+from vdp.evaluation.frame import frame_score
 
 
 def main() -> None:

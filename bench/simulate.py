@@ -15,11 +15,11 @@ from tempfile import TemporaryDirectory
 import numpy as np
 from numpy.typing import NDArray
 
-from vdp.classes import NUM_CLASSES
+from vdp.config.read import read_section
+from vdp.core.classes import NUM_CLASSES
 from vdp.data.simulator.dataset import FIRST_NUMBER, draw_video_scene, make_video, write_video
 from vdp.data.simulator.params import SimulateParams
 from vdp.data.simulator.physics import simulate_motion
-from vdp.params import read_section
 
 FRAMES, KNOWN = 22, 11  # of a clip of the competition
 REFERENCE_WIDTH = 240  # speeds are told in pixels of this image width

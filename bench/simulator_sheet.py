@@ -10,10 +10,10 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from vdp.config.read import read_section
 from vdp.data.simulator.appearance import floor_light, to_bytes
 from vdp.data.simulator.dataset import make_video
 from vdp.data.simulator.params import SimulateParams
-from vdp.params import read_section
 
 Image = NDArray[np.uint8]
 

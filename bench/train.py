@@ -2,7 +2,7 @@
 
     python -m bench.train [--data FOLDER] [--recipe NAME]
 
-Every training of params.yaml, or of a recipe over it, runs as its stage starts it, by `vdp.training.fit` on
+Every training of params.yaml, or of a recipe over it, runs as its stage starts it, by `vdp.training.trainer` on
 the clips and latents of FOLDER, in one process without workers, and is not saved. In between, the bare step
 takes turns of a few steps with it, on a copy of the network and the very same batches and random numbers:
 loss, backward and AdamW under the same autocast. What the engine has beside these is what it adds: Fabric,
@@ -35,13 +35,19 @@ from pydantic import JsonValue
 
 from bench.denoisers import markdown, number
 from stages import pretrain_vae, train_denoiser, train_segmenter
-from vdp.chance import Chance
+from vdp.config.read import read_section, run_stage
+from vdp.config.recipes import merged, read_recipe
+from vdp.config.schema import PARAMS_FILE
+from vdp.config.yaml_file import read_file
+from vdp.core.errors import UserError
+from vdp.core.rng import Chance
+from vdp.models.checkpoint import save_model
 from vdp.models.codecs.params import CodecConfig, CodecParams, VaeParams
 from vdp.models.codecs.vae import Vae
-from vdp.models.store import save_model
-from vdp.params import PARAMS_FILE, UserError, read_file, read_section, run_stage
-from vdp.recipes import merged, read_recipe
-from vdp.training.fit import (
+from vdp.training.dataloader import Batch, Batches, noise_of
+from vdp.training.optim import make_optimizer
+from vdp.training.params import EngineParams, FitParams, PretrainVaeParams
+from vdp.training.trainer import (
     COST_STEPS,
     NOISE_STREAM,
     WARM_STEPS,
@@ -52,9 +58,6 @@ from vdp.training.fit import (
     Training,
     fit,
 )
-from vdp.training.optim import make_optimizer
-from vdp.training.params import EngineParams, FitParams, PretrainVaeParams
-from vdp.training.read_ahead import Batch, Batches, noise_of
 
 STAGES = {"pretrain_vae": pretrain_vae, "train_denoiser": train_denoiser, "train_segmenter": train_segmenter}
 INPUTS = (Path("clips"), Path("latents"))  # of the folder with data

@@ -6,18 +6,17 @@ Writes  data/latents/{train,val,unlabeled}, data/latents/statistics.json
 
 from pathlib import Path
 
+from vdp.config.read import read_section, read_value, run_stage
+from vdp.core.device import pick_device
+from vdp.core.files import replacing
 from vdp.data.augment import ClipViews
-from vdp.data.augment_params import ClipAugment
-from vdp.data.clips import existing_stores
 from vdp.data.degrade import Degradations
-from vdp.data.degrade_params import DegradeParams
 from vdp.data.encode import encode_clips, encode_conditions
-from vdp.data.latents import Moments, write_latents, write_statistics
-from vdp.device import pick_device
-from vdp.files import replacing
-from vdp.models.codecs import load_frame_codec
+from vdp.data.params import ClipAugment, DegradeParams
+from vdp.data.stores.clips import existing_stores
+from vdp.data.stores.latents import Moments, write_latents, write_statistics
+from vdp.models.codecs.factory import load_frame_codec
 from vdp.models.codecs.params import EncodeParams
-from vdp.params import read_section, read_value, run_stage
 from vdp.tracking.mlflow_run import track_stage
 
 CLIPS = Path("data/clips")

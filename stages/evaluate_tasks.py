@@ -13,22 +13,22 @@ from zlib import crc32
 
 import numpy as np
 
-from vdp.api import Model, Sampling, load
-from vdp.data.clips import ClipStore, Pixels, test_sets
+from vdp.api.model import Model, Sampling, load
+from vdp.config.read import read_section, read_value, run_stage
+from vdp.config.schema import ClipParams
+from vdp.core.files import replacing
+from vdp.core.spacing import spread
 from vdp.data.degrade import KINDS, degrade
-from vdp.data.degrade_params import DegradeParams
-from vdp.data.write_video import write_frames
-from vdp.files import replacing
-from vdp.metrics.frame import frame_score
-from vdp.metrics.params import EvaluateTasksParams
-from vdp.metrics.tasks import TaskScores, blend, count_objects, nearest, object_statistics, task_table
-from vdp.params import ClipParams, read_section, read_value, run_stage
+from vdp.data.params import DegradeParams
+from vdp.data.stores.clips import ClipStore, Pixels, test_sets
+from vdp.data.video.write import write_frames
+from vdp.evaluation.frame import frame_score
+from vdp.evaluation.params import EvaluateTasksParams
+from vdp.evaluation.tasks import TaskScores, blend, count_objects, nearest, object_statistics, task_table
+from vdp.tracking.figures import Picture, encode_png, sample_sheet
+from vdp.tracking.mlflow_model import log_predictor
 from vdp.tracking.mlflow_run import Tracker, track_stage
-from vdp.tracking.places import spread
 from vdp.tracking.progress import progress
-from vdp.tracking.pyfunc import log_predictor
-from vdp.tracking.samples import sample_sheet
-from vdp.tracking.strips import Picture, encode_png
 
 CLIPS = Path("data/clips")
 MODELS = Path("data/models")
@@ -87,7 +87,7 @@ def main() -> None:
                 if generated is not None:
                     results[name]["generate"] = compare_objects(name, model, clips, generated, params)
         scores = {name: {task: t.scores for task, t in tasks.items()} for name, tasks in results.items()}
-        write_results(results, generated, scores, params.shown)
+        write_results(results, generated, scores, params.figures)
         report_results(tracker, scores)
         log_predictor(tracker, MODELS)
     print(task_table(scores))
@@ -119,7 +119,7 @@ def evaluate(
     """Those tasks of one test set to which there is a true answer."""
     tasks = {}
     if "predict" in model.tasks and model.every_frame:
-        tasks["predict"] = predict(name, model, clips, known, params.shown, sampling)
+        tasks["predict"] = predict(name, model, clips, known, params.figures, sampling)
     if "interpolate" in model.tasks:
         tasks["interpolate"] = interpolate(name, model, clips, params, sampling)
     if "restore" in model.tasks:
@@ -155,7 +155,7 @@ def interpolate(
     scores: dict[str, TaskScores] = {}
     rows: list[Row] = []
     film: dict[str, Pixels] = {}
-    for count in sorted(set(params.between)):
+    for count in sorted(set(params.interpolate_frames)):
         start = (len(clips[0].frames) - count) // 2
         gap = slice(start, start + count)
         truth = [clip.frames[gap] for clip in clips]
@@ -171,7 +171,7 @@ def interpolate(
             **compared(score(answers, truth), "blend", score(blends, truth)),
             "nearest": score([nearest(*pair, count) for pair in ends], truth),
         }
-        for clip, pair, *middle in zip(clips[: params.shown], ends, answers, blends, truth, strict=False):
+        for clip, pair, *middle in zip(clips[: params.figures], ends, answers, blends, truth, strict=False):
             captions = (f"between: {count // 2 + 1} of {count}", "blended", "true")
             shown = [(caption, part[count // 2]) for caption, part in zip(captions, middle, strict=True)]
             rows.append([(f"before, {clip.name}", pair[0]), *shown, ("after", pair[1])])

@@ -6,12 +6,13 @@ Writes  data/clips/<split>: train, val, unlabeled, test/<name>
 
 from pathlib import Path
 
-from vdp.data.clips import ClipStore
-from vdp.data.extract import Job, Policy, extract
+from vdp.config.read import read_section, run_stage
+from vdp.config.schema import ClipParams
+from vdp.data.extract.extract import Job, Policy, extract
 from vdp.data.params import ExtractParams
-from vdp.data.sources.contract import ClipRule, Pace
+from vdp.data.sources.protocols import ClipRule, Pace
 from vdp.data.sources.select import Selection, select_videos
-from vdp.params import ClipParams, read_section, run_stage
+from vdp.data.stores.clips import ClipStore
 from vdp.tracking.mlflow_run import project_root, track_stage
 
 CLIPS = Path("data/clips")

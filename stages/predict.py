@@ -8,17 +8,18 @@ Writes  data/predictions/<test set>: frames.npy (N, S, hops, H, W, 3), latents.n
 from pathlib import Path
 from zlib import crc32
 
-from vdp.data.clips import ClipStore, test_sets
+from vdp.api.loading import load_trained
+from vdp.config.read import read_section, read_value, run_stage
+from vdp.config.schema import ClipParams
+from vdp.core.device import pick_device
+from vdp.core.files import replacing
 from vdp.data.encode import encode_known
-from vdp.data.predictions import PredictionWriter
-from vdp.device import pick_device
-from vdp.files import replacing
-from vdp.params import ClipParams, read_section, read_value, run_stage
+from vdp.data.stores.clips import ClipStore, test_sets
+from vdp.data.stores.predictions import PredictionWriter
 from vdp.sampling.params import PredictParams
 from vdp.sampling.predict import strategy_of
 from vdp.tracking.mlflow_run import track_stage
 from vdp.tracking.progress import progress
-from vdp.trained import load_trained
 
 CLIPS = Path("data/clips")
 MODELS = Path("data/models")
@@ -31,8 +32,8 @@ def main() -> None:
     seed, device = read_value("seed"), pick_device()
     trained = load_trained(MODELS, device)
     config = trained.config
-    strategy = strategy_of(params, config.diffusion.num_timesteps, config.known)
-    clips_at_once = max(1, params.batch_clips // params.samples)
+    strategy = strategy_of(params, config.diffusion.num_timesteps, config.context_frames)
+    clips_at_once = max(1, params.batch_size // params.samples)
 
     with track_stage("predict"), replacing(PREDICTIONS) as part:
         for name, folder in test_sets(CLIPS).items():

@@ -12,25 +12,25 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from vdp.chance import Chance
+from vdp.config.read import read_section, read_value, run_stage
+from vdp.core.pixels import to_uint8
+from vdp.core.rng import Chance
 from vdp.data.augment import Augment
-from vdp.data.augment_params import FrameAugment
-from vdp.data.clips import ClipStore, existing_stores
-from vdp.data.frame_batches import FrameBatches, Frames
+from vdp.data.batches.frames import FrameBatches, Frames
+from vdp.data.params import FrameAugment
+from vdp.data.stores.clips import ClipStore, existing_stores
+from vdp.models.checkpoint import save_model
 from vdp.models.codecs.params import CodecConfig, CodecParams, VaeParams
 from vdp.models.codecs.vae import Vae, vae_loss
-from vdp.models.factors import class_log_probs
-from vdp.models.store import save_model
-from vdp.params import read_section, read_value, run_stage
-from vdp.pixels import to_uint8
+from vdp.models.factored_classes import class_log_probs
+from vdp.tracking.figures import sample_columns
 from vdp.tracking.mlflow_run import Tracker, project_root, track_stage
-from vdp.tracking.samples import sample_columns
+from vdp.training.checkpoint import states_of
 from vdp.training.engine import launch
-from vdp.training.fit import Training, fit, training_seed
-from vdp.training.memory import Knob
+from vdp.training.out_of_memory import Knob
 from vdp.training.params import EngineParams, PretrainVaeParams
-from vdp.training.resume import states_of
-from vdp.training.validate import VALIDATION_SEED, VALIDATION_SIZE, shown_batch
+from vdp.training.trainer import Training, fit, training_seed
+from vdp.training.validation import VALIDATION_SEED, VALIDATION_SIZE, shown_batch
 
 CLIPS = Path("data/clips")
 CODEC = Path("data/models/codec")

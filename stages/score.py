@@ -15,18 +15,18 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from vdp.data.answers import AnswerSet
-from vdp.data.clips import test_sets
-from vdp.files import replacing
-from vdp.metrics.frame import Frames, FrameScore, frame_score
-from vdp.metrics.mask import ClassScore, per_class_table
-from vdp.metrics.params import ScoreParams
-from vdp.metrics.scores import ClipMasks, SetScores, score_masks, set_scores
-from vdp.metrics.table import ROWS, is_under_copy, score_rows, score_table, verdict
-from vdp.params import read_section, run_stage
+from vdp.config.read import read_section, run_stage
+from vdp.core.files import replacing
+from vdp.data.stores.clips import test_sets
+from vdp.data.stores.prediction_set import AnswerSet
+from vdp.evaluation.frame import Frames, FrameScore, frame_score
+from vdp.evaluation.mask import ClassScore, per_class_table
+from vdp.evaluation.params import ScoreParams
+from vdp.evaluation.scores import ClipMasks, SetScores, score_masks, set_scores
+from vdp.evaluation.table import ROWS, is_under_copy, score_rows, score_table, verdict
+from vdp.tracking.figures import ClipPicture, Picture, clip_strip, encode_png, encode_webp
 from vdp.tracking.mlflow_run import Tracker, track_stage
 from vdp.tracking.report import Section, Table, html_report
-from vdp.tracking.strips import ClipPicture, Picture, clip_strip, encode_png, encode_webp
 
 CLIPS = Path("data/clips")
 PREDICTIONS = Path("data/predictions")

@@ -9,15 +9,16 @@ from pathlib import Path
 
 import numpy as np
 
-from vdp.data.clips import ClipStore, test_sets
-from vdp.data.predictions import FRAMES, read_latents
-from vdp.device import pick_device
-from vdp.files import replacing
-from vdp.models.codecs import load_frame_codec
-from vdp.models.segmenters import load_segmenter
+from vdp.config.read import read_section, run_stage
+from vdp.config.schema import ClipParams
+from vdp.core.device import pick_device
+from vdp.core.files import replacing
+from vdp.data.stores.clips import ClipStore, test_sets
+from vdp.data.stores.predictions import FRAMES, read_latents
+from vdp.models.codecs.factory import load_frame_codec
+from vdp.models.segmenters.factory import load_segmenter
 from vdp.models.segmenters.masks import MaskMaker
 from vdp.models.segmenters.params import SegmentParams
-from vdp.params import ClipParams, read_section, run_stage
 from vdp.tracking.mlflow_run import track_stage
 from vdp.tracking.progress import progress
 

@@ -6,9 +6,10 @@ Writes  data/raw/simulated
 
 from pathlib import Path
 
+from vdp.config.read import read_section, read_value, run_stage
+from vdp.config.schema import ClipParams
 from vdp.data.simulator.dataset import write_dataset
 from vdp.data.simulator.params import SimulateParams
-from vdp.params import ClipParams, read_section, read_value, run_stage
 from vdp.tracking.mlflow_run import track_stage
 
 OUTPUT = Path("data/raw/simulated")

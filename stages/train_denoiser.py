@@ -12,30 +12,30 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from vdp.data.hop_batches import EachTask, HopBatch, HopBatches, HopRule, TaskBatches
-from vdp.data.latents import LatentClips, Normalisation
-from vdp.diffusion.contract import Denoiser
+from vdp.config.read import read_section, read_value, run_stage
+from vdp.core.pixels import to_uint8
+from vdp.core.tasks import TASKS, Task
+from vdp.data.batches.hops import EachTask, HopBatch, HopBatches, HopRule, TaskBatches
+from vdp.data.stores.latents import LatentClips, Normalisation
 from vdp.diffusion.loss import HopLoss, TaskLevelLoss
 from vdp.diffusion.objective import Objective, data_scale
-from vdp.diffusion.own_context import OwnContext, sample_frames
 from vdp.diffusion.params import DiffusionParams
+from vdp.diffusion.protocols import Denoiser
+from vdp.diffusion.scheduled_sampling import OwnContext, sample_frames
 from vdp.diffusion.schedules import make_process
-from vdp.models.codecs import Codec, load_frame_codec
-from vdp.models.denoisers import build_denoiser
+from vdp.models.checkpoint import fingerprint, save_model
+from vdp.models.codecs.factory import Codec, load_frame_codec
+from vdp.models.denoisers.factory import build_denoiser
 from vdp.models.denoisers.params import DenoiserConfig, DenoiserParams
-from vdp.models.store import fingerprint, save_model
-from vdp.params import read_section, read_value, run_stage
-from vdp.pixels import to_uint8
-from vdp.tasks import TASKS, Task
+from vdp.tracking.figures import sample_columns
 from vdp.tracking.mlflow_run import project_root, track_stage
-from vdp.tracking.samples import sample_columns
+from vdp.training.checkpoint import states_of
+from vdp.training.dataloader import first_batches
 from vdp.training.engine import launch
-from vdp.training.fit import Training, fit, training_seed
-from vdp.training.memory import Knob
+from vdp.training.out_of_memory import Knob
 from vdp.training.params import EngineParams, TrainDenoiserParams
-from vdp.training.read_ahead import first_batches
-from vdp.training.resume import states_of
-from vdp.training.validate import VALIDATION_SEED, VALIDATION_SIZE, shown_batch
+from vdp.training.trainer import Training, fit, training_seed
+from vdp.training.validation import VALIDATION_SEED, VALIDATION_SIZE, shown_batch
 
 LATENTS = Path("data/latents")
 CODEC = Path("data/models/codec")
@@ -52,7 +52,9 @@ def main() -> None:
     with track_stage("train_denoiser") as tracker:
         fabric = launch(engine)
         train, val = LatentClips(LATENTS, ["train", "unlabeled"]), LatentClips(LATENTS, ["val"])
-        rule = HopRule(params.known, params.gaps, params.max_hops, params.targets, params.span)
+        rule = HopRule(
+            params.context_frames, params.target_offsets, params.max_hops, params.targets, params.max_span
+        )
         tasks: dict[Task, float] = {task: getattr(params.tasks, task) for task in TASKS}
         batches = HopBatches(train, params.batch_size, tasks, rule, params.reverse, seed)
         held_out = EachTask(HopBatches(val, VALIDATION_SIZE, tasks, rule, False, VALIDATION_SEED))
@@ -71,12 +73,12 @@ def main() -> None:
             time_shift=diffusion.time_shift,
             draws=params.draws,
             context_noise=params.context_noise,
-            drop_context=params.drop_context,
-            own_context=OwnContext(
-                share=params.own_context,
-                frames=params.own_frames,
-                steps=params.own_steps,
-                temperature=params.own_temperature,
+            context_dropout=params.context_dropout,
+            scheduled_sampling=OwnContext(
+                share=params.scheduled_sampling,
+                frames=params.scheduled_sampling_frames,
+                steps=params.scheduled_sampling_steps,
+                temperature=params.scheduled_sampling_temperature,
             ),
         )
         codec = load_frame_codec(CODEC).to(fabric.device)
@@ -90,7 +92,10 @@ def main() -> None:
             measure=TaskLevelLoss(objectives, tasks),
             held_out=held_out,
             draw=lambda network: tasks_drawn(network, shown, objectives, train.normalisation, codec),
-            knobs=[width_knob(denoiser), Knob("train_denoiser.known", params.known, power=1, multiple=1)],
+            knobs=[
+                width_knob(denoiser),
+                Knob("train_denoiser.context_frames", params.context_frames, power=1, multiple=1),
+            ],
         )
         states = states_of("train_denoiser", project_root())
         fitted = fit(training, params, engine, seed, tracker, fabric, states)
@@ -102,11 +107,11 @@ def main() -> None:
             height=codec.factor * train.size[0],
             width=codec.factor * train.size[1],
             tasks={str(task): tasks[task] for task in batches.tasks},
-            known=params.known,
-            gaps=params.gaps,
+            context_frames=params.context_frames,
+            target_offsets=params.target_offsets,
             targets=params.targets,
-            span=params.span,
-            drop_context=params.drop_context,
+            max_span=params.max_span,
+            context_dropout=params.context_dropout,
             data_scale={str(task): tuple(scale.tolist()) for task, scale in scales.items()},
             latent_mean=train.normalisation.mean,
             latent_std=train.normalisation.std,

@@ -20,7 +20,7 @@ class OracleContext:
 
 
 class Oracle:
-    """Keeps the contract of `vdp.diffusion.contract.Denoiser`; remembers the known frames it was shown."""
+    """Keeps the contract of `vdp.diffusion.protocols.Denoiser`; remembers the known frames it was shown."""
 
     joint = False
 

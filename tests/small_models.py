@@ -5,15 +5,15 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from vdp.core.tasks import TASKS
 from vdp.diffusion.params import DiffusionParams
+from vdp.models.checkpoint import fingerprint, save_model
 from vdp.models.codecs.params import CodecConfig, VaeParams
 from vdp.models.codecs.vae import Vae
-from vdp.models.denoisers import build_denoiser
+from vdp.models.denoisers.factory import build_denoiser
 from vdp.models.denoisers.params import DenoiserConfig, DenoiserParams
 from vdp.models.segmenters.params import SegmenterConfig, SegmenterParams
 from vdp.models.segmenters.unetpp import UnetPlusPlus
-from vdp.models.store import fingerprint, save_model
-from vdp.tasks import TASKS
 
 HEIGHT, WIDTH, CHANNELS = 32, 48, 4
 VAE = {
@@ -40,7 +40,7 @@ def save_small_models(
     tasks: tuple[str, ...] = TASKS,
     targets: int = 1,
     temporal: bool = False,
-    drop_context: float = 0.0,
+    context_dropout: float = 0.0,
     segmenter: bool = True,
 ) -> Path:
     """Write codec, denoiser and segmenter of frames of 32x48 pixels below a folder, which is given back."""
@@ -65,7 +65,7 @@ def save_small_models(
         gaps=[1, 2],
         targets=targets,
         span=4,
-        drop_context=drop_context,
+        context_dropout=context_dropout,
         data_scale={task: (0.3 + 0.2 * n,) * CHANNELS for n, task in enumerate(tasks)},
         latent_mean=(0.0,) * CHANNELS,
         latent_std=(1.0,) * CHANNELS,

@@ -19,7 +19,7 @@ GRANTED = {
 
 
 def imported_parts(path: Path) -> set[str]:
-    """First names below vdp that a file imports: `from vdp.data.clips import x` gives data."""
+    """First names below vdp that a file imports: `from vdp.data.stores.clips import x` gives data."""
     parts = set()
     for node in ast.walk(ast.parse(path.read_text())):
         names = []
@@ -49,6 +49,6 @@ def test_every_folder_has_its_rule():
 
 def test_an_import_of_a_sibling_is_seen(tmp_path):
     (tmp_path / "x.py").write_text(
-        "import vdp.models.layers\nfrom vdp.data.clips import ClipStore\nimport os\n"
+        "import vdp.models.layers\nfrom vdp.data.stores.clips import ClipStore\nimport os\n"
     )
     assert imported_parts(tmp_path / "x.py") == {"models", "data"}

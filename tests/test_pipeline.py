@@ -46,7 +46,7 @@ def parsed(path: Path) -> ast.Module:
 
 
 def imported_modules(tree: ast.AST, path: Path) -> Iterator[str]:
-    """Dotted names that may be modules: `from vdp.data import clips` gives vdp.data and vdp.data.clips."""
+    """Dotted names that may be modules: `from vdp.data import clips` gives vdp.data and vdp.data.stores.clips."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -69,7 +69,7 @@ def module_files(module: str, root: Path) -> list[Path]:
 def read_params(script: Path, root: Path) -> set[str]:
     """The sections and values of params.yaml that a stage's script and what it imports read."""
     names: set[str] = set()
-    for path in imported_files(script, root) - {Path("vdp/params.py")}:
+    for path in imported_files(script, root) - {Path("vdp/config/schema.py")}:
         for node in ast.walk(parsed(root / path)):
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
                 if node.func.id == "read_section":
@@ -124,10 +124,10 @@ def test_every_stage_has_its_script_and_every_script_its_stage():
 def small_project(tmp_path: Path) -> Path:
     """A stage that imports `vdp.a`, which imports `vdp.deep.b` inside a function; it reads two sections."""
     files = {
-        "stages/work.py": "from vdp.a import go\nfrom vdp.params import read_section, read_value\n"
+        "stages/work.py": "from vdp.a import go\nfrom vdp.config.schema import read_section, read_value\n"
         "read_section(go, 'model.unet')\nread_value('seed')\n",
         "vdp/__init__.py": "",
-        "vdp/params.py": "",
+        "vdp/config/schema.py": "",
         "vdp/a.py": "import os\ndef go():\n    from vdp.deep import b\n",
         "vdp/deep/__init__.py": "registry = {}\n",
         "vdp/deep/b.py": "from .c import x\n",
@@ -141,10 +141,13 @@ def small_project(tmp_path: Path) -> Path:
 
 
 def test_a_planted_gap_is_found_and_named(small_project):
-    stage = {"deps": ["stages/work.py", "vdp/a.py", "vdp/params.py", "vdp/deep"], "params": ["model", "seed"]}
+    stage = {
+        "deps": ["stages/work.py", "vdp/a.py", "vdp/config/schema.py", "vdp/deep"],
+        "params": ["model", "seed"],
+    }
     assert gaps("work", stage, small_project) == []
     without = {
-        "deps": ["stages/work.py", "vdp/a.py", "vdp/params.py", "vdp/deep/b.py"],
+        "deps": ["stages/work.py", "vdp/a.py", "vdp/config/schema.py", "vdp/deep/b.py"],
         "params": ["model.dit"],
     }
     assert gaps("work", without, small_project) == [

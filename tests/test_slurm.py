@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from vdp.params import read_file
+from vdp.config.yaml_file import read_file
 
 REPO = Path(__file__).parents[1]
 SCRIPT = REPO / "slurm" / "train.sbatch"

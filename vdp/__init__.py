@@ -3,7 +3,12 @@
 from importlib import import_module
 
 # found when they are asked for: stages import parts of this package, and must not load the networks for that
-PLACES = {"load": "vdp.api", "Model": "vdp.api", "Sampling": "vdp.api", "train": "vdp.learn"}
+PLACES = {
+    "load": "vdp.api.model",
+    "Model": "vdp.api.model",
+    "Sampling": "vdp.api.model",
+    "train": "vdp.api.train",
+}
 
 
 def __getattr__(name: str) -> object:

@@ -1,4 +1,4 @@
-from vdp.api import Model as Model
-from vdp.api import Sampling as Sampling
-from vdp.api import load as load
-from vdp.learn import train as train
+from vdp.api.model import Model as Model
+from vdp.api.model import Sampling as Sampling
+from vdp.api.model import load as load
+from vdp.api.train import train as train

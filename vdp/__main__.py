@@ -1,5 +1,5 @@
 """`python -m vdp`."""
 
-from vdp.cli import main
+from vdp.cli.app import main
 
 main()

@@ -6,9 +6,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from vdp.config.messages import validate
+from vdp.config.read import read_section
+from vdp.config.yaml_file import read_file
+from vdp.core.errors import UserError
 from vdp.data.augment import Augment, ClipViews
-from vdp.data.augment_params import AugmentParams, Changes, ClipAugment, ClipChanges
-from vdp.params import UserError, read_file, read_section, validate
+from vdp.data.params import AugmentParams, Changes, ClipAugment, ClipChanges
 
 REPO = Path(__file__).parents[2]
 HEIGHT, WIDTH = 16, 24

@@ -6,9 +6,12 @@ import cv2
 import numpy as np
 import pytest
 
+from vdp.config.messages import validate
+from vdp.config.read import read_section
+from vdp.config.yaml_file import read_file
+from vdp.core.errors import UserError
 from vdp.data.degrade import KINDS, Degradations, degrade, draw
-from vdp.data.degrade_params import LIMITS, DegradeParams
-from vdp.params import UserError, read_file, read_section, validate
+from vdp.data.params import LIMITS, DegradeParams
 
 REPO = Path(__file__).parents[2]
 RISING = {  # strengths of each kind, from the weakest degradation to the strongest

@@ -6,14 +6,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from vdp import device
+from vdp.core import device
+from vdp.core.pixels import to_pixels
 from vdp.data.augment import ClipViews
-from vdp.data.augment_params import ClipChanges
-from vdp.data.clips import Clip, ClipStore, write_clips
 from vdp.data.encode import decode_frames, encode_clips, encode_conditions, encode_frames, encode_known
-from vdp.data.latents import Moments
-from vdp.data.predictions import FRAMES, PredictionWriter, read_latents
-from vdp.pixels import to_pixels
+from vdp.data.params import ClipChanges
+from vdp.data.stores.clips import Clip, ClipStore, write_clips
+from vdp.data.stores.latents import Moments
+from vdp.data.stores.predictions import FRAMES, PredictionWriter, read_latents
 
 CPU = torch.device("cpu")
 

@@ -6,20 +6,12 @@ from torch import Tensor, nn
 
 from tests.oracle import Oracle, OracleContext, moving_clips
 from tests.processes import every_process, objective_of
-from vdp.chance import Chance, whole
-from vdp.diffusion.loss import (
-    LEVELS,
-    HopLoss,
-    LevelLoss,
-    TaskLevelLoss,
-    diffusion_loss,
-    shift_time,
-    times_of,
-)
+from vdp.core.context_frames import Hops
+from vdp.core.rng import Chance, whole
+from vdp.diffusion.loss import LEVELS, HopLoss, LevelLoss, TaskLevelLoss, diffusion_loss, shift_time, times_of
 from vdp.diffusion.objective import Objective
-from vdp.diffusion.own_context import OwnContext
 from vdp.diffusion.process import min_snr_weight, target
-from vdp.tasks import Hops
+from vdp.diffusion.scheduled_sampling import OwnContext
 
 SCALE = torch.tensor([0.5, 2.0])
 TRUTH = moving_clips(batch=3, channels=2, height=4, width=5)
@@ -132,15 +124,15 @@ def test_draws_of_one_target_stand_side_by_side():
 
 
 def drawn_loss(
-    draws: int = 1, context_noise: float = 0.0, drop_context: float = 0.0, own: OwnContext = NO_OWN
+    draws: int = 1, context_noise: float = 0.0, context_dropout: float = 0.0, own: OwnContext = NO_OWN
 ) -> HopLoss:
-    return HopLoss({"predict": flow()}, None, 1.0, draws, context_noise, drop_context, own)
+    return HopLoss({"predict": flow()}, None, 1.0, draws, context_noise, context_dropout, own)
 
 
 @pytest.mark.parametrize("context_noise", [0.0, 0.3])
 def test_the_drawn_loss_takes_its_chance_from_the_generator_alone(context_noise):
     def drawn(seed: int) -> tuple[Tensor, Silent]:
-        network, loss = Silent(), drawn_loss(3, context_noise, drop_context=0.5)
+        network, loss = Silent(), drawn_loss(3, context_noise, context_dropout=0.5)
         return loss(network, make_hops(), chance(seed))["loss"], network
 
     (first, network), (again, _), (other, _) = drawn(0), drawn(0), drawn(1)
@@ -194,7 +186,7 @@ def test_every_draw_has_standard_normal_noise_of_its_own():
 def test_a_share_of_the_clips_is_learnt_without_known_pictures(share, expected):
     network, generator, dropped = Silent(), torch.Generator().manual_seed(0), []
     for _ in range(300):
-        drawn_loss(drop_context=share)(network, make_hops(), whole(generator, 3))
+        drawn_loss(context_dropout=share)(network, make_hops(), whole(generator, 3))
         dropped.append(network.dropped)
     among = torch.stack(dropped).float()
     assert among.mean().item() == pytest.approx(expected, abs=0.05)
@@ -206,7 +198,7 @@ def test_clips_whose_pictures_are_withheld_have_no_noise_on_them():
     """The change to a noised frame that the network does not see would be noise to it."""
     network, generator = Silent(), torch.Generator().manual_seed(0)
     for _ in range(20):
-        drawn_loss(context_noise=0.3, drop_context=0.5)(network, make_hops(), whole(generator, 3))
+        drawn_loss(context_noise=0.3, context_dropout=0.5)(network, make_hops(), whole(generator, 3))
         assert not network.level[network.dropped].any()
     assert network.level.any()
 

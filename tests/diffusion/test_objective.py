@@ -3,8 +3,8 @@ import torch
 from torch import Tensor
 
 from tests.processes import objective_of
+from vdp.core.context_frames import Hops
 from vdp.diffusion.objective import Objective, data_scale
-from vdp.tasks import Hops
 
 SCALE = torch.tensor([0.3, 4.0])
 

@@ -11,9 +11,9 @@ from torch.utils.checkpoint import checkpoint
 
 from vdp.models.codecs.params import VaeParams
 from vdp.models.codecs.vae import Vae, vae_loss
-from vdp.models.denoisers import Dit, Unet
+from vdp.models.denoisers.factory import Dit, Unet
 from vdp.models.denoisers.params import DitParams, UnetParams
-from vdp.models.factors import NUM_LOGITS
+from vdp.models.factored_classes import NUM_LOGITS
 from vdp.models.segmenters.params import SegmenterParams
 from vdp.models.segmenters.unetpp import UnetPlusPlus
 

@@ -9,12 +9,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from vdp.models.codecs import load_codec, load_frame_codec
+from vdp.models.checkpoint import save_model
+from vdp.models.codecs.factory import load_codec, load_frame_codec
 from vdp.models.codecs.params import CodecConfig, CodecParams, VaeParams
 from vdp.models.codecs.pixel import Pixel
 from vdp.models.codecs.vae import Vae, detail_weight, kl_divergence, reparametrise, vae_loss
-from vdp.models.factors import NUM_LOGITS
-from vdp.models.store import save_model
+from vdp.models.factored_classes import NUM_LOGITS
 
 
 def vae_params(factor: int = 4, temporal: int = 1) -> VaeParams:

@@ -5,17 +5,18 @@ import torch
 from torch import Tensor
 
 from tests.processes import diffusion_params, objective_of
+from vdp.core.context_frames import Hops
+from vdp.core.errors import UserError
+from vdp.core.tasks import TASKS
 from vdp.diffusion.loss import diffusion_loss
 from vdp.diffusion.params import DiffusionParams
 from vdp.diffusion.process import add_noise, clean_and_noise
+from vdp.models.checkpoint import save_model
 from vdp.models.codecs.params import VaeParams
 from vdp.models.codecs.pixel import Pixel
 from vdp.models.codecs.vae import Vae
-from vdp.models.denoisers import Dit, Unet, build_denoiser, load_denoiser
+from vdp.models.denoisers.factory import Dit, Unet, build_denoiser, load_denoiser
 from vdp.models.denoisers.params import DenoiserConfig, DenoiserParams
-from vdp.models.store import save_model
-from vdp.params import UserError
-from vdp.tasks import TASKS, Hops
 
 CHANNELS = 3
 STEPS = 110
@@ -350,7 +351,7 @@ def config_of(name: str) -> DenoiserConfig[DiffusionParams]:
         gaps=[1, 2],
         targets=1,
         span=6,
-        drop_context=0.0,
+        context_dropout=0.0,
         data_scale={"predict": (0.1, 0.2, 0.3), "restore": (0.4, 0.5, 0.6)},
         latent_mean=(0.0, 1.0, 2.0),
         latent_std=(1.0, 2.0, 3.0),

@@ -5,9 +5,9 @@ import torch
 from einops import rearrange, repeat
 from torch import Tensor
 
+from vdp.core.context_frames import anchor_frames
 from vdp.models.denoisers.dit import ROPE_BASE, Block, Dit
 from vdp.models.denoisers.params import DitParams
-from vdp.tasks import anchor_frames
 
 CHANNELS = 3
 ATTENTIONS = ("one_way", "block", "joint")

@@ -6,19 +6,19 @@ import pytest
 import torch
 from torch import Tensor
 
-from vdp import device
-from vdp.chance import Chance, whole
-from vdp.classes import NUM_CLASSES
+from vdp.core import device
+from vdp.core.classes import NUM_CLASSES
+from vdp.core.rng import Chance, whole
+from vdp.models.checkpoint import save_model
 from vdp.models.codecs.params import VaeParams
 from vdp.models.codecs.pixel import Pixel
 from vdp.models.codecs.vae import Vae
-from vdp.models.factors import NUM_LOGITS, factor_loss
-from vdp.models.segmenters import load_segmenter
+from vdp.models.factored_classes import NUM_LOGITS, factor_loss
+from vdp.models.segmenters.factory import load_segmenter
 from vdp.models.segmenters.masks import MaskMaker, class_probs, decide, seen_classes
 from vdp.models.segmenters.params import SegmenterConfig, SegmenterParams, SegmentParams
 from vdp.models.segmenters.round_trip import round_trip
 from vdp.models.segmenters.unetpp import UnetPlusPlus
-from vdp.models.store import save_model
 
 CPU = torch.device("cpu")
 

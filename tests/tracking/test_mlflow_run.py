@@ -12,7 +12,7 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
-from vdp.params import UserError
+from vdp.core.errors import UserError
 from vdp.tracking import mlflow_run
 from vdp.tracking.mlflow_run import Tracker, experiment_key, flatten, read_stats, save_stats, track_stage
 

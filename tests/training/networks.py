@@ -10,20 +10,20 @@ from torch import Tensor, nn
 
 from tests.models.test_denoisers import denoiser_params
 from tests.processes import objective_of
-from vdp.chance import Chance
-from vdp.data.frame_batches import Frames
-from vdp.data.hop_batches import HopBatch
+from vdp.core.rng import Chance
+from vdp.data.batches.frames import Frames
+from vdp.data.batches.hops import HopBatch
 from vdp.diffusion.loss import HopLoss, LevelLoss
-from vdp.diffusion.own_context import OwnContext
+from vdp.diffusion.scheduled_sampling import OwnContext
 from vdp.models.codecs.params import VaeParams
 from vdp.models.codecs.vae import Vae, vae_loss
-from vdp.models.denoisers import build_denoiser
-from vdp.models.factors import factor_loss
+from vdp.models.denoisers.factory import build_denoiser
+from vdp.models.factored_classes import factor_loss
 from vdp.models.segmenters.params import SegmenterParams
 from vdp.models.segmenters.unetpp import UnetPlusPlus
-from vdp.training.fit import Training, training_seed
-from vdp.training.read_ahead import Batch
-from vdp.training.validate import VALIDATION_SIZE
+from vdp.training.dataloader import Batch
+from vdp.training.trainer import Training, training_seed
+from vdp.training.validation import VALIDATION_SIZE
 
 BATCH = 8  # samples of a step
 CHANNELS = 3  # of a latent
@@ -98,7 +98,7 @@ def vae_training() -> Training[Vae, Frames, Frames]:
     return Training("pretrain_vae", network, loss, batches, loss, held_out)
 
 
-def denoiser_training(name: str, own_context: float) -> Training[nn.Module, HopBatch, HopBatch]:
+def denoiser_training(name: str, scheduled_sampling: float) -> Training[nn.Module, HopBatch, HopBatch]:
     """A denoiser by its name in the contract test of all of them."""
     params = denoiser_params(name)
     objective = objective_of("flow", "flow", torch.ones(CHANNELS), residual=True)
@@ -130,4 +130,6 @@ def training_named(name: str) -> Training:
     training_seed(0)
     if name in TRAININGS:
         return TRAININGS[name]()
-    return denoiser_training(name.removesuffix("+own"), own_context=0.5 if name.endswith("+own") else 0.0)
+    return denoiser_training(
+        name.removesuffix("+own"), scheduled_sampling=0.5 if name.endswith("+own") else 0.0
+    )

@@ -19,11 +19,11 @@ from torch import Tensor, nn
 
 from tests.training.networks import BATCH, training_named
 from tests.training.small import Notes, engine_of, params_of, training_of
-from vdp.chance import Chance
-from vdp.params import run_stage
+from vdp.config.read import run_stage
+from vdp.core.rng import Chance
+from vdp.training.checkpoint import States
 from vdp.training.engine import launch
-from vdp.training.fit import Fitted, Training, fit, training_seed
-from vdp.training.resume import States
+from vdp.training.trainer import Fitted, Training, fit, training_seed
 
 LEARNING_RATE = 1e-3  # of the networks: rounding errors of many steps stay small
 

@@ -6,12 +6,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from vdp.chance import Chance
+from vdp.core.rng import Chance
+from vdp.training.checkpoint import States
 from vdp.training.engine import launch
-from vdp.training.fit import Fitted, Training, fit, training_seed
 from vdp.training.params import EngineParams, FitParams
-from vdp.training.resume import States
-from vdp.training.validate import VALIDATION_SIZE
+from vdp.training.trainer import Fitted, Training, fit, training_seed
+from vdp.training.validation import VALIDATION_SIZE
 
 SLOPE, OFFSET = torch.tensor([[2.0, -1.0, 0.5]]), 0.25
 

@@ -8,10 +8,10 @@ from torch import Tensor, nn
 
 from tests.training.process import Job, run
 from tests.training.small import engine_of, fitted, params_of, regression, training_of
-from vdp.chance import Chance
-from vdp.params import UserError
+from vdp.core.errors import UserError
+from vdp.core.rng import Chance
 from vdp.training.engine import launch
-from vdp.training.fit import training_seed
+from vdp.training.trainer import training_seed
 
 NETWORKS = ["vae", "unet-features+own", "dit+own"]
 Curves = list[tuple[int, dict[str, float]]]

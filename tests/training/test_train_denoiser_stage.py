@@ -10,15 +10,15 @@ import yaml
 from torch import nn
 
 from stages import train_denoiser
-from vdp.data.hop_batches import HopRule
-from vdp.data.latents import Normalisation, write_latents, write_statistics
+from vdp.config.yaml_file import read_file
+from vdp.data.batches.hops import HopRule
+from vdp.data.stores.latents import Normalisation, write_latents, write_statistics
 from vdp.diffusion.objective import data_scale
-from vdp.diffusion.own_context import OwnContext
 from vdp.diffusion.params import DiffusionParams
-from vdp.models.denoisers import load_denoiser
-from vdp.params import read_file
-from vdp.training.fit import Fitted
-from vdp.training.read_ahead import first_batches
+from vdp.diffusion.scheduled_sampling import OwnContext
+from vdp.models.denoisers.factory import load_denoiser
+from vdp.training.dataloader import first_batches
+from vdp.training.trainer import Fitted
 
 REPO = Path(__file__).parents[2]
 SMALL = {
@@ -38,9 +38,9 @@ DIFFUSION = {
 SHARES = {"predict": 0.65, "interpolate": 0.1, "generate": 0.075, "restore": 0.175}
 TRAIN = {
     "batch_size": 5, "known": 3, "gaps": [1, 3], "max_hops": 1, "targets": 2, "draws": 4, "reverse": True,
-    "context_noise": 0.11, "drop_context": 0.12,
+    "context_noise": 0.11, "context_dropout": 0.12,
     "tasks": SHARES, "span": 5,
-    "own_context": 0.13, "own_frames": 1, "own_steps": 6, "own_temperature": 0.15,
+    "scheduled_sampling": 0.13, "scheduled_sampling_frames": 1, "scheduled_sampling_steps": 6, "scheduled_sampling_temperature": 0.15,
 }  # fmt: skip
 
 
@@ -90,7 +90,7 @@ def fitted(tmp_path, monkeypatch):
 def test_the_loss_is_the_one_that_params_ask_for(fitted):
     loss = fitted.training.loss
     assert (loss.min_snr_gamma, loss.time_shift, loss.draws) == (4.0, 2.0, 4)
-    assert (loss.context_noise, loss.drop_context) == (0.11, 0.12)
+    assert (loss.context_noise, loss.context_dropout) == (0.11, 0.12)
     assert loss.own_context == OwnContext(share=0.13, frames=1, steps=6, temperature=0.15)
     for objective in loss.objectives.values():
         assert (objective.process.prediction, objective.residual) == ("v", False)
@@ -138,8 +138,13 @@ def test_a_picture_shows_known_predicted_and_true_frames(fitted):
 def test_the_model_tells_what_it_was_trained_with_and_has_its_spare_weights(fitted):
     trained = load_denoiser(train_denoiser.DENOISER, torch.device("cpu"), DiffusionParams)
     config = trained.config
-    assert (config.known, config.gaps, config.targets, config.span) == (3, [1, 3], 2, 5)
-    assert (config.height, config.width, config.drop_context) == (8, 8, 0.12)
+    assert (config.context_frames, config.target_offsets, config.targets, config.max_span) == (
+        3,
+        [1, 3],
+        2,
+        5,
+    )
+    assert (config.height, config.width, config.context_dropout) == (8, 8, 0.12)
     assert config.tasks == SHARES
     assert config.diffusion.model_dump().items() >= DIFFUSION.items()
     assert (config.latent_mean, config.latent_std) == ((0.0, 0.0), (1.0, 2.0))

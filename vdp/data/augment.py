@@ -10,8 +10,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from vdp.data.augment_params import Changes, ClipChanges
-from vdp.data.clips import Pixels
+from vdp.data.params import Changes, ClipChanges
+from vdp.data.stores.clips import Pixels
 
 # importing albumentations would look for a newer one on the network
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")

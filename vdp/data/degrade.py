@@ -9,8 +9,8 @@ from collections.abc import Callable
 import cv2
 import numpy as np
 
-from vdp.data.clips import Pixels
-from vdp.data.degrade_params import LIMITS, DegradeParams
+from vdp.data.params import LIMITS, DegradeParams
+from vdp.data.stores.clips import Pixels
 
 KINDS = ("noise", "low_light", "blur", "compression", "dropped")
 

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from vdp.data.clips import ClipStore, Pixels
-from vdp.data.latents import Half, Moments
-from vdp.device import autocast
-from vdp.pixels import to_pixels, to_uint8
+from vdp.core.device import autocast
+from vdp.core.pixels import to_pixels, to_uint8
+from vdp.data.stores.clips import ClipStore, Pixels
+from vdp.data.stores.latents import Half, Moments
 
 Encode = Callable[[Tensor], Tensor]  # (B, 3, T, H, W) -> (B, C, T, h, w)
 Decode = Callable[[Tensor], Tensor]  # (B, C, T, h, w) -> (B, 3, T, H, W)

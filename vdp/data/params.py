@@ -5,7 +5,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 
-from vdp.params import Params
+from vdp.config.schema import Params
 
 MAX_NUMBER = 2**31 - 1  # of a frame: no video has more
 MAX_NAME = 100  # characters of the name of a test set
@@ -158,3 +158,102 @@ class ExtractParams(Params):
 def key_of(split: str) -> str:
     """The key of params.yaml that names a split's source, for messages."""
     return f"extract_frames.{split.replace('test/', 'test_sets.')}"
+
+
+class Changes(Params):
+    """What may be changed in a picture; its mask is moved alike."""
+
+    flip: bool  # mirror half of the pictures left-right
+    crop_scale: Annotated[float, Field(gt=0, le=1)]  # smallest side of a random crop, as a share; 1: no crops
+    brightness: Annotated[float, Field(ge=0, lt=1)]  # largest relative change of brightness and contrast
+
+
+class FrameAugment(Params):
+    """Sections `augment.codec` and `augment.segmenter`, which learn from single frames."""
+
+    train: Changes
+    val: Changes
+
+
+class ClipChanges(Changes):
+    """What may be changed in a clip, in all of its frames alike."""
+
+    flip: bool  # encode the mirror image of each clip as well
+    random_views: Annotated[int, Field(ge=0, le=64)]  # further encodings, each with changes of its own
+
+
+class ClipAugment(Params):
+    """Section `augment.denoiser`, which learns from clips that are encoded once."""
+
+    train: ClipChanges
+    val: ClipChanges
+
+    @model_validator(mode="after")
+    def random_views_and_their_changes_go_together(self) -> Self:
+        for split, changes in (("train", self.train), ("val", self.val)):
+            name = f"augment.denoiser.{split}"
+            asked = {"crop_scale": changes.crop_scale} if changes.crop_scale < 1 else {}
+            asked |= {"brightness": changes.brightness} if changes.brightness > 0 else {}
+            if changes.random_views and not asked:
+                raise ValueError(
+                    f"{name}.random_views={changes.random_views} would encode the same clip again: set "
+                    "crop_scale below 1 or brightness above 0 beside it, or random_views to 0"
+                )
+            if asked and not changes.random_views:
+                key, value = asked.popitem()
+                raise ValueError(
+                    f"{name}.{key}={value} does nothing without random views: set random_views beside it "
+                    f"to 1 or more, or {key} to {0.0 if key == 'brightness' else 1.0}"
+                )
+        return self
+
+
+class AugmentParams(Params):
+    """Section `augment`, whole; a stage reads the part of its network."""
+
+    codec: FrameAugment
+    denoiser: ClipAugment
+    segmenter: FrameAugment
+
+
+LIMITS = {  # least and most strength of each kind, in its own unit: see `vdp.data.degrade.degrade`
+    "noise": (0.0, 1.0),
+    "low_light": (0.01, 1.0),
+    "blur": (0.0, 64.0),
+    "compression": (1.0, 100.0),
+    "dropped": (0.0, 1.0),
+}
+
+Range = tuple[float, float]
+
+
+class DegradeParams(Params):
+    """Section `degrade`: the least and the most strength of each kind; null for a kind that is off."""
+
+    noise: Range | None  # standard deviation of Gaussian noise, a share of the full range of brightness
+    low_light: Range | None  # share of the brightness that is left
+    blur: Range | None  # standard deviation of a Gaussian blur, pixels
+    compression: Range | None  # JPEG quality
+    dropped: Range | None  # share of the frames that are lost
+
+    @property
+    def ranges(self) -> dict[str, Range]:
+        """The ranges of the kinds that are on."""
+        found = {kind: getattr(self, kind) for kind in LIMITS}
+        return {kind: ends for kind, ends in found.items() if ends is not None}
+
+    @model_validator(mode="after")
+    def ranges_make_sense(self) -> Self:
+        """Name the kind whose range is reversed or too wide, or say that all are off."""
+        if not self.ranges:
+            raise ValueError(
+                f"every kind is off: give one of {', '.join(LIMITS)} a range, as noise: [0.05, 0.2]"
+            )
+        for kind, (low, high) in self.ranges.items():
+            least, most = LIMITS[kind]
+            if not least <= low <= high <= most:
+                raise ValueError(
+                    f"degrade.{kind}=[{low:g}, {high:g}] is out of range: expected two values in order, "
+                    f"{least:g} <= low <= high <= {most:g}"
+                )
+        return self

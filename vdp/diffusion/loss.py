@@ -10,12 +10,13 @@ from typing import Protocol, TypeVar
 import torch
 from torch import Tensor
 
-from vdp.chance import Chance
-from vdp.diffusion.contract import Denoiser
+from vdp.core.context_frames import Hops
+from vdp.core.rng import Chance
+from vdp.core.tasks import Task
 from vdp.diffusion.objective import Objective
-from vdp.diffusion.own_context import OwnContext, with_own_frames
 from vdp.diffusion.process import Schedule, add_noise, clean_and_noise, min_snr_weight, target
-from vdp.tasks import Hops, Task
+from vdp.diffusion.protocols import Denoiser
+from vdp.diffusion.scheduled_sampling import OwnContext, with_own_frames
 
 ContextT = TypeVar("ContextT")
 
@@ -90,7 +91,7 @@ def denoised(
 class HopLoss:
     """How a training step draws its times, its noise and what it makes of the known frames.
 
-    A loss of `vdp.training.fit`: all chance is that with which it is called.
+    A loss of `vdp.training.trainer`: all chance is that with which it is called.
     """
 
     objectives: Mapping[Task, Objective]  # what is noised, of each task
@@ -98,8 +99,8 @@ class HopLoss:
     time_shift: float  # above 1: more training at high noise
     draws: int  # noise draws of each target
     context_noise: float  # largest standard deviation of noise on known frames; half of the clips have none
-    drop_context: float  # share of clips without pictures of known frames
-    own_context: OwnContext
+    context_dropout: float  # share of clips without pictures of known frames
+    scheduled_sampling: OwnContext
 
     def __call__(self, denoiser: Denoiser[ContextT], hops: Hops, chance: Chance) -> dict[str, Tensor]:
         """The loss of a batch of hops, or of a part of one.
@@ -121,7 +122,7 @@ class HopLoss:
         level = self.context_noise * chance.uniform(batch, 1) * (chance.uniform(batch, 1) < 0.5)
         noise = chance.normal(batch, channels, targets * self.draws, height, width)
         context_noise = chance.normal(*hops.known.shape)
-        dropped = chance.uniform(batch) < self.drop_context
+        dropped = chance.uniform(batch) < self.context_dropout
         level = level * ~dropped[:, None]  # noise that the network cannot see would only blur what it learns
         share = self.own_context.share if hops.task == "predict" else 0.0  # the others know no made frames
         if share > 0 and chance.shared() < share:
@@ -164,7 +165,7 @@ def times_of(levels: Sequence[float], schedule: Schedule) -> Tensor:
 class LevelLoss:
     """How far a network is from the truth at fixed levels of noise, from clean known frames.
 
-    A loss of `vdp.training.fit` for its validations: all of them see the same levels, so that they compare,
+    A loss of `vdp.training.trainer` for its validations: all of them see the same levels, so that they compare,
     and the error of the clean frame also between trainings, whatever schedule, prediction or change these
     diffuse.
     """

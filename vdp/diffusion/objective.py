@@ -12,8 +12,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from vdp.core.context_frames import Hops, anchor_frames, blended_frames
+from vdp.core.tasks import Task
 from vdp.diffusion.process import Process
-from vdp.tasks import Hops, Task, anchor_frames, blended_frames
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from vdp.params import Params
+from vdp.config.schema import Params
 
 Beta = Annotated[float, Field(gt=0, lt=1)]
 

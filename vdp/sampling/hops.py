@@ -29,7 +29,7 @@ def future_hops(last: float, frames: int, gaps: Sequence[int], targets: int | No
     size = reach if targets is None else targets
     if not 1 <= size <= reach:
         raise ValueError(
-            f"train_denoiser.gaps={sorted(gaps)}: expected all distances from 1 to {max(size, 1)} among "
+            f"train_denoiser.target_offsets={sorted(gaps)}: expected all distances from 1 to {max(size, 1)} among "
             "them, so that no frame is left out; train with them"
         )
     starts = range(0, frames, size)

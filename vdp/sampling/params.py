@@ -4,8 +4,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from vdp.hops import frame_groups
-from vdp.params import Params
+from vdp.config.schema import Params
+from vdp.core.tasks import frame_groups
 
 FrameNumber = Annotated[int, Field(ge=2)]  # 1-based
 Hop = FrameNumber | Annotated[list[FrameNumber], Field(min_length=1)]  # one frame, or several at once
@@ -23,7 +23,7 @@ class PredictParams(Params):
     guidance: Annotated[float, Field(ge=0, le=20)]  # weight of the context; 1: as trained
     context_noise: Annotated[float, Field(ge=0, le=1)]  # noise on made frames, which the network is told
     samples: Annotated[int, Field(ge=1, le=64)]  # futures per clip
-    batch_clips: Annotated[int, Field(ge=1)]  # futures rolled out at once
+    batch_size: Annotated[int, Field(ge=1)]  # futures rolled out at once
 
     @property
     def frame_groups(self) -> list[list[int]]:

@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vdp.diffusion.contract import Denoiser
 from vdp.diffusion.objective import Objective
+from vdp.diffusion.protocols import Denoiser
 from vdp.sampling.params import PredictParams
 from vdp.sampling.rollout import Strategy, rollout
 from vdp.sampling.samplers import make_sampler, time_grid

@@ -11,11 +11,11 @@ from typing import Generic, Protocol, TypeVar
 import torch
 from torch import Tensor
 
-from vdp.diffusion.contract import Denoiser
+from vdp.core.context_frames import nearest_frames
 from vdp.diffusion.objective import Objective
 from vdp.diffusion.process import clean_and_noise
+from vdp.diffusion.protocols import Denoiser
 from vdp.sampling.samplers import Sampler
-from vdp.tasks import nearest_frames
 
 ContextT = TypeVar("ContextT")
 

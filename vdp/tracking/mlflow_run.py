@@ -26,8 +26,11 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import JsonValue
 
-from vdp.files import locked
-from vdp.params import PARAMS_FILE, UserError, process_number, read_file
+from vdp.config.schema import PARAMS_FILE
+from vdp.config.yaml_file import read_file
+from vdp.core.errors import UserError
+from vdp.core.files import locked
+from vdp.core.rank import process_number
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

@@ -21,10 +21,10 @@ from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint, noop_context_fn
 
-from vdp.device import computes_in_bf16
-from vdp.params import UserError
+from vdp.core.device import computes_in_bf16
+from vdp.core.errors import UserError
 from vdp.training.params import EngineParams
-from vdp.training.together import launch_together
+from vdp.training.process_watch import launch_together
 
 Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
 Work = Callable[[nn.Module], dict[str, Tensor]]  # what is computed with a network: named scalars

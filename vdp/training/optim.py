@@ -20,7 +20,7 @@ def learning_rate(step: int, params: FitParams) -> float:
     Source: Loshchilov & Hutter 2017 (arXiv:1608.03983), without restarts.
     """
     rate = params.learning_rate * min(1.0, (step + 1) / max(params.warmup_steps, 1))
-    if params.schedule == "constant":
+    if params.lr_schedule == "constant":
         return rate
     return rate * 0.5 * (1 + math.cos(math.pi * step / params.steps))
 

@@ -4,7 +4,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from vdp.params import Params
+from vdp.config.schema import Params
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Gap = Annotated[int, Field(ge=1)]  # frames from the last known one to the target
@@ -31,7 +31,7 @@ class FitParams(Params):
     batch_size: Annotated[int, Field(ge=1)]  # samples per step, over all processes and accumulated parts
     accumulate: Annotated[int, Field(ge=1)]  # parts of a process's batch, computed one by one
     learning_rate: Annotated[float, Field(gt=0, le=1)]  # peak
-    schedule: Literal["cosine", "constant"]  # of the learning rate after the warm-up
+    lr_schedule: Literal["cosine", "constant"]  # of the learning rate after the warm-up
     warmup_steps: Annotated[int, Field(ge=0)]  # steps of linear warm-up
     weight_decay: Annotated[float, Field(ge=0, le=1)]  # of AdamW, on weight matrices alone
     grad_clip: Annotated[float, Field(gt=0)]  # largest norm of the gradient
@@ -74,19 +74,21 @@ class TrainDenoiserParams(FitParams):
     """Section `train_denoiser`; a sample is a hop: some known frames and one target."""
 
     tasks: TaskShares
-    gaps: Annotated[list[Gap], Field(min_length=1)]  # a hop draws one of them
-    known: Annotated[int, Field(ge=1)]  # known frames of a training hop, at most
+    target_offsets: Annotated[list[Gap], Field(min_length=1)]  # a hop draws one of them
+    context_frames: Annotated[int, Field(ge=1)]  # known frames of a training hop, at most
     max_hops: Annotated[int, Field(ge=0)]  # earlier hops of the rollout that a training hop may stand behind
-    span: Annotated[int, Field(ge=2)]  # interpolate: frames from the known one before a gap to that after it
+    max_span: Annotated[
+        int, Field(ge=2)
+    ]  # interpolate: frames from the known one before a gap to that after it
     targets: Annotated[int, Field(ge=1)]  # frames to predict from one context, at different gaps
     draws: Annotated[int, Field(ge=1)]  # noise draws of each target per step, from one pass over its context
     reverse: bool  # play half of the training hops backwards
     context_noise: Share  # largest standard deviation of noise on known frames; half of the hops have none
-    drop_context: Annotated[float, Field(ge=0, lt=1)]  # share of hops without pictures of known frames
-    own_context: Share  # share of the steps whose newest known frames the network has made itself
-    own_frames: Annotated[int, Field(ge=1)]  # how many of them, at most
-    own_steps: Annotated[int, Field(ge=1, le=1000)]  # sampling steps of each
-    own_temperature: Annotated[float, Field(ge=0, le=2)]  # scale of their starting noise
+    context_dropout: Annotated[float, Field(ge=0, lt=1)]  # share of hops without pictures of known frames
+    scheduled_sampling: Share  # share of the steps whose newest known frames the network has made itself
+    scheduled_sampling_frames: Annotated[int, Field(ge=1)]  # how many of them, at most
+    scheduled_sampling_steps: Annotated[int, Field(ge=1, le=1000)]  # sampling steps of each
+    scheduled_sampling_temperature: Annotated[float, Field(ge=0, le=2)]  # scale of their starting noise
 
 
 class TrainSegmenterParams(FitParams):

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.polynomial import legendre
 from numpy.typing import NDArray
 
-from vdp.classes import COLORS
+from vdp.core.classes import COLORS
 
 # 1e4 times the coefficient of P_row(2v - 1) P_column(2u - 1), one table for each of R, G, B
 FLOOR_SERIES: NDArray[np.float64] = 1e-4 * np.array(

@@ -4,7 +4,7 @@ from typing import Annotated, Self
 
 from pydantic import Field, model_validator
 
-from vdp.params import Params
+from vdp.config.schema import Params
 
 Share = Annotated[float, Field(ge=0, le=1)]
 

@@ -10,7 +10,7 @@ import mujoco
 import numpy as np
 from numpy.typing import NDArray
 
-from vdp.classes import SHAPES
+from vdp.core.classes import SHAPES
 from vdp.data.simulator.camera import RADIUS
 from vdp.data.simulator.scene import FRAME_SECONDS, Scene
 

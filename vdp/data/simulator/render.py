@@ -43,7 +43,7 @@ CONTACT_SHADE, CONTACT_REACH = (
 CURVE_STEPS = 16384  # of the table from light to bytes
 NEAR, FAR = 1e-5, 1e30
 
-CUBE, SPHERE, METAL = 0, 1, 0  # positions in vdp.classes
+CUBE, SPHERE, METAL = 0, 1, 0  # positions in vdp.core.classes
 X, SHAPE, TURN, MATERIAL, TINT, HALF, HALF_UP, BOUND = 0, 3, 4, 13, 14, 17, 18, 19  # columns of an object
 RIGHT, UP, FORWARD, EYE, FOCAL = 0, 1, 2, 3, 4  # rows of the camera
 LAMP_X, LAMP_HALF, LAMP_FLOOR, LAMP_RUBBER, LAMP_GLOW, LAMP_POWER = 0, 3, 4, 5, 6, 7  # columns of a lamp

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from vdp.classes import COLORS, MATERIALS, SHAPES, class_id
+from vdp.core.classes import COLORS, MATERIALS, SHAPES, class_id
 from vdp.data.simulator.camera import RADIUS, floor_point
 from vdp.data.simulator.params import SimulateParams
 

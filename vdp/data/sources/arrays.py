@@ -9,9 +9,9 @@ from typing import ClassVar, TypeAlias
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from vdp.data.clips import Pixels
-from vdp.data.sources.contract import Frame, Pace
-from vdp.data.sources.picture import check_classes
+from vdp.data.sources.protocols import Frame, Pace
+from vdp.data.stores.clips import Pixels
+from vdp.data.video.picture import check_classes
 
 PARTS = ("frames", "masks", "conditions")
 EXPECTED = "uint8, or float in [0, 1], of shape (T, H, W, 3) or (T, H, W)"

@@ -19,11 +19,11 @@ from typing import ClassVar, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from vdp.classes import COLORS, MATERIALS, SHAPES, class_id
-from vdp.data.clips import Pixels
-from vdp.data.sources.contract import Frame, Pace
-from vdp.data.sources.video_file import decode_frames
+from vdp.core.classes import COLORS, MATERIALS, SHAPES, class_id
+from vdp.data.sources.protocols import Frame, Pace
 from vdp.data.sources.walk import walk
+from vdp.data.stores.clips import Pixels
+from vdp.data.video.decode import decode_frames
 
 FRAMES = 128  # of every video of the release
 FOLDER = re.compile(r"video_[0-9]+-[0-9]+")

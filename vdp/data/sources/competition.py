@@ -10,8 +10,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import ClassVar
 
-from vdp.data.sources.contract import Frame, Pace
 from vdp.data.sources.images import mask_files, read_frames
+from vdp.data.sources.protocols import Frame, Pace
 from vdp.data.sources.walk import list_folder, walk
 
 FOLDER = re.compile(r"video_([0-9]+)")

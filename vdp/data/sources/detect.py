@@ -4,12 +4,12 @@ from pathlib import Path
 
 from vdp.data.sources.clevrer import ClevrerSource
 from vdp.data.sources.competition import CompetitionSource
-from vdp.data.sources.contract import Source
 from vdp.data.sources.huggingface import HuggingFaceSource
 from vdp.data.sources.images import ImageFolderSource
 from vdp.data.sources.pairs import LISTS, PairSource
-from vdp.data.sources.video_file import SUFFIXES
+from vdp.data.sources.protocols import Source
 from vdp.data.sources.videos import VideoSource
+from vdp.data.video.decode import SUFFIXES
 
 # in the order in which they are looked for: what is told by its layout before what is told by file names
 KINDS: dict[str, type[Source]] = {

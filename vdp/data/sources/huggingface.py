@@ -18,8 +18,7 @@ from typing import ClassVar, Self
 
 from pydantic import JsonValue
 
-from vdp.data.clips import Pixels
-from vdp.data.sources.contract import Frame, Pace
+from vdp.data.sources.protocols import Frame, Pace
 from vdp.data.sources.table_cells import (
     Cell,
     Columns,
@@ -30,8 +29,9 @@ from vdp.data.sources.table_cells import (
     stored_file,
 )
 from vdp.data.sources.table_files import UNREADABLE, open_table
-from vdp.data.sources.video_file import decode_frames
 from vdp.data.sources.walk import walk
+from vdp.data.stores.clips import Pixels
+from vdp.data.video.decode import decode_frames
 
 # the names by which `datasets` knows the split of a file: a shard of it, or a known word among others
 SHARD = re.compile(r"(.+)-[0-9]{5}-of-[0-9]{5}.*")

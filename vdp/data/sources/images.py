@@ -12,10 +12,10 @@ from typing import ClassVar
 
 import numpy as np
 
-from vdp.data.clips import Pixels
-from vdp.data.sources.contract import Frame, Pace
-from vdp.data.sources.picture import SUFFIXES, read_masks, read_picture
+from vdp.data.sources.protocols import Frame, Pace
 from vdp.data.sources.walk import list_folder, natural, walk
+from vdp.data.stores.clips import Pixels
+from vdp.data.video.picture import SUFFIXES, read_masks, read_picture
 
 MASK = "mask.npy"
 

@@ -20,15 +20,15 @@ from typing import ClassVar
 
 import yaml
 
-from vdp.data.clips import Pixels
-from vdp.data.resize import resize_frame
-from vdp.data.sources.contract import Frame, Pace
 from vdp.data.sources.images import list_pictures, mask_files, picture_frames
-from vdp.data.sources.picture import SUFFIXES as PICTURES
-from vdp.data.sources.picture import read_masks
-from vdp.data.sources.video_file import SUFFIXES as VIDEOS
-from vdp.data.sources.video_file import count_frames, decode_frames, frame_rate
+from vdp.data.sources.protocols import Frame, Pace
 from vdp.data.sources.walk import walk
+from vdp.data.stores.clips import Pixels
+from vdp.data.video.decode import SUFFIXES as VIDEOS
+from vdp.data.video.decode import count_frames, decode_frames, frame_rate
+from vdp.data.video.picture import SUFFIXES as PICTURES
+from vdp.data.video.picture import read_masks
+from vdp.data.video.resize import resize_frame
 
 INPUT, TARGET, MASK = "input", "target", "mask"
 LISTS = (".yaml", ".yml", ".csv")

@@ -5,12 +5,12 @@ import sys
 from dataclasses import dataclass
 from functools import partial
 
+from vdp.core.errors import UserError, one_line, printable
 from vdp.data.params import ExtractParams, SourceParams, key_of
-from vdp.data.sources.contract import Source
 from vdp.data.sources.detect import open_source
 from vdp.data.sources.huggingface import HuggingFaceSource
+from vdp.data.sources.protocols import Source
 from vdp.data.sources.split import in_no_role, train_and_val, videos_of
-from vdp.params import UserError, one_line, printable
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import JsonValue
 
-from vdp.data.clips import Pixels
-from vdp.data.sources.picture import check_classes, decode_picture
+from vdp.data.stores.clips import Pixels
+from vdp.data.video.picture import check_classes, decode_picture
 
 PREFERRED = ("video", "frames", "images")  # of several columns that fit, the first of these names is taken
 MASKS = ("mask", "masks")

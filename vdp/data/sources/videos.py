@@ -4,9 +4,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import ClassVar
 
-from vdp.data.sources.contract import Frame, Pace
-from vdp.data.sources.video_file import SUFFIXES, count_frames, decode_frames
+from vdp.data.sources.protocols import Frame, Pace
 from vdp.data.sources.walk import walk
+from vdp.data.video.decode import SUFFIXES, count_frames, decode_frames
 
 
 class VideoSource:

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from vdp.params import Params
+from vdp.config.schema import Params
 
 
 class CodecParams(Params):

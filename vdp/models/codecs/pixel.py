@@ -4,7 +4,7 @@ from torch import Tensor, nn
 
 
 class Pixel(nn.Module):
-    """Identity codec; keeps the contract of `vdp.models.codecs.Codec`."""
+    """Identity codec; keeps the contract of `vdp.models.codecs.factory.Codec`."""
 
     factor = 1
     temporal_factor = 1

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vdp.models.codecs.params import VaeParams
-from vdp.models.factors import NUM_LOGITS, factor_loss
+from vdp.models.factored_classes import NUM_LOGITS, factor_loss
 from vdp.models.layers import ResBlock, group_norm, zeroed
 
 DETAIL_WINDOW = 9  # pixels; about the size of an object at 64x96

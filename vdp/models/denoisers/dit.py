@@ -21,9 +21,9 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from vdp.core.context_frames import anchor_frames
 from vdp.models.denoisers.params import DitParams
 from vdp.models.layers import fourier_features, zeroed
-from vdp.tasks import anchor_frames
 
 FEATURES = 64  # Fourier features of a noise level
 LEVEL_PERIOD = 4.0  # their longest period; levels lie in [0, 1]
@@ -264,7 +264,7 @@ class PatchOut(nn.Module):
 
 
 class Dit(nn.Module):
-    """Denoiser; see the module's docstring and `vdp.diffusion.contract.Denoiser` for the contract."""
+    """Denoiser; see the module's docstring and `vdp.diffusion.protocols.Denoiser` for the contract."""
 
     def __init__(self, params: DitParams, channels: int) -> None:
         super().__init__()
@@ -295,7 +295,7 @@ class Dit(nn.Module):
     def context(
         self, frames: Tensor, index: Tensor, level: Tensor, dropped: Tensor, target_index: Tensor
     ) -> DitContext:
-        """Encode the known frames; see `vdp.diffusion.contract.Denoiser.context`."""
+        """Encode the known frames; see `vdp.diffusion.protocols.Denoiser.context`."""
         frames = frames.masked_fill(dropped[:, None, None, None, None], 0)
         level = level.masked_fill(dropped[:, None], 0)
         x, local = self.known_in(frames)
@@ -308,7 +308,7 @@ class Dit(nn.Module):
         return DitContext(known, tuple(cache), anchor, self._turns(target_index - origin, size))
 
     def forward(self, xt: Tensor, t: Tensor, context: DitContext) -> Tensor:
-        """The network's output for noised targets; see `vdp.diffusion.contract.Denoiser.__call__`."""
+        """The network's output for noised targets; see `vdp.diffusion.protocols.Denoiser.__call__`."""
         batch, _, count, _, _ = xt.shape
         targets = context.anchor.shape[2]
         draws = count // targets

@@ -4,7 +4,7 @@ from typing import Annotated, Generic, Literal, Self, TypeVar
 
 from pydantic import Field, model_validator
 
-from vdp.params import Params
+from vdp.config.schema import Params
 
 Mult = Annotated[int, Field(ge=1, le=64)]  # times base_channels
 Level = Annotated[int, Field(ge=0, le=5)]  # a resolution of a U-Net; 0 is the finest
@@ -19,7 +19,7 @@ class UnetParams(Params):
     num_res_blocks: Annotated[int, Field(ge=1, le=8)]  # residual blocks per resolution
     attention_levels: list[Level]  # resolutions with attention over the positions of a frame
     temporal: bool  # convolutions and attention over the targets of a hop, which then see each other
-    context_frames: Annotated[int, Field(ge=1, le=64)]  # known frames, nearest first, that the network sees
+    context_slots: Annotated[int, Field(ge=1, le=64)]  # known frames, nearest first, that the network sees
     head_levels: Annotated[int, Field(ge=1, le=6)]  # resolutions of the denoising head, from the finest
     head_blocks: Annotated[int, Field(ge=1, le=8)]  # residual blocks at each resolution of the denoising head
 
@@ -82,11 +82,11 @@ class DenoiserConfig(Params, Generic[Diffusion]):
     height: int  # of the frames that it was trained on, pixels
     width: int
     tasks: dict[str, float]  # share of each task in its training
-    known: int  # known frames of its training hops, at most; a rollout gives it no more
-    gaps: list[int]  # predict: frames from the last known one to a target
+    context_frames: int  # known frames of its training hops, at most; a rollout gives it no more
+    target_offsets: list[int]  # predict: frames from the last known one to a target
     targets: int  # frames of a hop
-    span: int  # interpolate: frames from the last known one before a gap to the first after it, at most
-    drop_context: float  # share of hops that were learnt without known pictures: above 0, guidance works
+    max_span: int  # interpolate: frames from the last known one before a gap to the first after it, at most
+    context_dropout: float  # share of hops that were learnt without known pictures: above 0, guidance works
     data_scale: dict[str, tuple[float, ...]]  # root mean square of what is diffused, per channel
     latent_mean: tuple[float, ...]  # of the raw latents, per channel
     latent_std: tuple[float, ...]

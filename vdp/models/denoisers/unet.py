@@ -22,9 +22,9 @@ from einops import rearrange, repeat
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from vdp.core.context_frames import distance
 from vdp.models.denoisers.params import UnetParams
 from vdp.models.layers import ImageAttention, ResBlock, fourier_features, group_norm, zeroed
-from vdp.tasks import distance
 
 MAX_OFFSET = 64.0  # frames; longest period of the features of a time offset
 TIME_PERIOD = 4.0  # longest period of the features of diffusion time and noise level, which lie in [0, 1]
@@ -244,20 +244,20 @@ class Pyramid(nn.Module):
 
 
 class Unet(nn.Module):
-    """Denoiser; see the module's docstring and `vdp.diffusion.contract.Denoiser` for the contract."""
+    """Denoiser; see the module's docstring and `vdp.diffusion.protocols.Denoiser` for the contract."""
 
     def __init__(self, params: UnetParams, channels: int) -> None:
         super().__init__()
         widths = [params.base_channels * mult for mult in params.channel_mults]
         dim = 4 * params.base_channels
-        stacked = params.context_frames * channels
+        stacked = params.context_slots * channels
         nothing = [0] * len(widths)
         whole = PyramidSpec(
             widths, params.num_res_blocks, dim, params.attention_levels, nothing, spade=None, temporal=False
         )
         self.conditioning = params.conditioning
         self.joint = params.temporal
-        self.slots = Slots(params.context_frames, dim)
+        self.slots = Slots(params.context_slots, dim)
         if params.conditioning == "concat":
             self.encoder = None
             spec, noisy = whole, channels + stacked
@@ -282,7 +282,7 @@ class Unet(nn.Module):
     def context(
         self, frames: Tensor, index: Tensor, level: Tensor, dropped: Tensor, target_index: Tensor
     ) -> UnetContext:
-        """Encode the known frames for some targets; see `vdp.diffusion.contract.Denoiser.context`."""
+        """Encode the known frames for some targets; see `vdp.diffusion.protocols.Denoiser.context`."""
         offsets = None
         if self.joint:
             between = target_index[:, None, :] - target_index[:, :, None]
@@ -298,7 +298,7 @@ class Unet(nn.Module):
         return replace(given, features=features)
 
     def forward(self, xt: Tensor, t: Tensor, context: UnetContext) -> Tensor:
-        """What the network is trained to tell of noised targets; see `vdp.diffusion.contract.Denoiser`."""
+        """What the network is trained to tell of noised targets; see `vdp.diffusion.protocols.Denoiser`."""
         batch, _, count, _, _ = xt.shape
         draws = count // context.targets
         embedding = self.time(fourier_features(t.flatten(), FEATURES, TIME_PERIOD))

@@ -9,14 +9,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vdp.classes import NUM_CLASSES
-from vdp.device import autocast
+from vdp.core.classes import NUM_CLASSES
+from vdp.core.device import autocast
+from vdp.core.pixels import to_pixels, to_uint8
 from vdp.models.codecs.pixel import Pixel
 from vdp.models.codecs.vae import Vae
-from vdp.models.factors import class_log_probs
+from vdp.models.factored_classes import class_log_probs
 from vdp.models.segmenters.params import SegmentParams
 from vdp.models.segmenters.unetpp import UnetPlusPlus
-from vdp.pixels import to_pixels, to_uint8
 
 Logits = Callable[[Tensor], Tensor]  # frames (B, 3, H, W) -> factor logits (B, 14, H, W)
 

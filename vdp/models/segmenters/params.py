@@ -4,7 +4,7 @@ from typing import Annotated, Self
 
 from pydantic import Field, model_validator
 
-from vdp.params import Params
+from vdp.config.schema import Params
 
 Width = Annotated[int, Field(ge=4)]  # channels
 

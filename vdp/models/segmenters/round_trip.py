@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor
 
-from vdp.chance import Chance
-from vdp.models.codecs import Codec
+from vdp.core.rng import Chance
+from vdp.models.codecs.factory import Codec
 
 
 def round_trip(codec: Codec, frames: Tensor, share: float, noise: float, chance: Chance) -> Tensor:

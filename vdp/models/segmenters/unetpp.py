@@ -10,9 +10,9 @@ import timm
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vdp.models.factors import NUM_LOGITS
+from vdp.models.factored_classes import NUM_LOGITS
 from vdp.models.segmenters.params import SegmenterParams
-from vdp.models.segmenters.parts import drop_unused, repeated, try_out
+from vdp.models.segmenters.pruning import drop_unused, repeated, try_out
 
 
 def check_encoder(name: str) -> None:

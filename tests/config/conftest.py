@@ -1,0 +1,77 @@
+"""A small project to read, break and change; its sections have schemas of their own, found by name."""
+
+import sys
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+import pytest
+from pydantic import Field, model_validator
+
+from vdp.config import schema as params
+from vdp.config.schema import Params
+
+TOY_PARAMS = """\
+# Every value a run may change.
+seed: 7
+
+clip:
+  frames: 22  # frames of a clip
+  known: 11
+  height: 64
+  width: 96  # pixels
+
+vae:
+  name: small  # small or large
+  base_channels: 32
+  optim: {lr: 1e-3, betas: [0.9, 0.99]}
+
+predict:
+  steps: 10          # sampler steps
+  hops: [13, 22]     # frame numbers
+  folders:
+    simulated: data/raw
+  flip: true
+
+launcher: python
+"""
+
+
+class OptimParams(Params):
+    lr: float = Field(gt=0, le=1)
+    betas: tuple[float, float]
+
+
+class ToyVaeParams(Params):
+    name: Literal["small", "large"]
+    base_channels: int = Field(ge=1, description="finest level")
+    optim: OptimParams
+
+    @model_validator(mode="after")
+    def betas_are_in_order(self) -> Self:
+        if self.optim.betas[0] > self.optim.betas[1]:
+            raise ValueError("vae.optim.betas: expected the smaller one first")
+        return self
+
+
+class ToyPredictParams(Params):
+    steps: int = Field(ge=1)
+    hops: tuple[Annotated[int, Field(ge=1)], ...]
+    folders: dict[str, Path]
+    flip: bool | None
+
+
+@pytest.fixture
+def toy_project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The current folder, with a valid params.yaml of toy sections."""
+    module = type(sys)("toy_params")
+    module.__dict__.update(ToyVaeParams=ToyVaeParams, ToyPredictParams=ToyPredictParams)
+    monkeypatch.setitem(sys.modules, "toy_params", module)
+    sections = {
+        "clip": "vdp.config.schema:ClipParams",
+        "vae": "toy_params:ToyVaeParams",
+        "predict": "toy_params:ToyPredictParams",
+    }
+    monkeypatch.setattr(params, "SECTIONS", sections)
+    (tmp_path / "params.yaml").write_text(TOY_PARAMS)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path

@@ -1,0 +1,85 @@
+"""Broken input of every kind: clips that can be read or one line that says why not; nothing half-written."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.data.sources import hostile
+from tests.data.sources.small_sources import REPO, make_images, params_text
+from vdp.core.errors import printable
+from vdp.data.stores.clips import ClipStore
+
+CASES = 300
+
+
+@pytest.fixture(scope="session")
+def sources(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return hostile.build_sources(tmp_path_factory.mktemp("sources"))
+
+
+@pytest.mark.parametrize("seed", range(CASES))
+def test_broken_input_is_read_or_refused_in_one_line(sources, tmp_path, monkeypatch, seed):
+    monkeypatch.chdir(tmp_path)
+    case = hostile.prepare(sources, seed)
+    print(f"{case.kind}: {printable(case.done)}")
+    hostile.check(case, hostile.run_here(case.kind))
+
+
+@pytest.mark.parametrize("seed", range(len(hostile.KINDS)))
+def test_what_is_whole_is_read(sources, tmp_path, monkeypatch, seed):
+    """Else the cases above would show nothing."""
+    monkeypatch.chdir(tmp_path)
+    case = hostile.prepare(sources, seed, broken=False)
+    outcome = hostile.run_here(case.kind)
+    assert outcome == hostile.Outcome(0, [])
+    hostile.check(case, outcome)
+    stores = [ClipStore(Path("data/clips") / split) for split in ("train", "val", "test/t")]
+    assert min(len(store) for store in stores) > 0
+    assert any(store.num_labelled for store in stores) == (case.kind != "videos")
+
+
+@pytest.mark.parametrize("name", ["a\nb", "\x1b[31m", "\udcff", "\u2028", "%s {}"])
+def test_any_name_of_a_broken_video_is_one_printable_line(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    make_images(Path("raw"))
+    for number, folder in enumerate(("walk", "run/left")):
+        (Path("raw") / folder).rename(f"raw/{name}{number}")
+    Path(f"raw/{name}0/f3.png").write_bytes(b"no picture")
+    Path(f"raw/{name}1/0002.jpg").rename(f"raw/{name}1/002.jpg")
+    shutil.copy(f"raw/{name}1/0001.jpg", f"raw/{name}1/1.jpg")
+    Path("params.yaml").write_text(params_text("raw", skip=True, whole=False))
+    outcome = hostile.run_here("images")
+    assert outcome.code == 0 and len(outcome.lines) == 4  # two videos, each in two splits
+    for line in outcome.lines:
+        assert line.startswith(f"skipped: raw/{printable(name)}") and line.isprintable()
+
+
+@pytest.mark.parametrize(
+    ("kind", "file", "skip"), [("videos", "d.mov", False), ("competition", "video_10/image_3.png", True)]
+)
+def test_processes_end_as_one_does(sources, tmp_path, kind, file, skip):
+    """The command line with two workers: the same one line, or the same clips."""
+    shutil.copytree(sources / kind / "raw", tmp_path / "raw")
+    (tmp_path / "raw" / file).write_bytes((tmp_path / "raw" / file).read_bytes()[:60])
+    text = params_text("raw", skip, whole=True).replace("workers: 1", "workers: 2")
+    (tmp_path / "params.yaml").write_text(text)
+    own = {"PYTHONPATH": str(REPO), "MLFLOW_TRACKING_URI": f"sqlite:///{tmp_path}/m.db"}
+    ended = subprocess.run(
+        [sys.executable, "-m", "stages.extract_frames"],
+        cwd=tmp_path,
+        env={k: v for k, v in os.environ.items() if k != "OPENCV_FFMPEG_LOGLEVEL"} | own,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    lines = [line for line in hostile.screen_lines(ended.stderr) if not line.startswith("warning: ")]
+    assert f"raw/{file}: not a readable" in lines[0] and "Traceback" not in ended.stderr
+    if skip:
+        assert ended.returncode == 0 and all(line.startswith("skipped: ") for line in lines)
+        assert [entry["video"] for entry in ClipStore(tmp_path / "data/clips/test/t").skipped] == ["video_10"]
+    else:
+        assert ended.returncode == 1 and len(lines) == 1 and lines[0].startswith("error: extract_frames.")
+        assert not (tmp_path / "data").exists()

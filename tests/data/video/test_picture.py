@@ -1,0 +1,234 @@
+import os
+import struct
+import zlib
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from vdp.core.classes import NUM_CLASSES
+from vdp.data.video.picture import SUFFIXES, check_classes, decode_picture, read_masks, read_picture
+
+quick = settings(derandomize=True, database=None, deadline=None, max_examples=100)
+
+RGB = np.random.default_rng(0).integers(0, 256, (6, 9, 3), dtype=np.uint8)
+TURN = b"II*\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0\x06\0\0\0\0\0\0\0"  # EXIF: turn a quarter clockwise
+
+
+def png(rows: np.ndarray, color_type: int, width: int, bits: int = 8, *chunks: tuple[bytes, bytes]) -> bytes:
+    """A PNG file written by hand: `rows` are the bytes of each row (H, bytes)."""
+    header = struct.pack(">IIBBBBB", width, len(rows), bits, color_type, 0, 0, 0)
+    data = zlib.compress(b"".join(b"\0" + row.tobytes() for row in rows))
+    parts = [(b"IHDR", header), *chunks, (b"IDAT", data), (b"IEND", b"")]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+        for kind, body in parts
+    )
+
+
+GOOD = png(RGB.reshape(6, 27), 2, 9)
+
+
+def test_colours_are_red_green_blue():
+    np.testing.assert_array_equal(decode_picture(GOOD, "x"), RGB)
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_every_promised_kind_of_file_is_read(tmp_path, suffix):
+    path = tmp_path / f"ünï cödé{suffix.upper()}"
+    smooth = np.full((16, 24, 3), (200, 100, 50), np.uint8)
+    path.write_bytes(cv2.imencode(suffix, smooth[..., ::-1])[1].tobytes())
+    frame = read_picture(path)
+    assert frame.shape == (16, 24, 3) and frame.dtype == np.uint8
+    np.testing.assert_allclose(frame, smooth, atol=4)  # jpg and webp lose a little
+
+
+def test_gray_is_repeated():
+    np.testing.assert_array_equal(decode_picture(png(RGB[..., 0], 0, 9), "x"), RGB[..., :1].repeat(3, 2))
+
+
+def test_transparency_is_dropped():
+    rgba = np.concatenate([RGB, np.zeros((6, 9, 1), np.uint8)], axis=2)
+    np.testing.assert_array_equal(decode_picture(png(rgba.reshape(6, 36), 6, 9), "x"), RGB)
+
+
+def test_sixteen_bits_become_eight():
+    deep = RGB.astype(">u2") * 257  # 0 to 65535 as 0 to 255
+    np.testing.assert_array_equal(decode_picture(png(deep.reshape(6, 27), 2, 9, 16), "x"), RGB)
+
+
+def test_a_palette_is_looked_up():
+    rows = np.arange(54, dtype=np.uint8).reshape(6, 9)
+    data = png(rows, 3, 9, 8, (b"PLTE", RGB.tobytes()))
+    np.testing.assert_array_equal(decode_picture(data, "x"), RGB)
+
+
+def test_a_picture_is_turned_as_its_exif_entry_says():
+    data = png(RGB.reshape(6, 27), 2, 9, 8, (b"eXIf", TURN))
+    np.testing.assert_array_equal(decode_picture(data, "x"), np.rot90(RGB, -1))
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"not a picture",
+        GOOD[:20],
+        GOOD[: len(GOOD) // 2],
+        GOOD[:-20],
+        cv2.imencode(".jpg", RGB)[1].tobytes()[:-20],
+        cv2.imencode(".webp", RGB)[1].tobytes()[:-20],
+        cv2.imencode(".tiff", RGB)[1].tobytes()[:-20],
+        GOOD.replace(struct.pack(">II", 9, 6), struct.pack(">II", 9, 0)),
+    ],
+    ids=["empty", "text", "head", "half", "tail", "jpg", "webp", "tiff", "header"],
+)
+def test_a_broken_picture_is_named(tmp_path, data):
+    (tmp_path / "x.png").write_bytes(data)
+    with pytest.raises(ValueError, match=r"x\.png: not a readable picture") as error:
+        read_picture(tmp_path / "x.png")
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("side", [30_000, 100_000, 2**31 - 1])
+def test_a_header_that_promises_a_huge_picture_is_refused(side):
+    """Without the memory for it: 30,000 pixels square would be 2.7 GB."""
+    row = np.zeros((1, 27), np.uint8)
+    data = png(row, 2, 9)
+    header = struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)
+    huge = data[:16] + header + struct.pack(">I", zlib.crc32(b"IHDR" + header)) + data[33:]
+    with pytest.raises(ValueError, match="x: not a readable picture"):
+        decode_picture(huge, "x")
+
+
+@quick
+@given(st.integers(0, len(GOOD) - 1), st.integers(0, 255), st.integers(0, len(GOOD)))
+def test_a_damaged_picture_is_read_or_named(place, value, end):
+    data = (GOOD[:place] + bytes([value]) + GOOD[place + 1 :])[:end]
+    try:
+        frame = decode_picture(data, "x")
+    except ValueError as error:
+        assert str(error).startswith("x: not a readable picture") and "\n" not in str(error)
+    else:
+        assert frame.ndim == 3 and frame.shape[2] == 3 and frame.dtype == np.uint8
+
+
+def test_a_missing_picture_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"gone\.png"):
+        read_picture(tmp_path / "gone.png")
+
+
+MASKS = np.random.default_rng(0).integers(0, NUM_CLASSES, (3, 4, 5), dtype=np.uint8)
+
+
+@pytest.fixture
+def mask_file(tmp_path: Path) -> Path:
+    np.save(tmp_path / "mask.npy", MASKS)
+    return tmp_path / "mask.npy"
+
+
+def test_masks_are_read_as_a_map_of_the_file(mask_file):
+    masks = read_masks(mask_file, (3, 4, 5))
+    assert isinstance(masks, np.memmap) and not masks.flags.writeable
+    np.testing.assert_array_equal(masks, MASKS)
+
+
+def test_masks_stored_by_columns_are_the_same(mask_file):
+    np.save(mask_file, np.asfortranarray(MASKS))
+    np.testing.assert_array_equal(read_masks(mask_file, (3, 4, 5)), MASKS)
+
+
+@pytest.mark.parametrize(
+    ("masks", "message"),
+    [
+        (
+            MASKS[:2],
+            r"expected uint8 masks of shape \(3, 4, 5\) \(a mask for each picture\), got uint8 \(2, 4, 5\)",
+        ),
+        (MASKS[None], r"got uint8 \(1, 3, 4, 5\)"),
+        (MASKS.astype(bool), r"got bool \(3, 4, 5\)"),
+        (MASKS.astype(np.int64), r"got int64 \(3, 4, 5\)"),
+        (
+            np.full((3, 4, 5), NUM_CLASSES, np.uint8),
+            r"class id 49 is over 48; expected 0 \(background\) to 48",
+        ),
+        (np.full((3, 4, 5), {}, object), r"not a readable \.npy array"),
+        (np.zeros((0, 4, 5), np.uint8), r"not a readable \.npy array|got uint8 \(0, 4, 5\)"),
+    ],
+)
+def test_masks_that_cannot_be_used_are_named(mask_file, masks, message):
+    np.save(mask_file, masks, allow_pickle=True)
+    assert_refused(mask_file, message)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"text", b"PK\x03\x04 an archive cut short", b"\x93NUMPY\x01\x00\xff\xff{", "half"],
+    ids=["empty", "text", "archive", "header", "half"],
+)
+def test_a_file_that_is_no_array_is_named(mask_file, content):
+    mask_file.write_bytes(mask_file.read_bytes()[:150] if content == "half" else content)
+    assert_refused(mask_file, r"not a readable \.npy array; restore the file or remove it")
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        "{1: 2, 'a': 3}",
+        "{'descr': ('u1',), 'fortran_order': False, 'shape': (3, 4, 5)}",
+        "{'descr': '|u1', 'fortran_order': False, 'shape': (10**30, 4, 5)}",
+        "{'descr': '|u1', 'fortran_order': False, 'shape': (1000000000000, 4, 5)}",
+        "{'descr': '|u1', 'fortran_order': False, 'shape': (" + "9" * 30 + ", 4, 5)}",
+        "(" * 3000,
+        "-" * 3000 + "1",
+    ],
+)
+def test_a_hostile_header_is_named(mask_file, header):
+    data = header.encode() + b" " * (-(len(header) + 11) % 64) + b"\n"
+    mask_file.write_bytes(b"\x93NUMPY\x01\x00" + struct.pack("<H", len(data)) + data + bytes(60))
+    assert_refused(mask_file, r"not a readable \.npy array")
+
+
+def test_a_missing_mask_is_named(tmp_path):
+    assert_refused(tmp_path / "mask.npy", r"not a readable \.npy array")
+
+
+def test_a_mask_that_is_a_pipe_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "mask.npy")
+    assert_refused(tmp_path / "mask.npy", r"not a readable \.npy array")
+
+
+def test_a_header_of_python_2_is_read_without_a_warning(mask_file, recwarn):
+    data = mask_file.read_bytes()
+    mask_file.write_bytes(data.replace(b"(3, 4, 5), }   ", b"(3L, 4L, 5L), }"))
+    assert mask_file.read_bytes() != data
+    np.testing.assert_array_equal(read_masks(mask_file, (3, 4, 5)), MASKS)
+    assert not recwarn.list
+
+
+def test_a_damaged_mask_is_read_or_named(mask_file):
+    whole = mask_file.read_bytes()
+    random = np.random.default_rng(0)
+    for _ in range(300):
+        data = np.frombuffer(whole, np.uint8).copy()
+        data[random.integers(0, 128, 2)] = random.integers(0, 256, 2)  # the header's bytes
+        mask_file.write_bytes(data.tobytes())
+        try:
+            masks = read_masks(mask_file, (3, 4, 5))
+        except ValueError as error:
+            assert str(error).startswith(f"{mask_file}: ") and "\n" not in str(error)
+        else:
+            assert masks.shape == (3, 4, 5) and masks.max() < NUM_CLASSES
+
+
+def test_no_masks_hold_no_wrong_class():
+    assert check_classes(np.zeros((0, 4, 5), np.uint8), "x").shape == (0, 4, 5)
+
+
+def assert_refused(path: Path, message: str) -> None:
+    with pytest.raises(ValueError, match=rf"{path.name}: .*({message})") as error:
+        read_masks(path, (3, 4, 5))
+    assert str(path) in str(error.value) and "\n" not in str(error.value)

@@ -1,0 +1,45 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+from torchmetrics.image import PeakSignalNoiseRatio, StructuralSimilarityIndexMeasure
+
+from vdp.evaluation.frame import PSNR_OF_EQUALS, frame_score
+
+
+def random_frames(seed: int, count: int = 4) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (count, 16, 24, 3), dtype=np.uint8)
+
+
+def test_psnr_of_a_constant_error_is_known():
+    """An error of 5 levels everywhere: 20 log10(255 / 5)."""
+    truth = np.full((2, 16, 24, 3), 100, np.uint8)
+    assert frame_score([(truth + np.uint8(5), truth)]).psnr == pytest.approx(20 * math.log10(255 / 5))
+
+
+def test_scores_are_those_of_torchmetrics_whatever_the_batches():
+    truth = random_frames(0)
+    noise = np.random.default_rng(1).normal(0, 20, truth.shape) * np.arange(1, 5)[:, None, None, None]
+    prediction = np.clip(truth + noise, 0, 255).astype(np.uint8)
+    x, y = (torch.from_numpy(f).permute(0, 3, 1, 2).float() for f in (prediction, truth))
+    psnr = PeakSignalNoiseRatio(data_range=255.0)(x, y).item()
+    ssim = StructuralSimilarityIndexMeasure(data_range=255.0)(x, y).item()
+    for batches in ([(prediction, truth)], [(prediction[:1], truth[:1]), (prediction[1:], truth[1:])]):
+        score = frame_score(batches)
+        assert score.psnr == pytest.approx(psnr, rel=1e-5)
+        assert score.ssim == pytest.approx(ssim, rel=1e-5)
+
+
+def test_equal_frames_have_a_finite_score():
+    frames = random_frames(2)
+    score = frame_score([(frames, frames)])
+    assert score.psnr == PSNR_OF_EQUALS
+    assert score.ssim == pytest.approx(1)
+
+
+def test_frames_that_cannot_be_compared_are_refused():
+    with pytest.raises(ValueError, match="expected the shape of truth"):
+        frame_score([(random_frames(0, 2), random_frames(0, 3))])
+    with pytest.raises(ValueError, match="at least one"):
+        frame_score([])

@@ -1,0 +1,153 @@
+"""The score stage on a small made-up test set: what a run leaves under results/."""
+
+import csv
+import json
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from stages import score
+from vdp.data.stores.clips import Clip, write_clips
+from vdp.evaluation.table import verdict
+
+HOPS = [13, 17, 22]
+
+
+class Recorder:
+    """Stands for the tracker."""
+
+    def __init__(self) -> None:
+        self.headlines: dict[str, object] = {}
+        self.artifacts: list[str] = []
+
+    def headline(self, values) -> None:
+        self.headlines.update(values)
+
+    def artifact(self, path: Path, folder: str | None = None) -> None:
+        assert path.exists()
+        self.artifacts.append(path.name)
+
+
+def moving_clip(number: int, frames: int, labelled: bool) -> Clip:
+    """An object of class 7 + number moves a pixel a frame; its gray level is its class's."""
+    masks = np.zeros((frames, 32, 48), np.uint8)
+    for k in range(frames):
+        masks[k, 10:18, 3 + k : 11 + k] = 7 + number
+    pixels = np.repeat(100 + 10 * masks[..., None], 3, axis=3).astype(np.uint8)
+    return Clip(f"video_{number:05d}", pixels, masks if labelled else None)
+
+
+def answer(name: str, clips: list[Clip], predicted: list[np.ndarray], masks: list[np.ndarray]) -> None:
+    """What the stages before would have written; `predicted` is (hops, H, W, 3) of each clip."""
+    write_clips(Path("data/clips/test") / name, clips, shard_mb=1)
+    predictions, folder = Path("data/predictions") / name, Path("data/masks") / name
+    predictions.mkdir(parents=True)
+    folder.mkdir(parents=True)
+    np.save(predictions / "frames.npy", np.stack(predicted)[:, None].repeat(2, axis=1))
+    listing = {"clips": [clip.name for clip in clips], "hops": HOPS, "samples": 2}
+    (predictions / "predictions.json").write_text(json.dumps(listing))
+    np.save(folder / "prediction.npy", np.stack(masks))
+    known = [clip.masks if clip.masks is not None else np.zeros((11, 32, 48), np.uint8) for clip in clips]
+    np.save(folder / "known.npy", np.stack([k[:11] for k in known]))
+    if all(clip.masks is not None for clip in clips):
+        for file in ("truth.npy", "truth_unetpp.npy", "round_trip.npy"):
+            np.save(folder / file, np.stack([clip.masks[21] for clip in clips]))
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    """A project with a test set told right, one told worse than by a copy, and a hidden one."""
+    monkeypatch.chdir(tmp_path)
+    Path("params.yaml").write_text("score: {strips: 2, decay: 0.9}\n")
+    clips = [moving_clip(n, 22, True) for n in range(3)]
+    right = [clip.frames[[h - 1 for h in HOPS]] for clip in clips]
+    answer("right", clips, right, [clip.masks[21] for clip in clips])
+    answer("wrong", clips, [f[::-1] for f in right], [np.full((32, 48), 40, np.uint8) for _ in clips])
+    hidden = [moving_clip(n, 11, False) for n in range(3)]
+    answer("hidden", hidden, right, [clip.masks[21] for clip in clips])
+    recorder = Recorder()
+
+    @contextmanager
+    def track_stage(name: str):
+        assert name == "score"
+        yield recorder
+
+    monkeypatch.setattr(score, "track_stage", track_stage)
+    return recorder
+
+
+def results() -> dict[str, bytes]:
+    return {str(p): p.read_bytes() for p in sorted(Path("results").rglob("*")) if p.is_file()}
+
+
+def lines(name: str) -> list[str]:
+    return (Path("results/plots") / name).read_text().splitlines()
+
+
+def test_a_run_leaves_its_numbers_tables_pictures_and_report(project, capsys):
+    score.main()
+    assert sorted(results()) == [
+        "results/metrics.json",
+        "results/plots/right_hops.csv",
+        "results/plots/right_per_class.csv",
+        "results/plots/wrong_hops.csv",
+        "results/plots/wrong_per_class.csv",
+        "results/report.html",
+        *(f"results/strips/{s}_video_{n:05d}.png" for s in ("hidden", "right", "wrong") for n in (0, 2)),
+    ]
+    metrics = json.loads(Path("results/metrics.json").read_text())
+    assert list(metrics) == ["right", "wrong"], "a hidden set is predicted, not scored"
+    assert metrics["right"]["jaccard"] == 1 and metrics["right"]["psnr"] == 100
+    assert metrics["right"]["baseline"]["constant_velocity"] == 1
+    assert metrics["wrong"]["jaccard_over_copy"] < 1
+    assert project.headlines == metrics
+    assert project.artifacts == ["metrics.json", "report.html", "strips"]
+
+    printed, report = capsys.readouterr().out, Path("results/report.html").read_text()
+    failure = f"wrong: {verdict(metrics['wrong'])}"
+    assert "UNDER its copy baseline" in failure
+    assert failure in printed and verdict(metrics["wrong"]) in report
+    assert report.count('class="verdict failed"') == 1
+    assert "hidden: predicted, not scored" in printed
+
+
+def test_the_tables_show_each_class_and_each_hop(project):
+    score.main()
+    classes = list(csv.DictReader(lines("right_per_class.csv")))
+    assert len(classes) == 49
+    assert [c["jaccard"] for c in classes[6:11]] == ["", "1.0000", "1.0000", "1.0000", ""]
+    assert classes[7] == {"class_id": "7", "name": "purple metal cube", "jaccard": "1.0000", "pixels": "64"}
+    hops = list(csv.DictReader(lines("right_hops.csv")))
+    assert [h["frame"] for h in hops] == ["13", "17", "22"]
+    assert all(float(h["psnr"]) == 100 for h in hops)
+    copies = [float(h["copy_psnr"]) for h in hops]
+    assert copies == sorted(copies, reverse=True), "a copy gets worse with every hop"
+
+
+def test_scoring_twice_gives_the_same_bytes(project):
+    score.main()
+    first = results()
+    score.main()
+    assert results() == first
+
+
+def test_the_report_needs_no_other_file(project):
+    score.main()
+    report = Path("results/report.html").read_text()
+    assert report.count("data:image/webp;base64,") == 6
+    assert "http" not in report and 'src="strips' not in report
+
+
+def test_missing_masks_say_which_stage_to_run(project):
+    Path("data/masks/right/prediction.npy").unlink()
+    with pytest.raises(FileNotFoundError, match="prediction.npy is not there; run `dvc repro segment`"):
+        score.main()
+    assert not Path("results").exists()
+
+
+def test_masks_of_other_clips_are_refused(project):
+    np.save("data/masks/right/prediction.npy", np.zeros((2, 32, 48), np.uint8))
+    with pytest.raises(ValueError, match="expected 3 uint8 rows, one for each predicted clip"):
+        score.main()

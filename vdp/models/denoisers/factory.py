@@ -1,0 +1,53 @@
+"""Denoisers: each keeps the contract of `vdp.diffusion.protocols.Denoiser`."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Generic
+
+import torch
+from torch import Tensor
+
+from vdp.models.checkpoint import load_config, load_weights
+from vdp.models.denoisers.dit import Dit
+from vdp.models.denoisers.params import DenoiserConfig, DenoiserParams, Diffusion
+from vdp.models.denoisers.unet import Unet
+
+
+def build_denoiser(params: DenoiserParams, channels: int) -> Unet | Dit:
+    """The denoiser that `params.name` names, for latents of `channels` channels."""
+    if params.name == "unet":
+        return Unet(params.unet, channels)
+    return Dit(params.dit, channels)
+
+
+@dataclass(frozen=True)
+class TrainedDenoiser(Generic[Diffusion]):
+    """A denoiser and what it was trained with."""
+
+    network: Unet | Dit
+    config: DenoiserConfig[Diffusion]
+
+    def data_scale(self, task: str) -> Tensor:
+        """Root mean square of what is diffused in a task, per channel, (C,), where the network is."""
+        return torch.tensor(self.config.data_scale[task], device=next(self.network.parameters()).device)
+
+
+def load_denoiser(
+    folder: Path, device: torch.device, diffusion: type[Diffusion]
+) -> TrainedDenoiser[Diffusion]:
+    """Rebuild a trained denoiser from its folder alone, in evaluation mode.
+
+    Args:
+        folder: that `train_denoiser` wrote.
+        device: where the network is wanted.
+        diffusion: the schema of the process's params.
+
+    Raises:
+        FileNotFoundError: if the folder holds no model.
+        UserError: if it is one of another version.
+    """
+    config = load_config(folder, DenoiserConfig[diffusion])  # type: ignore[valid-type]
+    network = build_denoiser(config.denoiser, config.channels).to(device)
+    load_weights(network, folder)
+    network.eval()
+    return TrainedDenoiser(network, config)

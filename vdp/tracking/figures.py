@@ -1,0 +1,193 @@
+"""Pictures of predicted clips beside the truth, for people: numpy and OpenCV, RGB uint8.
+
+A class is drawn in its object's own colour, lighter for metal and darker from cube to sphere to cylinder, and
+labelled with two letters, its material's and its shape's: a longer label would hide what it names.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from vdp.core.classes import COLORS, MATERIALS, NUM_CLASSES, SHAPES, factors
+
+Picture = NDArray[np.uint8]
+
+INK, PAPER, EMPTY = (20, 20, 20), (255, 255, 255), (38, 38, 38)
+TILE_WIDTH = 180  # pixels; frames are enlarged by a whole factor to about this
+CAPTION, GAP = 18, 4  # pixels
+FONT, FONT_SCALE = cv2.FONT_HERSHEY_SIMPLEX, 0.4
+
+BASE_COLORS = {
+    "gray": (150, 150, 150),
+    "red": (215, 45, 45),
+    "blue": (50, 90, 230),
+    "green": (40, 150, 50),
+    "brown": (150, 95, 45),
+    "cyan": (40, 205, 205),
+    "purple": (150, 55, 205),
+    "yellow": (250, 225, 50),
+}
+METAL_LIGHT = 0.35  # share of white
+MATERIAL_LETTERS = {"metal": "m", "rubber": "r"}
+SHAPE_LETTERS = {"cube": "C", "sphere": "S", "cylinder": "Y"}
+LEGEND = "masks: m metal, r rubber; C cube, S sphere, Y cylinder"
+SHAPE_SHADE = {"cube": 1.0, "sphere": 0.84, "cylinder": 0.68}
+
+
+@dataclass(frozen=True)
+class ClipPicture:
+    """What a strip shows of one clip; frames (H, W, 3) by their 1-based number, masks (H, W) of the target.
+
+    Truth that is not there (a hidden test set) is left out.
+    """
+
+    title: str
+    target: int
+    known: dict[int, Picture]
+    predicted: dict[int, Picture]  # every hop, the target included
+    true: dict[int, Picture]  # those of the hops that are there
+    predicted_mask: Picture
+    true_mask: Picture | None
+
+
+def class_colors() -> Picture:
+    """Colour of each class, (49, 3) RGB; no two are equal."""
+    colors = np.empty((NUM_CLASSES, 3))
+    colors[0] = EMPTY
+    for label in range(1, NUM_CLASSES):
+        shape, material, color = factors(label)
+        base = np.array(BASE_COLORS[COLORS[color]], float)
+        if MATERIALS[material] == "metal":
+            base += METAL_LIGHT * (255 - base)
+        colors[label] = base * SHAPE_SHADE[SHAPES[shape]]
+    return np.rint(colors).astype(np.uint8)
+
+
+def clip_strip(clip: ClipPicture) -> Picture:
+    """One picture of a clip: known frames, the target and its masks; below, every hop over its truth."""
+    top = [tile(frame, f"frame {number}") for number, frame in clip.known.items()]
+    if clip.target in clip.true:
+        top.append(tile(clip.true[clip.target], f"true {clip.target}"))
+    top.append(tile(clip.predicted[clip.target], f"predicted {clip.target}"))
+    if clip.true_mask is not None:
+        top.append(mask_tile(clip.true_mask, f"true mask {clip.target}"))
+    top.append(mask_tile(clip.predicted_mask, f"predicted mask {clip.target}"))
+    rows = [top, [tile(frame, f"predicted {number}") for number, frame in clip.predicted.items()]]
+    if clip.true:
+        rows.append([tile(frame, f"true {number}") for number, frame in clip.true.items()])
+    return sheet(f"{clip.title}; {LEGEND}", rows)
+
+
+def sheet(title: str, rows: Sequence[Sequence[Picture]]) -> Picture:
+    """Rows of tiles below each other under a title; the tiles of a row are of one height."""
+    body = _stack([_beside(row) for row in rows])
+    return _stack([_text_bar(title, body.shape[1]), body])
+
+
+def tile(frame: Picture, caption: str) -> Picture:
+    """A frame (H, W, 3), enlarged by a whole factor, under its caption."""
+    frame = _enlarge(frame)
+    return np.concatenate([_text_bar(caption, frame.shape[1]), frame])
+
+
+def mask_tile(mask: Picture, caption: str) -> Picture:
+    """A mask (H, W) of class ids in the classes' colours, each object labelled, under its caption."""
+    picture = np.ascontiguousarray(_enlarge(class_colors()[mask]))
+    factor = picture.shape[0] // mask.shape[0]
+    for label in np.unique(mask):
+        if label:
+            row, column = (np.argwhere(mask == label).mean(0) + 0.5) * factor
+            _label(picture, _short_name(int(label)), int(column), int(row))
+    return np.concatenate([_text_bar(caption, picture.shape[1]), picture])
+
+
+def encode_png(picture: Picture) -> bytes:
+    """A picture as a PNG file; equal pictures give equal bytes."""
+    return _encode(picture, ".png", [cv2.IMWRITE_PNG_COMPRESSION, 9])
+
+
+def encode_webp(picture: Picture) -> bytes:
+    """A picture as a small lossy WebP file, for embedding."""
+    return _encode(picture, ".webp", [cv2.IMWRITE_WEBP_QUALITY, 80])
+
+
+def _encode(picture: Picture, suffix: str, options: list[int]) -> bytes:
+    ok, data = cv2.imencode(suffix, cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), options)
+    if not ok:
+        raise RuntimeError(f"OpenCV cannot write {suffix} pictures on this machine")
+    return data.tobytes()
+
+
+def _short_name(label: int) -> str:
+    shape, material, _ = factors(label)
+    return MATERIAL_LETTERS[MATERIALS[material]] + SHAPE_LETTERS[SHAPES[shape]]
+
+
+def _enlarge(frame: Picture) -> Picture:
+    factor = max(1, round(TILE_WIDTH / frame.shape[1]))
+    return np.asarray(frame).repeat(factor, axis=0).repeat(factor, axis=1)
+
+
+def _label(picture: Picture, text: str, x: int, y: int) -> None:
+    (width, height), _ = cv2.getTextSize(text, FONT, FONT_SCALE * 0.8, 1)
+    x = int(np.clip(x - width // 2, 1, max(1, picture.shape[1] - width - 1)))
+    y = int(np.clip(y + height // 2, height + 1, picture.shape[0] - 2))
+    for color, thickness in ((INK, 2), (PAPER, 1)):
+        cv2.putText(picture, text, (x, y), FONT, FONT_SCALE * 0.8, color, thickness, cv2.LINE_AA)
+
+
+def _text_bar(text: str, width: int) -> Picture:
+    bar = np.full((CAPTION, width, 3), PAPER, np.uint8)
+    cv2.putText(bar, text, (2, CAPTION - 5), FONT, FONT_SCALE, INK, 1, cv2.LINE_AA)
+    return bar
+
+
+def _beside(pictures: Sequence[Picture]) -> Picture:
+    gap = np.full((pictures[0].shape[0], GAP, 3), PAPER, np.uint8)
+    return np.concatenate([part for picture in pictures for part in (picture, gap)][:-1], axis=1)
+
+
+def _stack(pictures: list[Picture]) -> Picture:
+    width = max(picture.shape[1] for picture in pictures)
+    padded = [
+        np.pad(p, ((0, GAP), (0, width - p.shape[1]), (0, 0)), constant_values=PAPER[0]) for p in pictures
+    ]
+    return np.concatenate(padded)
+
+
+def sample_sheet(rows: Sequence[Sequence[tuple[str, Picture]]]) -> Picture:
+    """One picture of captioned frames and masks, a row for each sample.
+
+    Args:
+        rows: captions and pictures, in a row of one size: frames (H, W, 3), or masks (H, W) of class ids.
+
+    Returns:
+        (height, width, 3); frames are enlarged by a whole factor, and the legend is told where masks are.
+
+    Raises:
+        ValueError: if there is nothing to show, or a picture is neither a frame nor a mask.
+    """
+    if not rows or not all(rows):
+        raise ValueError(
+            f"rows: expected a picture in each of one row or more, got {[len(row) for row in rows]}"
+        )
+    masks = any(picture.ndim == 2 for row in rows for _, picture in row)
+    return sheet(
+        LEGEND if masks else "", [[_tile(picture, caption) for caption, picture in row] for row in rows]
+    )
+
+
+def sample_columns(columns: Mapping[str, Picture]) -> Picture:
+    """`sample_sheet` of frames (B, H, W, 3) and masks (B, H, W) by their caption, a row for each sample."""
+    return sample_sheet([list(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)])
+
+
+def _tile(picture: Picture, caption: str) -> Picture:
+    if picture.ndim == 2:
+        return mask_tile(picture, caption)
+    if picture.ndim == 3 and picture.shape[2] == 3:
+        return tile(picture, caption)
+    raise ValueError(f"{caption}: expected a frame (H, W, 3) or a mask (H, W), got {picture.shape}")
