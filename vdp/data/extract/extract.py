@@ -237,10 +237,11 @@ def _unit_hash(code: str, job: Job, items: Sequence[str], shard_mb: int) -> str:
 
 
 def _code_hash() -> str:
-    """A hash of the code of this package: units that other code has made are not taken over."""
+    """Hash the code that makes clips; units made by other code are not reused."""
     digest = hashlib.sha256(f"{FORMAT} {cv2.__version__}".encode())
-    folder = Path(__file__).parents[1]
-    for path in sorted([*folder.glob("*.py"), *folder.glob("sources/*.py"), folder.parent / "classes.py"]):
+    data = Path(__file__).parents[1]
+    parts = [data / part for part in ("extract", "sources", "stores", "video")] + [data.parent / "core"]
+    for path in sorted(path for part in parts for path in part.glob("*.py")):
         digest.update(path.read_bytes())
     return digest.hexdigest()
 
