@@ -2,7 +2,7 @@
 
 Reads params.yaml (sections denoiser, diffusion) of the working directory. Latents are of the default codec at
 64x96, 8x16x24; 11 frames are known. Seconds are processor time of one thread, the least of several rounds in
-which all rows of a table take turns; fp32, or with `--bf16` under autocast. Weights are random, none at zero.
+which all rows of a table take rope; fp32, or with `--bf16` under autocast. Weights are random, none at zero.
 
 Sampling: one target of one clip by DDIM, with the context encoded once a hop, as the rollout does, or anew at
 every step; and the DiT with `attention: joint`, where known frames see the noised one and nothing can be
@@ -26,9 +26,9 @@ from vdp.core.context_frames import Hops
 from vdp.diffusion.loss import diffusion_loss
 from vdp.diffusion.objective import Objective
 from vdp.diffusion.params import DiffusionParams
-from vdp.diffusion.process import clean_and_noise
+from vdp.diffusion.process import predict_x0_eps
 from vdp.diffusion.schedules import make_process
-from vdp.models.denoisers.factory import Dit, Unet, build_denoiser
+from vdp.models.denoisers.factory import DiT, UNet, build_denoiser
 from vdp.models.denoisers.params import DenoiserParams
 from vdp.sampling.samplers import ddim, time_grid
 
@@ -39,23 +39,23 @@ LARGER = {"hidden_dim": 256, "depth": 8}  # a DiT whose steps are more arithmeti
 SPREAD = 0.02  # of what is added to all weights: new networks have zeros where it would not show what is lost
 
 
-def dit(attention: str, size: Mapping[str, int]) -> Dit:
+def dit(attention: str, size: Mapping[str, int]) -> DiT:
     params = read_section(DenoiserParams, "denoiser")
     changed = params.dit.model_copy(update={"attention": attention, **size})
     network = built(params.model_copy(update={"name": "dit", "dit": changed}))
-    assert isinstance(network, Dit)
+    assert isinstance(network, DiT)
     return network
 
 
-def unet(conditioning: str) -> Unet:
+def unet(conditioning: str) -> UNet:
     params = read_section(DenoiserParams, "denoiser")
     changed = params.unet.model_copy(update={"conditioning": conditioning})
     network = built(params.model_copy(update={"name": "unet", "unet": changed}))
-    assert isinstance(network, Unet)
+    assert isinstance(network, UNet)
     return network
 
 
-def built(params: DenoiserParams) -> Unet | Dit:
+def built(params: DenoiserParams) -> UNet | DiT:
     torch.manual_seed(0)
     network = build_denoiser(params, SHAPE[0])
     with torch.no_grad():
@@ -65,7 +65,7 @@ def built(params: DenoiserParams) -> Unet | Dit:
 
 
 @torch.inference_mode()
-def sample(network: Unet | Dit, steps: int, every_step: bool) -> Tensor:
+def sample(network: UNet | DiT, steps: int, every_step: bool) -> Tensor:
     """One target of one clip, its context encoded once or at every step."""
     generator = torch.Generator().manual_seed(0)
     channels, height, width = SHAPE
@@ -83,7 +83,7 @@ def sample(network: Unet | Dit, steps: int, every_step: bool) -> Tensor:
     def denoise(xt: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         per_frame = t.expand(1, 1)
         output = network(xt, per_frame, encode() if kept is None else kept)
-        return clean_and_noise(xt, output, per_frame, process)
+        return predict_x0_eps(xt, output, per_frame, process)
 
     times = time_grid(steps, "trailing", diffusion.num_timesteps)
     return ddim(0.0)(denoise, noise, times, process.schedule, lambda: torch.zeros_like(noise))
@@ -119,11 +119,11 @@ def trainer(clips: int, targets: int) -> Callable[[], None]:
     return train
 
 
-def sampling_table(networks: dict[str, Unet | Dit], rounds: int, steps: int) -> str:
+def sampling_table(networks: dict[str, UNet | DiT], rounds: int, steps: int) -> str:
     """Once and at every step for each network; for a DiT with joint attention there is no once."""
     works: dict[str, Callable[[], Tensor]] = {}
     for name, network in networks.items():
-        if not (isinstance(network, Dit) and network.attention == "joint"):
+        if not (isinstance(network, DiT) and network.attention == "joint"):
             works[f"{name}, context once"] = partial(sample, network, steps, False)
             works[f"{name}, context at every step"] = partial(sample, network, steps, True)
         else:  # its context is what no step changes; all blocks run at every step
@@ -161,13 +161,13 @@ def main() -> None:
     parser.add_argument("--bf16", action="store_true", help="under autocast, as stages run where it pays")
     args = parser.parse_args()
     torch.set_num_threads(1)
-    dits: dict[str, Unet | Dit] = {
+    dits: dict[str, UNet | DiT] = {
         "DiT, one_way": dit("one_way", {}),
         "DiT, joint": dit("joint", {}),
         "larger DiT, one_way": dit("one_way", LARGER),
         "larger DiT, joint": dit("joint", LARGER),
     }
-    unets: dict[str, Unet | Dit] = {f"U-Net, {name}": unet(name) for name in ("features", "spade")}
+    unets: dict[str, UNet | DiT] = {f"U-Net, {name}": unet(name) for name in ("features", "spade")}
     with torch.autocast("cpu", torch.bfloat16, enabled=args.bf16):
         print(sampling_table(dits, args.rounds, args.steps), end="\n\n", flush=True)
         print(training_table(args.rounds, args.clips), end="\n\n", flush=True)

@@ -3,7 +3,7 @@
     pip install -r requirements-dev.txt -r bench/requirements.txt
     OMP_NUM_THREADS=1 python -m bench.denoisers
 
-Seconds are processor time of one thread, the least of several rounds in which all rows take turns; the ratios
+Seconds are processor time of one thread, the least of several rounds in which all rows take rope; the ratios
 are to the first row, that of params.yaml as it stands. Weights are untrained: these are costs, not qualities.
 All rows work on square frames of 64x64, as video-diffusion-pytorch takes no others, in fp32 (`--bf16`: under
 autocast).
@@ -47,8 +47,8 @@ from vdp.diffusion.loss import diffusion_loss
 from vdp.diffusion.objective import Objective
 from vdp.diffusion.params import DiffusionParams
 from vdp.diffusion.schedules import make_process
-from vdp.models.codecs.params import VaeParams
-from vdp.models.codecs.vae import Vae
+from vdp.models.codecs.params import VAEParams
+from vdp.models.codecs.vae import VAE
 from vdp.models.denoisers.factory import build_denoiser
 from vdp.models.denoisers.params import DenoiserParams
 from vdp.sampling.params import PredictParams
@@ -90,7 +90,7 @@ def ours(name: str, samples: int, known: int | None) -> Subject:
     training = read_section(TrainDenoiserParams, "train_denoiser")
     rules = read_section(PredictParams, "predict")
     used = known or training.known
-    codec = Vae(read_section(VaeParams, "vae"), has_masks=False).eval()
+    codec = VAE(read_section(VAEParams, "vae"), has_masks=False).eval()
     params = read_section(DenoiserParams, "denoiser").model_copy(update={"name": name})
     network = build_denoiser(params, codec.channels)
     objective = Objective(make_process(diffusion), torch.ones(codec.channels), diffusion.residual)
@@ -204,7 +204,7 @@ def step(loss: Tensor, optimizer: torch.optim.Optimizer) -> None:
 def rows() -> dict[str, Callable[[], Subject]]:
     """What is measured, by its name in the table; the first is what the ratios are to."""
     clip, training = read_section(ClipParams, "clip"), read_section(TrainDenoiserParams, "train_denoiser")
-    rules, vae = read_section(PredictParams, "predict"), read_section(VaeParams, "vae")
+    rules, vae = read_section(PredictParams, "predict"), read_section(VAEParams, "vae")
     name = read_section(DenoiserParams, "denoiser").name
     other = "dit" if name == "unet" else "unet"
     side = SIDE // vae.spatial_factor
@@ -231,7 +231,7 @@ def rows() -> dict[str, Callable[[], Subject]]:
 
 
 def least_seconds(works: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, float]:
-    """Least processor time of each work over rounds in which they take turns; the first round warms up."""
+    """Least processor time of each work over rounds in which they take rope; the first round warms up."""
     least = dict.fromkeys(works, float("inf"))
     for turn in range(1, rounds + 1):
         for name, work in works.items():

@@ -14,21 +14,21 @@ from torch import Tensor
 
 from vdp.config.read import read_section, read_value, run_stage
 from vdp.core.pixels import to_uint8
-from vdp.core.rng import Chance
+from vdp.core.rng import BatchRng
 from vdp.data.augment import Augment
 from vdp.data.batches.frames import FrameBatches, Frames
 from vdp.data.params import FrameAugment
 from vdp.data.stores.clips import ClipStore, existing_stores
 from vdp.models.checkpoint import save_model
-from vdp.models.codecs.params import CodecConfig, CodecParams, VaeParams
-from vdp.models.codecs.vae import Vae, vae_loss
+from vdp.models.codecs.params import CodecConfig, CodecParams, VAEParams
+from vdp.models.codecs.vae import VAE, vae_loss
 from vdp.models.factored_classes import class_log_probs
 from vdp.tracking.figures import sample_columns
 from vdp.tracking.mlflow_run import Tracker, project_root, track_stage
 from vdp.training.checkpoint import states_of
 from vdp.training.engine import launch
 from vdp.training.out_of_memory import Knob
-from vdp.training.params import EngineParams, PretrainVaeParams
+from vdp.training.params import EngineParams, PretrainVAEParams
 from vdp.training.trainer import Training, fit, training_seed
 from vdp.training.validation import VALIDATION_SEED, VALIDATION_SIZE, shown_batch
 
@@ -39,9 +39,9 @@ GROUPS = 2  # of vae.temporal_factor frames after a training clip's first: one f
 
 def main() -> None:
     codec = read_section(CodecParams, "codec")
-    params = read_section(PretrainVaeParams, "pretrain_vae")
+    params = read_section(PretrainVAEParams, "pretrain_vae")
     augment = read_section(FrameAugment, "augment.codec")
-    vae = read_section(VaeParams, "vae")
+    vae = read_section(VAEParams, "vae")
     engine, seed = read_section(EngineParams, "engine"), read_value("seed")
     with track_stage("pretrain_vae") as tracker:
         if codec.name == "vae":
@@ -51,8 +51,8 @@ def main() -> None:
 
 
 def train(
-    vae: VaeParams,
-    params: PretrainVaeParams,
+    vae: VAEParams,
+    params: PretrainVAEParams,
     augment: FrameAugment,
     engine: EngineParams,
     seed: int,
@@ -66,11 +66,11 @@ def train(
     changes, none = Augment(augment.train, *size), Augment(augment.val, *size)
     length = 1 if vae.temporal_factor == 1 else 1 + GROUPS * vae.temporal_factor
 
-    def loss(network: Vae, batch: Frames, chance: Chance) -> dict[str, Tensor]:
+    def loss(network: VAE, batch: Frames, batch_rng: BatchRng) -> dict[str, Tensor]:
         clips, masks = batch.clips()
         height, width = (side // vae.spatial_factor for side in clips.shape[-2:])
         latent_frames = 1 + (clips.shape[2] - 1) // vae.temporal_factor
-        noise = chance.normal(len(clips), vae.latent_channels, latent_frames, height, width)
+        noise = batch_rng.normal(len(clips), vae.latent_channels, latent_frames, height, width)
         weights = (params.kl_weight, params.detail_weight, params.mask_weight)
         return vae_loss(network, clips, masks, batch.weight, noise, *weights)
 
@@ -79,7 +79,7 @@ def train(
     training_seed(seed)
     training = Training(
         name="pretrain_vae",
-        network=Vae(vae, has_masks=labels),
+        network=VAE(vae, has_masks=labels),
         loss=loss,
         batches=FrameBatches(stores, params.batch_size, False, changes, seed, length),
         measure=loss,
@@ -97,7 +97,7 @@ def train(
         states.clear()
 
 
-def round_trips(network: Vae, shown: Frames) -> NDArray[np.uint8]:
+def round_trips(network: VAE, shown: Frames) -> NDArray[np.uint8]:
     """A picture of frames, what the codec makes of them, and the masks that it reads from their latents."""
     clips, masks = shown.clips()
     latents = network.encode(clips)

@@ -18,7 +18,7 @@ from tqdm import tqdm
 from vdp.config.read import read_section, run_stage
 from vdp.core.files import replacing
 from vdp.data.stores.clips import test_sets
-from vdp.data.stores.prediction_set import AnswerSet
+from vdp.data.stores.prediction_set import PredictionSet
 from vdp.evaluation.frame import Frames, FrameScore, frame_score
 from vdp.evaluation.mask import ClassScore, per_class_table
 from vdp.evaluation.params import ScoreParams
@@ -63,7 +63,8 @@ class SetResult:
 def main() -> None:
     params = read_section(ScoreParams, "score")
     sets = {
-        name: AnswerSet(folder, PREDICTIONS / name, MASKS / name) for name, folder in test_sets(CLIPS).items()
+        name: PredictionSet(folder, PREDICTIONS / name, MASKS / name)
+        for name, folder in test_sets(CLIPS).items()
     }
     with track_stage("score") as tracker:
         results = {name: score_set(name, answers, params) for name, answers in sets.items()}
@@ -75,7 +76,7 @@ def main() -> None:
         print(f"{name}: {NOT_SCORED}")
 
 
-def score_set(name: str, answers: AnswerSet, params: ScoreParams) -> SetResult:
+def score_set(name: str, answers: PredictionSet, params: ScoreParams) -> SetResult:
     """Score the clips of one test set that have the truth, and draw some of all its clips."""
     shown = np.linspace(0, len(answers) - 1, min(params.strips, len(answers))).round().astype(int).tolist()
     strips = {f"{name}_{answers.names[row]}": clip_strip(clip_picture(answers, row)) for row in shown}
@@ -93,7 +94,7 @@ def score_set(name: str, answers: AnswerSet, params: ScoreParams) -> SetResult:
     return SetResult(scores, per_class_table(masks.confusion["prediction"]), hops, strips)
 
 
-def clip_masks(answers: AnswerSet, rows: list[int], known: int) -> Iterator[ClipMasks]:
+def clip_masks(answers: PredictionSet, rows: list[int], known: int) -> Iterator[ClipMasks]:
     """The masks of each scored clip."""
     segmented, round_trip = answers.segmented_target(), answers.segmented_round_trip()
     unetpp = answers.unetpp_target()
@@ -110,7 +111,7 @@ def clip_masks(answers: AnswerSet, rows: list[int], known: int) -> Iterator[Clip
         )
 
 
-def score_hop(answers: AnswerSet, rows: list[int], known: int, number: int) -> HopScore:
+def score_hop(answers: PredictionSet, rows: list[int], known: int, number: int) -> HopScore:
     """Score every sample of one predicted frame, and the last known frame as its copy."""
     hop = answers.hops.index(number)
 
@@ -126,7 +127,7 @@ def score_hop(answers: AnswerSet, rows: list[int], known: int, number: int) -> H
     return HopScore(number, frame_score(predicted()), frame_score(copied()))
 
 
-def clip_picture(answers: AnswerSet, row: int) -> ClipPicture:
+def clip_picture(answers: PredictionSet, row: int) -> ClipPicture:
     """First sample of one clip, beside what is known of the truth."""
     known = answers.segmented_known.shape[1]
     has_truth = row in answers.scored()

@@ -21,7 +21,7 @@ from vdp.diffusion.loss import HopLoss, TaskLevelLoss
 from vdp.diffusion.objective import Objective, data_scale
 from vdp.diffusion.params import DiffusionParams
 from vdp.diffusion.protocols import Denoiser
-from vdp.diffusion.scheduled_sampling import OwnContext, sample_frames
+from vdp.diffusion.scheduled_sampling import ScheduledSampling, sample_frames
 from vdp.diffusion.schedules import make_process
 from vdp.models.checkpoint import fingerprint, save_model
 from vdp.models.codecs.factory import Codec, load_frame_codec
@@ -74,7 +74,7 @@ def main() -> None:
             draws=params.draws,
             context_noise=params.context_noise,
             context_dropout=params.context_dropout,
-            scheduled_sampling=OwnContext(
+            scheduled_sampling=ScheduledSampling(
                 share=params.scheduled_sampling,
                 frames=params.scheduled_sampling_frames,
                 steps=params.scheduled_sampling_steps,

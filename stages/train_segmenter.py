@@ -13,7 +13,7 @@ from torch import Tensor
 
 from vdp.config.read import read_section, read_value, run_stage
 from vdp.core.pixels import to_uint8
-from vdp.core.rng import Chance
+from vdp.core.rng import BatchRng
 from vdp.data.augment import Augment
 from vdp.data.batches.frames import FrameBatches, Frames
 from vdp.data.params import FrameAugment
@@ -23,7 +23,7 @@ from vdp.models.codecs.factory import load_frame_codec
 from vdp.models.factored_classes import class_log_probs, factor_loss
 from vdp.models.segmenters.params import SegmenterConfig, SegmenterParams
 from vdp.models.segmenters.round_trip import round_trip
-from vdp.models.segmenters.unetpp import UnetPlusPlus
+from vdp.models.segmenters.unetpp import UNetPlusPlus
 from vdp.tracking.figures import sample_columns
 from vdp.tracking.mlflow_run import project_root, track_stage
 from vdp.training.checkpoint import states_of
@@ -51,8 +51,8 @@ def main() -> None:
         changes, none = Augment(augment.train, *size), Augment(augment.val, *size)
         codec = load_frame_codec(CODEC).to(fabric.device)
 
-        def loss(network: UnetPlusPlus, batch: Frames, chance: Chance) -> dict[str, Tensor]:
-            frames = round_trip(codec, batch.frames, params.round_trip, params.latent_noise, chance)
+        def loss(network: UNetPlusPlus, batch: Frames, batch_rng: BatchRng) -> dict[str, Tensor]:
+            frames = round_trip(codec, batch.frames, params.round_trip, params.latent_noise, batch_rng)
             return {"loss": factor_loss(network(frames), batch.masks).mean()}
 
         held_out = FrameBatches([val], VALIDATION_SIZE, True, none, VALIDATION_SEED)
@@ -60,7 +60,7 @@ def main() -> None:
         training_seed(seed)
         training = Training(
             name="train_segmenter",
-            network=UnetPlusPlus(segmenter),
+            network=UNetPlusPlus(segmenter),
             loss=loss,
             batches=FrameBatches([train], params.batch_size, True, changes, seed),
             measure=loss,
@@ -77,7 +77,7 @@ def main() -> None:
             states.clear()
 
 
-def segmented(network: UnetPlusPlus, shown: Frames) -> NDArray[np.uint8]:
+def segmented(network: UNetPlusPlus, shown: Frames) -> NDArray[np.uint8]:
     """A picture of frames, their masks by the network and the true ones."""
     masks = class_log_probs(network(shown.frames)).argmax(dim=1).byte()
     return sample_columns(

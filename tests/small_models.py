@@ -8,12 +8,12 @@ from torch import nn
 from vdp.core.tasks import TASKS
 from vdp.diffusion.params import DiffusionParams
 from vdp.models.checkpoint import fingerprint, save_model
-from vdp.models.codecs.params import CodecConfig, VaeParams
-from vdp.models.codecs.vae import Vae
+from vdp.models.codecs.params import CodecConfig, VAEParams
+from vdp.models.codecs.vae import VAE
 from vdp.models.denoisers.factory import build_denoiser
 from vdp.models.denoisers.params import DenoiserConfig, DenoiserParams
 from vdp.models.segmenters.params import SegmenterConfig, SegmenterParams
-from vdp.models.segmenters.unetpp import UnetPlusPlus
+from vdp.models.segmenters.unetpp import UNetPlusPlus
 
 HEIGHT, WIDTH, CHANNELS = 32, 48, 4
 VAE = {
@@ -45,8 +45,8 @@ def save_small_models(
 ) -> Path:
     """Write codec, denoiser and segmenter of frames of 32x48 pixels below a folder, which is given back."""
     torch.manual_seed(0)
-    vae = VaeParams.model_validate(VAE)
-    codec = Vae(vae, True)
+    vae = VAEParams.model_validate(VAE)
+    codec = VAE(vae, True)
     save_model(folder / "codec", codec, CodecConfig(name="vae", vae=vae, has_masks=True))
     params = DenoiserParams.model_validate(
         {"name": "unet", "unet": UNET | {"temporal": temporal}, "dit": DIT}
@@ -73,7 +73,7 @@ def save_small_models(
     save_model(folder / "denoiser", network, config)
     if segmenter:
         chosen = SegmenterParams.model_validate(SEGMENTER)
-        save_model(folder / "segmenter", UnetPlusPlus(chosen), SegmenterConfig(segmenter=chosen))
+        save_model(folder / "segmenter", UNetPlusPlus(chosen), SegmenterConfig(segmenter=chosen))
     return folder
 
 

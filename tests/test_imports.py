@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 VDP = Path(__file__).parents[1] / "vdp"
-TOP = {"chance", "checks", "classes", "device", "files", "hops", "params", "pixels", "tasks"}
+TOP = {"batch_rng", "checks", "classes", "device", "files", "hops", "params", "pixels", "tasks"}
 GRANTED = {
     "data": set(),
     "models": set(),

@@ -235,7 +235,7 @@ def test_what_is_too_large_for_full_size_is_told_before_any_work(networks, monke
 
 def test_a_header_that_tells_too_few_frames_does_not_fill_the_memory(networks, monkeypatch, capsys):
     monkeypatch.setattr("vdp.cli.video_io.MOST_BYTES", 9 * SIZE[0] * SIZE[1] * 3)
-    monkeypatch.setattr("vdp.data.sources.input_clips.OwnClip.count", lambda clip, interval=1: 0)
+    monkeypatch.setattr("vdp.data.sources.input_clips.InputClip.count", lambda clip, interval=1: 0)
     assert call(monkeypatch, "restore pictures --full-size -o back") == 1
     assert "pictures: 10 frames of 51x31 are more than are held" in capsys.readouterr().err
 

@@ -24,12 +24,12 @@ from vdp.data.stores.clips import Clip, write_clips
 from vdp.data.video.resize import resize_mask
 from vdp.diffusion.params import DiffusionParams
 from vdp.models.checkpoint import fingerprint, save_model
-from vdp.models.codecs.params import CodecConfig, VaeParams
-from vdp.models.codecs.vae import Vae
+from vdp.models.codecs.params import CodecConfig, VAEParams
+from vdp.models.codecs.vae import VAE
 from vdp.models.denoisers.factory import build_denoiser
 from vdp.models.denoisers.params import DenoiserConfig, DenoiserParams
 from vdp.models.segmenters.params import SegmenterConfig, SegmenterParams
-from vdp.models.segmenters.unetpp import UnetPlusPlus
+from vdp.models.segmenters.unetpp import UNetPlusPlus
 
 REPO = Path(__file__).parents[2]
 NUMBERS = (8, 9, 10, 11)  # as text, 10 is before 8
@@ -50,8 +50,8 @@ def params() -> dict[str, dict[str, object]]:
 def save_models(folder: Path, data: dict[str, dict[str, object]]) -> None:
     """Untrained networks, which give masks of noise."""
     torch.manual_seed(0)
-    vae, denoiser = VaeParams.model_validate(data["vae"]), DenoiserParams.model_validate(data["denoiser"])
-    codec = Vae(vae, True)
+    vae, denoiser = VAEParams.model_validate(data["vae"]), DenoiserParams.model_validate(data["denoiser"])
+    codec = VAE(vae, True)
     save_model(folder / "codec", codec, CodecConfig(name="vae", vae=vae, has_masks=True))
     channels = vae.latent_channels
     config = DenoiserConfig[DiffusionParams](
@@ -66,7 +66,7 @@ def save_models(folder: Path, data: dict[str, dict[str, object]]) -> None:
         torch.nn.init.normal_(weights, std=0.2)
     save_model(folder / "denoiser", network, config)
     segmenter = SegmenterParams.model_validate(data["segmenter"])
-    save_model(folder / "segmenter", UnetPlusPlus(segmenter), SegmenterConfig(segmenter=segmenter))
+    save_model(folder / "segmenter", UNetPlusPlus(segmenter), SegmenterConfig(segmenter=segmenter))
 
 
 def save_videos(folder: Path) -> None:

@@ -7,16 +7,16 @@ from torch import Tensor, nn
 from tests.oracle import Oracle, OracleContext, moving_clips
 from tests.processes import every_process, objective_of
 from vdp.core.context_frames import Hops
-from vdp.core.rng import Chance, whole
+from vdp.core.rng import BatchRng, whole
 from vdp.diffusion.loss import LEVELS, HopLoss, LevelLoss, TaskLevelLoss, diffusion_loss, shift_time, times_of
 from vdp.diffusion.objective import Objective
 from vdp.diffusion.process import min_snr_weight, target
-from vdp.diffusion.scheduled_sampling import OwnContext
+from vdp.diffusion.scheduled_sampling import ScheduledSampling
 
 SCALE = torch.tensor([0.5, 2.0])
 TRUTH = moving_clips(batch=3, channels=2, height=4, width=5)
 SEEN = torch.zeros(3, dtype=torch.bool)
-NO_OWN = OwnContext(share=0.0, frames=1, steps=1, temperature=1.0)
+NO_OWN = ScheduledSampling(share=0.0, frames=1, steps=1, temperature=1.0)
 either_target = pytest.mark.parametrize("residual", [True, False], ids=["residual", "plain"])
 
 
@@ -30,7 +30,7 @@ def normal(seed: int, *shape: int) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
-def chance(seed: int) -> Chance:
+def batch_rng(seed: int) -> BatchRng:
     return whole(torch.Generator().manual_seed(seed), 3)
 
 
@@ -124,7 +124,7 @@ def test_draws_of_one_target_stand_side_by_side():
 
 
 def drawn_loss(
-    draws: int = 1, context_noise: float = 0.0, context_dropout: float = 0.0, own: OwnContext = NO_OWN
+    draws: int = 1, context_noise: float = 0.0, context_dropout: float = 0.0, own: ScheduledSampling = NO_OWN
 ) -> HopLoss:
     return HopLoss({"predict": flow()}, None, 1.0, draws, context_noise, context_dropout, own)
 
@@ -133,7 +133,7 @@ def drawn_loss(
 def test_the_drawn_loss_takes_its_chance_from_the_generator_alone(context_noise):
     def drawn(seed: int) -> tuple[Tensor, Silent]:
         network, loss = Silent(), drawn_loss(3, context_noise, context_dropout=0.5)
-        return loss(network, make_hops(), chance(seed))["loss"], network
+        return loss(network, make_hops(), batch_rng(seed))["loss"], network
 
     (first, network), (again, _), (other, _) = drawn(0), drawn(0), drawn(1)
     assert torch.equal(first, again)
@@ -146,7 +146,7 @@ def test_the_drawn_loss_takes_its_chance_from_the_generator_alone(context_noise)
 def test_frames_that_are_made_together_are_at_one_time_and_draws_are_not():
     together, alone = Silent(joint=True), Silent(joint=False)
     for network in (together, alone):
-        drawn_loss(draws=3)(network, make_hops(), chance(0))
+        drawn_loss(draws=3)(network, make_hops(), batch_rng(0))
     by_target = together.t.reshape(3, 2, 3)
     assert torch.equal(by_target[:, 0], by_target[:, 1])
     assert (by_target[:, 0, 0] != by_target[:, 0, 1]).all()
@@ -158,21 +158,21 @@ def test_times_are_drawn_with_the_shift_asked_for():
     plain, shifted = Silent(), Silent()
     for network, shift in ((plain, 1.0), (shifted, 3.0)):
         loss = replace(drawn_loss(draws=3), time_shift=shift)
-        loss(network, make_hops(), chance(0))
+        loss(network, make_hops(), batch_rng(0))
     torch.testing.assert_close(shifted.t, shift_time(plain.t, 3.0))
 
 
 def test_the_drawn_loss_is_weighed_with_the_gamma_asked_for():
     def drawn(gamma: float | None) -> float:
         loss = replace(drawn_loss(draws=3), min_snr_gamma=gamma)
-        return loss(Silent(), make_hops(), chance(0))["loss"].item()
+        return loss(Silent(), make_hops(), batch_rng(0))["loss"].item()
 
     assert 0 < drawn(1e-3) < 1e-3 * drawn(None)  # on the flow process no weight is above gamma
 
 
 def test_every_draw_has_standard_normal_noise_of_its_own():
     network, hops = Silent(), make_hops()
-    drawn_loss(draws=20)(network, hops, chance(0))
+    drawn_loss(draws=20)(network, hops, batch_rng(0))
     x0 = flow().to_data(hops.target, flow().base(hops.known, hops.index, hops.target_index))
     t = network.t[:, None, :, None, None]
     noise = (network.xt - (1 - t) * x0.repeat_interleave(20, dim=2)) / t
@@ -190,7 +190,7 @@ def test_a_share_of_the_clips_is_learnt_without_known_pictures(share, expected):
         dropped.append(network.dropped)
     among = torch.stack(dropped).float()
     assert among.mean().item() == pytest.approx(expected, abs=0.05)
-    mixed = (among != among[:, :1]).any(dim=1).float().mean().item()  # each clip has a chance of its own
+    mixed = (among != among[:, :1]).any(dim=1).float().mean().item()  # each clip has a batch_rng of its own
     assert mixed == pytest.approx(1 - expected**3 - (1 - expected) ** 3, abs=0.1)
 
 
@@ -214,7 +214,7 @@ def test_half_of_the_clips_have_clean_known_frames_and_the_others_noise_of_any_s
     drawn = torch.stack(levels)
     clean = drawn == 0
     assert clean.float().mean().item() == pytest.approx(0.5, abs=0.05)
-    mixed = (clean != clean[:, :1]).any(dim=1).float().mean().item()  # each clip has a chance of its own
+    mixed = (clean != clean[:, :1]).any(dim=1).float().mean().item()  # each clip has a batch_rng of its own
     assert mixed == pytest.approx(0.75, abs=0.1)
     at = drawn[~clean].quantile(torch.tensor([0.25, 0.5, 0.75]))
     torch.testing.assert_close(at, torch.tensor([0.075, 0.15, 0.225]), atol=0.03, rtol=0)
@@ -222,7 +222,7 @@ def test_half_of_the_clips_have_clean_known_frames_and_the_others_noise_of_any_s
 
 
 def test_a_share_of_the_steps_has_known_frames_of_the_networks_own_making():
-    own = OwnContext(share=0.3, frames=1, steps=1, temperature=1.0)
+    own = ScheduledSampling(share=0.3, frames=1, steps=1, temperature=1.0)
     network, generator, hops, made = Silent(), torch.Generator().manual_seed(0), make_hops(), 0
     for _ in range(300):
         drawn_loss(own=own)(network, hops, whole(generator, 3))
@@ -255,7 +255,7 @@ def part_of(hops: Hops, rows: range) -> Hops:
 
 PARTED = [
     *(
-        drawn_loss(2, 0.3, 0.4, OwnContext(share, frames=2, steps=2, temperature=0.5))
+        drawn_loss(2, 0.3, 0.4, ScheduledSampling(share, frames=2, steps=2, temperature=0.5))
         for share in (0.0, 0.5, 1.0)
     ),
     LevelLoss(flow()),
@@ -275,7 +275,7 @@ def test_the_loss_of_a_batch_and_its_gradient_are_the_means_of_those_of_its_part
     network = Taught(joint)
 
     def results(rows: range) -> dict[str, Tensor]:
-        losses = loss(network, part_of(hops, rows), Chance(torch.Generator().manual_seed(2), rows, 4))
+        losses = loss(network, part_of(hops, rows), BatchRng(torch.Generator().manual_seed(2), rows, 4))
         return {**losses, "gradient": torch.autograd.grad(losses["loss"], network.weight)[0]}
 
     parts = [results(range(first, first + size)) for first in range(0, 4, size)]
@@ -314,7 +314,7 @@ def test_a_level_that_a_schedule_does_not_reach_is_at_its_end():
 def test_a_network_that_knows_the_truth_has_no_error_at_any_level(schedule, prediction, residual):
     objective = objective_of(schedule, prediction, SCALE, residual)
     oracle = Oracle(TRUTH, objective)
-    losses = LevelLoss(objective)(oracle, make_hops(), chance(0))
+    losses = LevelLoss(objective)(oracle, make_hops(), batch_rng(0))
     assert list(losses) == ["loss", "x0", *(f"x0_{level}" for level in LEVELS)]
     assert all(value.item() == pytest.approx(0, abs=1e-6) for value in losses.values())
     assert oracle.calls == len(oracle.shown) == 1 and oracle.levels == [[0.0] * 4]
@@ -323,7 +323,7 @@ def test_a_network_that_knows_the_truth_has_no_error_at_any_level(schedule, pred
 @pytest.mark.parametrize("joint", [True, False])
 def test_every_target_is_noised_at_each_level_with_clean_frames_known(joint):
     network, hops = Silent(joint), make_hops()
-    LevelLoss(flow())(network, hops, chance(0))
+    LevelLoss(flow())(network, hops, batch_rng(0))
     assert torch.equal(network.frames, hops.known)
     assert not network.dropped.any() and not network.level.any()
     torch.testing.assert_close(network.t, torch.tensor(LEVELS).repeat(3, 2), atol=1e-6, rtol=0)
@@ -337,7 +337,7 @@ def test_every_target_is_noised_at_each_level_with_clean_frames_known(joint):
 def test_the_error_of_the_clean_frame_is_in_units_of_the_latents_whatever_is_diffused(residual):
     """A network that always gives clean data of zero stands for the base."""
     hops, objective = make_hops(), objective_of("cosine", "x0", SCALE, residual)
-    losses = LevelLoss(objective)(Silent(), hops, chance(0))
+    losses = LevelLoss(objective)(Silent(), hops, batch_rng(0))
     base = objective.base(hops.known, hops.index, hops.target_index)
     expected = (hops.target - base).square().mean()
     for name in ("x0", *(f"x0_{level}" for level in LEVELS)):
@@ -357,7 +357,7 @@ def test_the_error_at_a_level_is_that_of_its_own_draws(schedule, prediction):
                 2, 3
             )
 
-    losses = LevelLoss(objective)(Partial(TRUTH, objective), make_hops(), chance(0))
+    losses = LevelLoss(objective)(Partial(TRUTH, objective), make_hops(), batch_rng(0))
     wrong = {level: losses[f"x0_{level}"].item() for level in LEVELS}
     assert wrong.pop(0.7) == pytest.approx(0, abs=1e-6)
     assert min(wrong.values()) > 1e-3
@@ -403,8 +403,8 @@ def test_each_task_is_noised_by_the_scale_of_its_own():
     for task, size in (("predict", 1.0), ("restore", 2.0)):
         objectives[task] = objective_of("cosine", "x0", size * SCALE, residual=True)
     losses = [
-        HopLoss(objectives, None, 1.0, 1, 0.0, 0.0, OwnContext(0.0, 1, 1, 1.0))(
-            Silent(), of_task(task, hops), chance(0)
+        HopLoss(objectives, None, 1.0, 1, 0.0, 0.0, ScheduledSampling(0.0, 1, 1, 1.0))(
+            Silent(), of_task(task, hops), batch_rng(0)
         )["loss"]
         for task in objectives
     ]
@@ -414,18 +414,18 @@ def test_each_task_is_noised_by_the_scale_of_its_own():
 def test_with_nothing_known_the_frame_itself_is_diffused_without_a_context():
     hops = of_task("generate", make_hops())
     objective = objective_of("cosine", "x0", SCALE, residual=True)
-    loss = HopLoss({"generate": objective}, None, 1.0, 1, 0.5, 0.5, OwnContext(1.0, 1, 1, 1.0))
+    loss = HopLoss({"generate": objective}, None, 1.0, 1, 0.5, 0.5, ScheduledSampling(1.0, 1, 1, 1.0))
     expected = (hops.target / SCALE[:, None, None, None]).square().mean()
-    torch.testing.assert_close(loss(network := Silent(), hops, chance(0))["loss"], expected)
+    torch.testing.assert_close(loss(network := Silent(), hops, batch_rng(0))["loss"], expected)
     assert network.frames.shape[2] == 0
 
 
 def test_made_frames_are_known_in_predictions_alone():
-    own = OwnContext(1.0, 2, 1, 1.0)
+    own = ScheduledSampling(1.0, 2, 1, 1.0)
     hops, calls = make_hops(), {}
     for task in ("predict", "interpolate", "restore"):
         network = Silent()
-        HopLoss({task: flow()}, None, 1.0, 1, 0.0, 0.0, own)(network, of_task(task, hops), chance(0))
+        HopLoss({task: flow()}, None, 1.0, 1, 0.0, 0.0, own)(network, of_task(task, hops), batch_rng(0))
         calls[task] = torch.equal(network.frames, hops.known)
     assert calls == {"predict": False, "interpolate": True, "restore": True}
 
@@ -435,10 +435,10 @@ def test_validations_tell_every_task_under_its_name_and_their_mean_by_shares():
     objectives = dict.fromkeys(("predict", "generate"), objective)
     batch = Several(*(of_task(task, hops) for task in objectives))
     losses = TaskLevelLoss(objectives, {"predict": 3.0, "generate": 1.0, "restore": 9.0})(
-        Silent(), batch, chance(0)
+        Silent(), batch, batch_rng(0)
     )
-    single = LevelLoss(objective)(Silent(), batch.parts[0], chance(0))
-    other = LevelLoss(objective)(Silent(), batch.parts[1], chance(1))
+    single = LevelLoss(objective)(Silent(), batch.parts[0], batch_rng(0))
+    other = LevelLoss(objective)(Silent(), batch.parts[1], batch_rng(1))
     assert list(losses) == ["loss", *list(single)[1:], *(f"generate_{name}" for name in list(single)[1:])]
     torch.testing.assert_close(losses["x0"], single["x0"])
     torch.testing.assert_close(losses["generate_x0"], other["x0"])  # a silent network sees no noise

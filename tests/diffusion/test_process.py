@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from tests.processes import PREDICTIONS, every_prediction, every_schedule, per_frame, process_of, schedule_of
-from vdp.diffusion.process import Process, add_noise, clean_and_noise, min_snr_weight, target
+from vdp.diffusion.process import Process, add_noise, min_snr_weight, predict_x0_eps, target
 
 
 def normal(seed: int, *shape: int) -> Tensor:
@@ -92,7 +92,7 @@ def test_times_that_do_not_match_the_frames_are_refused(shape):
 def recovered(process: Process, t: Tensor) -> tuple[Tensor, Tensor]:
     """x0 and eps of a network that gives what it is trained to give."""
     xt = add_noise(X0, NOISE, t, process.schedule)
-    return clean_and_noise(xt, target(X0, NOISE, t, process), t, process)
+    return predict_x0_eps(xt, target(X0, NOISE, t, process), t, process)
 
 
 @every_schedule
@@ -125,7 +125,7 @@ def test_eps_tells_the_data_at_time_zero_and_x0_the_noise_at_time_one(name):
 def test_x0_says_nothing_of_the_noise_at_time_zero_which_is_then_zeros_with_a_finite_gradient(name):
     t = times([0.0, 0.5, 0.0, 1.0, 0.2], [0.0, 0.1, 1.0, 0.0, 0.9])
     output = NOISE.clone().requires_grad_()
-    clean, eps = clean_and_noise(X0, output, t, process_of(name, "x0"))
+    clean, eps = predict_x0_eps(X0, output, t, process_of(name, "x0"))
     assert torch.equal(clean, output)
     noiseless = (t == 0)[:, None, :, None, None].expand_as(eps)
     assert torch.equal(eps == 0, noiseless)
@@ -141,9 +141,9 @@ def test_all_predictions_say_the_same_of_the_same_belief(name, prediction, other
     """Any output, right or wrong, stands for an (x0, eps) on xt; said in another way it is the same."""
     process, translated = process_of(name, prediction), process_of(name, other)
     xt = add_noise(X0, NOISE, INSIDE, process.schedule)
-    x0, eps = clean_and_noise(xt, normal(2, *X0.shape), INSIDE, process)
+    x0, eps = predict_x0_eps(xt, normal(2, *X0.shape), INSIDE, process)
     torch.testing.assert_close(add_noise(x0, eps, INSIDE, process.schedule), xt, atol=1e-9, rtol=0)
-    again = clean_and_noise(xt, target(x0, eps, INSIDE, translated), INSIDE, translated)
+    again = predict_x0_eps(xt, target(x0, eps, INSIDE, translated), INSIDE, translated)
     torch.testing.assert_close(again, (x0, eps), atol=1e-7, rtol=1e-9)
 
 
@@ -157,8 +157,8 @@ def test_the_weight_of_an_output_weighs_its_error_in_x0_by_the_clamped_snr(name,
     """A nudge of the output moves x0: weight * nudge^2 is then min(SNR, gamma) * move^2."""
     process = process_of(name, prediction)
     xt, output, nudge = X0, NOISE, 0.1
-    x0, _ = clean_and_noise(xt, output, INSIDE, process)
-    moved, _ = clean_and_noise(xt, output + nudge, INSIDE, process)
+    x0, _ = predict_x0_eps(xt, output, INSIDE, process)
+    moved, _ = predict_x0_eps(xt, output + nudge, INSIDE, process)
     alpha, sigma = process.schedule(INSIDE)
     wished = (alpha / sigma).square().clamp(max=gamma) * (moved - x0)[:, 0, :, 0, 0].square()
     torch.testing.assert_close(

@@ -9,15 +9,15 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from vdp.models.codecs.params import VaeParams
-from vdp.models.codecs.vae import Vae, vae_loss
-from vdp.models.denoisers.factory import Dit, Unet
-from vdp.models.denoisers.params import DitParams, UnetParams
+from vdp.models.codecs.params import VAEParams
+from vdp.models.codecs.vae import VAE, vae_loss
+from vdp.models.denoisers.factory import DiT, UNet
+from vdp.models.denoisers.params import DiTParams, UNetParams
 from vdp.models.factored_classes import NUM_LOGITS
 from vdp.models.segmenters.params import SegmenterParams
-from vdp.models.segmenters.unetpp import UnetPlusPlus
+from vdp.models.segmenters.unetpp import UNetPlusPlus
 
-Network = Dit | Unet | Vae | UnetPlusPlus
+Network = DiT | UNet | VAE | UNetPlusPlus
 CHANNELS = 3
 
 
@@ -25,14 +25,14 @@ def normal(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
-def dit(attention: str, factorised: bool) -> Dit:
+def dit(attention: str, factorised: bool) -> DiT:
     settings = {"patch_size": 2, "hidden_dim": 32, "depth": 2, "num_heads": 2, "stem_channels": 8}
-    return Dit(
-        DitParams.model_validate({**settings, "attention": attention, "factorised": factorised}), CHANNELS
+    return DiT(
+        DiTParams.model_validate({**settings, "attention": attention, "factorised": factorised}), CHANNELS
     )
 
 
-def unet(conditioning: str, temporal: bool, head_levels: int = 2) -> Unet:
+def unet(conditioning: str, temporal: bool, head_levels: int = 2) -> UNet:
     settings = {
         "base_channels": 8,
         "channel_mults": [1, 2, 2],
@@ -43,11 +43,11 @@ def unet(conditioning: str, temporal: bool, head_levels: int = 2) -> Unet:
         "head_blocks": 2,
     }
     given = {"conditioning": conditioning, "temporal": temporal}
-    return Unet(UnetParams.model_validate({**settings, **given}), CHANNELS)
+    return UNet(UNetParams.model_validate({**settings, **given}), CHANNELS)
 
 
-def vae(temporal_factor: int, has_masks: bool) -> Vae:
-    params = VaeParams.model_validate(
+def vae(temporal_factor: int, has_masks: bool) -> VAE:
+    params = VAEParams.model_validate(
         {
             "spatial_factor": 4,
             "temporal_factor": temporal_factor,
@@ -56,11 +56,11 @@ def vae(temporal_factor: int, has_masks: bool) -> Vae:
             "num_res_blocks": 2,
         }
     )
-    return Vae(params, has_masks)
+    return VAE(params, has_masks)
 
 
-def segmenter(encoder: str, depth: int = 3) -> UnetPlusPlus:
-    return UnetPlusPlus(
+def segmenter(encoder: str, depth: int = 3) -> UNetPlusPlus:
+    return UNetPlusPlus(
         SegmenterParams(encoder=encoder, encoder_depth=depth, decoder_channels=[8] * depth, upsample=1)
     )
 
@@ -102,7 +102,7 @@ def make(name: str) -> Network:
 def loss_of(network: Network) -> Tensor:
     """A loss of the kind that training has; what drops out at random is seeded."""
     torch.manual_seed(1)
-    if isinstance(network, Vae):
+    if isinstance(network, VAE):
         frames = 1 if network.temporal_factor == 1 else 1 + 2 * network.temporal_factor
         clips = normal(2, 3, frames, 16, 24, seed=2).tanh()
         masks = torch.arange(2 * frames * 16 * 24).reshape(2, frames, 16, 24) % 49
@@ -111,7 +111,7 @@ def loss_of(network: Network) -> Tensor:
         return vae_loss(network, clips, masks, torch.tensor([2.0, 0.0]), noise, 1e-2, 5.0, mask_weight)[
             "loss"
         ]
-    if isinstance(network, UnetPlusPlus):
+    if isinstance(network, UNetPlusPlus):
         return network(normal(2, 3, 16, 24, seed=2)).square().mean()
     frames, xt = normal(2, CHANNELS, 4, 6, 8, seed=2), normal(2, CHANNELS, 4, 6, 8, seed=3)
     index, target_index = torch.arange(4.0).expand(2, -1), 5 + torch.arange(2.0).expand(2, -1)
@@ -186,7 +186,7 @@ def test_a_segmenter_without_what_it_never_uses_computes_what_the_library_does(e
     network = segmenter(encoder)
     drawn = torch.rand(1)
     torch.manual_seed(0)
-    library = smp.UnetPlusPlus(
+    library = smp.UNetPlusPlus(
         encoder, encoder_depth=3, encoder_weights=None, decoder_channels=[8] * 3, classes=NUM_LOGITS
     )
     assert torch.equal(torch.rand(1), drawn)

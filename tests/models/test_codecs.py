@@ -11,14 +11,14 @@ from torch import Tensor
 
 from vdp.models.checkpoint import save_model
 from vdp.models.codecs.factory import load_codec, load_frame_codec
-from vdp.models.codecs.params import CodecConfig, CodecParams, VaeParams
+from vdp.models.codecs.params import CodecConfig, CodecParams, VAEParams
 from vdp.models.codecs.pixel import Pixel
-from vdp.models.codecs.vae import Vae, detail_weight, kl_divergence, reparametrise, vae_loss
+from vdp.models.codecs.vae import VAE, detail_weight, kl_divergence, reparametrise, vae_loss
 from vdp.models.factored_classes import NUM_LOGITS
 
 
-def vae_params(factor: int = 4, temporal: int = 1) -> VaeParams:
-    return VaeParams(
+def vae_params(factor: int = 4, temporal: int = 1) -> VAEParams:
+    return VAEParams(
         spatial_factor=factor,
         temporal_factor=temporal,
         latent_channels=3,
@@ -27,17 +27,17 @@ def vae_params(factor: int = 4, temporal: int = 1) -> VaeParams:
     )
 
 
-def make_vae(factor: int = 4, has_masks: bool = True, temporal: int = 1) -> Vae:
+def make_vae(factor: int = 4, has_masks: bool = True, temporal: int = 1) -> VAE:
     """A VAE whose layers that start at zero are random too, so that every part of it has a say."""
     torch.manual_seed(0)
-    network = Vae(vae_params(factor, temporal), has_masks)
+    network = VAE(vae_params(factor, temporal), has_masks)
     for parameter in network.parameters():
         if not parameter.any():
             torch.nn.init.normal_(parameter, std=0.1)
     return network.eval()
 
 
-CODECS: dict[str, list[Pixel | Vae]] = {"pixel": [Pixel()], "vae": [make_vae(2), make_vae(4), make_vae(8)]}
+CODECS: dict[str, list[Pixel | VAE]] = {"pixel": [Pixel()], "vae": [make_vae(2), make_vae(4), make_vae(8)]}
 every_codec = pytest.mark.parametrize(
     "codec", [pytest.param(c, id=f"{name}-{c.factor}") for name, codecs in CODECS.items() for c in codecs]
 )
@@ -135,7 +135,7 @@ def test_pixel_latents_are_the_pixels():
 )
 @torch.no_grad()
 def test_a_saved_codec_is_rebuilt_from_its_folder_alone(tmp_path, codec, config):
-    save_model(tmp_path / "codec", codec if isinstance(codec, Vae) else None, config)
+    save_model(tmp_path / "codec", codec if isinstance(codec, VAE) else None, config)
     again = load_codec(tmp_path / "codec")
     clip = clip_of(1, 1 + again.temporal_factor, 8, 16)
     assert torch.equal(again.encode(clip), codec.encode(clip))
@@ -168,7 +168,7 @@ def test_a_config_of_another_version_is_told_in_one_line(tmp_path):
 # --- Codecs that shorten time ----------------------------------------------------------------------------
 
 
-def groups(codec: Vae, frames: int) -> list[slice]:
+def groups(codec: VAE, frames: int) -> list[slice]:
     """The frames of each latent frame: the first one alone, then a temporal factor of them at a time."""
     f = codec.temporal_factor
     return [slice(0, 1)] + [slice(start, start + f) for start in range(1, frames, f)]
@@ -277,7 +277,7 @@ def test_a_clip_that_does_not_divide_into_latent_frames_is_refused_in_one_line(t
 
 def test_a_vae_of_frames_has_nothing_that_looks_along_time():
     """Nor has its depth in time a say in how its other weights start."""
-    frames, clips = (Vae(vae_params(temporal=f), has_masks=True) for f in (1, 2))
+    frames, clips = (VAE(vae_params(temporal=f), has_masks=True) for f in (1, 2))
     assert not any("time" in name for name in frames.state_dict())
     assert {name for name in clips.state_dict() if "time" not in name} == set(frames.state_dict())
 
@@ -291,7 +291,7 @@ def test_a_vae_learns_in_all_its_parts(temporal):
         assert parameter.grad is not None and parameter.grad.abs().max() > 0, name
 
 
-def clip_losses(network: Vae, clips: Tensor, labelled: bool, seed: int) -> dict[str, Tensor]:
+def clip_losses(network: VAE, clips: Tensor, labelled: bool, seed: int) -> dict[str, Tensor]:
     generator = torch.Generator().manual_seed(seed)
     batch, _, frames, height, width = clips.shape
     latent_frames = 1 + (frames - 1) // network.temporal_factor
@@ -307,8 +307,8 @@ def waves(frames: int) -> Tensor:
     y, x = torch.meshgrid(torch.arange(8) / 8, torch.arange(8) / 8, indexing="ij")
     along = torch.stack([x, y, x + y, x - y])[:, None, None]
     speed = torch.tensor([1, -1, 2, -2])[:, None, None, None, None] / (2 * frames)
-    turns = along + speed * torch.arange(frames)[:, None, None] + torch.arange(3)[:, None, None, None] / 3
-    return 0.8 * torch.sin(2 * math.pi * turns)
+    rope = along + speed * torch.arange(frames)[:, None, None] + torch.arange(3)[:, None, None, None] / 3
+    return 0.8 * torch.sin(2 * math.pi * rope)
 
 
 @pytest.mark.parametrize("temporal", [2, 4])
@@ -318,7 +318,7 @@ def test_four_clips_are_learnt_by_heart(temporal):
     still = (clips - clips.mean(dim=2, keepdim=True)).square().mean().item()
     torch.manual_seed(0)
     wider = {"base_channels": 16, "latent_channels": 8}
-    network = Vae(vae_params(temporal=temporal).model_copy(update=wider), has_masks=True)
+    network = VAE(vae_params(temporal=temporal).model_copy(update=wider), has_masks=True)
     optimizer = torch.optim.AdamW(network.parameters(), betas=(0.9, 0.99))
 
     def error() -> float:

@@ -10,12 +10,12 @@ from vdp.core.errors import UserError
 from vdp.core.tasks import TASKS
 from vdp.diffusion.loss import diffusion_loss
 from vdp.diffusion.params import DiffusionParams
-from vdp.diffusion.process import add_noise, clean_and_noise
+from vdp.diffusion.process import add_noise, predict_x0_eps
 from vdp.models.checkpoint import save_model
-from vdp.models.codecs.params import VaeParams
+from vdp.models.codecs.params import VAEParams
 from vdp.models.codecs.pixel import Pixel
-from vdp.models.codecs.vae import Vae
-from vdp.models.denoisers.factory import Dit, Unet, build_denoiser, load_denoiser
+from vdp.models.codecs.vae import VAE
+from vdp.models.denoisers.factory import DiT, UNet, build_denoiser, load_denoiser
 from vdp.models.denoisers.params import DenoiserConfig, DenoiserParams
 
 CHANNELS = 3
@@ -52,13 +52,13 @@ def denoiser_params(name: str) -> DenoiserParams:
     return DenoiserParams.model_validate({"name": kind, "unet": unet, "dit": dit})
 
 
-def make(name: str) -> Unet | Dit:
+def make(name: str) -> UNet | DiT:
     """A denoiser as it is before training."""
     torch.manual_seed(0)
     return build_denoiser(denoiser_params(name), CHANNELS)
 
 
-def random(name: str) -> Unet | Dit:
+def random(name: str) -> UNet | DiT:
     """A denoiser with no weight left at zero: what starts as the identity or as nothing has a say too."""
     network = make(name)
     for module in network.modules():
@@ -95,7 +95,7 @@ class Case:
         self.xt = normal(batch, CHANNELS, targets * draws, height, width, seed=3)
         self.t = torch.linspace(0, 1, targets * draws).expand(batch, -1)
 
-    def output(self, network: Unet | Dit) -> Tensor:
+    def output(self, network: UNet | DiT) -> Tensor:
         context = network.context(self.frames, self.index, self.level, self.dropped, self.target_index)
         return network(self.xt, self.t, context)
 
@@ -254,12 +254,12 @@ def small(params: DenoiserParams) -> DenoiserParams:
     )
 
 
-def codec_of(name: str) -> Vae | Pixel:
+def codec_of(name: str) -> VAE | Pixel:
     if name == "pixel":
         return Pixel()
     torch.manual_seed(0)
-    return Vae(
-        VaeParams(spatial_factor=4, temporal_factor=1, latent_channels=4, base_channels=8, num_res_blocks=1),
+    return VAE(
+        VAEParams(spatial_factor=4, temporal_factor=1, latent_channels=4, base_channels=8, num_res_blocks=1),
         has_masks=False,
     )
 
@@ -276,7 +276,7 @@ LEARNT = [
 ]
 
 
-def tiny_hops(task: str, codec: Vae | Pixel) -> Hops:
+def tiny_hops(task: str, codec: VAE | Pixel) -> Hops:
     """Four clips whose targets no rule gives: they have to be learnt by heart."""
     size = 5 * codec.factor
     with torch.no_grad():
@@ -309,7 +309,7 @@ def test_four_clips_are_learnt_by_heart(name, codec, task, schedule, prediction)
         t, noise = torch.full((4, 1), 0.5), normal(*x0.shape, seed=9)
         context = network.context(hops.known, hops.index, clean, dropped, hops.target_index)
         xt = add_noise(x0, noise, t, objective.process.schedule)
-        told, _ = clean_and_noise(xt, network(xt, t, context), t, objective.process)
+        told, _ = predict_x0_eps(xt, network(xt, t, context), t, objective.process)
         return ((told - x0).square().mean() / x0.square().mean()).item()
 
     optimizer = torch.optim.Adam(network.parameters(), lr=5e-3, fused=True)  # most of a step is overhead

@@ -6,8 +6,8 @@ from einops import rearrange, repeat
 from torch import Tensor
 
 from vdp.core.context_frames import anchor_frames
-from vdp.models.denoisers.dit import ROPE_BASE, Block, Dit
-from vdp.models.denoisers.params import DitParams
+from vdp.models.denoisers.dit import ROPE_BASE, Block, DiT
+from vdp.models.denoisers.params import DiTParams
 
 CHANNELS = 3
 ATTENTIONS = ("one_way", "block", "joint")
@@ -15,10 +15,10 @@ every_attention = pytest.mark.parametrize("attention", ATTENTIONS)
 either_way = pytest.mark.parametrize("factorised", [False, True], ids=["at once", "factorised"])
 
 
-def random(attention: str, factorised: bool, stem: int = 8, depth: int = 2) -> Dit:
+def random(attention: str, factorised: bool, stem: int = 8, depth: int = 2) -> DiT:
     """A DiT with no weight left at zero: what starts as the identity or as nothing has a say too."""
     torch.manual_seed(0)
-    params = DitParams.model_validate(
+    params = DiTParams.model_validate(
         {
             "patch_size": 2,
             "hidden_dim": 32,
@@ -29,7 +29,7 @@ def random(attention: str, factorised: bool, stem: int = 8, depth: int = 2) -> D
             "factorised": factorised,
         }
     )
-    network = Dit(params, CHANNELS)
+    network = DiT(params, CHANNELS)
     for parameter in network.parameters():
         if parameter.unique().numel() == 1:
             # ones are weights of a norm: doubled, attention is far from even
@@ -60,7 +60,7 @@ class Case:
     def given(self) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         return self.frames, self.index, self.level, self.dropped, self.target_index
 
-    def output(self, network: Dit) -> Tensor:
+    def output(self, network: DiT) -> Tensor:
         return network(self.xt, self.t, network.context(*self.given))
 
 
@@ -68,7 +68,7 @@ def assert_close(actual: Tensor, expected: Tensor) -> None:
     torch.testing.assert_close(actual, expected, atol=1e-5, rtol=1e-5)
 
 
-def changed(network: Dit, case: Case, before: Tensor) -> list[bool]:
+def changed(network: DiT, case: Case, before: Tensor) -> list[bool]:
     """Which noised frames the change of a case has reached, beyond rounding."""
     difference = (case.output(network) - before).abs().amax(dim=(0, 1, 3, 4))
     assert ((difference > 1e-4) | (difference < 1e-5)).all()
@@ -111,7 +111,7 @@ def masked(block: Block, x: Tensor, embedding: Tensor, place: Tensor, sees: Tens
     return x + gate * block.mlp(norm(x) * (1 + scale) + shift)
 
 
-def single_pass(network: Dit, case: Case) -> Tensor:
+def single_pass(network: DiT, case: Case) -> Tensor:
     """The DiT without cache or groups: all known and all noised tokens side by side under one mask."""
     count, known, targets = case.xt.shape[2], case.frames.shape[2], case.target_index.shape[1]
     draws = count // targets
@@ -355,9 +355,9 @@ def test_a_new_network_passes_the_noise_and_nothing_else(attention, factorised, 
     """adaLN-Zero: each frame's output is its own input, channel by channel, times one number."""
     torch.manual_seed(0)
     settings = {"patch_size": 2, "hidden_dim": 32, "depth": 2, "num_heads": 2, "stem_channels": stem}
-    params = DitParams.model_validate({**settings, "attention": attention, "factorised": factorised})
+    params = DiTParams.model_validate({**settings, "attention": attention, "factorised": factorised})
     case = Case()
-    ratio = case.output(Dit(params, CHANNELS)) / case.xt
+    ratio = case.output(DiT(params, CHANNELS)) / case.xt
     assert_close(ratio, ratio[..., :1, :1].expand_as(ratio))
 
 

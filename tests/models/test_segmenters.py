@@ -8,17 +8,17 @@ from torch import Tensor
 
 from vdp.core import device
 from vdp.core.classes import NUM_CLASSES
-from vdp.core.rng import Chance, whole
+from vdp.core.rng import BatchRng, whole
 from vdp.models.checkpoint import save_model
-from vdp.models.codecs.params import VaeParams
+from vdp.models.codecs.params import VAEParams
 from vdp.models.codecs.pixel import Pixel
-from vdp.models.codecs.vae import Vae
+from vdp.models.codecs.vae import VAE
 from vdp.models.factored_classes import NUM_LOGITS, factor_loss
 from vdp.models.segmenters.factory import load_segmenter
 from vdp.models.segmenters.masks import MaskMaker, class_probs, decide, seen_classes
 from vdp.models.segmenters.params import SegmenterConfig, SegmenterParams, SegmentParams
 from vdp.models.segmenters.round_trip import round_trip
-from vdp.models.segmenters.unetpp import UnetPlusPlus
+from vdp.models.segmenters.unetpp import UNetPlusPlus
 
 CPU = torch.device("cpu")
 
@@ -29,9 +29,9 @@ def segmenter_params(upsample: int = 1) -> SegmenterParams:
     )
 
 
-def make_segmenter(upsample: int = 1) -> UnetPlusPlus:
+def make_segmenter(upsample: int = 1) -> UNetPlusPlus:
     torch.manual_seed(0)
-    return UnetPlusPlus(segmenter_params(upsample)).eval()
+    return UNetPlusPlus(segmenter_params(upsample)).eval()
 
 
 def frames_of(batch: int, height: int, width: int, seed: int = 0) -> Tensor:
@@ -70,7 +70,7 @@ def test_frames_of_any_height_and_width_get_a_logit_for_each_pixel_and_factor(he
 def test_an_encoder_that_the_library_does_not_have_is_refused_with_some_that_it_has(encoder, near):
     params = segmenter_params().model_copy(update={"encoder": encoder})
     with pytest.raises(ValueError, match=f"segmenter.encoder={encoder} is not an encoder.*{near}"):
-        UnetPlusPlus(params)
+        UNetPlusPlus(params)
 
 
 @torch.no_grad()
@@ -147,12 +147,12 @@ def test_with_flips_a_mirrored_frame_has_the_mirrored_probabilities():
 # --- Masks of a clip -------------------------------------------------------------------------------------
 
 
-def make_codec(has_masks: bool = True) -> Vae:
+def make_codec(has_masks: bool = True) -> VAE:
     torch.manual_seed(1)
-    params = VaeParams(
+    params = VAEParams(
         spatial_factor=4, temporal_factor=1, latent_channels=3, base_channels=8, num_res_blocks=1
     )
-    return Vae(params, has_masks).eval()
+    return VAE(params, has_masks).eval()
 
 
 def segment_params(
@@ -257,8 +257,8 @@ def test_decoded_frames_are_bytes_and_pixel_latents_come_back_as_they_went_in():
 def trip(share: float, noise: float = 0.5, seed: int = 0) -> tuple[Tensor, Tensor]:
     """Frames, and the same frames with a share of them passed through a codec."""
     frames = frames_of(6, 16, 24)
-    chance = whole(torch.Generator().manual_seed(seed), 6)
-    return frames, round_trip(make_codec(), frames, share, noise, chance)
+    batch_rng = whole(torch.Generator().manual_seed(seed), 6)
+    return frames, round_trip(make_codec(), frames, share, noise, batch_rng)
 
 
 @pytest.mark.parametrize(("share", "count"), [(0.0, 0), (0.5, 3), (1.0, 6)])
@@ -312,7 +312,7 @@ def test_the_loss_of_a_batch_is_the_mean_of_those_of_its_parts(size):
 
     def shown(rows: range) -> tuple[Tensor, Tensor]:
         taken, generator = slice(rows.start, rows.stop), torch.Generator().manual_seed(0)
-        seen = round_trip(codec, frames[taken], 0.75, 0.5, Chance(generator, rows, 4))
+        seen = round_trip(codec, frames[taken], 0.75, 0.5, BatchRng(generator, rows, 4))
         drawn_to = torch.rand(
             1, generator=generator
         )  # where the generator stands does not depend on the part

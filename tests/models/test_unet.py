@@ -8,28 +8,28 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vdp.models.denoisers.params import UnetParams
+from vdp.models.denoisers.params import UNetParams
 from vdp.models.denoisers.unet import (
     FEATURES,
     MAX_OFFSET,
-    PyramidSpec,
     Spade,
     Stage,
     TimeAttention,
     TimeConv,
-    Unet,
-    UnetContext,
+    UNet,
+    UNetBodySpec,
+    UNetContext,
     attention_heads,
 )
 from vdp.models.layers import ImageAttention, ResBlock, fourier_features, modulated
 
 CHANNELS = 3
 SLOTS = 4
-CONDITIONINGS = get_args(UnetParams.model_fields["conditioning"].annotation)
+CONDITIONINGS = get_args(UNetParams.model_fields["conditioning"].annotation)
 every_conditioning = pytest.mark.parametrize("conditioning", CONDITIONINGS)
 with_and_without_time = pytest.mark.parametrize("temporal", [False, True])
 
-SMALL = UnetParams(
+SMALL = UNetParams(
     conditioning="features",
     base_channels=8,
     channel_mults=[1, 2, 4],
@@ -42,10 +42,10 @@ SMALL = UnetParams(
 )
 
 
-def make(conditioning: str, temporal: bool) -> Unet:
+def make(conditioning: str, temporal: bool) -> UNet:
     """A U-Net as it is before training."""
     torch.manual_seed(0)
-    return Unet(SMALL.model_copy(update={"conditioning": conditioning, "temporal": temporal}), CHANNELS)
+    return UNet(SMALL.model_copy(update={"conditioning": conditioning, "temporal": temporal}), CHANNELS)
 
 
 def stirred(network: nn.Module) -> nn.Module:
@@ -56,7 +56,7 @@ def stirred(network: nn.Module) -> nn.Module:
     return network.eval()
 
 
-def random(conditioning: str, temporal: bool) -> Unet:
+def random(conditioning: str, temporal: bool) -> UNet:
     network = make(conditioning, temporal)
     stirred(network)
     return network
@@ -80,10 +80,10 @@ class Case:
         self.xt = normal(2, CHANNELS, targets * draws, height, width, seed=3)
         self.t = torch.linspace(0, 1, targets * draws).expand(2, -1)
 
-    def context(self, network: Unet) -> UnetContext:
+    def context(self, network: UNet) -> UNetContext:
         return network.context(self.frames, self.index, self.level, self.dropped, self.target_index)
 
-    def output(self, network: Unet) -> Tensor:
+    def output(self, network: UNet) -> Tensor:
         return network(self.xt, self.t, self.context(network))
 
 
@@ -205,7 +205,7 @@ def test_attention_heads_divide_the_channels(channels):
 @every_conditioning
 @pytest.mark.parametrize("levels", [[], [0], [2], [2, 1]])
 def test_attention_is_at_the_levels_asked_for_and_nowhere_else(conditioning, levels):
-    network = Unet(
+    network = UNet(
         SMALL.model_copy(update={"conditioning": conditioning, "attention_levels": levels}), CHANNELS
     )
     found = {name for name, module in network.named_modules() if isinstance(module, ImageAttention)}
@@ -255,7 +255,7 @@ def test_spade_encodes_and_makes_its_maps_once_for_all_steps_and_draws():
     context = case.context(network)
     for step in range(4):
         network(case.xt, torch.full_like(case.t, step / 4), context)
-    assert sorted(calls) == ["Pyramid", "Spade", "Spade", "Spade"]
+    assert sorted(calls) == ["UNetBody", "Spade", "Spade", "Spade"]
 
 
 @torch.no_grad()
@@ -288,7 +288,7 @@ def test_spade_and_concat_give_the_head_no_features():
 
 def test_concat_is_one_whole_unet_whatever_the_head_is():
     def shapes(**changed: int | str) -> dict[str, torch.Size]:
-        network = Unet(SMALL.model_copy(update={"conditioning": "concat", **changed}), CHANNELS)
+        network = UNet(SMALL.model_copy(update={"conditioning": "concat", **changed}), CHANNELS)
         return {name: value.shape for name, value in network.state_dict().items()}
 
     assert shapes(head_levels=1, head_blocks=3) == shapes()
@@ -334,7 +334,7 @@ def test_what_runs_along_time_starts_as_nothing(conditioning):
 @torch.no_grad()
 def test_a_new_stage_is_the_identity():
     torch.manual_seed(0)
-    spec = PyramidSpec(
+    spec = UNetBodySpec(
         widths=[8], blocks=2, dim=5, attention_levels=[0], extra=[0], spade=None, temporal=True
     )
     x, maps = normal(6, 8, 4, 3), normal(3, 16, 4, 3, seed=1)

@@ -31,7 +31,7 @@ from diffusers.schedulers import (
 from torch import Tensor
 
 from tests.processes import process_of
-from vdp.diffusion.process import Prediction, Process, Schedule, add_noise, clean_and_noise, target
+from vdp.diffusion.process import Prediction, Process, Schedule, add_noise, predict_x0_eps, target
 from vdp.sampling.samplers import Draw, Sampler, make_sampler, time_grid
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation")  # of diffusers, with new numpy
@@ -109,7 +109,7 @@ def trajectory(
     def denoise(x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         states.append(x)
         per_frame = t.expand(SHAPE[0], SHAPE[2])
-        return clean_and_noise(x, network(x, t), per_frame, Process(schedule, process.prediction))
+        return predict_x0_eps(x, network(x, t), per_frame, Process(schedule, process.prediction))
 
     sample = sampler(denoise, normal(*SHAPE), times, schedule, draw)
     return [*states, sample]

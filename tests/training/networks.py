@@ -10,17 +10,17 @@ from torch import Tensor, nn
 
 from tests.models.test_denoisers import denoiser_params
 from tests.processes import objective_of
-from vdp.core.rng import Chance
+from vdp.core.rng import BatchRng
 from vdp.data.batches.frames import Frames
 from vdp.data.batches.hops import HopBatch
 from vdp.diffusion.loss import HopLoss, LevelLoss
-from vdp.diffusion.scheduled_sampling import OwnContext
-from vdp.models.codecs.params import VaeParams
-from vdp.models.codecs.vae import Vae, vae_loss
+from vdp.diffusion.scheduled_sampling import ScheduledSampling
+from vdp.models.codecs.params import VAEParams
+from vdp.models.codecs.vae import VAE, vae_loss
 from vdp.models.denoisers.factory import build_denoiser
 from vdp.models.factored_classes import factor_loss
 from vdp.models.segmenters.params import SegmenterParams
-from vdp.models.segmenters.unetpp import UnetPlusPlus
+from vdp.models.segmenters.unetpp import UNetPlusPlus
 from vdp.training.dataloader import Batch
 from vdp.training.trainer import Training, training_seed
 from vdp.training.validation import VALIDATION_SIZE
@@ -86,13 +86,13 @@ def take_hops(batch: HopBatch, rows: slice) -> HopBatch:
     return HopBatch(batch.known[rows], batch.index[rows], batch.target[rows], batch.target_index[rows])
 
 
-def vae_training() -> Training[Vae, Frames, Frames]:
-    def loss(network: Vae, batch: Frames, chance: Chance) -> dict[str, Tensor]:
+def vae_training() -> Training[VAE, Frames, Frames]:
+    def loss(network: VAE, batch: Frames, batch_rng: BatchRng) -> dict[str, Tensor]:
         clips, masks = batch.clips()
-        noise = chance.normal(len(clips), CHANNELS, 1, SIDE // 4, SIDE // 4)
+        noise = batch_rng.normal(len(clips), CHANNELS, 1, SIDE // 4, SIDE // 4)
         return vae_loss(network, clips, masks, batch.weight, noise, 1e-4, 5.0, 0.3)
 
-    network = Vae(VaeParams.model_validate(VAE), has_masks=True)
+    network = VAE(VAEParams.model_validate(VAE), has_masks=True)
     batches = Made(frames_of, take_frames)
     held_out = Made(frames_of, take_frames, VALIDATION_SIZE)
     return Training("pretrain_vae", network, loss, batches, loss, held_out)
@@ -102,7 +102,7 @@ def denoiser_training(name: str, scheduled_sampling: float) -> Training[nn.Modul
     """A denoiser by its name in the contract test of all of them."""
     params = denoiser_params(name)
     objective = objective_of("flow", "flow", torch.ones(CHANNELS), residual=True)
-    own = OwnContext(share=own_context, frames=1, steps=2, temperature=0.7)
+    own = ScheduledSampling(share=scheduled_sampling, frames=1, steps=2, temperature=0.7)
     loss = HopLoss({"predict": objective}, None, 1.0, 2, 0.1, 0.2, own)
     network = build_denoiser(params, CHANNELS)
     batches = Made(hops_of, take_hops)
@@ -110,11 +110,11 @@ def denoiser_training(name: str, scheduled_sampling: float) -> Training[nn.Modul
     return Training("train_denoiser", network, loss, batches, LevelLoss(objective), held_out)
 
 
-def segmenter_training() -> Training[UnetPlusPlus, Frames, Frames]:
-    def loss(network: UnetPlusPlus, batch: Frames, chance: Chance) -> dict[str, Tensor]:
+def segmenter_training() -> Training[UNetPlusPlus, Frames, Frames]:
+    def loss(network: UNetPlusPlus, batch: Frames, batch_rng: BatchRng) -> dict[str, Tensor]:
         return {"loss": factor_loss(network(batch.frames), batch.masks).mean()}
 
-    network = UnetPlusPlus(SegmenterParams.model_validate(SEGMENTER))
+    network = UNetPlusPlus(SegmenterParams.model_validate(SEGMENTER))
     batches, held_out = Made(frames_of, take_frames), Made(frames_of, take_frames, VALIDATION_SIZE)
     return Training("train_segmenter", network, loss, batches, loss, held_out)
 

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from tests.training.networks import BATCH, training_named
 from tests.training.small import Notes, engine_of, params_of, training_of
 from vdp.config.read import run_stage
-from vdp.core.rng import Chance
+from vdp.core.rng import BatchRng
 from vdp.training.checkpoint import States
 from vdp.training.engine import launch
 from vdp.training.trainer import Fitted, Training, fit, training_seed
@@ -139,12 +139,15 @@ def _harmed(training: Training, harm: str, step: int) -> Training:
     """The same, and in a step of it, counted from 1, a harm is done."""
     seen: list[int] = []
 
-    def loss(network: nn.Module, batch: Tensor, chance: Chance) -> dict[str, Tensor]:
-        if chance.samples == training.batches.batch_size and chance.generator.initial_seed() not in seen:
-            seen.append(chance.generator.initial_seed())
+    def loss(network: nn.Module, batch: Tensor, batch_rng: BatchRng) -> dict[str, Tensor]:
+        if (
+            batch_rng.samples == training.batches.batch_size
+            and batch_rng.generator.initial_seed() not in seen
+        ):
+            seen.append(batch_rng.generator.initial_seed())
             if len(seen) == step:
                 HARMS[harm]()
-        return training.loss(network, batch, chance)
+        return training.loss(network, batch, batch_rng)
 
     return replace(training, loss=loss)
 
@@ -152,9 +155,9 @@ def _harmed(training: Training, harm: str, step: int) -> Training:
 def _worsening(training: Training) -> Training:
     calls: list[int] = []
 
-    def measure(network: nn.Module, batch: Tensor, chance: Chance) -> dict[str, Tensor]:
+    def measure(network: nn.Module, batch: Tensor, batch_rng: BatchRng) -> dict[str, Tensor]:
         calls.append(1)
-        return {"loss": training.measure(network, batch, chance)["loss"] * 0 + len(calls)}
+        return {"loss": training.measure(network, batch, batch_rng)["loss"] * 0 + len(calls)}
 
     return replace(training, measure=measure)
 

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from vdp.core.rng import Chance
+from vdp.core.rng import BatchRng
 from vdp.training.checkpoint import States
 from vdp.training.engine import launch
 from vdp.training.params import EngineParams, FitParams
@@ -69,12 +69,12 @@ class Points:
         return [f"point {step * self.batch_size + i}" for i in range(self.batch_size)]
 
 
-Regression = Callable[[nn.Linear, Tensor, Chance], dict[str, Tensor]]
+Regression = Callable[[nn.Linear, Tensor, BatchRng], dict[str, Tensor]]
 
 
-def regression(network: nn.Linear, batch: Tensor, chance: Chance) -> dict[str, Tensor]:
+def regression(network: nn.Linear, batch: Tensor, batch_rng: BatchRng) -> dict[str, Tensor]:
     """Squared error on a line with a little noise."""
-    truth = batch @ SLOPE.T + OFFSET + 0.01 * chance.normal(len(batch), 1)
+    truth = batch @ SLOPE.T + OFFSET + 0.01 * batch_rng.normal(len(batch), 1)
     return {"loss": (network(batch) - truth).square().mean()}
 
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from tests.training.small import Notes, engine_of, fitted, params_of, regression, training_of
 from vdp.core.errors import Interrupted, UserError
-from vdp.core.rng import Chance
+from vdp.core.rng import BatchRng
 from vdp.training import checkpoint as resume
 from vdp.training.checkpoint import States, training_key
 from vdp.training.trainer import training_seed
@@ -29,14 +29,14 @@ def run(states: States | None, stop_at: int | None = None, by: int | None = None
     """A training of 20 steps, killed (or sent a signal) in the middle of a step, before it is counted."""
     training_seed(0)
 
-    def loss(network: nn.Linear, batch: Tensor, chance: Chance) -> dict[str, Tensor]:
+    def loss(network: nn.Linear, batch: Tensor, batch_rng: BatchRng) -> dict[str, Tensor]:
         parts.append(1)
         if stop_at is not None and len(parts) == 2 * stop_at:
             if by is None:
                 raise Killed
             os.kill(os.getpid(), by)
-        dropped = nn.functional.dropout(batch, 0.1)  # a network may have chance of its own
-        return regression(network, dropped, chance)
+        dropped = nn.functional.dropout(batch, 0.1)  # a network may have batch_rng of its own
+        return regression(network, dropped, batch_rng)
 
     parts: list[int] = []
     notes = Notes()

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from tests.training.small import Notes, engine_of, params_of
 from vdp.core.errors import UserError, one_line
-from vdp.core.rng import Chance
+from vdp.core.rng import BatchRng
 from vdp.data.augment import Augment
 from vdp.data.batches.frames import FrameBatches, Frames
 from vdp.data.params import Changes
@@ -46,9 +46,9 @@ def frame_batches(tmp_path_factory: pytest.TempPathFactory) -> FrameBatches:
     return FrameBatches([store], 6, True, Augment(changes, 16, 24), seed=0)
 
 
-def noisy_error(network: nn.Conv2d, batch: Frames, chance: Chance) -> dict[str, Tensor]:
+def noisy_error(network: nn.Conv2d, batch: Frames, batch_rng: BatchRng) -> dict[str, Tensor]:
     """How far the network's only channel is from the mask, with a little noise."""
-    noise = 0.1 * chance.normal(*batch.masks.shape)
+    noise = 0.1 * batch_rng.normal(*batch.masks.shape)
     return {"loss": (network(batch.frames)[:, 0] - batch.masks / 49 + noise).square().mean()}
 
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from tests.training.process import Job, run
 from tests.training.small import engine_of, fitted, params_of, regression, training_of
 from vdp.core.errors import UserError
-from vdp.core.rng import Chance
+from vdp.core.rng import BatchRng
 from vdp.training.engine import launch
 from vdp.training.trainer import training_seed
 
@@ -97,8 +97,8 @@ def test_a_batch_in_four_parts_gives_the_losses_of_the_whole_one(name):
 def test_parts_add_up_to_a_mean():
     """AdamW does not feel a gradient's scale, but for one as small as its epsilon."""
 
-    def faint(network: nn.Linear, batch: Tensor, chance: Chance) -> dict[str, Tensor]:
-        return {"loss": 1e-8 * regression(network, batch, chance)["loss"]}
+    def faint(network: nn.Linear, batch: Tensor, batch_rng: BatchRng) -> dict[str, Tensor]:
+        return {"loss": 1e-8 * regression(network, batch, batch_rng)["loss"]}
 
     weights = []
     for accumulate in (1, 4):

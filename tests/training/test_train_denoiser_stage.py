@@ -15,7 +15,7 @@ from vdp.data.batches.hops import HopRule
 from vdp.data.stores.latents import Normalisation, write_latents, write_statistics
 from vdp.diffusion.objective import data_scale
 from vdp.diffusion.params import DiffusionParams
-from vdp.diffusion.scheduled_sampling import OwnContext
+from vdp.diffusion.scheduled_sampling import ScheduledSampling
 from vdp.models.denoisers.factory import load_denoiser
 from vdp.training.dataloader import first_batches
 from vdp.training.trainer import Fitted
@@ -91,7 +91,7 @@ def test_the_loss_is_the_one_that_params_ask_for(fitted):
     loss = fitted.training.loss
     assert (loss.min_snr_gamma, loss.time_shift, loss.draws) == (4.0, 2.0, 4)
     assert (loss.context_noise, loss.context_dropout) == (0.11, 0.12)
-    assert loss.own_context == OwnContext(share=0.13, frames=1, steps=6, temperature=0.15)
+    assert loss.scheduled_sampling == ScheduledSampling(share=0.13, frames=1, steps=6, temperature=0.15)
     for objective in loss.objectives.values():
         assert (objective.process.prediction, objective.residual) == ("v", False)
 

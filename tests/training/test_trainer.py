@@ -23,7 +23,7 @@ from tests.training.small import (  # fmt: skip
     training_of,
 )
 from vdp.core.errors import UserError
-from vdp.core.rng import Chance
+from vdp.core.rng import BatchRng
 from vdp.training.checkpoint import States
 from vdp.training.dataloader import noise_of, rng_of
 from vdp.training.engine import Trained
@@ -119,8 +119,8 @@ def noise_seen(draws: int, num_steps: int = 4) -> list[float]:
     """The noise of each step and of the validation's batches, where a batch draws so many numbers first."""
     seen: list[float] = []
 
-    def noted(network: nn.Linear, batch: Tensor, chance: Chance) -> dict[str, Tensor]:
-        seen.append(chance.shared())
+    def noted(network: nn.Linear, batch: Tensor, batch_rng: BatchRng) -> dict[str, Tensor]:
+        seen.append(batch_rng.shared())
         return {"loss": network(batch).square().mean()}
 
     training = training_of(noted, Points(draws=draws))
@@ -159,8 +159,8 @@ def test_training_does_not_touch_or_need_the_global_generators():
 def test_a_network_with_chance_of_its_own_learns_the_same_twice():
     """Dropout draws from torch's global generator, whose state in a training is a matter of the step."""
 
-    def dropped(network: nn.Linear, batch: Tensor, chance: Chance) -> dict[str, Tensor]:
-        return regression(network, nn.functional.dropout(batch, 0.5), chance)
+    def dropped(network: nn.Linear, batch: Tensor, batch_rng: BatchRng) -> dict[str, Tensor]:
+        return regression(network, nn.functional.dropout(batch, 0.5), batch_rng)
 
     results = []
     for burnt in (0, 5):
@@ -185,7 +185,7 @@ def test_validations_compare_between_seeds_and_batch_sizes():
 
 
 def test_a_validation_is_the_mean_over_its_batches():
-    def number(network: nn.Linear, batch: Tensor, chance: Chance) -> dict[str, Tensor]:
+    def number(network: nn.Linear, batch: Tensor, batch_rng: BatchRng) -> dict[str, Tensor]:
         return {"loss": batch.mean()}
 
     held_out = Points(VALIDATION_SIZE)
@@ -235,7 +235,7 @@ def test_the_best_weights_are_kept_beside_the_last_ones():
     training_seed(0)
     seen: list[Tensor] = []
 
-    def worse_and_worse(network: nn.Linear, batch: Tensor, chance: Chance) -> dict[str, Tensor]:
+    def worse_and_worse(network: nn.Linear, batch: Tensor, batch_rng: BatchRng) -> dict[str, Tensor]:
         seen.append(network.weight.detach().clone())
         return {"loss": torch.tensor(float(len(seen)))}
 
@@ -252,7 +252,7 @@ def test_the_weights_that_params_name_are_the_ones_in_use():
     training_seed(0)
     losses = iter([1.0] * VALIDATION_BATCHES + [2.0] * VALIDATION_BATCHES)
 
-    def measure(network: nn.Linear, batch: Tensor, chance: Chance) -> dict[str, Tensor]:
+    def measure(network: nn.Linear, batch: Tensor, batch_rng: BatchRng) -> dict[str, Tensor]:
         return {"loss": torch.tensor(next(losses))}
 
     training = Training("a", nn.Linear(3, 1), regression, Points(), measure, Points(VALIDATION_SIZE))
@@ -283,7 +283,7 @@ def test_a_picture_is_drawn_at_every_validation_by_the_averaged_weights():
 def test_large_gradients_are_clipped():
     """With a gradient of norm 1e6 clipped to 1e-12, AdamW's epsilon keeps the weights where they are."""
 
-    def steep(network: nn.Linear, batch: Tensor, chance: Chance) -> dict[str, Tensor]:
+    def steep(network: nn.Linear, batch: Tensor, batch_rng: BatchRng) -> dict[str, Tensor]:
         return {"loss": 1e6 * network.weight.sum() + 0 * network.bias.sum()}
 
     network = nn.Linear(3, 1)
@@ -369,9 +369,9 @@ def poisoned(steps: set[int], poison: float = math.nan) -> Regression:
     """A loss that is not finite at some steps."""
     calls: list[int] = []
 
-    def loss(network: nn.Linear, batch: Tensor, chance: Chance) -> dict[str, Tensor]:
+    def loss(network: nn.Linear, batch: Tensor, batch_rng: BatchRng) -> dict[str, Tensor]:
         calls.append(1)
-        losses = regression(network, batch, chance)
+        losses = regression(network, batch, batch_rng)
         return {"loss": losses["loss"] * poison} if len(calls) - 1 in steps else losses
 
     return loss
@@ -398,9 +398,9 @@ def test_a_skipped_step_leaves_the_weights_and_their_average_as_they_were():
 def test_a_skipped_step_does_not_count_in_batch_norm():
     """Its forward pass has already seen what is not finite."""
 
-    def poisoned_batch(network: nn.Module, batch: Tensor, chance: Chance) -> dict[str, Tensor]:
+    def poisoned_batch(network: nn.Module, batch: Tensor, batch_rng: BatchRng) -> dict[str, Tensor]:
         calls.append(1)
-        return regression(network, batch * (math.nan if len(calls) == 3 else 1), chance)
+        return regression(network, batch * (math.nan if len(calls) == 3 else 1), batch_rng)
 
     calls: list[int] = []
     training_seed(0)
@@ -420,12 +420,13 @@ def test_too_many_skipped_steps_in_a_row_end_training_with_one_line_that_says_wh
 def test_weights_that_are_not_finite_are_never_saved(tmp_path):
     """A finite gradient can still make infinite weights: the training ends, the last good state stays."""
 
-    def breaking(network: nn.Linear, batch: Tensor, chance: Chance) -> dict[str, Tensor]:
-        if chance.samples == 16 and breaking.steps == 6:
+    def breaking(network: nn.Linear, batch: Tensor, batch_rng: BatchRng) -> dict[str, Tensor]:
+        if batch_rng.samples == 16 and breaking.steps == 6:
             network.bias.data.fill_(math.inf)
-        breaking.steps += chance.samples == 16
+        breaking.steps += batch_rng.samples == 16
         return {
-            "loss": regression(network, batch, chance)["loss"].nan_to_num(0, 0, 0) + 0 * network.weight.sum()
+            "loss": regression(network, batch, batch_rng)["loss"].nan_to_num(0, 0, 0)
+            + 0 * network.weight.sum()
         }
 
     breaking.steps = 0
@@ -467,10 +468,10 @@ def test_fp16_finds_its_scale_and_goes_on_with_it_after_a_stop(tmp_path, monkeyp
 
 
 def test_out_of_memory_is_told_with_a_batch_that_fits():
-    def hungry(network: nn.Linear, batch: Tensor, chance: Chance) -> dict[str, Tensor]:
+    def hungry(network: nn.Linear, batch: Tensor, batch_rng: BatchRng) -> dict[str, Tensor]:
         if len(batch) > 5:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9.00 GiB.")
-        return regression(network, batch, chance)
+        return regression(network, batch, batch_rng)
 
     with pytest.raises(UserError, match="a_training.batch_size=5") as error:
         fitted(training_of(hungry), params_of())
@@ -478,7 +479,7 @@ def test_out_of_memory_is_told_with_a_batch_that_fits():
 
 
 def test_memory_that_ends_in_a_validation_is_told_in_one_line():
-    def hungry(network: nn.Linear, batch: Tensor, chance: Chance) -> dict[str, Tensor]:
+    def hungry(network: nn.Linear, batch: Tensor, batch_rng: BatchRng) -> dict[str, Tensor]:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9.00 GiB.")
 
     training = replace(training_of(), measure=hungry, knobs=[Knob("network.width", 8, 1, 1)])
@@ -490,7 +491,7 @@ def test_memory_that_ends_in_a_validation_is_told_in_one_line():
 
 
 def test_other_errors_are_not_taken_for_lack_of_memory():
-    def broken(network: nn.Linear, batch: Tensor, chance: Chance) -> dict[str, Tensor]:
+    def broken(network: nn.Linear, batch: Tensor, batch_rng: BatchRng) -> dict[str, Tensor]:
         raise RuntimeError("size mismatch")
 
     with pytest.raises(RuntimeError, match="size mismatch"):

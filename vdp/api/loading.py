@@ -19,11 +19,11 @@ from vdp.diffusion.schedules import make_process
 from vdp.models.checkpoint import fingerprint
 from vdp.models.codecs.factory import load_frame_codec
 from vdp.models.codecs.pixel import Pixel
-from vdp.models.codecs.vae import Vae
-from vdp.models.denoisers.dit import Dit
+from vdp.models.codecs.vae import VAE
+from vdp.models.denoisers.dit import DiT
 from vdp.models.denoisers.factory import load_denoiser
 from vdp.models.denoisers.params import DenoiserConfig
-from vdp.models.denoisers.unet import Unet
+from vdp.models.denoisers.unet import UNet
 from vdp.sampling.predict import predict
 from vdp.sampling.rollout import Strategy
 
@@ -33,10 +33,10 @@ CODEC, DENOISER, SEGMENTER = "codec", "denoiser", "segmenter"  # folders of a mo
 
 @dataclass(frozen=True)
 class Trained:
-    """What turns frames into other frames; B clips, T frames, H x W pixels, C x h x w latents."""
+    """What rope frames into other frames; B clips, T frames, H x W pixels, C x h x w latents."""
 
-    codec: Vae | Pixel
-    network: Unet | Dit
+    codec: VAE | Pixel
+    network: UNet | DiT
     config: DenoiserConfig[DiffusionParams]
     normalisation: Normalisation
     objectives: Mapping[Task, Objective]  # of each task that was learnt

@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from vdp.core.errors import UserError, printable
 from vdp.core.spacing import spread
-from vdp.data.sources.input_clips import PICTURES_RATE, OwnClip
+from vdp.data.sources.input_clips import PICTURES_RATE, InputClip
 from vdp.data.stores.clips import Pixels
 from vdp.data.video.letterbox import MOST_PIXELS, Letterbox, exceeds
 from vdp.data.video.write import MOVING, check_places, in_place, write_frames, write_masks, write_picture
@@ -59,7 +59,7 @@ class Size:
 class Job:
     """One piece of work: the clips that are read for it, the places of what is made, and of its strip."""
 
-    clips: tuple[OwnClip, ...]
+    clips: tuple[InputClip, ...]
     outs: tuple[Path, ...]
     strip: Path
 
@@ -102,7 +102,7 @@ class Given:
 
 
 def plan_jobs(
-    groups: Sequence[tuple[OwnClip, ...]],
+    groups: Sequence[tuple[InputClip, ...]],
     out: str,
     copies: int,
     force: bool,
@@ -135,7 +135,7 @@ def plan_jobs(
     return jobs
 
 
-def check_clips(clips: Sequence[OwnClip], known: int | None, interval: int) -> None:
+def check_clips(clips: Sequence[InputClip], known: int | None, interval: int) -> None:
     """See that the first frame of each clip decodes, and that its pictures are as many as asked for.
 
     Raises:
@@ -148,7 +148,7 @@ def check_clips(clips: Sequence[OwnClip], known: int | None, interval: int) -> N
             _check_known(clip, clip.count(interval), known)
 
 
-def check_full_size(clips: Sequence[OwnClip], interval: int) -> None:
+def check_full_size(clips: Sequence[InputClip], interval: int) -> None:
     """See that clips can be worked on at their own size, as far as their headers tell how long they are.
 
     Args:
@@ -169,7 +169,7 @@ def check_full_size(clips: Sequence[OwnClip], interval: int) -> None:
         _check_held(clip, clip.count(interval), (rows, columns))
 
 
-def _check_held(clip: OwnClip, count: int, size: tuple[int, int]) -> None:
+def _check_held(clip: InputClip, count: int, size: tuple[int, int]) -> None:
     if count * size[0] * size[1] * 3 > MOST_BYTES:
         raise UserError(
             f"{clip.name}: {count} frames of {size[1]}x{size[0]} are more than are held; take fewer with "
@@ -177,7 +177,7 @@ def _check_held(clip: OwnClip, count: int, size: tuple[int, int]) -> None:
         )
 
 
-def _check_known(clip: OwnClip, count: int, known: int) -> None:
+def _check_known(clip: InputClip, count: int, known: int) -> None:
     if count < known:
         raise UserError(f"{clip.name}: gives {of(count, 'frame')}, fewer than --known={known}; lower it")
 
@@ -186,7 +186,7 @@ def _check_known(clip: OwnClip, count: int, known: int) -> None:
 
 
 def read_end(
-    clip: OwnClip, interval: int, known: int | None, useful: int, last: bool, size: Sized, making: int
+    clip: InputClip, interval: int, known: int | None, useful: int, last: bool, size: Sized, making: int
 ) -> Given:
     """The last frames of a clip, or the first ones: `known` of them, or as many of `useful` as there are.
 
@@ -213,7 +213,7 @@ def read_end(
     return Given(frames, shown, numbers, box, clip.rate(interval))
 
 
-def _offset_to_the_end(clip: OwnClip, interval: int) -> int:
+def _offset_to_the_end(clip: InputClip, interval: int) -> int:
     """Frames to leave out before, so that the last frame is among every `interval`-th."""
     if interval == 1:
         return 0
@@ -222,7 +222,7 @@ def _offset_to_the_end(clip: OwnClip, interval: int) -> int:
     return (total - 1) % interval
 
 
-def read_whole(clip: OwnClip, interval: int, most: int | None, size: Sized) -> Given:
+def read_whole(clip: InputClip, interval: int, most: int | None, size: Sized) -> Given:
     """All frames of a clip, or the first `most`.
 
     Raises:
@@ -250,7 +250,7 @@ def read_whole(clip: OwnClip, interval: int, most: int | None, size: Sized) -> G
     return Given(np.stack(kept), pictures, numbers, box, clip.rate(interval))
 
 
-def work_size(clip: OwnClip, size: Sized, full: bool) -> Sized:
+def work_size(clip: InputClip, size: Sized, full: bool) -> Sized:
     """The size that a clip is worked at: its own if that is asked for and larger than the networks'.
 
     Raises:

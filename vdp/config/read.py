@@ -12,7 +12,7 @@ from vdp.config.messages import key_list, unknown, validate
 from vdp.config.schema import PARAMS_FILE, SECTIONS, P, ScalarParams, schema
 from vdp.config.yaml_file import read_file
 from vdp.core.errors import Interrupted, UserError, one_line
-from vdp.core.rank import process_number
+from vdp.core.rank import process_rank
 
 PATIENCE = 5.0  # seconds; of other processes than the main one, which ends them if it has the same to tell
 
@@ -82,7 +82,7 @@ def run_stage(main: Callable[[], None]) -> None:
     except (ValueError, OSError) as error:
         if os.environ.get("VDP_TRACEBACK"):
             raise
-        if number := process_number():
+        if number := process_rank():
             time.sleep(PATIENCE)
             print(f"\nerror in process {number}: {one_line(error)}", file=sys.stderr)
         else:
@@ -93,6 +93,6 @@ def run_stage(main: Callable[[], None]) -> None:
             print(stopped, file=sys.stderr)
         sys.exit(stopped.exit_code)
     except KeyboardInterrupt:
-        if process_number() == 0:
+        if process_rank() == 0:
             print("interrupted", file=sys.stderr)
         sys.exit(130)

@@ -3,7 +3,7 @@
 import os
 
 
-def process_number() -> int:
+def process_rank() -> int:
     """Which one of a distributed training's processes this is; 0 is the main one, or the only one.
 
     torchrun gives each process its RANK. Where Lightning starts the processes, they have a LOCAL_RANK, and

@@ -11,7 +11,7 @@ from torch import Tensor
 
 
 @dataclass(frozen=True)
-class Chance:
+class BatchRng:
     """Random numbers of one step, drawn for all samples of its batch, of which a part takes its rows.
 
     Attributes:
@@ -59,6 +59,6 @@ class Chance:
         return drawn[self.rows.start : self.rows.stop]
 
 
-def whole(generator: torch.Generator, samples: int) -> Chance:
-    """The chance of a batch that is not parted."""
-    return Chance(generator, range(samples), samples)
+def whole(generator: torch.Generator, samples: int) -> BatchRng:
+    """The batch_rng of a batch that is not parted."""
+    return BatchRng(generator, range(samples), samples)

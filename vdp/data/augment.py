@@ -45,7 +45,7 @@ class Augment:
         self._steps = A.Compose(steps)
 
     def __call__(self, frames: Pixels, masks: Pixels, seed: int) -> tuple[Pixels, Pixels]:
-        """Frames (T, H, W, 3) and their masks (T, H, W), both uint8, changed by the chance of `seed`."""
+        """Frames (T, H, W, 3) and their masks (T, H, W), both uint8, changed by the batch_rng of `seed`."""
         self._seed(seed)
         changed = self._steps(images=frames, masks=masks)
         return changed["images"], changed["masks"]

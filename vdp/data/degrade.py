@@ -1,4 +1,4 @@
-"""Made degradations of clips: what a network that restores videos sees. Pure functions of frames and chance.
+"""Made degradations of clips: what a network that restores videos sees. Pure functions of frames and batch_rng.
 
 Shapes: T frames of H x W pixels, uint8 RGB.
 """

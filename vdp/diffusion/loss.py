@@ -11,12 +11,12 @@ import torch
 from torch import Tensor
 
 from vdp.core.context_frames import Hops
-from vdp.core.rng import Chance
+from vdp.core.rng import BatchRng
 from vdp.core.tasks import Task
 from vdp.diffusion.objective import Objective
-from vdp.diffusion.process import Schedule, add_noise, clean_and_noise, min_snr_weight, target
+from vdp.diffusion.process import Schedule, add_noise, min_snr_weight, predict_x0_eps, target
 from vdp.diffusion.protocols import Denoiser
-from vdp.diffusion.scheduled_sampling import OwnContext, with_own_frames
+from vdp.diffusion.scheduled_sampling import ScheduledSampling, replace_newest_frames
 
 ContextT = TypeVar("ContextT")
 
@@ -91,7 +91,7 @@ def denoised(
 class HopLoss:
     """How a training step draws its times, its noise and what it makes of the known frames.
 
-    A loss of `vdp.training.trainer`: all chance is that with which it is called.
+    A loss of `vdp.training.trainer`: all batch_rng is that with which it is called.
     """
 
     objectives: Mapping[Task, Objective]  # what is noised, of each task
@@ -100,33 +100,35 @@ class HopLoss:
     draws: int  # noise draws of each target
     context_noise: float  # largest standard deviation of noise on known frames; half of the clips have none
     context_dropout: float  # share of clips without pictures of known frames
-    scheduled_sampling: OwnContext
+    scheduled_sampling: ScheduledSampling
 
-    def __call__(self, denoiser: Denoiser[ContextT], hops: Hops, chance: Chance) -> dict[str, Tensor]:
+    def __call__(self, denoiser: Denoiser[ContextT], hops: Hops, batch_rng: BatchRng) -> dict[str, Tensor]:
         """The loss of a batch of hops, or of a part of one.
 
         Args:
             denoiser: the network.
             hops: what is known and what is to be predicted.
-            chance: random numbers of the hops, on their device.
+            batch_rng: random numbers of the hops, on their device.
 
         Returns:
             'loss', a scalar.
         """
         objective = self.objectives[hops.task]
         batch, channels, targets, height, width = hops.target.shape
-        t = chance.uniform(batch, targets * self.draws)
+        t = batch_rng.uniform(batch, targets * self.draws)
         if denoiser.joint:  # frames that are made together are at one time
             t = t[:, : self.draws].repeat(1, targets)
         t = shift_time(t, self.time_shift)
-        level = self.context_noise * chance.uniform(batch, 1) * (chance.uniform(batch, 1) < 0.5)
-        noise = chance.normal(batch, channels, targets * self.draws, height, width)
-        context_noise = chance.normal(*hops.known.shape)
-        dropped = chance.uniform(batch) < self.context_dropout
+        level = self.context_noise * batch_rng.uniform(batch, 1) * (batch_rng.uniform(batch, 1) < 0.5)
+        noise = batch_rng.normal(batch, channels, targets * self.draws, height, width)
+        context_noise = batch_rng.normal(*hops.known.shape)
+        dropped = batch_rng.uniform(batch) < self.context_dropout
         level = level * ~dropped[:, None]  # noise that the network cannot see would only blur what it learns
-        share = self.own_context.share if hops.task == "predict" else 0.0  # the others know no made frames
-        if share > 0 and chance.shared() < share:
-            hops = with_own_frames(denoiser, hops, objective, self.own_context, chance)
+        share = (
+            self.scheduled_sampling.share if hops.task == "predict" else 0.0
+        )  # the others know no made frames
+        if share > 0 and batch_rng.shared() < share:
+            hops = replace_newest_frames(denoiser, hops, objective, self.scheduled_sampling, batch_rng)
         loss = diffusion_loss(
             denoiser,
             hops,
@@ -172,13 +174,13 @@ class LevelLoss:
 
     objective: Objective
 
-    def __call__(self, denoiser: Denoiser[ContextT], hops: Hops, chance: Chance) -> dict[str, Tensor]:
+    def __call__(self, denoiser: Denoiser[ContextT], hops: Hops, batch_rng: BatchRng) -> dict[str, Tensor]:
         """The errors of a batch of hops, or of a part of one, in one pass over the known frames.
 
         Args:
             denoiser: the network.
             hops: what is known and what is to be predicted.
-            chance: random numbers of the hops, on their device.
+            batch_rng: random numbers of the hops, on their device.
 
         Returns:
             'loss', the mean squared error of the network's output; 'x0', that of the clean frame that the
@@ -187,10 +189,10 @@ class LevelLoss:
         batch, channels, targets, height, width = hops.target.shape
         process, draws = self.objective.process, len(LEVELS)
         t = times_of(LEVELS, process.schedule).to(hops.index).repeat(batch, targets)
-        noise = chance.normal(batch, channels, targets * draws, height, width)
+        noise = batch_rng.normal(batch, channels, targets * draws, height, width)
         clean, seen = torch.zeros_like(hops.index), torch.zeros_like(t[:, 0], dtype=torch.bool)
         x0, xt, output = denoised(denoiser, hops, self.objective, t, noise, clean, seen)
-        told, _ = clean_and_noise(xt, output, t, process)
+        told, _ = predict_x0_eps(xt, output, t, process)
         miss = self.objective.scale[:, None, None, None] * (told - x0)
         errors = miss.square().unflatten(2, (targets, draws)).mean(dim=(0, 1, 2, 4, 5))
         by_level = {f"x0_{level}": error for level, error in zip(LEVELS, errors, strict=True)}
@@ -212,7 +214,7 @@ class TaskLevelLoss:
     objectives: Mapping[Task, Objective]
     shares: Mapping[Task, float]  # of the tasks in the training, relative to their sum
 
-    def __call__(self, denoiser: Denoiser[ContextT], batch: Parts, chance: Chance) -> dict[str, Tensor]:
+    def __call__(self, denoiser: Denoiser[ContextT], batch: Parts, batch_rng: BatchRng) -> dict[str, Tensor]:
         """The errors of a batch of each task.
 
         Returns:
@@ -222,7 +224,7 @@ class TaskLevelLoss:
         total = sum(self.shares[hops.task] for hops in batch.parts)
         losses: dict[str, Tensor] = {}
         for hops in batch.parts:
-            measured = LevelLoss(self.objectives[hops.task])(denoiser, hops, chance)
+            measured = LevelLoss(self.objectives[hops.task])(denoiser, hops, batch_rng)
             share = self.shares[hops.task] / total * measured.pop("loss")
             losses["loss"] = losses["loss"] + share if "loss" in losses else share
             prefix = "" if hops.task == "predict" else f"{hops.task}_"

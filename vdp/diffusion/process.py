@@ -67,7 +67,7 @@ def target(x0: Tensor, noise: Tensor, t: Tensor, process: Process) -> Tensor:
     return alpha * noise - sigma * x0
 
 
-def clean_and_noise(xt: Tensor, output: Tensor, t: Tensor, process: Process) -> tuple[Tensor, Tensor]:
+def predict_x0_eps(xt: Tensor, output: Tensor, t: Tensor, process: Process) -> tuple[Tensor, Tensor]:
     """The x0 and eps that a network's output at `xt` stands for: the inverse of `add_noise` and `target`.
 
     What the pair (xt, output) does not tell cannot be had from it. At sigma = 0 an x0 says nothing of the
@@ -110,7 +110,7 @@ def min_snr_weight(t: Tensor, process: Process, gamma: float) -> Tensor:
         Weights, (B, T), finite at all times.
 
     Source: Hang et al. 2023 (arXiv:2303.09556), section 3.4. The weight of an output is that of x0 times
-    (dx0/doutput)^2, which `clean_and_noise` gives for each prediction.
+    (dx0/doutput)^2, which `predict_x0_eps` gives for each prediction.
     """
     alpha, sigma = process.schedule(t)
     signal, noise = alpha.square(), sigma.square()

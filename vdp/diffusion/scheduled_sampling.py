@@ -13,16 +13,16 @@ import torch
 from torch import Tensor
 
 from vdp.core.context_frames import Hops
-from vdp.core.rng import Chance
+from vdp.core.rng import BatchRng
 from vdp.diffusion.objective import Objective
-from vdp.diffusion.process import clean_and_noise
+from vdp.diffusion.process import predict_x0_eps
 from vdp.diffusion.protocols import Denoiser
 
 ContextT = TypeVar("ContextT")
 
 
 @dataclass(frozen=True)
-class OwnContext:
+class ScheduledSampling:
     """How often, how many and how frames are made."""
 
     share: float  # of the steps
@@ -31,12 +31,12 @@ class OwnContext:
     temperature: float  # scale of their starting noise
 
 
-def with_own_frames(
+def replace_newest_frames(
     denoiser: Denoiser[ContextT],
     hops: Hops,
     objective: Objective,
-    own: OwnContext,
-    chance: Chance,
+    own: ScheduledSampling,
+    batch_rng: BatchRng,
 ) -> Hops:
     """Hops whose newest known frames the network has made, the older ones first.
 
@@ -45,18 +45,18 @@ def with_own_frames(
         hops: known frames nearest first, at least two of them where any is to be made.
         objective: the process, and what it noises.
         own: how many frames, in how many steps, at what temperature.
-        chance: random numbers of the hops, on their device.
+        batch_rng: random numbers of the hops, on their device.
 
     Returns:
         The same hops with other known frames; as they are where there is nothing to make frames from.
     """
     most = min(own.frames, hops.index.shape[1] - 1)
-    made = 1 + int(chance.shared() * most) if most > 0 else 0
+    made = 1 + int(batch_rng.shared() * most) if most > 0 else 0
     known = hops.known
     batch, channels, _, height, width = known.shape
     for newest in reversed(range(made)):
         before, index = known[:, :, newest + 1 :], hops.index[:, newest + 1 :]
-        noise = own.temperature * chance.normal(batch, channels, 1, height, width)
+        noise = own.temperature * batch_rng.normal(batch, channels, 1, height, width)
         target_index = hops.index[:, newest : newest + 1]
         frame = sample_frames(denoiser, before, index, target_index, objective, own.steps, noise)
         known = torch.cat([known[:, :, :newest], frame, before], dim=2)
@@ -93,7 +93,7 @@ def sample_frames(
     x = noise
     for step in range(steps, 0, -1):
         t = torch.full_like(target_index, step / steps)
-        x0, eps = clean_and_noise(x, denoiser(x, t, context), t, objective.process)
+        x0, eps = predict_x0_eps(x, denoiser(x, t, context), t, objective.process)
         alpha, sigma = objective.process.schedule(torch.full_like(target_index, (step - 1) / steps))
         x = alpha[:, None, :, None, None] * x0 + sigma[:, None, :, None, None] * eps
     return objective.to_frames(x, objective.base(known, index, target_index))

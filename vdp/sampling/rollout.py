@@ -13,7 +13,7 @@ from torch import Tensor
 
 from vdp.core.context_frames import nearest_frames
 from vdp.diffusion.objective import Objective
-from vdp.diffusion.process import clean_and_noise
+from vdp.diffusion.process import predict_x0_eps
 from vdp.diffusion.protocols import Denoiser
 from vdp.sampling.samplers import Sampler
 
@@ -172,6 +172,6 @@ def _denoise(
 
     def denoise(xt: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         per_frame = t.to(xt.dtype).expand(shape)
-        return clean_and_noise(xt, network(xt, per_frame), per_frame, objective.process)
+        return predict_x0_eps(xt, network(xt, per_frame), per_frame, objective.process)
 
     return denoise

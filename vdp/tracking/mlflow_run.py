@@ -30,7 +30,7 @@ from vdp.config.schema import PARAMS_FILE
 from vdp.config.yaml_file import read_file
 from vdp.core.errors import UserError
 from vdp.core.files import locked
-from vdp.core.rank import process_number
+from vdp.core.rank import process_rank
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -327,7 +327,7 @@ def git_commit() -> str:
 
 def is_main_process() -> bool:
     """Whether this is the process of a distributed run that reports; true in an ordinary run."""
-    return process_number() == 0
+    return process_rank() == 0
 
 
 def flatten(values: Numbers, prefix: str = "") -> dict[str, float]:

@@ -53,7 +53,7 @@ class FitParams(Params):
         return self
 
 
-class PretrainVaeParams(FitParams):
+class PretrainVAEParams(FitParams):
     """Section `pretrain_vae`; a sample is a frame, or a short clip where the codec joins frames."""
 
     kl_weight: Annotated[float, Field(ge=0)]  # weight of the KL term, per element

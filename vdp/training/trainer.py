@@ -1,6 +1,6 @@
 """The one training loop, of all networks, on one process or many; a stop at any moment does not change it.
 
-A loss is a function of the network, a batch and the chance of a step. What a step sees depends on the seed
+A loss is a function of the network, a batch and the batch_rng of a step. What a step sees depends on the seed
 and the step's number alone: so equal runs are equal, whoever reads the batches and in however many parts, and
 a run is taken up at any step from its weights, its optimiser and a few numbers.
 """
@@ -26,7 +26,7 @@ from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from tqdm import tqdm
 
 from vdp.core.errors import Interrupted, UserError, one_line
-from vdp.core.rng import Chance
+from vdp.core.rng import BatchRng
 from vdp.training.checkpoint import States
 from vdp.training.cost import cost_line, count_flops, matmul_rate, peak_memory_gb
 from vdp.training.dataloader import Batch, Batches, Movable, Places, noise_of, read_ahead, rng_of
@@ -52,7 +52,7 @@ Picture = NDArray[np.uint8]  # (H, W, 3), RGB
 COST_STEPS = 10  # steps to time before the cost of the whole training is told
 WARM_STEPS = 3  # steps that are not timed: the first ones allocate and choose kernels
 NAMED = 8  # clips of a batch to name in a message
-# Second words of seeds: noise must not depend on what a batch drew, nor a network's own chance on either.
+# Second words of seeds: noise must not depend on what a batch drew, nor a network's own batch_rng on either.
 NOISE_STREAM, NETWORK_STREAM = 2, 4
 
 
@@ -287,11 +287,11 @@ class _Loop(Generic[Network, Batch, HeldOut]):
                 sums[name] = sums.get(name, 0.0) + value.item() / self.params.accumulate
         return sums
 
-    def chance(self, step: int, part: int) -> Chance:
+    def batch_rng(self, step: int, part: int) -> BatchRng:
         """The randomness of one of this process's parts of a step."""
         start = self.places.first + part * self.places.size
         generator = noise_of(self.seed, step, NOISE_STREAM, self.fabric.device)
-        return Chance(generator, range(start, start + self.places.size), self.training.batches.batch_size)
+        return BatchRng(generator, range(start, start + self.places.size), self.training.batches.batch_size)
 
     def seed_network(self, step: int, part: int) -> None:
         """Dropout draws from torch's global generator: it too is a matter of the step alone."""
@@ -498,7 +498,7 @@ class _Loop(Generic[Network, Batch, HeldOut]):
         """Forward and backward for a few samples, as a step would, and no more."""
         rows = range(samples)
         batch = self.training.batches(step, rng_of(self.seed, step), rows).to(self.fabric.device)
-        chance = Chance(
+        batch_rng = BatchRng(
             noise_of(self.seed, step, NOISE_STREAM, self.fabric.device),
             rows,
             self.training.batches.batch_size,
@@ -506,7 +506,7 @@ class _Loop(Generic[Network, Batch, HeldOut]):
         # what a first step has not made yet: AdamW's moments
         more = 0 if self.optimizer.state else 2
         moments = [torch.empty_like(p) for p in self.network.parameters() for _ in range(more)]
-        losses = self.trained(lambda network: self.training.loss(network, batch, chance))
+        losses = self.trained(lambda network: self.training.loss(network, batch, batch_rng))
         self.fabric.backward(losses["loss"])
         self.optimizer.zero_grad(set_to_none=True)
         del moments
@@ -539,8 +539,8 @@ class _PartOfStep(Generic[Network, Batch, HeldOut]):
     def __call__(self) -> None:
         loop = self.loop
         loop.seed_network(self.step, self.part)
-        chance = loop.chance(self.step, self.part)
-        losses = loop.trained(lambda network: loop.training.loss(network, self.batch, chance))
+        batch_rng = loop.batch_rng(self.step, self.part)
+        losses = loop.trained(lambda network: loop.training.loss(network, self.batch, batch_rng))
         loop.fabric.backward(losses["loss"] / loop.params.accumulate)
         self.losses = {name: value.detach() for name, value in losses.items()}
 

@@ -7,12 +7,12 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
-from vdp.core.rng import Chance, whole
+from vdp.core.rng import BatchRng, whole
 from vdp.training.dataloader import Batch, Batches, noise_of, rng_of
 from vdp.training.engine import mean_over_processes
 
 Network = TypeVar("Network", bound=nn.Module)
-Loss = Callable[[Network, Batch, Chance], dict[str, Tensor]]
+Loss = Callable[[Network, Batch, BatchRng], dict[str, Tensor]]
 
 # The seed and the sizes are those of no run.
 VALIDATION_BATCHES, VALIDATION_SIZE, VALIDATION_SEED = 4, 16, 0
@@ -45,9 +45,11 @@ def validation_losses(
         rng = rng_of(VALIDATION_SEED, number, BATCH_STREAM)
         batch = held_out(number, rng, range(held_out.batch_size)).to(fabric.device)
         generator = noise_of(VALIDATION_SEED, number, NOISE_STREAM, fabric.device)
-        chance = whole(generator, held_out.batch_size)
+        batch_rng = whole(generator, held_out.batch_size)
         with torch.no_grad(), fabric.autocast():
-            losses = trained(lambda network, batch=batch, chance=chance: measure(network, batch, chance))
+            losses = trained(
+                lambda network, batch=batch, batch_rng=batch_rng: measure(network, batch, batch_rng)
+            )
         for name, value in losses.items():
             share = value.float() * counts / VALIDATION_BATCHES * fabric.world_size
             sums[name] = sums[name] + share if name in sums else share

@@ -21,7 +21,7 @@ EXPECTED = "a video file, a folder of pictures, or a glob in quotes"
 
 
 @dataclass(frozen=True)
-class OwnClip:
+class InputClip:
     """One video of a user's: a video file, or pictures in their order.
 
     Attributes:
@@ -81,12 +81,12 @@ class OwnClip:
                 yield str(path), read_picture(path)
 
 
-def find_clips(words: Sequence[str]) -> list[OwnClip]:
+def find_clips(words: Sequence[str]) -> list[InputClip]:
     """The clips that words of a command line name, in their order, each once.
 
     A video file is a clip and so is a folder of pictures, also one with all its pictures or one video in a
     folder below. Pictures that are named one by one, as by a glob, are one clip for each folder they lie in,
-    in the natural order of their names. Only names are looked at; `OwnClip.size` tells whether it decodes.
+    in the natural order of their names. Only names are looked at; `InputClip.size` tells whether it decodes.
 
     Args:
         words: paths, or globs that a shell has not expanded (`**` enters folders).
@@ -96,12 +96,12 @@ def find_clips(words: Sequence[str]) -> list[OwnClip]:
         ValueError: if a folder holds several clips, or two pictures have one place in the order.
     """
     paths = dict.fromkeys(path for word in words for path in _expand(word))
-    clips: dict[Path, OwnClip] = {}
+    clips: dict[Path, InputClip] = {}
     for path in paths:
         if path.is_dir():
             clips[path] = _of_folder(path)
         elif not _is_picture(path):
-            clips[path] = OwnClip(str(path), (path,), True)
+            clips[path] = InputClip(str(path), (path,), True)
         elif path.parent / "*" not in clips:  # a path of its own: the folder itself may be named as well
             beside = [other for other in paths if other.parent == path.parent and _is_picture(other)]
             name = str(path if len(beside) == 1 else path.parent)
@@ -109,7 +109,7 @@ def find_clips(words: Sequence[str]) -> list[OwnClip]:
     return list(clips.values())
 
 
-def find_clip(word: str) -> OwnClip:
+def find_clip(word: str) -> InputClip:
     """The one clip that a word names; as `find_clips`.
 
     Raises:
@@ -142,7 +142,7 @@ def _near(path: Path) -> str:
     return f" (did you mean {path.with_name(near[0])}?)" if near else ""
 
 
-def _of_folder(folder: Path) -> OwnClip:
+def _of_folder(folder: Path) -> InputClip:
     pictures = list_pictures(folder)
     videos = VideoSource(folder).items()
     if pictures and any("/" not in name for name in videos):
@@ -159,11 +159,11 @@ def _of_folder(folder: Path) -> OwnClip:
     if len(found) > 1:
         raise ValueError(f"{folder}: holds {len(found)} clips; name one of them: {_some(map(str, found))}")
     if videos:
-        return OwnClip(str(found[0]), (found[0],), True)
+        return InputClip(str(found[0]), (found[0],), True)
     return _of_pictures(str(found[0]), list_pictures(found[0]))
 
 
-def _of_pictures(name: str, pictures: Sequence[Path]) -> OwnClip:
+def _of_pictures(name: str, pictures: Sequence[Path]) -> InputClip:
     """Pictures of one folder as a clip."""
     named = sorted(pictures, key=lambda path: (natural(path.stem), path.name))
     for one, other in itertools.pairwise(named):
@@ -171,7 +171,7 @@ def _of_pictures(name: str, pictures: Sequence[Path]) -> OwnClip:
             raise ValueError(
                 f"{one} and {other.name}: two pictures of one place in the order; leave one of them out"
             )
-    return OwnClip(name, tuple(named), False)
+    return InputClip(name, tuple(named), False)
 
 
 def _is_picture(path: Path) -> bool:

@@ -8,7 +8,7 @@ import numpy as np
 from vdp.data.stores.clips import ClipStore, Pixels
 
 
-class AnswerSet:
+class PredictionSet:
     """Predictions and masks of a test set, memory-mapped; row n of every array is the clip `names[n]`.
 
     Attributes:

@@ -8,7 +8,7 @@ from torch import Tensor
 from vdp.models.checkpoint import load_config, load_weights
 from vdp.models.codecs.params import CodecConfig
 from vdp.models.codecs.pixel import Pixel
-from vdp.models.codecs.vae import Vae
+from vdp.models.codecs.vae import VAE
 
 
 class Codec(Protocol):
@@ -37,7 +37,7 @@ class Codec(Protocol):
         ...
 
 
-def load_codec(folder: Path) -> Vae | Pixel:
+def load_codec(folder: Path) -> VAE | Pixel:
     """Rebuild a codec from its folder alone, in evaluation mode.
 
     Raises:
@@ -46,13 +46,13 @@ def load_codec(folder: Path) -> Vae | Pixel:
     config = load_config(folder, CodecConfig)
     if config.vae is None:
         return Pixel()
-    codec = Vae(config.vae, config.has_masks)
+    codec = VAE(config.vae, config.has_masks)
     load_weights(codec, folder)
     codec.eval()
     return codec
 
 
-def load_frame_codec(folder: Path) -> Vae | Pixel:
+def load_frame_codec(folder: Path) -> VAE | Pixel:
     """`load_codec`, for what needs single frames.
 
     Raises:

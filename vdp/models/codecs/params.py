@@ -8,12 +8,12 @@ from vdp.config.schema import Params
 
 
 class CodecParams(Params):
-    """Section `codec`: which codec turns frames into latents."""
+    """Section `codec`: which codec rope frames into latents."""
 
     name: Literal["vae", "pixel"]
 
 
-class VaeParams(Params):
+class VAEParams(Params):
     """Section `vae`: the network of the VAE."""
 
     spatial_factor: Literal[2, 4, 8]  # pixels per latent position along height and width
@@ -27,7 +27,7 @@ class CodecConfig(Params):
     """`config.json` of a trained codec."""
 
     name: Literal["vae", "pixel"]
-    vae: VaeParams | None  # null for the pixel codec, which has nothing to build
+    vae: VAEParams | None  # null for the pixel codec, which has nothing to build
     has_masks: bool  # whether the mask head was trained
 
 

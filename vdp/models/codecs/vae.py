@@ -16,7 +16,7 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vdp.models.codecs.params import VaeParams
+from vdp.models.codecs.params import VAEParams
 from vdp.models.factored_classes import NUM_LOGITS, factor_loss
 from vdp.models.layers import ResBlock, group_norm, zeroed
 
@@ -93,7 +93,7 @@ class DoubleTime(nn.Module):
 class Encoder(nn.Module):
     """Clips to the mean and log-variance of their latents."""
 
-    def __init__(self, params: VaeParams) -> None:
+    def __init__(self, params: VAEParams) -> None:
         super().__init__()
         width = params.base_channels
         layers: list[nn.Module] = [nn.PixelUnshuffle(STEM), nn.Conv2d(3 * STEM**2, width, 3, padding=1)]
@@ -117,7 +117,7 @@ class Encoder(nn.Module):
 class Decoder(nn.Module):
     """Latents to pixels and, by a second head on the same trunk, to the factor logits of masks."""
 
-    def __init__(self, params: VaeParams) -> None:
+    def __init__(self, params: VAEParams) -> None:
         super().__init__()
         factor: int = params.spatial_factor
         width = params.base_channels * factor // STEM
@@ -148,10 +148,10 @@ def halvings(temporal_factor: int) -> int:
     return temporal_factor.bit_length() - 1
 
 
-class Vae(nn.Module):
+class VAE(nn.Module):
     """Variational autoencoder of clips; see the module's docstring."""
 
-    def __init__(self, params: VaeParams, has_masks: bool) -> None:
+    def __init__(self, params: VAEParams, has_masks: bool) -> None:
         super().__init__()
         self.has_masks = has_masks
         self.factor: int = params.spatial_factor
@@ -239,7 +239,7 @@ def kl_divergence(mean: Tensor, log_variance: Tensor) -> Tensor:
 
 
 def vae_loss(
-    network: Vae,
+    network: VAE,
     clips: Tensor,
     masks: Tensor,
     weight: Tensor,

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vdp.core.context_frames import anchor_frames
-from vdp.models.denoisers.params import DitParams
+from vdp.models.denoisers.params import DiTParams
 from vdp.models.layers import fourier_features, zeroed
 
 FEATURES = 64  # Fourier features of a noise level
@@ -42,7 +42,7 @@ class Tokens:
 
 
 @dataclass(frozen=True)
-class DitContext:
+class DiTContext:
     """What targets need of the known frames."""
 
     known: Tokens  # before the blocks, (B, K, ...): what joint attention starts from at every step
@@ -51,12 +51,12 @@ class DitContext:
     turn: Tensor  # of the targets' tokens, (2, B, targets, N, P)
 
 
-def turns(position: Tensor, pairs: int) -> Tensor:
+def rope(position: Tensor, pairs: int) -> Tensor:
     """Cosines and sines of rotations by time (half of the pairs), height and width (a quarter each).
 
     Args:
         position: time, row and column of each token, (..., 3).
-        pairs: pairs of channels to rotate, a multiple of 4.
+        pairs: pairs of channels to apply_rope, a multiple of 4.
 
     Returns:
         (2, ..., pairs), in fp32.
@@ -69,7 +69,7 @@ def turns(position: Tensor, pairs: int) -> Tensor:
     return torch.stack([angle.cos(), angle.sin()])
 
 
-def rotate(x: Tensor, turn: Tensor) -> Tensor:
+def apply_rope(x: Tensor, turn: Tensor) -> Tensor:
     """Rotate pairs of channels of queries or keys (G, H, F, N, D/H)."""
     cos, sin = turn[:, :, None]
     a, b = x.chunk(2, dim=-1)
@@ -129,8 +129,8 @@ class Attention(nn.Module):
     def keys(self, x: Tensor, turn: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Rotated queries and keys, and values, of tokens (G, F, N, D): three of (G, H, F, N, D/H)."""
         q, k, v = rearrange(self.qkv(x), "g f n (three h d) -> three g h f n d", three=3, h=self.heads)
-        q = rotate(self.query_norm(q.float()), turn).to(v.dtype)
-        k = rotate(self.key_norm(k.float()), turn).to(v.dtype)
+        q = apply_rope(self.query_norm(q.float()), turn).to(v.dtype)
+        k = apply_rope(self.key_norm(k.float()), turn).to(v.dtype)
         return q, k, v
 
     def merge(self, y: Tensor) -> Tensor:
@@ -263,10 +263,10 @@ class PatchOut(nn.Module):
         return self.head(torch.cat([F.silu(frames), local], dim=1))
 
 
-class Dit(nn.Module):
+class DiT(nn.Module):
     """Denoiser; see the module's docstring and `vdp.diffusion.protocols.Denoiser` for the contract."""
 
-    def __init__(self, params: DitParams, channels: int) -> None:
+    def __init__(self, params: DiTParams, channels: int) -> None:
         super().__init__()
         dim, stem, patch = params.hidden_dim, params.stem_channels, params.patch_size
         self.attention = params.attention
@@ -294,7 +294,7 @@ class Dit(nn.Module):
 
     def context(
         self, frames: Tensor, index: Tensor, level: Tensor, dropped: Tensor, target_index: Tensor
-    ) -> DitContext:
+    ) -> DiTContext:
         """Encode the known frames; see `vdp.diffusion.protocols.Denoiser.context`."""
         frames = frames.masked_fill(dropped[:, None, None, None, None], 0)
         level = level.masked_fill(dropped[:, None], 0)
@@ -302,12 +302,12 @@ class Dit(nn.Module):
         role = torch.where(dropped, WITHHELD, KNOWN)[:, None]
         size = (local.shape[-2], local.shape[-1])
         origin = target_index[:, :1]  # only differences of time matter, and near zero they are the finest
-        known = Tokens(x, self._embed(level, role), self._turns(index - origin, size))
+        known = Tokens(x, self._embed(level, role), self._rope(index - origin, size))
         cache = [] if self.attention == "joint" else self._encode(known)
         anchor = anchor_frames(frames, index, target_index)
-        return DitContext(known, tuple(cache), anchor, self._turns(target_index - origin, size))
+        return DiTContext(known, tuple(cache), anchor, self._rope(target_index - origin, size))
 
-    def forward(self, xt: Tensor, t: Tensor, context: DitContext) -> Tensor:
+    def forward(self, xt: Tensor, t: Tensor, context: DiTContext) -> Tensor:
         """The network's output for noised targets; see `vdp.diffusion.protocols.Denoiser.__call__`."""
         batch, _, count, _, _ = xt.shape
         targets = context.anchor.shape[2]
@@ -342,7 +342,7 @@ class Dit(nn.Module):
             cache.append(seen)
         return cache
 
-    def _read(self, context: DitContext, noised: Tokens) -> Tensor:
+    def _read(self, context: DiTContext, noised: Tokens) -> Tensor:
         """Noised tokens after all blocks, each group beside the cached context of its clip."""
         x = noised.x
         for block, seen in zip(self.layers, context.cache, strict=True):
@@ -365,11 +365,11 @@ class Dit(nn.Module):
         """Embedding of each frame's noise level and role, (B, F) -> (B, F, D)."""
         return F.silu(self.level(fourier_features(level, FEATURES, LEVEL_PERIOD)) + self.role[role])
 
-    def _turns(self, index: Tensor, size: tuple[int, int]) -> Tensor:
+    def _rope(self, index: Tensor, size: tuple[int, int]) -> Tensor:
         """Rotations of the tokens of frames of `size` positions at times (B, F): (2, B, F, N, P)."""
         patch = self.noisy_in.patch
         rows, columns = (torch.arange(-(-n // patch), device=index.device, dtype=torch.float32) for n in size)
         plane = torch.stack(torch.meshgrid(rows, columns, indexing="ij"), dim=-1).reshape(-1, 2)
         batch, frames = index.shape
         time = index.float()[:, :, None, None].expand(batch, frames, len(plane), 1)
-        return turns(torch.cat([time, plane.expand(batch, frames, -1, -1)], dim=-1), self.pairs)
+        return rope(torch.cat([time, plane.expand(batch, frames, -1, -1)], dim=-1), self.pairs)

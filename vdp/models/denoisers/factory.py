@@ -8,23 +8,23 @@ import torch
 from torch import Tensor
 
 from vdp.models.checkpoint import load_config, load_weights
-from vdp.models.denoisers.dit import Dit
+from vdp.models.denoisers.dit import DiT
 from vdp.models.denoisers.params import DenoiserConfig, DenoiserParams, Diffusion
-from vdp.models.denoisers.unet import Unet
+from vdp.models.denoisers.unet import UNet
 
 
-def build_denoiser(params: DenoiserParams, channels: int) -> Unet | Dit:
+def build_denoiser(params: DenoiserParams, channels: int) -> UNet | DiT:
     """The denoiser that `params.name` names, for latents of `channels` channels."""
     if params.name == "unet":
-        return Unet(params.unet, channels)
-    return Dit(params.dit, channels)
+        return UNet(params.unet, channels)
+    return DiT(params.dit, channels)
 
 
 @dataclass(frozen=True)
 class TrainedDenoiser(Generic[Diffusion]):
     """A denoiser and what it was trained with."""
 
-    network: Unet | Dit
+    network: UNet | DiT
     config: DenoiserConfig[Diffusion]
 
     def data_scale(self, task: str) -> Tensor:

@@ -10,7 +10,7 @@ Mult = Annotated[int, Field(ge=1, le=64)]  # times base_channels
 Level = Annotated[int, Field(ge=0, le=5)]  # a resolution of a U-Net; 0 is the finest
 
 
-class UnetParams(Params):
+class UNetParams(Params):
     """Section `denoiser.unet`."""
 
     conditioning: Literal["features", "spade", "concat"]  # how the known frames enter
@@ -40,7 +40,7 @@ class UnetParams(Params):
         return self
 
 
-class DitParams(Params):
+class DiTParams(Params):
     """Section `denoiser.dit`."""
 
     patch_size: Annotated[int, Field(ge=1, le=16)]  # latent positions a side that make one token
@@ -65,8 +65,8 @@ class DenoiserParams(Params):
     """Section `denoiser`: which network predicts the unknown frames."""
 
     name: Literal["unet", "dit"]
-    unet: UnetParams
-    dit: DitParams
+    unet: UNetParams
+    dit: DiTParams
 
 
 Diffusion = TypeVar("Diffusion", bound=Params)  # the params of the process, which are not this package's

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vdp.core.context_frames import distance
-from vdp.models.denoisers.params import UnetParams
+from vdp.models.denoisers.params import UNetParams
 from vdp.models.layers import ImageAttention, ResBlock, fourier_features, group_norm, zeroed
 
 MAX_OFFSET = 64.0  # frames; longest period of the features of a time offset
@@ -36,7 +36,7 @@ StageMaps = tuple[tuple[Tensor, Tensor], ...]
 
 
 @dataclass(frozen=True)
-class UnetContext:
+class UNetContext:
     """What the known frames say about each target, by one of features, maps and slots, and when it is."""
 
     features: tuple[Tensor, ...]  # features: fine to coarse, each (B*N, C_i, H_i, W_i)
@@ -156,8 +156,8 @@ class Spade(nn.Module):
 
 
 @dataclass(frozen=True)
-class PyramidSpec:
-    """What a `Pyramid` is made of."""
+class UNetBodySpec:
+    """What a `UNetBody` is made of."""
 
     widths: list[int]  # channels at each resolution, fine to coarse
     blocks: int  # residual blocks of a stage
@@ -171,7 +171,7 @@ class PyramidSpec:
 class Stage(nn.Module):
     """Residual blocks at one resolution of a pyramid, with attention and what runs along time where asked."""
 
-    def __init__(self, spec: PyramidSpec, level: int, channels_in: int) -> None:
+    def __init__(self, spec: UNetBodySpec, level: int, channels_in: int) -> None:
         super().__init__()
         channels = spec.widths[level]
         self.blocks = nn.ModuleList(
@@ -193,10 +193,10 @@ class Stage(nn.Module):
         return x
 
 
-class Pyramid(nn.Module):
+class UNetBody(nn.Module):
     """A U-Net's way down and up; gives what it holds at every resolution on the way up, fine to coarse."""
 
-    def __init__(self, spec: PyramidSpec) -> None:
+    def __init__(self, spec: UNetBodySpec) -> None:
         super().__init__()
         widths = spec.widths
         last = len(widths) - 1
@@ -243,16 +243,16 @@ class Pyramid(nn.Module):
         return tuple(features)
 
 
-class Unet(nn.Module):
+class UNet(nn.Module):
     """Denoiser; see the module's docstring and `vdp.diffusion.protocols.Denoiser` for the contract."""
 
-    def __init__(self, params: UnetParams, channels: int) -> None:
+    def __init__(self, params: UNetParams, channels: int) -> None:
         super().__init__()
         widths = [params.base_channels * mult for mult in params.channel_mults]
         dim = 4 * params.base_channels
         stacked = params.context_slots * channels
         nothing = [0] * len(widths)
-        whole = PyramidSpec(
+        whole = UNetBodySpec(
             widths, params.num_res_blocks, dim, params.attention_levels, nothing, spade=None, temporal=False
         )
         self.conditioning = params.conditioning
@@ -263,13 +263,13 @@ class Unet(nn.Module):
             spec, noisy = whole, channels + stacked
         else:
             self.context_in = nn.Conv2d(stacked, widths[0], 3, padding=1)
-            self.encoder = Pyramid(whole)
+            self.encoder = UNetBody(whole)
             head = widths[: params.head_levels]
             spec, noisy = replace(whole, widths=head, blocks=params.head_blocks), channels
             spec = replace(spec, spade=head) if params.conditioning == "spade" else replace(spec, extra=head)
         self.time = nn.Sequential(nn.Linear(FEATURES, dim), nn.SiLU(), nn.Linear(dim, dim), nn.SiLU())
         self.noisy_in = nn.Conv2d(noisy, widths[0], 3, padding=1)
-        self.head = Pyramid(replace(spec, temporal=params.temporal))
+        self.head = UNetBody(replace(spec, temporal=params.temporal))
         self.norm = group_norm(widths[0])
         self.out = nn.Conv2d(widths[0], channels, 3, padding=1)
         self.pass_noise = nn.Linear(dim, channels)
@@ -281,14 +281,14 @@ class Unet(nn.Module):
 
     def context(
         self, frames: Tensor, index: Tensor, level: Tensor, dropped: Tensor, target_index: Tensor
-    ) -> UnetContext:
+    ) -> UNetContext:
         """Encode the known frames for some targets; see `vdp.diffusion.protocols.Denoiser.context`."""
         offsets = None
         if self.joint:
             between = target_index[:, None, :] - target_index[:, :, None]
             offsets = fourier_features(between, FEATURES, MAX_OFFSET)
         stack, embedding = self.slots(frames, index, level, dropped, target_index)
-        given = UnetContext((), (), None, offsets, target_index.shape[1])
+        given = UNetContext((), (), None, offsets, target_index.shape[1])
         if self.encoder is None:
             return replace(given, slots=(stack, embedding))
         features = self.encoder(self.context_in(stack), embedding, extra=(), maps=(), offsets=None)
@@ -297,7 +297,7 @@ class Unet(nn.Module):
             return replace(given, maps=self.head.maps(features))
         return replace(given, features=features)
 
-    def forward(self, xt: Tensor, t: Tensor, context: UnetContext) -> Tensor:
+    def forward(self, xt: Tensor, t: Tensor, context: UNetContext) -> Tensor:
         """What the network is trained to tell of noised targets; see `vdp.diffusion.protocols.Denoiser`."""
         batch, _, count, _, _ = xt.shape
         draws = count // context.targets

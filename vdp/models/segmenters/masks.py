@@ -13,10 +13,10 @@ from vdp.core.classes import NUM_CLASSES
 from vdp.core.device import autocast
 from vdp.core.pixels import to_pixels, to_uint8
 from vdp.models.codecs.pixel import Pixel
-from vdp.models.codecs.vae import Vae
+from vdp.models.codecs.vae import VAE
 from vdp.models.factored_classes import class_log_probs
 from vdp.models.segmenters.params import SegmentParams
-from vdp.models.segmenters.unetpp import UnetPlusPlus
+from vdp.models.segmenters.unetpp import UNetPlusPlus
 
 Logits = Callable[[Tensor], Tensor]  # frames (B, 3, H, W) -> factor logits (B, 14, H, W)
 
@@ -70,7 +70,7 @@ class MaskMaker:
     """
 
     def __init__(
-        self, segmenter: UnetPlusPlus, codec: Vae | Pixel, params: SegmentParams, device: torch.device
+        self, segmenter: UNetPlusPlus, codec: VAE | Pixel, params: SegmentParams, device: torch.device
     ) -> None:
         if params.codec_vote > 0 and not codec.has_masks:
             raise ValueError(

@@ -32,7 +32,7 @@ def check_encoder(name: str) -> None:
     )
 
 
-class UnetPlusPlus(nn.Module):
+class UNetPlusPlus(nn.Module):
     """Frames to factor logits of masks; any H and W."""
 
     def __init__(self, params: SegmenterParams) -> None:
@@ -40,7 +40,7 @@ class UnetPlusPlus(nn.Module):
         check_encoder(params.encoder)
         self.upsample = params.upsample
         self.multiple = 2**params.encoder_depth
-        self.network = smp.UnetPlusPlus(
+        self.network = smp.UNetPlusPlus(
             encoder_name=params.encoder,
             encoder_depth=params.encoder_depth,
             encoder_weights=None,
