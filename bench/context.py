@@ -2,7 +2,7 @@
 
 Reads params.yaml (sections denoiser, diffusion) of the working directory. Latents are of the default codec at
 64x96, 8x16x24; 11 frames are known. Seconds are processor time of one thread, the least of several rounds in
-which all rows of a table take rope; fp32, or with `--bf16` under autocast. Weights are random, none at zero.
+which all rows of a table take turns; fp32, or with `--bf16` under autocast. Weights are random, none at zero.
 
 Sampling: one target of one clip by DDIM, with the context encoded once a hop, as the rollout does, or anew at
 every step; and the DiT with `attention: joint`, where known frames see the noised one and nothing can be

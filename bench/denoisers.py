@@ -3,7 +3,7 @@
     pip install -r requirements-dev.txt -r bench/requirements.txt
     OMP_NUM_THREADS=1 python -m bench.denoisers
 
-Seconds are processor time of one thread, the least of several rounds in which all rows take rope; the ratios
+Seconds are processor time of one thread, the least of several rounds in which all rows take turns; the ratios
 are to the first row, that of params.yaml as it stands. Weights are untrained: these are costs, not qualities.
 All rows work on square frames of 64x64, as video-diffusion-pytorch takes no others, in fp32 (`--bf16`: under
 autocast).
@@ -231,7 +231,7 @@ def rows() -> dict[str, Callable[[], Subject]]:
 
 
 def least_seconds(works: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, float]:
-    """Least processor time of each work over rounds in which they take rope; the first round warms up."""
+    """Least processor time of each work over rounds in which they take turns; the first round warms up."""
     least = dict.fromkeys(works, float("inf"))
     for turn in range(1, rounds + 1):
         for name, work in works.items():

@@ -1,7 +1,7 @@
 """How fast clips are cut and read again: `python -m bench.extract --help`.
 
 Reads params.yaml (section simulate) of the working directory for what the videos show; writes to a temporary
-folder. Rates are medians over rounds in which what is compared takes rope.
+folder. Rates are medians over rounds in which what is compared takes turns.
 
 Extraction: videos to clips of 160x240, in decoded frames a second, beside what bounds it: reading the same
 files with `cv2.VideoCapture.read` (`cv2.imread` for pictures) and dropping the frames, in one process (the

@@ -4,12 +4,12 @@
 
 Every training of params.yaml, or of a recipe over it, runs as its stage starts it, by `vdp.training.trainer` on
 the clips and latents of FOLDER, in one process without workers, and is not saved. In between, the bare step
-takes rope of a few steps with it, on a copy of the network and the very same batches and random numbers:
+takes turns of a few steps with it, on a copy of the network and the very same batches and random numbers:
 loss, backward and AdamW under the same autocast. What the engine has beside these is what it adds: Fabric,
 seeds, moving the batch, clipping, the check that the gradient is finite, averaged weights, losses for the
 curves, the progress bar. Left out are validations, the states that are saved every few minutes, and MLflow.
 
-Seconds are wall time, the median over all rope. The ratio is that of an engine's turn, without its waiting,
+Seconds are wall time, the median over all turns. The ratio is that of an engine's turn, without its waiting,
 to the bare turn after it, so that a machine that is slow for a while is slow for both: median and quartiles.
 The share of waiting is of the engine's time, with its waiting. The segmenter's codec is untrained: these are
 costs, not qualities.
@@ -103,16 +103,16 @@ class Bare(Generic[Network, Batch]):
 
 
 class _Enough(Exception):
-    """All rope are done: the training and its stage are left without saving anything."""
+    """All turns are done: the training and its stage are left without saving anything."""
 
 
 class Turns(Generic[Network, Batch]):
     """The batches of the engine's training: where it asks for the next one, it waits for the bare turn."""
 
-    def __init__(self, batches: Batches[Batch], bare: Bare[Network, Batch], steps: int, rope: int) -> None:
+    def __init__(self, batches: Batches[Batch], bare: Bare[Network, Batch], steps: int, turns: int) -> None:
         self.batches, self.bare, self.steps = batches, bare, steps
         self.batch_size = batches.batch_size
-        self.last = rope * steps
+        self.last = turns * steps
         self.seen: list[tuple[int, range, Batch]] = []  # of the engine's turn in progress
         self.waited = 0.0
         self.since = now(bare.fabric)
@@ -179,18 +179,18 @@ def turns_of(
     log: Log,
     fabric: Fabric,
     steps: int,
-    rope: int,
+    turns: int,
 ) -> list[Turn]:
-    """Train by `fit` and by hand, in rope.
+    """Train by `fit` and by hand, in turns.
 
     Args:
         training, params, engine, seed, log, fabric: as of `fit`; `params` without workers.
         steps: of a turn.
-        rope: of each of the two.
+        turns: of each of the two.
     """
     bare = Bare(training, params, seed, fabric)
-    watched = Turns(training.batches, bare, steps, rope)
-    one_more = params.model_copy(update={"steps": rope * steps + 1, "validate_every": rope * steps + 1})
+    watched = Turns(training.batches, bare, steps, turns)
+    one_more = params.model_copy(update={"steps": turns * steps + 1, "validate_every": turns * steps + 1})
     with suppress(_Enough):
         fit(replace(training, batches=watched), one_more, engine, seed, log, fabric, states=None)
     return watched.done
@@ -238,13 +238,13 @@ def save_untrained_codec() -> None:
         save_model(train_segmenter.CODEC, None, CodecConfig(name="pixel", vae=None, has_masks=False))
 
 
-def stage_turns(name: str, steps: int, rope: int) -> list[Turn]:
-    """The rope of what a stage trains, with the params and data of the working directory."""
+def stage_turns(name: str, steps: int, turns: int) -> list[Turn]:
+    """The turns of what a stage trains, with the params and data of the working directory."""
     stage = STAGES[name]
     found: list[Turn] = []
 
     def watched_fit(training, params, engine, seed, log, fabric, states):  # type: ignore[no-untyped-def]
-        found.extend(turns_of(training, params, engine, seed, log, fabric, steps, rope))
+        found.extend(turns_of(training, params, engine, seed, log, fabric, steps, turns))
         raise _Enough
 
     @contextmanager
@@ -265,14 +265,14 @@ def stage_turns(name: str, steps: int, rope: int) -> list[Turn]:
 # --- The table -------------------------------------------------------------------------------------------
 
 
-def line(name: str, rope: Sequence[Turn], steps: int) -> list[str]:
+def line(name: str, turns: Sequence[Turn], steps: int) -> list[str]:
     """A training's row of the table."""
-    low, ratio, high = statistics.quantiles([turn.engine / turn.bare for turn in rope], n=4)
+    low, ratio, high = statistics.quantiles([turn.engine / turn.bare for turn in turns], n=4)
     bare, engine, waited = (
-        1000 / steps * statistics.median(getattr(turn, part) for turn in rope)
+        1000 / steps * statistics.median(getattr(turn, part) for turn in turns)
         for part in ("bare", "engine", "waited")
     )
-    share = statistics.median(turn.waited / (turn.engine + turn.waited) for turn in rope)
+    share = statistics.median(turn.waited / (turn.engine + turn.waited) for turn in turns)
     return [
         name,
         number(bare),
@@ -283,8 +283,8 @@ def line(name: str, rope: Sequence[Turn], steps: int) -> list[str]:
     ]
 
 
-def table(rope: dict[str, list[Turn]], steps: int) -> str:
-    """What was measured of each training, in rope of so many steps."""
+def table(turns: dict[str, list[Turn]], steps: int) -> str:
+    """What was measured of each training, in turns of so many steps."""
     heads = [
         "training",
         "bare step, ms",
@@ -293,16 +293,16 @@ def table(rope: dict[str, list[Turn]], steps: int) -> str:
         "waiting, ms",
         "share of waiting",
     ]
-    return markdown(heads, [line(name, done, steps) for name, done in rope.items()])
+    return markdown(heads, [line(name, done, steps) for name, done in turns.items()])
 
 
-def bench(data: Path, recipe: str | None, names: Sequence[str], steps: int, rope: int) -> str:
-    """The table of some trainings, after rope that warm up."""
+def bench(data: Path, recipe: str | None, names: Sequence[str], steps: int, turns: int) -> str:
+    """The table of some trainings, after turns that warm up."""
     untimed = -(-UNTIMED // steps)
     with workplace(data, recipe):
         if read_section(CodecParams, "codec").name == "pixel":  # it has nothing to fit
             names = [name for name in names if name != "pretrain_vae"]
-        found = {name: stage_turns(name, steps, untimed + rope)[untimed:] for name in names}
+        found = {name: stage_turns(name, steps, untimed + turns)[untimed:] for name in names}
     return table(found, steps)
 
 
@@ -314,9 +314,9 @@ def main() -> None:
     parser.add_argument("--recipe", help="a recipe over params.yaml; the data stay as they are")
     parser.add_argument("--stages", nargs="+", choices=STAGES, default=list(STAGES))
     parser.add_argument("--steps", type=int, default=4, help="of a turn")
-    parser.add_argument("--rope", type=int, default=40, help="of the engine and of the bare step, each")
+    parser.add_argument("--turns", type=int, default=40, help="of the engine and of the bare step, each")
     args = parser.parse_args()
-    run_stage(lambda: print(bench(args.data, args.recipe, args.stages, args.steps, args.rope)))
+    run_stage(lambda: print(bench(args.data, args.recipe, args.stages, args.steps, args.turns)))
 
 
 if __name__ == "__main__":

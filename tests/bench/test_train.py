@@ -23,8 +23,8 @@ def test_the_bare_steps_train_the_weights_that_the_engine_trains(monkeypatch, ac
     training_seed(0)
     training, params = training_of(), params_of(accumulate=accumulate, **CONSTANT)
     before = training.network.weight.clone()
-    rope = turns_of(training, params, engine_of(), 0, Silence(), launch(engine_of()), steps=3, rope=4)
-    assert len(rope) == 4
+    turns = turns_of(training, params, engine_of(), 0, Silence(), launch(engine_of()), steps=3, turns=4)
+    assert len(turns) == 4
     assert not torch.allclose(training.network.weight, before)
     torch.testing.assert_close(made[0].network.state_dict(), training.network.state_dict())
 
@@ -44,19 +44,19 @@ def test_the_bare_turn_and_the_making_of_batches_are_not_the_engines_time(monkey
     params, engine = params_of(**CONSTANT), engine_of()
     bare = Bare(training_of(), params, 0, launch(engine))
     monkeypatch.setattr(bare, "step", lambda parts: work(2.0))
-    rope = Turns(Slow(), bare, steps=2, rope=2)
-    rows = range(rope.batch_size)
+    turns = Turns(Slow(), bare, steps=2, turns=2)
+    rows = range(turns.batch_size)
     for step in range(4):
-        rope(step, rng_of(0, step), rows)
+        turns(step, rng_of(0, step), rows)
         work(3.0)  # the engine's
     with pytest.raises(train._Enough):
-        rope(4, rng_of(0, 4), rows)
-    assert rope.done == [Turn(engine=6.0, waited=0.5, bare=4.0)] * 2
+        turns(4, rng_of(0, 4), rows)
+    assert turns.done == [Turn(engine=6.0, waited=0.5, bare=4.0)] * 2
 
 
 def test_a_line_has_milliseconds_a_step_the_median_ratio_and_the_share_of_waiting():
-    rope = [Turn(engine=2.2, waited=0.2, bare=2.0), Turn(3.0, 1.0, 2.0), Turn(2.0, 0.05, 2.0)]
-    assert line("a", rope, steps=2) == [
+    turns = [Turn(engine=2.2, waited=0.2, bare=2.0), Turn(3.0, 1.0, 2.0), Turn(2.0, 0.05, 2.0)]
+    assert line("a", turns, steps=2) == [
         "a", "1000", "1100", "1.100 (1.000..1.500)", "100", "8.3 %",
     ]  # fmt: skip
 

@@ -190,7 +190,7 @@ def test_a_share_of_the_clips_is_learnt_without_known_pictures(share, expected):
         dropped.append(network.dropped)
     among = torch.stack(dropped).float()
     assert among.mean().item() == pytest.approx(expected, abs=0.05)
-    mixed = (among != among[:, :1]).any(dim=1).float().mean().item()  # each clip has a batch_rng of its own
+    mixed = (among != among[:, :1]).any(dim=1).float().mean().item()  # each clip draws its own numbers
     assert mixed == pytest.approx(1 - expected**3 - (1 - expected) ** 3, abs=0.1)
 
 
@@ -214,7 +214,7 @@ def test_half_of_the_clips_have_clean_known_frames_and_the_others_noise_of_any_s
     drawn = torch.stack(levels)
     clean = drawn == 0
     assert clean.float().mean().item() == pytest.approx(0.5, abs=0.05)
-    mixed = (clean != clean[:, :1]).any(dim=1).float().mean().item()  # each clip has a batch_rng of its own
+    mixed = (clean != clean[:, :1]).any(dim=1).float().mean().item()  # each clip draws its own numbers
     assert mixed == pytest.approx(0.75, abs=0.1)
     at = drawn[~clean].quantile(torch.tensor([0.25, 0.5, 0.75]))
     torch.testing.assert_close(at, torch.tensor([0.075, 0.15, 0.225]), atol=0.03, rtol=0)

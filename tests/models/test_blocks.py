@@ -186,7 +186,7 @@ def test_a_segmenter_without_what_it_never_uses_computes_what_the_library_does(e
     network = segmenter(encoder)
     drawn = torch.rand(1)
     torch.manual_seed(0)
-    library = smp.UNetPlusPlus(
+    library = smp.UnetPlusPlus(
         encoder, encoder_depth=3, encoder_weights=None, decoder_channels=[8] * 3, classes=NUM_LOGITS
     )
     assert torch.equal(torch.rand(1), drawn)

@@ -368,7 +368,7 @@ def test_half_of_the_hops_are_played_backwards_where_asked(tmp_path):
         turned = (frames == 21 - times).all(dim=1)
         assert (turned | (frames == times).all(dim=1)).all()
         assert (hops.index.amax(dim=1, keepdim=True) < hops.target_index).all()
-        assert 0 < turned.sum() < 32  # each hop has a batch_rng of its own
+        assert 0 < turned.sum() < 32  # each hop draws its own numbers
         backwards += int(turned.sum())
     assert 250 < backwards < 390  # of 640; the standard deviation is 12.6
 

@@ -40,7 +40,7 @@ class UNetPlusPlus(nn.Module):
         check_encoder(params.encoder)
         self.upsample = params.upsample
         self.multiple = 2**params.encoder_depth
-        self.network = smp.UNetPlusPlus(
+        self.network = smp.UnetPlusPlus(
             encoder_name=params.encoder,
             encoder_depth=params.encoder_depth,
             encoder_weights=None,
