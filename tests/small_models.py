@@ -16,7 +16,7 @@ from vdp.models.segmenters.params import SegmenterConfig, SegmenterParams
 from vdp.models.segmenters.unetpp import UNetPlusPlus
 
 HEIGHT, WIDTH, CHANNELS = 32, 48, 4
-VAE = {
+VAE_SECTION = {
     "spatial_factor": 4, "temporal_factor": 1, "latent_channels": CHANNELS, "base_channels": 8,
     "num_res_blocks": 1,
 }  # fmt: skip
@@ -45,7 +45,7 @@ def save_small_models(
 ) -> Path:
     """Write codec, denoiser and segmenter of frames of 32x48 pixels below a folder, which is given back."""
     torch.manual_seed(0)
-    vae = VAEParams.model_validate(VAE)
+    vae = VAEParams.model_validate(VAE_SECTION)
     codec = VAE(vae, True)
     save_model(folder / "codec", codec, CodecConfig(name="vae", vae=vae, has_masks=True))
     params = DenoiserParams.model_validate(

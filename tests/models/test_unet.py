@@ -36,7 +36,7 @@ SMALL = UNetParams(
     num_res_blocks=1,
     attention_levels=[2],
     temporal=False,
-    context_frames=SLOTS,
+    context_slots=SLOTS,
     head_levels=2,
     head_blocks=1,
 )

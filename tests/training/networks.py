@@ -29,7 +29,7 @@ BATCH = 8  # samples of a step
 CHANNELS = 3  # of a latent
 SIDE = 16  # pixels of a frame
 KNOWN = 3  # frames of a hop's context
-VAE = {
+VAE_SECTION = {
     "spatial_factor": 4, "temporal_factor": 1, "latent_channels": CHANNELS, "base_channels": 8,
     "num_res_blocks": 1,
 }  # fmt: skip
@@ -92,7 +92,7 @@ def vae_training() -> Training[VAE, Frames, Frames]:
         noise = batch_rng.normal(len(clips), CHANNELS, 1, SIDE // 4, SIDE // 4)
         return vae_loss(network, clips, masks, batch.weight, noise, 1e-4, 5.0, 0.3)
 
-    network = VAE(VAEParams.model_validate(VAE), has_masks=True)
+    network = VAE(VAEParams.model_validate(VAE_SECTION), has_masks=True)
     batches = Made(frames_of, take_frames)
     held_out = Made(frames_of, take_frames, VALIDATION_SIZE)
     return Training("pretrain_vae", network, loss, batches, loss, held_out)
