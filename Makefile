@@ -1,5 +1,6 @@
-# make run      build the environment once, run the pipeline, show the scores
-# make test     style, types and tests
+# make run      build the environment once, run the pipeline, print the scores
+# make test     style, types and all tests
+# make quick    style, types and the fast tests
 # make mlflow   compare runs in a browser
 PYTHON ?= python3.11
 VENV ?= .venv
@@ -8,7 +9,7 @@ FREE_GB ?= 9
 BIN := $(abspath $(VENV))/bin
 PY := $(BIN)/python
 
-.PHONY: help run test mlflow
+.PHONY: help run test quick mlflow
 
 help:
 	@sed -n 's/^# make/make/p' Makefile
@@ -18,14 +19,15 @@ run: $(VENV)/run.stamp
 	@PATH="$(BIN):$$PATH" $(PY) -m dvc repro
 	@$(PY) -m vdp summary
 
-test: $(VENV)/test.stamp
+quick: SELECT := -m "not slow and not end_to_end"
+test quick: $(VENV)/test.stamp
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy
-	OMP_NUM_THREADS=1 $(PY) -m pytest --numprocesses auto --maxprocesses 8 --dist loadfile
+	OMP_NUM_THREADS=1 $(PY) -m pytest --numprocesses auto --maxprocesses 8 --dist loadfile $(SELECT)
 
 mlflow: $(VENV)/run.stamp
-	@echo "http://127.0.0.1:$(PORT)/#/experiments/1   (Ctrl-C ends it)"
+	@echo "http://127.0.0.1:$(PORT)/#/experiments/1   (stop with Ctrl-C)"
 	@MLFLOW_DISABLE_TELEMETRY=true $(PY) -m mlflow ui --host 127.0.0.1 --port $(PORT) \
 	  --backend-store-uri "$${MLFLOW_TRACKING_URI:-sqlite:///$(CURDIR)/mlflow.db}"
 

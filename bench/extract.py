@@ -1,14 +1,14 @@
-"""How fast clips are cut and read again: `python -m bench.extract --help`.
+"""Speed of cutting and loading clips: `python -m bench.extract --help`.
 
-Reads params.yaml (section simulate) of the working directory for what the videos show; writes to a temporary
-folder. Rates are medians over rounds in which what is compared takes turns.
+Reads params.yaml (section simulate) of the working directory for the content of the videos; writes to a
+temporary folder. Rates are medians over rounds in which the compared rows take turns.
 
-Extraction: videos to clips of 160x240, in decoded frames a second, beside what bounds it: reading the same
-files with `cv2.VideoCapture.read` (`cv2.imread` for pictures) and dropping the frames, in one process (the
-first ratio is to this rate times the number of processes) and in as many processes at once (the second). The
-start of the processes counts. Memory is the largest sum over all processes at one time.
+Extraction: videos to clips of 160x240, in decoded frames per second, beside its upper bound: reading the same
+files with `cv2.VideoCapture.read` (`cv2.imread` for pictures) and discarding the frames, in one process (the
+first ratio is to this rate times the number of processes) and in as many processes in parallel (the second).
+The start of the processes counts. Memory is the largest sum over all processes at one time.
 
-Loading: a random clip from the store, beside decoding it from a random place of its video, in one process.
+Loading: a random clip from the store, beside decoding it from a random position of its video, in one process.
 """
 
 import argparse
@@ -30,24 +30,25 @@ from tempfile import TemporaryDirectory
 import cv2
 import numpy as np
 
-from vdp.data.extract.extract import Job, Policy, extract, quiet_decoder
+from vdp.data.extract.extract import ExtractJob, ExtractPolicy, extract
 from vdp.data.sources.competition import CompetitionSource
 from vdp.data.sources.protocols import ClipRule, Pace, Source
 from vdp.data.sources.videos import VideoSource
 from vdp.data.stores.clips import ClipStore, Pixels
+from vdp.data.video.decode import quiet_decoder
 from vdp.data.video.resize import resize_frame
 
 HEIGHT, WIDTH = 160, 240  # of the clips
 FRAMES = 22  # of a clip
 VIDEO_FRAMES = 132  # of a video file: six clips
-SCENES = 12  # videos that are drawn; the others are copies of their files
+SCENES = 12  # distinct videos; the others are copies of their files
 SHARD_MB = 256
-LOADS = 200  # clips that are loaded in a round
+LOADS = 200  # clips loaded in a round
 
 
 @dataclass(frozen=True)
-class Material:
-    """Videos of one kind: their name, their source, the frames of each file, and which of them are taken."""
+class VideoSet:
+    """Videos of one kind: name, source, frames per file, and the sampling interval."""
 
     name: str
     source: Source
@@ -59,9 +60,9 @@ class Material:
         return [path for item in self.source.items() for path in self.source.files(item)]
 
 
-def draw_videos() -> list[Pixels]:
-    """Frames (T, 320, 480, 3) of some videos, the size and length of CLEVRER's; played to and fro."""
-    # imported here: each process that decodes loads this file, and needs none of it
+def render_videos() -> list[Pixels]:
+    """Frames (T, 320, 480, 3) of videos of CLEVRER's size and length, played forwards and backwards."""
+    # imported here: the decoding processes load this file and do not need them
     from vdp.config.read import read_section
     from vdp.data.simulator.dataset import draw_video_scene
     from vdp.data.simulator.params import SimulateParams
@@ -77,9 +78,9 @@ def draw_videos() -> list[Pixels]:
     return videos
 
 
-def write_material(root: Path, count: int) -> list[Material]:
-    """`count` video files of two sizes, and half as many frames as pictures, under `root`."""
-    videos = draw_videos()
+def write_videos(root: Path, count: int) -> list[VideoSet]:
+    """Write `count` video files of two sizes, and half as many frames as pictures, below `root`."""
+    videos = render_videos()
     for n, video in enumerate(videos):
         small = [resize_frame(frame, HEIGHT, WIDTH, "stretch") for frame in video]
         write_video(root / "large" / f"v{n}.mp4", video)
@@ -94,15 +95,15 @@ def write_material(root: Path, count: int) -> list[Material]:
     for n in range(SCENES, count * VIDEO_FRAMES // FRAMES // 2):
         shutil.copytree(root / "pictures" / f"video_{n % SCENES}", root / "pictures" / f"video_{n}")
     return [
-        Material("mp4, 480x320, every 6th", VideoSource(root / "large"), VIDEO_FRAMES, interval=6),
-        Material("mp4, 480x320, every", VideoSource(root / "large"), VIDEO_FRAMES),
-        Material("mp4, 240x160, every", VideoSource(root / "small"), VIDEO_FRAMES),
-        Material("png, 240x160, every", CompetitionSource(root / "pictures"), 1),
+        VideoSet("mp4, 480x320, every 6th", VideoSource(root / "large"), VIDEO_FRAMES, interval=6),
+        VideoSet("mp4, 480x320, every", VideoSource(root / "large"), VIDEO_FRAMES),
+        VideoSet("mp4, 240x160, every", VideoSource(root / "small"), VIDEO_FRAMES),
+        VideoSet("png, 240x160, every", CompetitionSource(root / "pictures"), 1),
     ]
 
 
 def write_video(path: Path, frames: Sequence[Pixels] | Pixels) -> None:
-    """An mp4 file, MPEG-4 part 2: the one codec that every OpenCV can write."""
+    """Write an mp4 file of MPEG-4 part 2, the codec that every OpenCV build can write."""
     path.parent.mkdir(parents=True, exist_ok=True)
     height, width = frames[0].shape[:2]
     writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"mp4v"), 25, (width, height))
@@ -112,7 +113,7 @@ def write_video(path: Path, frames: Sequence[Pixels] | Pixels) -> None:
 
 
 def read_raw(files: Sequence[Path]) -> int:
-    """Decode files in one thread and drop the frames; how many there were."""
+    """Decode files in one thread and count the frames."""
     quiet_decoder()
     count = 0
     for path in files:
@@ -130,42 +131,42 @@ def read_all(pool: ProcessPoolExecutor, files: Sequence[Path], workers: int) -> 
     return sum(pool.map(read_raw, [files[n::workers] for n in range(workers)]))
 
 
-def extract_once(material: Material, root: Path, height: int, width: int, workers: int) -> ClipStore:
-    """One run of the stage's own extraction, its processes' start included."""
+def extract_once(videos: VideoSet, root: Path, height: int, width: int, workers: int) -> ClipStore:
+    """Run the extraction of the stage, with the start of its processes."""
     out = root / "out"
     shutil.rmtree(out, ignore_errors=True)
     out.mkdir()
-    rule = ClipRule(FRAMES, FRAMES, height, width, "crop", Pace(material.interval), FRAMES)
-    job = Job(material.source, material.source.items(), rule, "bench")
-    policy = Policy(SHARD_MB, skip=False, max_bad_share=0.0, workers=workers)
+    rule = ClipRule(FRAMES, FRAMES, height, width, "crop", Pace(videos.interval), FRAMES)
+    job = ExtractJob(videos.source, videos.source.items(), rule, "bench")
+    policy = ExtractPolicy(SHARD_MB, skip=False, max_bad_share=0.0, workers=workers)
     return extract({"clips": job}, out, root / "work", policy)["clips"]
 
 
 def rate(work: Callable[[], object], count: int) -> float:
-    """`count` a second."""
+    """`count` per second of the call."""
     started = time.perf_counter()
     work()
     return count / (time.perf_counter() - started)
 
 
 @contextmanager
-def watched_memory() -> Iterator[list[float]]:
-    """Puts the largest resident memory of this process and its children together, in MB, into the list."""
+def peak_memory() -> Iterator[list[float]]:
+    """Sample the peak of the resident memory of this process and its children, in MB, into the list."""
     peak = [0.0]
     done = threading.Event()
 
-    def watch() -> None:
+    def sample() -> None:
         while not done.wait(0.1):
             processes = [os.getpid(), *(child.pid for child in multiprocessing.active_children())]
             peak[0] = max(peak[0], sum(resident_mb(process) for process in processes))
 
-    watcher = threading.Thread(target=watch)
-    watcher.start()
+    sampler = threading.Thread(target=sample)
+    sampler.start()
     try:
         yield peak
     finally:
         done.set()
-        watcher.join()
+        sampler.join()
 
 
 def resident_mb(process: int | None) -> float:
@@ -176,25 +177,25 @@ def resident_mb(process: int | None) -> float:
     return pages * os.sysconf("SC_PAGESIZE") / 2**20
 
 
-def bench_extraction(material: Sequence[Material], root: Path, workers: int, rounds: int) -> None:
-    print(f"extraction to {HEIGHT}x{WIDTH} in {workers} processes; frames a second")
+def bench_extraction(sets: Sequence[VideoSet], root: Path, workers: int, rounds: int) -> None:
+    print(f"extraction to {HEIGHT}x{WIDTH} in {workers} processes; frames per second")
     heads = ("videos", "frames", "raw, 1", "raw, all", "extract", "of n x raw", "of raw all", "memory")
     print(("{:<25}" + "{:>11}" * 7).format(*heads))
     with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
-        read_all(pool, [], workers)  # started
-        for kind in material:
+        read_all(pool, [], workers)  # starts the processes
+        for kind in sets:
             files = kind.files
             some, frames = files[::workers], kind.frames_a_file
             one, every, ours, peaks = [], [], [], []
             for _ in range(rounds):
                 one.append(rate(partial(read_raw, some), frames * len(some)))
                 every.append(rate(partial(read_all, pool, files, workers), frames * len(files)))
-                with watched_memory() as peak:
+                with peak_memory() as peak:
                     run = partial(extract_once, kind, root, HEIGHT, WIDTH, workers)
                     ours.append(rate(run, frames * len(files)))
                 peaks.append(peak[0])
             shares = [
-                statistics.median(mine / bound for mine, bound in zip(ours, bounds, strict=True))
+                statistics.median(own / bound for own, bound in zip(ours, bounds, strict=True))
                 for bounds in ([workers * alone for alone in one], every)
             ]
             rates = [statistics.median(values) for values in (one, every, ours)]
@@ -207,42 +208,41 @@ def bench_extraction(material: Sequence[Material], root: Path, workers: int, rou
             )
 
 
-def bench_loading(material: Material, root: Path, rounds: int) -> None:
-    """Random clips at two sizes; the store's pages and the videos are in memory, as after a first epoch."""
-    print("loading a random clip in one process; clips a second")
+def bench_loading(videos: VideoSet, root: Path, rounds: int) -> None:
+    """Load random clips of two sizes, with the store and the videos in the page cache."""
+    print("loading a random clip in one process; clips per second")
     print(("{:<14}" + "{:>11}" * 3).format("size", "store", "decoding", "ratio"))
     rng = np.random.default_rng(0)
-    files = material.files
+    files = videos.files
     for height, width in ((64, 96), (HEIGHT, WIDTH)):
-        store = extract_once(material, root, height, width, 1)
+        store = extract_once(videos, root, height, width, 1)
         load_clips(store, range(len(store)))
         read, decoded = [], []
         for _ in range(rounds):
             clips = rng.integers(0, len(store), LOADS).tolist()
             firsts = rng.integers(0, VIDEO_FRAMES - FRAMES, LOADS).tolist()
-            places = [(files[clip % len(files)], first) for clip, first in zip(clips, firsts, strict=True)]
+            positions = [(files[clip % len(files)], first) for clip, first in zip(clips, firsts, strict=True)]
             read.append(rate(partial(load_clips, store, clips), LOADS))
-            decoded.append(rate(partial(decode_clips, places, height, width), LOADS))
+            decoded.append(rate(partial(decode_clips, positions, height, width), LOADS))
         ratio = statistics.median(a / b for a, b in zip(read, decoded, strict=True))
         rates = "".join(f"{statistics.median(values):>11.0f}" for values in (read, decoded))
         print(f"{f'{height}x{width}':<14}{rates}{ratio:>11.0f}", flush=True)
 
 
 def load_clips(store: ClipStore, clips: Sequence[int]) -> None:
-    """Copies in memory, as a batch needs them."""
     for clip in clips:
         np.array(store.frames(clip))
 
 
-def decode_clips(places: Sequence[tuple[Path, int]], height: int, width: int) -> None:
-    """Clips as a loader without a store gets them: open the file, seek, decode, resize."""
-    for path, first in places:
+def decode_clips(positions: Sequence[tuple[Path, int]], height: int, width: int) -> None:
+    """Decode clips as a loader without a store does: open the file, seek, decode, resize."""
+    for path, first in positions:
         video = cv2.VideoCapture(str(path), cv2.CAP_FFMPEG, [cv2.CAP_PROP_N_THREADS, 1])
         video.set(cv2.CAP_PROP_POS_FRAMES, first)
         clip = np.empty((FRAMES, height, width, 3), np.uint8)
         for k in range(FRAMES):
             ok, frame = video.read()
-            assert ok, f"{path} breaks off"
+            assert ok, f"{path} is too short"
             clip[k] = resize_frame(cv2.cvtColor(frame, cv2.COLOR_BGR2RGB), height, width, "crop")
         video.release()
 
@@ -251,25 +251,25 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--frames", type=int, default=45_000, help="of each kind of video; 45,000 fill 5 GB")
+    parser.add_argument("--frames", type=int, default=45_000, help="of each kind of video; 45,000 take 5 GB")
     parser.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)), help="processes")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--folder", type=Path, help="where to write; default: the system's temporary folder")
+    parser.add_argument("--folder", type=Path, help="folder to write to; default: the temporary folder")
     args = parser.parse_args()
     count = max(SCENES, args.frames // VIDEO_FRAMES)
     quiet_decoder()
     with TemporaryDirectory(dir=args.folder) as scratch:
         root = Path(scratch)
-        # drawn in a process of its own, so that this one's memory is that of an extraction
+        # rendered in another process, so that the memory of this one is that of an extraction
         with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
-            material = pool.submit(write_material, root, count).result()
+            sets = pool.submit(write_videos, root, count).result()
         sys.stderr = open(os.devnull, "w")  # progress bars  # noqa: SIM115
-        bench_extraction(material, root, args.workers, args.rounds)
+        bench_extraction(sets, root, args.workers, args.rounds)
         few = root / "few"
         few.mkdir()
         for n in range(SCENES):
             shutil.copy(root / "large" / f"v{n}.mp4", few)
-        bench_loading(Material("mp4, 480x320", VideoSource(few), VIDEO_FRAMES), root, args.rounds)
+        bench_loading(VideoSet("mp4, 480x320", VideoSource(few), VIDEO_FRAMES), root, args.rounds)
 
 
 if __name__ == "__main__":

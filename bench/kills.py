@@ -1,11 +1,10 @@
-"""Kill `dvc repro` at random moments; it is to end as if it had not been: `python -m bench.kills --help`.
+"""Kill `dvc repro` at random moments and check that it resumes: `python -m bench.kills --help`.
 
-Each trial is a clone of this checkout's last commit with an empty cache. The smoke recipe, with longer
-trainings that save their state every other step, is run there as by `make run` (vdp check, dvc repro). At a
-moment drawn uniformly over the processor time of a run that is left alone (time that does not depend on what
-else the machine has to do) all its processes are sent SIGKILL; then it is run again, to the end. Its dvc.lock
-and its scores are to be those of a run that is left alone, byte for byte, and a training that had saved a
-state is to have gone on from it. Prints a table; exit code 1 where a trial did not end so.
+Each trial runs the smoke recipe, with longer trainings that save their state every second step, in a clone of
+the last commit with an empty cache, as `make run` does (vdp check, dvc repro). All its processes get SIGKILL
+at a moment drawn uniformly over the processor time of an undisturbed run, which does not depend on the load
+of the machine; then it is run again. Its dvc.lock and scores must equal those of the undisturbed run, and a
+training with a saved state must have resumed from it. Prints a table; exit code 1 if a trial fails.
 """
 
 import argparse
@@ -35,64 +34,62 @@ train_segmenter: {steps: 40, validate_every: 20}
 TRAININGS = ("pretrain_vae", "train_denoiser", "train_segmenter")
 RESULTS = ("dvc.lock", "results/metrics.json")
 CHECK, RUN = ("python", "-m", "vdp", "check"), ("dvc", "repro")
-OF_A_STAGE = ("DVC_ROOT", "DVC_STAGE", "DVC_EXP_NAME", "DVC_EXP_BASELINE_REV", "MLFLOW_TRACKING_URI")
-LOOK_SECONDS = 0.05  # between looks at a run's processor time
-DEATH_SECONDS = 30.0  # for the kernel to end what was killed
+STAGE_VARIABLES = (
+    "DVC_ROOT", "DVC_STAGE", "DVC_EXP_NAME", "DVC_EXP_BASELINE_REV", "MLFLOW_TRACKING_URI",
+)  # fmt: skip
+POLL_SECONDS = 0.05  # between readings of a run's processor time
+KILL_SECONDS = 30.0  # for the kernel to end the processes
 
 
 @dataclass(frozen=True)
-class Ended:
-    """A run that got to its end."""
+class Reference:
+    """An undisturbed run: its processor seconds and the content of RESULTS."""
 
-    seconds: float  # of processor time
-    results: dict[str, bytes]  # of RESULTS
+    seconds: float
+    results: dict[str, bytes]
 
 
 @dataclass(frozen=True)
 class Trial:
-    """What became of a run that was killed."""
+    """Outcome of a killed run."""
 
     number: int
-    seconds: float  # of processor time until the kill
-    share: float  # of the length of a run
-    stage: str  # where the kill fell
-    state: int | None  # newest step that this stage had saved by then
-    went_on: int | None  # step after which its training was taken up
-    mended: str  # what vdp check said of files left half written
-    wrong: tuple[str, ...]  # what is not as it is without a kill
+    seconds: float  # processor time at the kill
+    share: float  # of the reference's
+    stage: str  # running at the kill
+    state: int | None  # newest step saved by this stage
+    resumed: int | None  # step from which its training resumed
+    repaired: str  # half-written files that vdp check repaired
+    errors: tuple[str, ...]  # differences from the reference
 
 
 # --- Runs ------------------------------------------------------------------------------------------------
 
 
 class Checkout:
-    """A clone of the last commit, with the params of these trials and caches of its own."""
+    """A clone of the last commit with the params of the trials and its own caches."""
 
     def __init__(self, source: Path, folder: Path) -> None:
         self.folder = folder
         self.log = folder.with_suffix(".log")
-        self.env = {name: value for name, value in os.environ.items() if name not in OF_A_STAGE}
+        self.env = {name: value for name, value in os.environ.items() if name not in STAGE_VARIABLES}
         self.env["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{self.env['PATH']}"
         self.env |= {"PYTHONUNBUFFERED": "1", "DVC_SITE_CACHE_DIR": str(folder.with_suffix(".site"))}
         self.env.setdefault("OMP_NUM_THREADS", "1")
         subprocess.run(["git", "clone", "--quiet", str(source), str(folder)], check=True)
         folder.joinpath("recipes", "kills.yaml").write_text(LONGER)
         for recipe in (RECIPE, "kills"):
-            self.tell("python", "-m", "vdp", "recipe", recipe)
+            self.run("python", "-m", "vdp", "recipe", recipe)
 
     def start(self) -> "subprocess.Popen[bytes]":
-        """`dvc repro`, in a process group of its own; what it prints goes to the log."""
+        """Start `dvc repro` in a process group; its output goes to the log."""
         with self.log.open("wb") as log:
             return subprocess.Popen(
                 RUN, cwd=self.folder, env=self.env, stdout=log, stderr=log, start_new_session=True
             )
 
-    def tell(self, *words: str) -> str:
-        """What a command said here.
-
-        Raises:
-            UserError: where it failed.
-        """
+    def run(self, *words: str) -> str:
+        """Run a command and return its output; raises UserError if it fails."""
         with subprocess.Popen(
             words, cwd=self.folder, env=self.env, text=True, start_new_session=True,
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
@@ -105,16 +102,16 @@ class Checkout:
         with self.log.open("a") as log:
             log.write(output)
         if process.returncode:
-            last = output.strip().splitlines()[-1:] or ["it said nothing"]
-            raise UserError(f"{' '.join(words)} in {self.folder}: exit code {process.returncode}: {last[0]}")
+            last = (output.strip().splitlines() or ["no output"])[-1]
+            raise UserError(f"{' '.join(words)} in {self.folder}: exit code {process.returncode}: {last}")
         return output
 
     def results(self) -> dict[str, bytes]:
         return {name: self.folder.joinpath(name).read_bytes() for name in RESULTS}
 
     def states(self, stage: str) -> list[int]:
-        """Steps of the states that a stage has saved, ascending."""
-        return sorted(int(path.stem) for path in self.folder.glob(f".resume/{stage}-*/[0-9]*.json"))
+        """Steps of the states that a stage has saved."""
+        return [int(path.stem) for path in self.folder.glob(f".resume/{stage}-*/[0-9]*.json")]
 
     def remove(self) -> None:
         for path in (self.folder, self.folder.with_suffix(".site")):
@@ -122,43 +119,42 @@ class Checkout:
         self.log.unlink(missing_ok=True)
 
 
-def left_alone(checkout: Checkout) -> Ended:
-    """A run that nothing happens to."""
+def run_undisturbed(checkout: Checkout) -> Reference:
     process = checkout.start()
     try:
-        seconds = seconds_until(process, float("inf"))
+        seconds = wait_seconds(process, float("inf"))
     finally:
-        end(process)
+        kill(process)
     if process.returncode:
-        raise UserError(f"without a kill `dvc repro` has exit code {process.returncode}: see {checkout.log}")
-    return Ended(seconds, checkout.results())
+        raise UserError(f"undisturbed `dvc repro`: exit code {process.returncode}: see {checkout.log}")
+    return Reference(seconds, checkout.results())
 
 
-def seconds_until(process: "subprocess.Popen[bytes]", limit: float) -> float:
-    """Processor time of a run, at its end or when it has reached a limit."""
+def wait_seconds(process: "subprocess.Popen[bytes]", limit: float) -> float:
+    """Wait until a run ends or reaches a limit of processor seconds; returns those used."""
     seconds = 0.0
     while seconds < limit and process.poll() is None:
-        time.sleep(LOOK_SECONDS)
+        time.sleep(POLL_SECONDS)
         seconds = max(seconds, processor_seconds(process.pid))  # 0 once it has ended
     return seconds
 
 
 def processor_seconds(session: int) -> float:
-    """Processor time of all processes of a session, with that of children that have ended."""
+    """Processor time of all processes of a session and of their ended children."""
     ticks = 0
     for path in Path("/proc").glob("[0-9]*/stat"):
         try:
             fields = path.read_text().rpartition(")")[2].split()  # from field 3, the state
         except OSError:
-            continue  # it has ended meanwhile
+            continue  # it has ended
         if int(fields[3]) == session:
-            ticks += sum(int(field) for field in fields[11:15])  # user, system, both of children
+            ticks += sum(int(field) for field in fields[11:15])  # user and system, own and children's
     return ticks / os.sysconf("SC_CLK_TCK")
 
 
-def end(process: "subprocess.Popen[bytes]") -> None:
-    """SIGKILL for all processes of a group, and wait until none is left."""
-    deadline = time.monotonic() + DEATH_SECONDS
+def kill(process: "subprocess.Popen[bytes]") -> None:
+    """Send SIGKILL to a process group until none of its processes is left."""
+    deadline = time.monotonic() + KILL_SECONDS
     while time.monotonic() < deadline:
         try:
             os.killpg(process.pid, signal.SIGKILL)
@@ -171,104 +167,85 @@ def end(process: "subprocess.Popen[bytes]") -> None:
 # --- Trials ----------------------------------------------------------------------------------------------
 
 
-def killed(checkout: Checkout, seconds: float, then: float) -> bool:
-    """Run it and kill it after so much processor time and some seconds; False if it has ended before."""
-    process = checkout.start()
-    try:
-        seconds_until(process, seconds)
-        time.sleep(then)
-        return process.poll() is None
-    finally:
-        end(process)
-
-
 class Trials:
-    """Trials against the same reference.
+    """Run trials against one reference; the clones of failed trials are kept in `folder`."""
 
-    Args:
-        source: the repository whose last commit is tried.
-        folder: for the clones; those of trials that went wrong stay.
-        reference: a run without a kill.
-        seed: of the moments.
-    """
-
-    def __init__(self, source: Path, folder: Path, reference: Ended, seed: int) -> None:
+    def __init__(self, source: Path, folder: Path, reference: Reference, seed: int) -> None:
         self.source, self.folder, self.reference, self.seed = source, folder, reference, seed
 
     def __call__(self, number: int) -> Trial:
-        """One trial; one whose run had ended before its moment is made again with another."""
+        """Run one trial; a run that ends before its moment is repeated with another moment."""
         moments = random.Random(f"{self.seed}/{number}")
         for attempt in range(100):
             checkout = Checkout(self.source, self.folder / f"{number}-{attempt}")
             share = moments.random()
-            if not killed(checkout, share * self.reference.seconds, moments.uniform(0, LOOK_SECONDS)):
+            process = checkout.start()
+            try:
+                wait_seconds(process, share * self.reference.seconds)
+                time.sleep(moments.uniform(0, POLL_SECONDS))
+                ended = process.poll() is not None
+            finally:
+                kill(process)
+            if ended:
                 checkout.remove()
                 continue
-            trial = self._taken_up(checkout, number, share)
-            if not trial.wrong:
+            trial = self._resume(checkout, number, share)
+            if not trial.errors:
                 checkout.remove()
-            print(row(trial), file=sys.stderr, flush=True)
+            print(" | ".join(cells(trial)), file=sys.stderr, flush=True)
             return trial
-        raise UserError(
-            f"trial {number}: all runs ended before they were killed, as none should: run it alone"
-        )
+        raise UserError(f"trial {number}: every run ended before its kill; run it without other load")
 
-    def _taken_up(self, checkout: Checkout, number: int, share: float) -> Trial:
+    def _resume(self, checkout: Checkout, number: int, share: float) -> Trial:
         stage = stage_at(checkout.log.read_text(errors="replace"))
         state = max(checkout.states(stage), default=None)
-        wrong, mended, went_on = [], "", None
+        errors, repaired, resumed = [], "", None
         try:
-            mended = mended_by(checkout.tell(*CHECK))
-            went_on = step_gone_on_after(checkout.tell(*RUN), stage)
+            repaired = repaired_files(checkout.run(*CHECK))
+            resumed = resumed_step(checkout.run(*RUN), stage)
             results = checkout.results()
-            wrong += [name for name in RESULTS if results[name] != self.reference.results[name]]
-            wrong += [f"states of {name} left" for name in TRAININGS if checkout.states(name)]
-            if state is not None and went_on is None:
-                wrong.append("did not go on from its state")
+            errors += [name for name in RESULTS if results[name] != self.reference.results[name]]
+            errors += [f"states of {name} left" for name in TRAININGS if checkout.states(name)]
+            if state is not None and resumed is None:
+                errors.append("did not resume from its state")
         except (ValueError, OSError) as error:
-            wrong.append(one_line(error))
+            errors.append(one_line(error))
         seconds = share * self.reference.seconds
-        return Trial(number, seconds, share, stage, state, went_on, mended, tuple(wrong))
+        return Trial(number, seconds, share, stage, state, resumed, repaired, tuple(errors))
 
 
 def stage_at(output: str) -> str:
-    """Where DVC was, by what it had said: in a stage, or at its own work after one."""
-    said = re.findall(r"Running stage '(\w+)'|(Updating) lock file", output)
-    if not said:
+    """The stage that DVC ran last, by its output."""
+    found = re.findall(r"Running stage '(\w+)'|(Updating) lock file", output)
+    if not found:
         return "before the first"
-    stages = [stage for stage, _ in said if stage]
-    return f"after {stages[-1]}" if said[-1][1] else stages[-1]
+    stages = [stage for stage, _ in found if stage]
+    return f"after {stages[-1]}" if found[-1][1] else stages[-1]
 
 
-def step_gone_on_after(output: str, stage: str) -> int | None:
-    """The step after which a stage said that its training goes on."""
-    found = re.search(rf"{stage}: goes on after step (\d+) of", output)
+def resumed_step(output: str, stage: str) -> int | None:
+    found = re.search(rf"{stage}: resumed after step (\d+) of", output)
     return int(found[1]) if found else None
 
 
-def mended_by(output: str) -> str:
-    """Files that vdp check has said to be left half written."""
+def repaired_files(output: str) -> str:
     return ", ".join(re.findall(r"^(\S+): was left half written", output, re.MULTILINE))
 
 
 # --- The table -------------------------------------------------------------------------------------------
 
-HEAD = ["kill", "after", "of a run", "in", "state of step", "went on after", "half written", "as without"]
+HEAD = ["kill", "after", "of a run", "in", "state of step", "resumed from", "repaired", "equal"]
 
 
 def cells(trial: Trial) -> list[str]:
-    state, went_on = ("-" if step is None else str(step) for step in (trial.state, trial.went_on))
-    verdict = "NO: " + "; ".join(trial.wrong) if trial.wrong else "yes"
+    state, resumed = ("-" if step is None else str(step) for step in (trial.state, trial.resumed))
+    verdict = "NO: " + "; ".join(trial.errors) if trial.errors else "yes"
     moment = [f"{trial.seconds:.1f} s", f"{100 * trial.share:.0f} %"]
-    return [str(trial.number), *moment, trial.stage, state, went_on, trial.mended or "-", verdict]
-
-
-def row(trial: Trial) -> str:
-    return " | ".join(cells(trial))
+    return [str(trial.number), *moment, trial.stage, state, resumed, trial.repaired or "-", verdict]
 
 
 def table(trials: Sequence[Trial]) -> str:
-    """The trials in Markdown, in the order of their moments."""
+    """The trials in Markdown, ordered by the time of the kill."""
     lines = [cells(trial) for trial in sorted(trials, key=lambda trial: trial.seconds)]
     return "\n".join(f"| {' | '.join(line)} |" for line in [HEAD, ["---"] * len(HEAD), *lines])
 
@@ -276,42 +253,40 @@ def table(trials: Sequence[Trial]) -> str:
 # --- The command -----------------------------------------------------------------------------------------
 
 
-def compare(source: Path, folder: Path, kills: int, seed: int, jobs: int) -> list[Trial]:
-    """All trials, some at a time."""
+def run_trials(source: Path, folder: Path, kills: int, seed: int, jobs: int) -> list[Trial]:
     if any(folder.iterdir()):
-        raise UserError(f"--folder {folder}: is not empty: name one that is")
+        raise UserError(f"--folder {folder}: expected an empty folder")
     fixed = folder / "source"  # the checkout may get further commits
     subprocess.run(["git", "clone", "--quiet", "--bare", str(source), str(fixed)], check=True)
-    alone = Checkout(fixed, folder / "reference")
-    reference = left_alone(alone)
-    print(f"a run without a kill: {reference.seconds:.1f} s of processor time", file=sys.stderr, flush=True)
-    alone.remove()
+    checkout = Checkout(fixed, folder / "reference")
+    reference = run_undisturbed(checkout)
+    print(f"an undisturbed run: {reference.seconds:.1f} s of processor time", file=sys.stderr, flush=True)
+    checkout.remove()
     with ThreadPoolExecutor(jobs) as pool:
         try:
             return list(pool.map(Trials(fixed, folder, reference, seed), range(1, kills + 1)))
         except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)  # those that are running end, no other begins
+            pool.shutdown(wait=False, cancel_futures=True)  # running trials end, no other starts
             raise
 
 
 def main() -> None:
-    """Do what the arguments ask for."""
     parser = argparse.ArgumentParser(
         prog="python -m bench.kills",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--kills", type=int, default=20, help="trials")
+    parser.add_argument("--kills", type=int, default=20, help="number of trials")
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
-    parser.add_argument("--jobs", type=int, default=1, help="trials at a time")
-    parser.add_argument("--folder", type=Path, help="for the clones; without it, one that is removed")
+    parser.add_argument("--jobs", type=int, default=1, help="parallel trials")
+    parser.add_argument("--folder", type=Path, help="empty folder for the clones; default: a temporary one")
     args = parser.parse_args()
     with TemporaryDirectory(prefix="kills-") as scratch:
         folder = (args.folder or Path(scratch)).resolve()
         folder.mkdir(parents=True, exist_ok=True)
-        trials = compare(Path.cwd(), folder, args.kills, args.seed, args.jobs)
+        trials = run_trials(Path.cwd(), folder, args.kills, args.seed, args.jobs)
     print(table(trials))
-    sys.exit(1 if any(trial.wrong for trial in trials) else 0)
+    sys.exit(1 if any(trial.errors for trial in trials) else 0)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""How fast the simulator is and how hard its videos are: `python -m bench.simulate --help`.
+"""Speed of the simulator and difficulty of its videos: `python -m bench.simulate --help`.
 
-Reads params.yaml (section simulate) of the working directory. Prints, over the first videos of the test
-split, the score of two simple guesses of frame 22 and how much moves; with `--real <labelled videos>` the
-same numbers for those; with `--speed` the frames a second of processor time (physics, drawing, files).
+Reads params.yaml (section simulate) of the working directory. Prints the scores of two baselines for frame 22
+and the amount of motion over the first videos of the test split; with `--real <labelled videos>` also over
+those; with `--speed` the frames per second of processor time (physics, drawing, files).
 """
 
 import argparse
@@ -16,51 +16,38 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vdp.config.read import read_section
-from vdp.core.classes import NUM_CLASSES
 from vdp.data.simulator.dataset import FIRST_NUMBER, draw_video_scene, make_video, write_video
 from vdp.data.simulator.params import SimulateParams
 from vdp.data.simulator.physics import simulate_motion
+from vdp.evaluation.mask import confusion_matrix, jaccard, only_seen_classes
 
 FRAMES, KNOWN = 22, 11  # of a clip of the competition
-REFERENCE_WIDTH = 240  # speeds are told in pixels of this image width
-STILL = 1.0  # pixels (at the reference width): an object that moves less in all its frames is at rest
-SAME_AREA = 0.1  # an object whose area changes by more between two frames is partly hidden: its middle jumps
-BORDER = 1  # pixels: an object nearer to the border is cut, so its middle is not known
+REFERENCE_WIDTH = 240  # image width for speeds in pixels
+STILL = 1.0  # pixels at the reference width: max motion of an object at rest
+SAME_AREA = 0.1  # an object whose area changes by more is partly hidden, which moves its centre
+BORDER = 1  # pixels: an object nearer to the border is cut, and its centre unknown
 
 Mask = NDArray[np.uint8]
 
 
-def confusion(truth: Mask, guess: Mask) -> NDArray[np.int64]:
-    """(49, 49) pixel counts, rows truth, columns guess."""
-    pairs = truth.astype(np.int64) * NUM_CLASSES + guess
-    return np.bincount(pairs.ravel(), minlength=NUM_CLASSES**2).reshape(NUM_CLASSES, NUM_CLASSES)
-
-
-def jaccard(counts: NDArray[np.int64]) -> float:
-    """Macro Jaccard of a pooled confusion matrix over the classes with a non-empty union."""
-    both = np.diag(counts)
-    either = counts.sum(0) + counts.sum(1) - both
-    return float((both[either > 0] / either[either > 0]).mean())
-
-
 def moved_on(masks: Mask, steps: int) -> Mask:
-    """The last of the masks (T, H, W) with each class moved by `steps` times its last displacement."""
+    """The last mask of (T, H, W) with each class moved by `steps` times its last displacement."""
     before, last = masks[-2], masks[-1]
     height, width = last.shape
-    guess = np.zeros_like(last)
+    moved = np.zeros_like(last)
     for class_number in np.unique(last)[1:]:
         y, x = np.nonzero(last == class_number)
         y0, x0 = np.nonzero(before == class_number)
         dy, dx = (y.mean() - y0.mean(), x.mean() - x0.mean()) if len(y0) else (0.0, 0.0)
         to_y, to_x = y + round(dy * steps), x + round(dx * steps)
         inside = (to_y >= 0) & (to_y < height) & (to_x >= 0) & (to_x < width)
-        guess[to_y[inside], to_x[inside]] = class_number
-    return guess
+        moved[to_y[inside], to_x[inside]] = class_number
+    return moved
 
 
 @dataclass
 class Motions:
-    """Speeds in pixels a frame at the reference width; one entry per object and pair of frames."""
+    """Speeds in pixels per frame at the reference width, per object and pair of frames."""
 
     speeds: list[float]
     objects: int
@@ -68,32 +55,32 @@ class Motions:
 
 
 def track(masks: Mask, found: Motions) -> None:
-    """Add the objects of a video's masks (T, H, W) that are whole in view in two frames or more."""
+    """Add the objects of masks (T, H, W) that at least two frames show whole."""
     scale = REFERENCE_WIDTH / masks.shape[2]
     for class_number in np.unique(masks)[1:]:
         path = {
-            t: place for t, mask in enumerate(masks) if (place := whole(mask == class_number)) is not None
+            t: place for t, mask in enumerate(masks) if (place := locate(mask == class_number)) is not None
         }
         if len(path) < 2:
             continue
         for t in path:
             if t + 1 in path and abs(path[t + 1].area / path[t].area - 1) < SAME_AREA:
-                found.speeds.append(scale * math.dist(path[t + 1].middle, path[t].middle))
+                found.speeds.append(scale * math.dist(path[t + 1].center, path[t].center))
         first, *others = path.values()
         found.objects += 1
-        found.still += all(scale * math.dist(first.middle, other.middle) < STILL for other in others)
+        found.still += all(scale * math.dist(first.center, other.center) < STILL for other in others)
 
 
 @dataclass
 class Place:
-    """An object in a frame: pixels."""
+    """Position of an object in a frame, in pixels."""
 
-    middle: tuple[float, float]
+    center: tuple[float, float]
     area: int
 
 
-def whole(shown: NDArray[np.bool_]) -> Place | None:
-    """Where an object is, from its mask (H, W); None where it is absent or cut by the border."""
+def locate(shown: NDArray[np.bool_]) -> Place | None:
+    """Position of an object from its mask (H, W); None if it is absent or cut by the border."""
     y, x = np.nonzero(shown)
     height, width = shown.shape
     if not len(y) or min(y.min(), x.min()) <= BORDER:
@@ -104,13 +91,10 @@ def whole(shown: NDArray[np.bool_]) -> Place | None:
 
 
 def describe(clips: list[Mask], collisions: list[list[tuple[float, int, int]]] | None) -> str:
-    """The numbers of a set of clips' masks, one line."""
-    copy, velocity, seen = (np.zeros((NUM_CLASSES, NUM_CLASSES), np.int64) for _ in range(3))
-    for clip in clips:
-        known, last = clip[:KNOWN], clip[-1]
-        copy += confusion(last, known[-1])
-        velocity += confusion(last, moved_on(known, FRAMES - KNOWN))
-        seen += confusion(last, np.where(np.isin(last, np.unique(known)), last, 0).astype(np.uint8))
+    """Summarise the masks of a set of clips in one line."""
+    copy = sum(confusion_matrix(clip[KNOWN - 1], clip[-1]) for clip in clips)
+    velocity = sum(confusion_matrix(moved_on(clip[:KNOWN], FRAMES - KNOWN), clip[-1]) for clip in clips)
+    seen = sum(confusion_matrix(only_seen_classes(clip[-1], clip[:KNOWN]), clip[-1]) for clip in clips)
     found = Motions([], 0, 0)
     for clip in clips:
         track(clip, found)
@@ -142,7 +126,7 @@ def calibration(params: SimulateParams, seed: int, videos: int) -> str:
 
 
 def speed(params: SimulateParams, videos: int) -> str:
-    """Frames a second of processor time in this one process, compiled code loaded."""
+    """Frames per second of processor time in this process, without compilation."""
     make_video(params, 0, FRAMES, ("train", 0))
     jobs = [("train", i) for i in range(videos)]
     start = time.process_time()
@@ -152,33 +136,34 @@ def speed(params: SimulateParams, videos: int) -> str:
     start = time.process_time()
     for job in jobs:
         make_video(params, 0, FRAMES, job)
-    made = time.process_time() - start
+    drawn = time.process_time() - start
     with TemporaryDirectory() as folder:
         start = time.process_time()
         for job in jobs:
             write_video(params, 0, FRAMES, Path(folder), job)
         written = time.process_time() - start
     rate = FRAMES * videos
-    a_video = [1e3 * seconds / videos for seconds in (physics, made - physics, written - made)]
+    per_video = [1e3 * seconds / videos for seconds in (physics, drawn - physics, written - drawn)]
     return (
-        f"{params.height}x{params.width}: {rate / made:.0f} frames/s with masks, "
+        f"{params.height}x{params.width}: {rate / drawn:.0f} frames/s with masks, "
         f"{rate / written:.0f} with PNG files; "
-        "a video: physics {:.1f} ms, drawing {:.1f} ms, files {:.1f} ms".format(*a_video)
+        "per video: physics {:.1f} ms, drawing {:.1f} ms, files {:.1f} ms".format(*per_video)
     )
 
 
 def main() -> None:
-    """Print what the arguments ask for."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--videos", type=int, default=200, help="videos to measure (default 200)")
+    parser.add_argument("--videos", type=int, default=200, help="number of videos (default 200)")
     parser.add_argument(
         "--seeds", type=int, nargs="*", default=[0], help="seeds to calibrate with (default 0)"
     )
-    parser.add_argument("--height", type=int, help="image height instead of params.yaml's; the width follows")
-    parser.add_argument("--speed", action="store_true", help="measure speed over 20 videos instead")
-    parser.add_argument("--real", type=Path, help="folder of labelled real videos to describe too")
+    parser.add_argument(
+        "--height", type=int, help="image height in place of params.yaml's; the width is 3/2 of it"
+    )
+    parser.add_argument("--speed", action="store_true", help="measure the speed over 20 videos instead")
+    parser.add_argument("--real", type=Path, help="folder of labelled real videos to describe as well")
     arguments = parser.parse_args()
     params = read_section(SimulateParams, "simulate")
     if arguments.height:

@@ -1,4 +1,4 @@
-"""Real clips beside simulated ones, as a picture: `python -m bench.simulator_sheet <folder of real videos>`.
+"""Real and simulated clips side by side: `python -m bench.simulator_sheet <folder of real videos>`.
 
 Reads params.yaml (section simulate) of the working directory. Both sides are halved from 160x240.
 """
@@ -24,27 +24,26 @@ TITLE = 18  # pixels, height of the line of text
 
 
 def read(path: Path) -> Image:
-    """A picture (H, W, 3), BGR."""
+    """Read a picture (H, W, 3), BGR."""
     image = cv2.imread(str(path))
     if image is None:
         raise FileNotFoundError(f"{path}: expected a picture; is the folder complete?")
     return image.astype(np.uint8)
 
 
-def small(image: Image) -> Image:
-    """An image (H, W, 3) at half its size."""
+def half_size(image: Image) -> Image:
     return cv2.resize(image, (WIDTH // 2, HEIGHT // 2), interpolation=cv2.INTER_AREA).astype(np.uint8)
 
 
 def real_row(folder: Path) -> Image:
     """Frames of a real video, side by side, BGR."""
-    return np.concatenate([small(read(folder / f"image_{k}.png")) for k in SHOWN], axis=1)
+    return np.concatenate([half_size(read(folder / f"image_{k}.png")) for k in SHOWN], axis=1)
 
 
 def simulated_row(params: SimulateParams, number: int) -> Image:
     """Frames of a simulated video of the test split, side by side, BGR."""
     images, _ = make_video(params, 0, max(SHOWN) + 1, ("test", number))
-    return np.concatenate([small(images[k][:, :, ::-1]) for k in SHOWN], axis=1)
+    return np.concatenate([half_size(images[k][:, :, ::-1]) for k in SHOWN], axis=1)
 
 
 def sheet(folders: list[Path], params: SimulateParams) -> Image:
@@ -68,15 +67,12 @@ def empty_scene_error(background: Path) -> float:
 
 
 def main() -> None:
-    """Write the sheet."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument(
-        "real", type=Path, help="folder that holds video_* folders, itself or one level below"
-    )
-    parser.add_argument("--background", type=Path, help="picture of the real empty scene to compare with")
-    parser.add_argument("--rows", type=int, default=5, help="videos to show (default 5)")
+    parser.add_argument("real", type=Path, help="folder of video_* folders, or of folders of them")
+    parser.add_argument("--background", type=Path, help="picture of the real empty scene, to compare")
+    parser.add_argument("--rows", type=int, default=5, help="number of videos (default 5)")
     parser.add_argument("--output", type=Path, default=Path("docs/simulator.png"))
     arguments = parser.parse_args()
     folders = sorted([*arguments.real.glob("video_*"), *arguments.real.glob("*/video_*")])[: arguments.rows]

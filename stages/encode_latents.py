@@ -1,4 +1,4 @@
-"""DVC stage encode_latents: clips to raw latents, with the statistics that normalise them.
+"""DVC stage encode_latents: encode clips to raw latents, and compute the statistics that normalise them.
 
 Reads   data/clips, data/models/codec; params.yaml: seed, encode_latents, augment.denoiser, degrade
 Writes  data/latents/{train,val,unlabeled}, data/latents/statistics.json
@@ -39,9 +39,10 @@ def main() -> None:
             clips = encode_clips(codec.encode, store, views, params.batch_frames, device, seen)
             conditions = None
             if params.degraded:
-                made = Degradations(degrade, seed, split)
-                how = (views, made, params.degraded, params.batch_frames, device)
-                conditions = encode_conditions(codec.encode, store, *how)
+                degradations = Degradations(degrade, seed, split)
+                conditions = encode_conditions(
+                    codec.encode, store, views, degradations, params.degraded, params.batch_frames, device
+                )
             write_latents(part / split, clips, params.shard_mb, conditions)
         normalisation = moments.normalisation()
         write_statistics(part, normalisation)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from vdp.config.read import read_section, run_stage
 from vdp.config.schema import ClipParams
-from vdp.data.extract.extract import Job, Policy, extract
+from vdp.data.extract.extract import ExtractJob, ExtractPolicy, extract
 from vdp.data.params import ExtractParams
 from vdp.data.sources.protocols import ClipRule, Pace
 from vdp.data.sources.select import Selection, select_videos
@@ -16,46 +16,45 @@ from vdp.data.stores.clips import ClipStore
 from vdp.tracking.mlflow_run import project_root, track_stage
 
 CLIPS = Path("data/clips")
-WORK = Path(".resume/extract_frames")  # below the main checkout, also in a temporary one: it outlives a stop
+WORK = Path(".resume/extract_frames")  # in the main checkout, also from a temporary one: it survives a stop
 
 
 def main() -> None:
-    """Write a clip store for every split that has a source."""
     clip = read_section(ClipParams, "clip")
     params = read_section(ExtractParams, "extract_frames")
-    # every source is looked at before the first is read: a misspelt one is told at once
+    # all sources are opened before the first is read, so that a misspelt one fails immediately
     jobs = {split: make_job(clip, params, chosen) for split, chosen in select_videos(params).items()}
-    policy = Policy(params.shard_mb, params.on_bad_video == "skip", params.max_bad_share, params.workers)
+    policy = ExtractPolicy(
+        params.shard_mb, params.on_bad_video == "skip", params.max_bad_share, params.workers
+    )
     with track_stage("extract_frames") as tracker:
         stores = extract(jobs, CLIPS, project_root() / WORK, policy)
-        # all of them are DVC's outs: an empty folder where there is no source
         for split in ("train", "val", "unlabeled", "test"):
-            (CLIPS / split).mkdir(exist_ok=True)
+            (CLIPS / split).mkdir(exist_ok=True)  # DVC expects each, also without a source
         for split, store in stores.items():
             print(f"{split}: {describe(store)}")
         tracker.summary({f"clips.{split}": float(len(store)) for split, store in stores.items()})
         tracker.summary({f"skipped.{split}": float(len(store.skipped)) for split, store in stores.items()})
 
 
-def make_job(clip: ClipParams, params: ExtractParams, chosen: Selection) -> Job:
-    """How a split's videos become clips; only a test clip may end with the known frames: it is not scored."""
+def make_job(clip: ClipParams, params: ExtractParams, chosen: Selection) -> ExtractJob:
+    """The extraction of a split; only test clips may end with the context frames, which are not scored."""
     settings = chosen.params
-    # ExtractParams.splits has filled in what a source leaves out
+    # ExtractParams.splits has filled in the defaults
     assert settings.interval is not None and settings.offset is not None and settings.stride is not None
     rule = ClipRule(
         frames=clip.frames,
-        at_least=clip.known if chosen.role == "test" else clip.frames,
+        min_frames=clip.known if chosen.role == "test" else clip.frames,
         height=clip.height,
         width=clip.width,
         fit=params.fit,
         pace=Pace(settings.interval, settings.fps, settings.offset),
         stride=settings.stride,
     )
-    return Job(chosen.source, chosen.videos, rule, chosen.key)
+    return ExtractJob(chosen.source, chosen.videos, rule, chosen.key)
 
 
 def describe(store: ClipStore) -> str:
-    """Size of a store in words."""
     parts = [
         f"{len(store)} clips of {' or '.join(map(str, store.lengths()))} frames",
         f"{store.width}x{store.height}",

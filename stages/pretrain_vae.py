@@ -1,6 +1,6 @@
-"""DVC stage pretrain_vae: fit the codec to single frames, or to short clips where it shortens time.
+"""DVC stage pretrain_vae: train the codec on frames, or on short clips if it downsamples time.
 
-The pixel codec has nothing to fit.
+The pixel codec is not trained.
 
 Reads   data/clips; params.yaml: seed, engine, codec, vae, pretrain_vae, augment.codec
 Writes  data/models/codec
@@ -25,16 +25,18 @@ from vdp.models.codecs.vae import VAE, vae_loss
 from vdp.models.factored_classes import class_log_probs
 from vdp.tracking.figures import sample_columns
 from vdp.tracking.mlflow_run import Tracker, project_root, track_stage
-from vdp.training.checkpoint import states_of
+from vdp.training.checkpoint_key import stage_checkpoints
+from vdp.training.definition import Training
 from vdp.training.engine import launch
-from vdp.training.out_of_memory import Knob
+from vdp.training.out_of_memory import MemoryParam
 from vdp.training.params import EngineParams, PretrainVAEParams
-from vdp.training.trainer import Training, fit, training_seed
-from vdp.training.validation import VALIDATION_SEED, VALIDATION_SIZE, shown_batch
+from vdp.training.seeds import seed_weights
+from vdp.training.trainer import fit
+from vdp.training.validation import VALIDATION_SEED, VALIDATION_SIZE, plot_batch
 
 CLIPS = Path("data/clips")
 CODEC = Path("data/models/codec")
-GROUPS = 2  # of vae.temporal_factor frames after a training clip's first: one follows a frame, one a group
+GROUPS = 2  # groups of vae.temporal_factor frames after the first frame of a training clip
 
 
 def main() -> None:
@@ -58,11 +60,10 @@ def train(
     seed: int,
     tracker: Tracker,
 ) -> None:
-    """Fit the codec and save it."""
     fabric = launch(engine)
-    labels = params.mask_weight > 0
-    stores, val = existing_stores(CLIPS, ["train", "unlabeled"]), ClipStore(CLIPS / "val")
-    size = (val.height, val.width)
+    has_masks = params.mask_weight > 0
+    stores, val_store = existing_stores(CLIPS, ["train", "unlabeled"]), ClipStore(CLIPS / "val")
+    size = (val_store.height, val_store.width)
     changes, none = Augment(augment.train, *size), Augment(augment.val, *size)
     length = 1 if vae.temporal_factor == 1 else 1 + GROUPS * vae.temporal_factor
 
@@ -74,31 +75,39 @@ def train(
         weights = (params.kl_weight, params.detail_weight, params.mask_weight)
         return vae_loss(network, clips, masks, batch.weight, noise, *weights)
 
-    held_out = FrameBatches([val], VALIDATION_SIZE, labels, none, VALIDATION_SEED, length)
-    shown = shown_batch(held_out, fabric.device)
-    training_seed(seed)
+    val_batches = FrameBatches([val_store], VALIDATION_SIZE, has_masks, none, VALIDATION_SEED, length)
+    shown = plot_batch(val_batches, fabric.device)
+    seed_weights(seed)
     training = Training(
         name="pretrain_vae",
-        network=VAE(vae, has_masks=labels),
+        network=VAE(vae, has_masks=has_masks),
         loss=loss,
         batches=FrameBatches(stores, params.batch_size, False, changes, seed, length),
-        measure=loss,
-        held_out=held_out,
-        draw=lambda network: round_trips(network, shown),
-        knobs=[
-            Knob("vae.base_channels", vae.base_channels, power=1, multiple=8),
-            Knob("clip.height", val.height, power=2, multiple=8, beside={"clip.width": val.width}),
+        val_loss=loss,
+        val_batches=val_batches,
+        plot=lambda network: round_trips(network, shown),
+        memory_params=[
+            MemoryParam("vae.base_channels", vae.base_channels, power=1, multiple=8),
+            MemoryParam(
+                "clip.height",
+                val_store.height,
+                power=2,
+                multiple=8,
+                scaled_with={"clip.width": val_store.width},
+            ),
         ],
     )
-    states = states_of("pretrain_vae", project_root())
-    fitted = fit(training, params, engine, seed, tracker, fabric, states)
+    checkpoints = stage_checkpoints("pretrain_vae", project_root())
+    result = fit(training, params, engine, seed, tracker, fabric, checkpoints)
     if fabric.is_global_zero:
-        save_model(CODEC, fitted.network, CodecConfig(name="vae", vae=vae, has_masks=labels), fitted.spare)
-        states.clear()
+        save_model(
+            CODEC, result.network, CodecConfig(name="vae", vae=vae, has_masks=has_masks), result.other_weights
+        )
+        checkpoints.clear()
 
 
 def round_trips(network: VAE, shown: Frames) -> NDArray[np.uint8]:
-    """A picture of frames, what the codec makes of them, and the masks that it reads from their latents."""
+    """Draw frames, their round trips, and masks predicted from their latents."""
     clips, masks = shown.clips()
     latents = network.encode(clips)
     columns = {"frame": to_uint8(clips[:, :, -1]), "decoded": to_uint8(network.decode(latents)[:, :, -1])}

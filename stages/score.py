@@ -1,31 +1,29 @@
-"""DVC stage score: compare the predicted frame and its mask with the truth, with baselines and with ceilings.
+"""DVC stage score: compare predicted frames and masks with the truth, beside baselines and ceilings.
 
-Reads   data/clips, data/predictions, data/masks; params.yaml: score
+Reads   data/clips/test, data/predictions, data/masks; params.yaml: score
 Writes  results/metrics.json, results/plots/<set>_per_class.csv, results/plots/<set>_hops.csv,
         results/strips/<set>_<clip>.png, results/report.html
 """
 
-import csv
-import io
 import json
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
 
 from vdp.config.read import read_section, run_stage
-from vdp.core.files import replacing
-from vdp.data.stores.clips import test_sets
+from vdp.core.files import replacing, write_text
+from vdp.data.stores.clips import list_test_sets
 from vdp.data.stores.prediction_set import PredictionSet
 from vdp.evaluation.frame import Frames, FrameScore, frame_score
-from vdp.evaluation.mask import ClassScore, per_class_table
+from vdp.evaluation.mask import Confusion, per_class_table
 from vdp.evaluation.params import ScoreParams
 from vdp.evaluation.scores import ClipMasks, SetScores, score_masks, set_scores
 from vdp.evaluation.table import ROWS, is_under_copy, score_rows, score_table, verdict
 from vdp.tracking.figures import ClipPicture, Picture, clip_strip, encode_png, encode_webp
-from vdp.tracking.mlflow_run import Tracker, track_stage
+from vdp.tracking.mlflow_run import track_stage
 from vdp.tracking.report import Section, Table, html_report
 
 CLIPS = Path("data/clips")
@@ -34,85 +32,80 @@ MASKS = Path("data/masks")
 RESULTS = Path("results")
 
 NOT_SCORED = "predicted, not scored: its clips have no true frames and masks up to the predicted frame"
-HOW = (
+METHOD = (
     "jaccard: 49 classes, mean over classes with the background, one confusion matrix for all clips, classes "
     "absent from both prediction and truth left out. A result under its copy baseline (the segmenter's mask "
-    "of the last known frame) is a failure. PSNR pools the error of all frames and samples; SSIM is a mean."
+    "of the last context frame) is a failure. PSNR pools the error of all frames and samples; SSIM is a mean."
 )
 
 
 @dataclass(frozen=True)
-class HopScore:
-    """One predicted frame (1-based number) against the truth, and the last known frame in its place."""
-
-    frame: int
-    predicted: FrameScore
-    copied: FrameScore
-
-
-@dataclass(frozen=True)
 class SetResult:
-    """What is known of one test set; `scores` is None, and the tables are empty, where there is no truth."""
+    """Results of a test set; without truth it has strips only."""
 
-    scores: SetScores | None
-    classes: list[ClassScore]
-    hops: list[HopScore]
     strips: dict[str, Picture]
+    scores: SetScores | None = None
+    tables: dict[str, Table] = field(default_factory=dict)  # by the end of the CSV's name
 
 
 def main() -> None:
     params = read_section(ScoreParams, "score")
     sets = {
         name: PredictionSet(folder, PREDICTIONS / name, MASKS / name)
-        for name, folder in test_sets(CLIPS).items()
+        for name, folder in list_test_sets(CLIPS).items()
     }
     with track_stage("score") as tracker:
         results = {name: score_set(name, answers, params) for name, answers in sets.items()}
         metrics = {name: result.scores for name, result in results.items() if result.scores is not None}
         write_results(results, metrics)
-        report_results(tracker, metrics)
+        tracker.headline(metrics)
+        tracker.artifact(RESULTS / "metrics.json")
+        tracker.artifact(RESULTS / "report.html")
+        tracker.artifact(RESULTS / "strips", folder="strips")
     print(score_table(metrics))
     for name in results.keys() - metrics.keys():
         print(f"{name}: {NOT_SCORED}")
 
 
 def score_set(name: str, answers: PredictionSet, params: ScoreParams) -> SetResult:
-    """Score the clips of one test set that have the truth, and draw some of all its clips."""
+    """Score the clips of a test set that have truth, and draw some of all its clips."""
     shown = np.linspace(0, len(answers) - 1, min(params.strips, len(answers))).round().astype(int).tolist()
     strips = {f"{name}_{answers.names[row]}": clip_strip(clip_picture(answers, row)) for row in shown}
     rows = answers.scored()
     if not rows:
-        return SetResult(None, [], [], strips)
+        return SetResult(strips)
     known = answers.segmented_known.shape[1]
     clips = tqdm(clip_masks(answers, rows, known), desc=f"{name}: masks", total=len(rows), unit="clip")
     masks = score_masks(clips, answers.target - known, params.decay)
-    hops = [
-        score_hop(answers, rows, known, number)
+    hops = {
+        number: score_hop(answers, rows, known, number)
         for number in tqdm(answers.hops, desc=f"{name}: frames", unit="hop")
-    ]
-    scores = set_scores(masks, hops[-1].predicted.psnr, hops[-1].predicted.ssim)
-    return SetResult(scores, per_class_table(masks.confusion["prediction"]), hops, strips)
+    }
+    target, _ = hops[answers.target]
+    tables = {"hops": hop_table(hops), "per_class": class_table(masks.confusion["prediction"])}
+    return SetResult(strips, set_scores(masks, target.psnr, target.ssim), tables)
 
 
 def clip_masks(answers: PredictionSet, rows: list[int], known: int) -> Iterator[ClipMasks]:
-    """The masks of each scored clip."""
     segmented, round_trip = answers.segmented_target(), answers.segmented_round_trip()
     unetpp = answers.unetpp_target()
     for row in rows:
         true = answers.true_masks(row)
         yield ClipMasks(
             prediction=answers.prediction[row],
-            segmented_known=answers.segmented_known[row],
+            segmented_context=answers.segmented_known[row],
             segmented_target=segmented[row],
             unetpp_target=unetpp[row],
             segmented_round_trip=round_trip[row],
-            known=true[:known],
+            context=true[:known],
             target=true[answers.target - 1],
         )
 
 
-def score_hop(answers: PredictionSet, rows: list[int], known: int, number: int) -> HopScore:
-    """Score every sample of one predicted frame, and the last known frame as its copy."""
+def score_hop(
+    answers: PredictionSet, rows: list[int], known: int, number: int
+) -> tuple[FrameScore, FrameScore]:
+    """Score all samples of predicted frame `number`, and the last context frame in its place."""
     hop = answers.hops.index(number)
 
     def predicted() -> Iterator[tuple[Frames, Frames]]:
@@ -124,11 +117,11 @@ def score_hop(answers: PredictionSet, rows: list[int], known: int, number: int) 
         for row in rows:
             yield answers.true_frame(row, known)[None], answers.true_frame(row, number)[None]
 
-    return HopScore(number, frame_score(predicted()), frame_score(copied()))
+    return frame_score(predicted()), frame_score(copied())
 
 
 def clip_picture(answers: PredictionSet, row: int) -> ClipPicture:
-    """First sample of one clip, beside what is known of the truth."""
+    """The first sample of a clip, beside the truth where it has one."""
     known = answers.segmented_known.shape[1]
     has_truth = row in answers.scored()
     return ClipPicture(
@@ -144,77 +137,43 @@ def clip_picture(answers: PredictionSet, row: int) -> ClipPicture:
 
 def write_results(results: dict[str, SetResult], metrics: dict[str, SetScores]) -> None:
     """Write all files under results/, each under a temporary name first."""
-    with replacing(RESULTS / "plots") as folder:  # there even when nothing is scored: DVC expects it
+    with replacing(RESULTS / "plots") as folder:  # DVC expects it, also without scores
         for name, result in results.items():
-            if result.scores is not None:
-                (folder / f"{name}_per_class.csv").write_text(csv_text(class_table(result)))
-                (folder / f"{name}_hops.csv").write_text(csv_text(hop_table(result)))
+            for kind, table in result.tables.items():
+                (folder / f"{name}_{kind}.csv").write_text(table.csv())
     with replacing(RESULTS / "strips") as folder:
         for result in results.values():
             for name, strip in result.strips.items():
                 (folder / f"{name}.png").write_bytes(encode_png(strip))
-    write(
-        RESULTS / "report.html",
-        html_report("vdp: scores", [HOW], [section(n, r) for n, r in results.items()]),
-    )
-    write(RESULTS / "metrics.json", json.dumps(metrics, indent=2) + "\n")
-
-
-def report_results(tracker: Tracker, metrics: dict[str, SetScores]) -> None:
-    """Pass numbers and files on to the run's record."""
-    tracker.headline(metrics)
-    tracker.artifact(RESULTS / "metrics.json")
-    tracker.artifact(RESULTS / "report.html")
-    tracker.artifact(RESULTS / "strips", folder="strips")
+    sections = [section(name, result) for name, result in results.items()]
+    write_text(RESULTS / "report.html", html_report("vdp: scores", [METHOD], sections))
+    write_text(RESULTS / "metrics.json", json.dumps(metrics, indent=2) + "\n")
 
 
 def section(name: str, result: SetResult) -> Section:
-    """One test set of the report."""
     strips = [(clip, encode_webp(picture)) for clip, picture in result.strips.items()]
     if result.scores is None:
         return Section(name, NOT_SCORED, False, [], strips)
     notes = dict(ROWS)
-    scores = [(key, notes[key], value) for key, value in score_rows(result.scores)]
-    tables = [
-        Table("Scores", ("", "what it is", "value"), scores, numbers=2),
-        hop_table(result),
-        class_table(result),
-    ]
+    rows = [(key, notes[key], value) for key, value in score_rows(result.scores)]
+    tables = [Table("Scores", ("", "meaning", "value"), rows, numbers=2), *result.tables.values()]
     return Section(name, verdict(result.scores), is_under_copy(result.scores), tables, strips)
 
 
-def hop_table(result: SetResult) -> Table:
-    """Predicted frames in their order: does the error grow over the rollout?"""
+def hop_table(hops: dict[int, tuple[FrameScore, FrameScore]]) -> Table:
     rows = [
-        (str(h.frame), f"{h.predicted.psnr:.4f}", f"{h.predicted.ssim:.4f}", f"{h.copied.psnr:.4f}")
-        for h in result.hops
+        (str(number), f"{predicted.psnr:.4f}", f"{predicted.ssim:.4f}", f"{copied.psnr:.4f}")
+        for number, (predicted, copied) in hops.items()
     ]
     return Table("Predicted frames", ("frame", "psnr", "ssim", "copy_psnr"), rows)
 
 
-def class_table(result: SetResult) -> Table:
-    """Classes in the order of their ids; those absent from prediction and truth have no score."""
+def class_table(confusion: Confusion) -> Table:
     rows = [
         (str(c.class_id), c.name, "" if np.isnan(c.jaccard) else f"{c.jaccard:.4f}", str(c.pixels))
-        for c in result.classes
+        for c in per_class_table(confusion)
     ]
     return Table("Classes", ("class_id", "name", "jaccard", "pixels"), rows, numbers=2)
-
-
-def csv_text(table: Table) -> str:
-    """A table as CSV with a header line."""
-    text = io.StringIO()
-    rows: Iterable[Iterable[str]] = [table.header, *table.rows]
-    csv.writer(text, lineterminator="\n").writerows(rows)
-    return text.getvalue()
-
-
-def write(path: Path, text: str) -> None:
-    """Write a text file under a temporary name and rename it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
-    part.write_text(text)
-    part.replace(path)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,7 @@
-"""DVC stage segment: masks of the predicted frame 22, and of the true frames for the baselines and ceilings.
+"""DVC stage segment: segment the predicted target frames, and true frames for the baselines and ceilings.
 
 Reads   data/clips/test, data/predictions, data/models/{codec,segmenter}; params.yaml: clip, segment
-Writes  data/masks/<test set>: prediction.npy, known.npy, truth.npy, truth_unetpp.npy,
-        round_trip.npy
+Writes  data/masks/<test set>: prediction.npy, known.npy, truth.npy, truth_unetpp.npy, round_trip.npy
 """
 
 from pathlib import Path
@@ -13,11 +12,11 @@ from vdp.config.read import read_section, run_stage
 from vdp.config.schema import ClipParams
 from vdp.core.device import pick_device
 from vdp.core.files import replacing
-from vdp.data.stores.clips import ClipStore, test_sets
+from vdp.data.stores.clips import ClipStore, list_test_sets
 from vdp.data.stores.predictions import FRAMES, read_latents
 from vdp.models.codecs.factory import load_frame_codec
 from vdp.models.segmenters.factory import load_segmenter
-from vdp.models.segmenters.masks import MaskMaker
+from vdp.models.segmenters.masks import MaskPredictor
 from vdp.models.segmenters.params import SegmentParams
 from vdp.tracking.mlflow_run import track_stage
 from vdp.tracking.progress import progress
@@ -33,20 +32,19 @@ def main() -> None:
     clip = read_section(ClipParams, "clip")
     params = read_section(SegmentParams, "segment")
     device = pick_device()
-    maker = MaskMaker(
-        load_segmenter(SEGMENTER).to(device), load_frame_codec(CODEC).to(device), params, device
-    )
+    segmenter, codec = load_segmenter(SEGMENTER).to(device), load_frame_codec(CODEC).to(device)
+    predictor = MaskPredictor(segmenter, codec, params, device)
 
     with track_stage("segment"), replacing(MASKS) as part:
-        for name, folder in test_sets(CLIPS).items():
+        for name, folder in list_test_sets(CLIPS).items():
             store = ClipStore(folder)
             frames = np.load(PREDICTIONS / name / FRAMES, mmap_mode="r")
             latents = read_latents(PREDICTIONS / name)
             rows = []
             for (i,) in progress(range(len(store)), 1, f"segment {name}"):
-                last = store.frames(i)[clip.frames - 1] if store.num_frames(i) >= clip.frames else None
-                known = store.frames(i)[: clip.known]
-                rows.append(maker.clip_masks(known, frames[i, :, -1], latents[i], last))
+                target = store.frames(i)[clip.frames - 1] if store.num_frames(i) >= clip.frames else None
+                context = store.frames(i)[: clip.known]
+                rows.append(predictor.clip_masks(context, frames[i, :, -1], latents[i], target))
             (part / name).mkdir()
             for kind in rows[0]:
                 np.save(part / name / f"{kind}.npy", np.stack([row[kind] for row in rows]))

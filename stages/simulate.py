@@ -1,4 +1,4 @@
-"""DVC stage simulate: the embedded data set, small clips of colliding shapes with exact masks.
+"""DVC stage simulate: render the embedded data set, small clips of colliding shapes with exact masks.
 
 Reads   params.yaml: seed, clip, simulate
 Writes  data/raw/simulated
@@ -16,7 +16,6 @@ OUTPUT = Path("data/raw/simulated")
 
 
 def main() -> None:
-    """Write every split."""
     params = read_section(SimulateParams, "simulate")
     clip = read_section(ClipParams, "clip")
     with track_stage("simulate"):

@@ -1,4 +1,4 @@
-"""DVC stage train_denoiser: fit a video denoiser to hops of encoded clips.
+"""DVC stage train_denoiser: train a video denoiser on hops of encoded clips.
 
 Reads   data/latents, data/models/codec; params.yaml: seed, engine, denoiser, diffusion, train_denoiser
 Writes  data/models/denoiser
@@ -15,7 +15,7 @@ from torch import Tensor
 from vdp.config.read import read_section, read_value, run_stage
 from vdp.core.pixels import to_uint8
 from vdp.core.tasks import TASKS, Task
-from vdp.data.batches.hops import EachTask, HopBatch, HopBatches, HopRule, TaskBatches
+from vdp.data.batches.hops import AllTaskBatches, HopBatch, HopBatches, HopRule, TaskBatches
 from vdp.data.stores.latents import LatentClips, Normalisation
 from vdp.diffusion.loss import HopLoss, TaskLevelLoss
 from vdp.diffusion.objective import Objective, data_scale
@@ -24,23 +24,28 @@ from vdp.diffusion.protocols import Denoiser
 from vdp.diffusion.scheduled_sampling import ScheduledSampling, sample_frames
 from vdp.diffusion.schedules import make_process
 from vdp.models.checkpoint import fingerprint, save_model
-from vdp.models.codecs.factory import Codec, load_frame_codec
+from vdp.models.codecs.factory import load_frame_codec
+from vdp.models.codecs.protocols import Codec
 from vdp.models.denoisers.factory import build_denoiser
 from vdp.models.denoisers.params import DenoiserConfig, DenoiserParams
 from vdp.tracking.figures import sample_columns
 from vdp.tracking.mlflow_run import project_root, track_stage
-from vdp.training.checkpoint import states_of
+from vdp.training.checkpoint_key import stage_checkpoints
 from vdp.training.dataloader import first_batches
+from vdp.training.definition import Training
 from vdp.training.engine import launch
-from vdp.training.out_of_memory import Knob
+from vdp.training.out_of_memory import MemoryParam
 from vdp.training.params import EngineParams, TrainDenoiserParams
-from vdp.training.trainer import Training, fit, training_seed
-from vdp.training.validation import VALIDATION_SEED, VALIDATION_SIZE, shown_batch
+from vdp.training.seeds import seed_weights
+from vdp.training.trainer import fit
+from vdp.training.validation import VALIDATION_SEED, VALIDATION_SIZE, plot_batch
 
 LATENTS = Path("data/latents")
 CODEC = Path("data/models/codec")
 DENOISER = Path("data/models/denoiser")
-DRAWN_STEPS = 10  # sampling steps of what is drawn during the training
+DRAWN_STEPS = 10  # sampling steps of the pictures drawn during training
+
+Objectives = Mapping[Task, Objective]
 
 
 def main() -> None:
@@ -48,116 +53,113 @@ def main() -> None:
     diffusion = read_section(DiffusionParams, "diffusion")
     params = read_section(TrainDenoiserParams, "train_denoiser")
     engine, seed = read_section(EngineParams, "engine"), read_value("seed")
+    shares: dict[Task, float] = {task: getattr(params.tasks, task) for task in TASKS}
 
     with track_stage("train_denoiser") as tracker:
         fabric = launch(engine)
-        train, val = LatentClips(LATENTS, ["train", "unlabeled"]), LatentClips(LATENTS, ["val"])
+        clips, val_clips = LatentClips(LATENTS, ["train", "unlabeled"]), LatentClips(LATENTS, ["val"])
         rule = HopRule(
             params.context_frames, params.target_offsets, params.max_hops, params.targets, params.max_span
         )
-        tasks: dict[Task, float] = {task: getattr(params.tasks, task) for task in TASKS}
-        batches = HopBatches(train, params.batch_size, tasks, rule, params.reverse, seed)
-        held_out = EachTask(HopBatches(val, VALIDATION_SIZE, tasks, rule, False, VALIDATION_SEED))
+        batches = HopBatches(clips, params.batch_size, shares, rule, params.reverse, seed)
+        val_batches = AllTaskBatches(
+            HopBatches(val_clips, VALIDATION_SIZE, shares, rule, False, VALIDATION_SEED)
+        )
         process = make_process(diffusion)
         scales = {
-            task: data_scale(first_batches(batches.of(task), seed), diffusion.residual)
+            task: data_scale(first_batches(batches.for_task(task), seed), diffusion.residual)
             for task in batches.tasks
         }
         objectives = {
             task: Objective(process, scale.to(fabric.device), diffusion.residual, task)
             for task, scale in scales.items()
         }
-        loss = HopLoss(
-            objectives=objectives,
-            min_snr_gamma=diffusion.min_snr_gamma,
-            time_shift=diffusion.time_shift,
-            draws=params.draws,
-            context_noise=params.context_noise,
-            context_dropout=params.context_dropout,
-            scheduled_sampling=ScheduledSampling(
-                share=params.scheduled_sampling,
-                frames=params.scheduled_sampling_frames,
-                steps=params.scheduled_sampling_steps,
-                temperature=params.scheduled_sampling_temperature,
-            ),
-        )
         codec = load_frame_codec(CODEC).to(fabric.device)
-        shown = shown_batch(held_out, fabric.device)
-        training_seed(seed)
+        shown = plot_batch(val_batches, fabric.device)
+        seed_weights(seed)
         training = Training(
             name="train_denoiser",
-            network=build_denoiser(denoiser, train.channels),
-            loss=loss,
+            network=build_denoiser(denoiser, clips.channels),
+            loss=hop_loss(objectives, diffusion, params),
             batches=batches,
-            measure=TaskLevelLoss(objectives, tasks),
-            held_out=held_out,
-            draw=lambda network: tasks_drawn(network, shown, objectives, train.normalisation, codec),
-            knobs=[
-                width_knob(denoiser),
-                Knob("train_denoiser.context_frames", params.context_frames, power=1, multiple=1),
+            val_loss=TaskLevelLoss(objectives, shares),
+            val_batches=val_batches,
+            plot=lambda network: draw_tasks(network, shown, objectives, clips.normalisation, codec),
+            memory_params=[
+                width_param(denoiser),
+                MemoryParam("train_denoiser.context_frames", params.context_frames, power=1, multiple=1),
             ],
         )
-        states = states_of("train_denoiser", project_root())
-        fitted = fit(training, params, engine, seed, tracker, fabric, states)
+        checkpoints = stage_checkpoints("train_denoiser", project_root())
+        result = fit(training, params, engine, seed, tracker, fabric, checkpoints)
         config = DenoiserConfig(
             denoiser=denoiser,
             diffusion=diffusion,
             codec=fingerprint(codec),
-            channels=train.channels,
-            height=codec.factor * train.size[0],
-            width=codec.factor * train.size[1],
-            tasks={str(task): tasks[task] for task in batches.tasks},
+            channels=clips.channels,
+            height=codec.factor * clips.size[0],
+            width=codec.factor * clips.size[1],
+            tasks={str(task): shares[task] for task in batches.tasks},
             context_frames=params.context_frames,
             target_offsets=params.target_offsets,
             targets=params.targets,
             max_span=params.max_span,
             context_dropout=params.context_dropout,
             data_scale={str(task): tuple(scale.tolist()) for task, scale in scales.items()},
-            latent_mean=train.normalisation.mean,
-            latent_std=train.normalisation.std,
+            latent_mean=clips.normalisation.mean,
+            latent_std=clips.normalisation.std,
         )
         if fabric.is_global_zero:
-            save_model(DENOISER, fitted.network, config, fitted.spare)
-            states.clear()
+            save_model(DENOISER, result.network, config, result.other_weights)
+            checkpoints.clear()
 
 
-def tasks_drawn(
+def hop_loss(objectives: Objectives, diffusion: DiffusionParams, params: TrainDenoiserParams) -> HopLoss:
+    return HopLoss(
+        objectives=objectives,
+        min_snr_gamma=diffusion.min_snr_gamma,
+        time_shift=diffusion.time_shift,
+        draws=params.draws,
+        context_noise=params.context_noise,
+        context_dropout=params.context_dropout,
+        scheduled_sampling=ScheduledSampling(
+            share=params.scheduled_sampling,
+            frames=params.scheduled_sampling_frames,
+            steps=params.scheduled_sampling_steps,
+            temperature=params.scheduled_sampling_temperature,
+        ),
+    )
+
+
+def draw_tasks(
     network: Denoiser[object],
     shown: TaskBatches,
-    objectives: Mapping[Task, Objective],
+    objectives: Objectives,
     normalisation: Normalisation,
     codec: Codec,
 ) -> NDArray[np.uint8]:
-    """A picture of hops of each task: the nearest known frame, the likeliest target, and the true one."""
-    parts = [hops_drawn(network, hops, objectives[hops.task], normalisation, codec) for hops in shown.parts]
+    """Draw hops of each task: the nearest context frame, the target sampled without noise, and the truth."""
+
+    def decode(latents: Tensor) -> NDArray[np.uint8]:
+        return to_uint8(codec.decode(normalisation.invert(latents[:, :, :1]))[:, :, 0])
+
+    def columns(hops: HopBatch) -> dict[str, NDArray[np.uint8]]:
+        start = torch.zeros_like(hops.target)
+        hop = (hops.known, hops.index, hops.target_index)
+        predicted = decode(sample_frames(network, *hop, objectives[hops.task], DRAWN_STEPS, start))
+        known = decode(hops.known) if hops.known.shape[2] else np.zeros_like(predicted)
+        return {"known": known, "predicted": predicted, "true": decode(hops.target)}
+
+    parts = [columns(hops) for hops in shown.parts]
     return sample_columns({name: np.concatenate([part[name] for part in parts]) for name in parts[0]})
 
 
-def hops_drawn(
-    network: Denoiser[object],
-    shown: HopBatch,
-    objective: Objective,
-    normalisation: Normalisation,
-    codec: Codec,
-) -> dict[str, NDArray[np.uint8]]:
-    """Frames of some hops, (B, H, W, 3), by what they are; black where nothing is known."""
-
-    def decoded(latents: Tensor) -> NDArray[np.uint8]:
-        return to_uint8(codec.decode(normalisation.invert(latents[:, :, :1]))[:, :, 0])
-
-    start = torch.zeros_like(shown.target)  # no noise: the middle of what may come
-    hop = (shown.known, shown.index, shown.target_index)
-    predicted = decoded(sample_frames(network, *hop, objective, DRAWN_STEPS, start))
-    known = decoded(shown.known) if shown.known.shape[2] else np.zeros_like(predicted)
-    return {"known": known, "predicted": predicted, "true": decoded(shown.target)}
-
-
-def width_knob(denoiser: DenoiserParams) -> Knob:
-    """The width of the network, with which the memory of its activations grows."""
+def width_param(denoiser: DenoiserParams) -> MemoryParam:
+    """The width of the network, which determines the memory of its activations."""
     if denoiser.name == "unet":
-        return Knob("denoiser.unet.base_channels", denoiser.unet.base_channels, power=1, multiple=8)
+        return MemoryParam("denoiser.unet.base_channels", denoiser.unet.base_channels, power=1, multiple=8)
     dit = denoiser.dit
-    return Knob("denoiser.dit.hidden_dim", dit.hidden_dim, power=1, multiple=8 * dit.num_heads)
+    return MemoryParam("denoiser.dit.hidden_dim", dit.hidden_dim, power=1, multiple=8 * dit.num_heads)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""DVC stage train_segmenter: fit UNet++ to clean frames and to what the codec makes of them.
+"""DVC stage train_segmenter: train UNet++ on clean frames and on their codec round trips.
 
-Reads   data/clips, data/models/codec
-        params.yaml: seed, engine, segmenter, train_segmenter, augment.segmenter
+Reads   data/clips, data/models/codec; params.yaml: seed, engine, segmenter, train_segmenter,
+        augment.segmenter
 Writes  data/models/segmenter
 """
 
@@ -26,12 +26,14 @@ from vdp.models.segmenters.round_trip import round_trip
 from vdp.models.segmenters.unetpp import UNetPlusPlus
 from vdp.tracking.figures import sample_columns
 from vdp.tracking.mlflow_run import project_root, track_stage
-from vdp.training.checkpoint import states_of
+from vdp.training.checkpoint_key import stage_checkpoints
+from vdp.training.definition import Training
 from vdp.training.engine import launch
-from vdp.training.out_of_memory import Knob
+from vdp.training.out_of_memory import MemoryParam
 from vdp.training.params import EngineParams, TrainSegmenterParams
-from vdp.training.trainer import Training, fit, training_seed
-from vdp.training.validation import VALIDATION_SEED, VALIDATION_SIZE, shown_batch
+from vdp.training.seeds import seed_weights
+from vdp.training.trainer import fit
+from vdp.training.validation import VALIDATION_SEED, VALIDATION_SIZE, plot_batch
 
 CLIPS = Path("data/clips")
 CODEC = Path("data/models/codec")
@@ -46,7 +48,7 @@ def main() -> None:
 
     with track_stage("train_segmenter") as tracker:
         fabric = launch(engine)
-        train, val = ClipStore(CLIPS / "train"), ClipStore(CLIPS / "val")
+        train, val_store = ClipStore(CLIPS / "train"), ClipStore(CLIPS / "val")
         size = (train.height, train.width)
         changes, none = Augment(augment.train, *size), Augment(augment.val, *size)
         codec = load_frame_codec(CODEC).to(fabric.device)
@@ -55,30 +57,32 @@ def main() -> None:
             frames = round_trip(codec, batch.frames, params.round_trip, params.latent_noise, batch_rng)
             return {"loss": factor_loss(network(frames), batch.masks).mean()}
 
-        held_out = FrameBatches([val], VALIDATION_SIZE, True, none, VALIDATION_SEED)
-        shown = shown_batch(held_out, fabric.device)
-        training_seed(seed)
+        val_batches = FrameBatches([val_store], VALIDATION_SIZE, True, none, VALIDATION_SEED)
+        shown = plot_batch(val_batches, fabric.device)
+        seed_weights(seed)
         training = Training(
             name="train_segmenter",
             network=UNetPlusPlus(segmenter),
             loss=loss,
             batches=FrameBatches([train], params.batch_size, True, changes, seed),
-            measure=loss,
-            held_out=held_out,
-            draw=lambda network: segmented(network, shown),
-            knobs=[
-                Knob("clip.height", train.height, power=2, multiple=8, beside={"clip.width": train.width})
+            val_loss=loss,
+            val_batches=val_batches,
+            plot=lambda network: segmented(network, shown),
+            memory_params=[
+                MemoryParam(
+                    "clip.height", train.height, power=2, multiple=8, scaled_with={"clip.width": train.width}
+                )
             ],
         )
-        states = states_of("train_segmenter", project_root())
-        fitted = fit(training, params, engine, seed, tracker, fabric, states)
+        checkpoints = stage_checkpoints("train_segmenter", project_root())
+        result = fit(training, params, engine, seed, tracker, fabric, checkpoints)
         if fabric.is_global_zero:
-            save_model(SEGMENTER, fitted.network, SegmenterConfig(segmenter=segmenter), fitted.spare)
-            states.clear()
+            save_model(SEGMENTER, result.network, SegmenterConfig(segmenter=segmenter), result.other_weights)
+            checkpoints.clear()
 
 
 def segmented(network: UNetPlusPlus, shown: Frames) -> NDArray[np.uint8]:
-    """A picture of frames, their masks by the network and the true ones."""
+    """Draw frames, their predicted masks and the true ones."""
     masks = class_log_probs(network(shown.frames)).argmax(dim=1).byte()
     return sample_columns(
         {

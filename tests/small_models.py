@@ -1,4 +1,4 @@
-"""Small untrained models in folders, as the pipeline writes them: what loads, runs and says nothing true."""
+"""Small models with random weights, in folders as the pipeline writes them."""
 
 from pathlib import Path
 
@@ -22,7 +22,7 @@ VAE_SECTION = {
 }  # fmt: skip
 UNET = {
     "conditioning": "features", "base_channels": 8, "channel_mults": [1], "num_res_blocks": 1,
-    "attention_levels": [], "temporal": False, "context_frames": 4, "head_levels": 1, "head_blocks": 1,
+    "attention_levels": [], "temporal": False, "context_slots": 4, "head_levels": 1, "head_blocks": 1,
 }  # fmt: skip
 DIT = {
     "patch_size": 2, "hidden_dim": 32, "depth": 1, "num_heads": 2, "stem_channels": 0, "attention": "one_way",
@@ -43,7 +43,7 @@ def save_small_models(
     context_dropout: float = 0.0,
     segmenter: bool = True,
 ) -> Path:
-    """Write codec, denoiser and segmenter of frames of 32x48 pixels below a folder, which is given back."""
+    """Write codec, denoiser and segmenter for frames of 32x48 pixels; returns the folder."""
     torch.manual_seed(0)
     vae = VAEParams.model_validate(VAE_SECTION)
     codec = VAE(vae, True)
@@ -52,7 +52,8 @@ def save_small_models(
         {"name": "unet", "unet": UNET | {"temporal": temporal}, "dit": DIT}
     )
     network = build_denoiser(params, CHANNELS)
-    stir(network)
+    for parameter in network.parameters():  # zero-initialised branches would hide their inputs
+        nn.init.normal_(parameter, std=0.1)
     config = DenoiserConfig[DiffusionParams](
         denoiser=params,
         diffusion=DiffusionParams.model_validate(DIFFUSION),
@@ -61,10 +62,10 @@ def save_small_models(
         height=HEIGHT,
         width=WIDTH,
         tasks=dict.fromkeys(tasks, 1.0),
-        known=4,
-        gaps=[1, 2],
+        context_frames=4,
+        target_offsets=[1, 2],
         targets=targets,
-        span=4,
+        max_span=4,
         context_dropout=context_dropout,
         data_scale={task: (0.3 + 0.2 * n,) * CHANNELS for n, task in enumerate(tasks)},
         latent_mean=(0.0,) * CHANNELS,
@@ -75,9 +76,3 @@ def save_small_models(
         chosen = SegmenterParams.model_validate(SEGMENTER)
         save_model(folder / "segmenter", UNetPlusPlus(chosen), SegmenterConfig(segmenter=chosen))
     return folder
-
-
-def stir(network: nn.Module) -> None:
-    """Give every weight a value: at first, branches that are zero hide what goes through them."""
-    for parameter in network.parameters():
-        nn.init.normal_(parameter, std=0.1)

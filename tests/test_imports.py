@@ -1,54 +1,46 @@
-"""Imports go one way: a folder of vdp imports itself, the modules at the top, and what is granted to it."""
+"""Imports go one way: core and config import no other part, siblings do not import each other."""
 
-import ast
 from pathlib import Path
 
 import pytest
 
+from tests.runtime_imports import imported_modules
+
 VDP = Path(__file__).parents[1] / "vdp"
-TOP = {"batch_rng", "checks", "classes", "device", "files", "hops", "params", "pixels", "tasks"}
-GRANTED = {
-    "data": set(),
-    "models": set(),
-    "diffusion": set(),
-    "metrics": set(),
-    "tracking": set(),
-    "training": {"diffusion"},
-    "sampling": {"diffusion"},
+SHARED = {"core", "config"}
+ALLOWED: dict[str, set[str]] = {
+    "core": set(),
+    "config": {"core"},
+    **{part: SHARED for part in ("data", "models", "diffusion", "evaluation", "tracking")},
+    **{part: SHARED | {"diffusion"} for part in ("training", "sampling")},
 }
+JOINING = {"api", "cli"}  # may import every part
+TOP = {"__init__.py", "__init__.pyi", "__main__.py", "py.typed"}
 
 
 def imported_parts(path: Path) -> set[str]:
-    """First names below vdp that a file imports: `from vdp.data.stores.clips import x` gives data."""
-    parts = set()
-    for node in ast.walk(ast.parse(path.read_text())):
-        names = []
-        if isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            names = [node.module]
-        parts |= {name.split(".")[1] for name in names if name.startswith("vdp.")}
-    return parts
+    """`from vdp.data.degrade import x` gives data."""
+    return {name.split(".")[1] for name in imported_modules(path) if name.startswith("vdp.")}
 
 
-@pytest.mark.parametrize("folder", GRANTED)
-def test_a_folder_imports_no_sibling(folder):
-    for path in (VDP / folder).rglob("*.py"):
-        strange = imported_parts(path) - TOP - GRANTED[folder] - {folder}
-        assert not strange, f"{path.relative_to(VDP)} imports vdp.{strange.pop()}"
+@pytest.mark.parametrize("part", ALLOWED)
+def test_a_part_imports_only_allowed_parts(part):
+    wrong = {
+        f"{path.relative_to(VDP)} imports vdp.{other}"
+        for path in (VDP / part).rglob("*.py")
+        for other in imported_parts(path) - ALLOWED[part] - {part}
+    }
+    assert not wrong
 
 
-def test_the_top_modules_import_no_folder():
-    for name in TOP:
-        assert imported_parts(VDP / f"{name}.py") <= TOP, name
+def test_every_part_has_a_rule_and_no_module_lies_at_the_top():
+    names = {path.name for path in VDP.iterdir() if path.is_file() or any(path.rglob("*.py"))}
+    assert names <= {*ALLOWED, *JOINING, *TOP}
 
 
-def test_every_folder_has_its_rule():
-    assert {path.name for path in VDP.iterdir() if (path / "__init__.py").is_file()} == set(GRANTED)
-
-
-def test_an_import_of_a_sibling_is_seen(tmp_path):
+def test_runtime_imports_are_found_and_type_checking_ones_skipped(tmp_path):
     (tmp_path / "x.py").write_text(
-        "import vdp.models.layers\nfrom vdp.data.stores.clips import ClipStore\nimport os\n"
+        "import vdp.models.layers\nfrom vdp import api\nfrom vdp.data.degrade import degrade\nimport os\n"
+        "if TYPE_CHECKING:\n    import vdp.cli.app\nelse:\n    import vdp.training.cost\n"
     )
-    assert imported_parts(tmp_path / "x.py") == {"models", "data"}
+    assert imported_parts(tmp_path / "x.py") == {"models", "api", "data", "training"}

@@ -1,4 +1,4 @@
-"""The SLURM job, with commands of SLURM and DVC that only note how they were called."""
+"""The SLURM job, with commands of SLURM and DVC replaced by stubs that log their calls."""
 
 import os
 import re
@@ -17,7 +17,7 @@ SCRIPT = REPO / "slurm" / "train.sbatch"
 
 @pytest.fixture
 def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder to submit from, with stand-ins first on PATH."""
+    """A folder to submit from, with the stubs first on PATH."""
     bin_ = tmp_path / ".venv" / "bin"
     bin_.mkdir(parents=True)
     (bin_ / "activate").touch()
@@ -43,13 +43,13 @@ def test_the_job_checks_the_params_and_runs_the_pipeline(checkout):
     assert (checkout / "called").read_text().splitlines() == ["python -m vdp check", "dvc repro"]
 
 
-def test_a_mistake_is_not_queued_again(checkout):
+def test_a_failed_pipeline_is_not_requeued(checkout):
     (checkout / ".venv" / "bin" / "dvc").write_text("#!/bin/bash\nexit 7\n")
     assert subprocess.run(["bash", SCRIPT]).returncode == 7
     assert "scontrol" not in (checkout / "called").read_text()
 
 
-def test_before_the_time_limit_the_trainings_are_stopped_and_the_job_is_queued_again(checkout, monkeypatch):
+def test_before_the_time_limit_trainings_are_stopped_and_the_job_is_requeued(checkout, monkeypatch):
     monkeypatch.setenv("LASTS", "5")
     job = subprocess.Popen(["bash", SCRIPT], start_new_session=True)
     called = checkout / "called"
@@ -58,7 +58,7 @@ def test_before_the_time_limit_the_trainings_are_stopped_and_the_job_is_queued_a
         time.sleep(0.01)
     job.send_signal(signal.SIGUSR1)
     assert job.wait(timeout=4) != 0
-    os.killpg(job.pid, signal.SIGKILL)  # what is left of the pipeline, as SLURM would
+    os.killpg(job.pid, signal.SIGKILL)  # the rest of the pipeline, as SLURM does
     assert called.read_text().splitlines()[2:] == [
         "scancel --signal=TERM 12",
         "sleep 60",
@@ -66,7 +66,7 @@ def test_before_the_time_limit_the_trainings_are_stopped_and_the_job_is_queued_a
     ]
 
 
-def test_a_launcher_that_would_wait_for_ever_is_refused(checkout):
+def test_a_launcher_other_than_srun_is_refused(checkout):
     (checkout / "params.yaml").write_text("launcher: python  # or srun python\n")
     run = subprocess.run(["bash", SCRIPT], capture_output=True, text=True)
     assert run.returncode == 1 and run.stderr.startswith("error: params.yaml: ")

@@ -1,17 +1,17 @@
-"""Video diffusion prediction: `vdp.load` gives trained models, `vdp.train` makes them; see docs/api.md."""
+"""Video diffusion prediction: `vdp.load` opens trained models, `vdp.train` trains them; see docs/api.md."""
 
 from importlib import import_module
 
-# found when they are asked for: stages import parts of this package, and must not load the networks for that
-PLACES = {
+# Imported on first use: `import vdp` loads no torch.
+MODULES = {
     "load": "vdp.api.model",
     "Model": "vdp.api.model",
-    "Sampling": "vdp.api.model",
+    "Sampling": "vdp.api.sampling",
     "train": "vdp.api.train",
 }
 
 
 def __getattr__(name: str) -> object:
-    if name not in PLACES:
+    if name not in MODULES:
         raise AttributeError(f"module 'vdp' has no attribute {name!r}")
-    return getattr(import_module(PLACES[name]), name)
+    return getattr(import_module(MODULES[name]), name)

@@ -187,7 +187,7 @@ def test_a_store_that_fails_costs_a_warning_not_the_stage(project, networks, cap
     (project / "mlartifacts").write_text("a file in the way")
     with track_stage("evaluate_tasks") as tracker:
         assert log_predictor(tracker, networks) is None
-    assert capsys.readouterr().err.count("evaluate_tasks goes on without MLflow") == 1
+    assert capsys.readouterr().err.count("evaluate_tasks: continuing without MLflow") == 1
 
 
 def test_the_stage_need_not_load_mlflow_to_name_the_model():

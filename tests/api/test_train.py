@@ -67,7 +67,7 @@ BAD = {
     "videos: expected a sequence": {"videos": (video(n) for n in range(3))},
     "held_out: expected a sequence of one video": {"held_out": []},
     "recipe='tiny' is not there: known: .*smoke": {"recipe": "tiny"},
-    "seed=-1 is out of range": {"changes": {"seed": -1}},
+    "seed=-1: expected": {"changes": {"seed": -1}},
     "steps is not a known key|train_denoiser.stepz is not": {"changes": {"train_denoiser.stepz": 1}},
     "changes: seed=.* expected a plain value": {"changes": {"seed": np.int64(3)}},
     "temporal_factor=2 does not go with predict": {"changes": {"vae.temporal_factor": 2}},

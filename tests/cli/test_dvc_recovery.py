@@ -1,4 +1,4 @@
-"""What a killed DVC leaves half written no longer stops the next one."""
+"""Repair of the lock files that a killed DVC leaves truncated."""
 
 import fcntl
 import json
@@ -7,8 +7,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from dvc.schema import COMPILED_LOCKFILE_SCHEMA
 
-from vdp.cli.dvc_recovery import AT_WORK, LOCK, NOTES, mend_after_a_kill
+from vdp.cli.dvc_recovery import LOCK, PROCESS_LOCK, RWLOCK, repair_locks
+from vdp.config.yaml_file import read_file
 
 ENTRY = """\
   {name}:
@@ -30,89 +32,85 @@ ENTRY = """\
       size: 100
       nfiles: 2
 """
-WHOLE = "schema: '2.0'\nstages:\n" + "".join(ENTRY.format(name=name) for name in ("make", "learn"))
+VALID = "schema: '2.0'\nstages:\n" + "".join(ENTRY.format(name=name) for name in ("predict", "segment"))
 
 
 @pytest.fixture
 def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The current folder: a repository in which a DVC has run."""
+    """The current folder: a repository with a committed dvc.lock, in which a DVC has run."""
     monkeypatch.chdir(tmp_path)
-    AT_WORK.parent.mkdir(parents=True)
-    LOCK.write_text(WHOLE)
+    PROCESS_LOCK.parent.mkdir(parents=True)
+    LOCK.write_text(VALID)
     author = ["-c", "user.name=a", "-c", "user.email=a@b"]
     for words in (["init", "-q"], ["add", LOCK], [*author, "commit", "-qm", "lock"]):
         subprocess.run(["git", *words], check=True)
     return tmp_path
 
 
-def test_what_is_whole_stays(checkout):
-    newer = WHOLE.replace("size: 100", "size: 200")
+def test_valid_files_are_unchanged(checkout):
+    newer = VALID.replace("size: 100", "size: 200")
     LOCK.write_text(newer)
-    NOTES.write_text("{}")
-    assert mend_after_a_kill() == []
+    RWLOCK.write_text("{}")
+    assert repair_locks() == []
     assert LOCK.read_text() == newer
 
 
 @pytest.mark.parametrize(
-    "left", ["", "sch", "schema: '2.0'\nstages:\n  make:\n    c", WHOLE.rpartition("md5:")[0] + "m"]
+    "left", ["", "sch", "schema: '2.0'\nstages:\n  make:\n    c", VALID.rpartition("md5:")[0] + "m"]
 )
-def test_a_lock_file_that_dvc_refuses_is_that_of_the_last_commit_again(checkout, left):
+def test_an_invalid_lock_file_is_replaced_by_the_committed_one(checkout, left):
     LOCK.write_text(left)
-    (told,) = mend_after_a_kill()
-    assert "dvc.lock: was left half written" in told
-    assert LOCK.read_text() == WHOLE
-    assert mend_after_a_kill() == []
+    (message,) = repair_locks()
+    assert message.startswith("dvc.lock: truncated")
+    assert LOCK.read_text() == VALID
+    assert repair_locks() == []
 
 
-def test_after_a_kill_at_any_byte_dvc_reads_what_is_there(checkout):
-    from dvc.schema import COMPILED_LOCKFILE_SCHEMA
-
-    from vdp.config.yaml_file import read_file
-
-    for size in range(0, len(WHOLE), 7):
-        LOCK.write_text(WHOLE[:size])
-        mend_after_a_kill()
+def test_after_a_kill_at_any_byte_dvc_accepts_the_lock_file(checkout):
+    for size in range(0, len(VALID), 7):
+        LOCK.write_text(VALID[:size])
+        repair_locks()
         COMPILED_LOCKFILE_SCHEMA(read_file(LOCK))
 
 
-def test_without_a_commit_it_begins_anew(checkout):
+def test_without_a_commit_an_invalid_lock_file_is_removed(checkout):
     LOCK.write_text("sch")
     subprocess.run(["git", "update-ref", "-d", "HEAD"], check=True)
-    assert len(mend_after_a_kill()) == 1
+    assert len(repair_locks()) == 1
     assert not LOCK.exists()
 
 
-def test_notes_of_who_is_at_work_that_are_half_written_are_removed(checkout):
-    NOTES.write_text('{"write": {"/a": {"pid"')
-    (told,) = mend_after_a_kill()
-    assert "rwlock: was left half written" in told
-    assert not NOTES.exists()
+def test_a_truncated_rwlock_is_removed(checkout):
+    RWLOCK.write_text('{"write": {"/a": {"pid"')
+    (message,) = repair_locks()
+    assert "rwlock: truncated" in message
+    assert not RWLOCK.exists()
 
 
-def test_a_killed_dvcs_number_that_another_program_has_by_now_is_struck_out(checkout):
+def test_entries_of_processes_other_than_dvc_are_removed_from_rwlock(checkout):
     dvc = subprocess.Popen([sys.executable, "-c", "input()", "dvc", "repro"], stdin=subprocess.PIPE)
     other = subprocess.Popen(["cat"], stdin=subprocess.PIPE)
-    gone, living = ({"pid": process.pid, "cmd": "dvc repro"} for process in (other, dvc))
-    NOTES.write_text(
-        json.dumps({"write": {"/a": gone, "/b": living}, "read": {"/c": [gone], "/d": [gone, living]}})
+    stale, running = ({"pid": process.pid, "cmd": "dvc repro"} for process in (other, dvc))
+    RWLOCK.write_text(
+        json.dumps({"write": {"/a": stale, "/b": running}, "read": {"/c": [stale], "/d": [stale, running]}})
     )
     try:
-        assert mend_after_a_kill() == []
+        assert repair_locks() == []
     finally:
         for process in (dvc, other):
             process.communicate(b"")
-    assert json.loads(NOTES.read_text()) == {"write": {"/b": living}, "read": {"/d": [living]}}
+    assert json.loads(RWLOCK.read_text()) == {"write": {"/b": running}, "read": {"/d": [running]}}
 
 
-def test_nothing_is_touched_while_a_dvc_is_at_work(checkout):
+def test_nothing_is_repaired_while_a_dvc_runs(checkout):
     LOCK.write_text("sch")
-    with AT_WORK.open("w") as file:
+    with PROCESS_LOCK.open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
-        assert mend_after_a_kill() == []
+        assert repair_locks() == []
     assert LOCK.read_text() == "sch"
 
 
-def test_where_no_dvc_has_been_nothing_is_made(tmp_path, monkeypatch):
+def test_nothing_is_created_where_no_dvc_has_run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert mend_after_a_kill() == []
+    assert repair_locks() == []
     assert list(tmp_path.iterdir()) == []

@@ -1,4 +1,4 @@
-"""The recipes of the project: what their head comments say of them."""
+"""The recipes of the project match their head comments."""
 
 from pathlib import Path
 
@@ -14,11 +14,11 @@ REPO = Path(__file__).parents[2]
 
 
 @pytest.mark.parametrize("path", sorted((REPO / "recipes").glob("*.yaml")), ids=lambda path: path.stem)
-def test_a_recipe_says_first_what_it_is_for(path):
+def test_a_recipe_starts_with_its_purpose(path):
     assert path.read_text().startswith("# ")
 
 
-def test_full_has_the_denoiser_and_the_frames_that_it_says():
+def test_full_has_a_denoiser_of_40_million_parameters_and_frames_of_160x240():
     data = merged(read_file(REPO / "params.yaml"), read_file(REPO / "recipes" / "full.yaml"))
     with torch.device("meta"):
         network = build_denoiser(
@@ -30,10 +30,7 @@ def test_full_has_the_denoiser_and_the_frames_that_it_says():
     assert (data["simulate"]["train"], data["simulate"]["unlabeled"]) == (1000, 13000)
 
 
-def test_the_parts_of_full_are_whole_on_eight_gpus_and_on_one():
-    data = read_file(REPO / "recipes" / "full.yaml")
-    train = data["train_denoiser"]
+def test_the_batch_of_full_splits_evenly_over_eight_gpus_and_over_one_with_accumulate_16():
+    train = read_file(REPO / "recipes" / "full.yaml")["train_denoiser"]
     assert train["batch_size"] % (8 * train["accumulate"]) == 0
-    assert (
-        train["batch_size"] // (8 * train["accumulate"]) == train["batch_size"] // 16
-    )  # accumulate=16 on one
+    assert train["batch_size"] // (8 * train["accumulate"]) == train["batch_size"] // 16

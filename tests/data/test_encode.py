@@ -9,7 +9,7 @@ from torch import Tensor
 from vdp.core import device
 from vdp.core.pixels import to_pixels
 from vdp.data.augment import ClipViews
-from vdp.data.encode import decode_frames, encode_clips, encode_conditions, encode_frames, encode_known
+from vdp.data.encode import decode_frames, encode_clips, encode_conditions, encode_frames, encode_context
 from vdp.data.params import ClipChanges
 from vdp.data.stores.clips import Clip, ClipStore, write_clips
 from vdp.data.stores.latents import Moments
@@ -140,7 +140,7 @@ def test_with_one_view_moments_take_in_all_of_it(tmp_path):
 
 def test_the_first_frames_of_the_named_clips_are_the_known_ones(tmp_path):
     store = make_store(tmp_path / "test")
-    known = encode_known(half, store, [2, 0], 3, CPU)
+    known = encode_context(half, store, [2, 0], 3, CPU)
     assert known.shape == (2, 3, 3, 8, 6)
     expected = torch.stack([half(to_pixels(store.frames(i)[:3]).transpose(0, 1)) for i in (2, 0)])
     assert torch.equal(known, expected)

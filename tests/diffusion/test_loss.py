@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from tests.oracle import Oracle, OracleContext, moving_clips
 from tests.processes import every_process, objective_of
 from vdp.core.context_frames import Hops
-from vdp.core.rng import BatchRng, whole
+from vdp.core.rng import BatchRng, whole_batch
 from vdp.diffusion.loss import LEVELS, HopLoss, LevelLoss, TaskLevelLoss, diffusion_loss, shift_time, times_of
 from vdp.diffusion.objective import Objective
 from vdp.diffusion.process import min_snr_weight, target
@@ -31,7 +31,7 @@ def normal(seed: int, *shape: int) -> Tensor:
 
 
 def batch_rng(seed: int) -> BatchRng:
-    return whole(torch.Generator().manual_seed(seed), 3)
+    return whole_batch(torch.Generator().manual_seed(seed), 3)
 
 
 def uniform(seed: int, *shape: int) -> Tensor:
@@ -186,7 +186,7 @@ def test_every_draw_has_standard_normal_noise_of_its_own():
 def test_a_share_of_the_clips_is_learnt_without_known_pictures(share, expected):
     network, generator, dropped = Silent(), torch.Generator().manual_seed(0), []
     for _ in range(300):
-        drawn_loss(context_dropout=share)(network, make_hops(), whole(generator, 3))
+        drawn_loss(context_dropout=share)(network, make_hops(), whole_batch(generator, 3))
         dropped.append(network.dropped)
     among = torch.stack(dropped).float()
     assert among.mean().item() == pytest.approx(expected, abs=0.05)
@@ -198,7 +198,7 @@ def test_clips_whose_pictures_are_withheld_have_no_noise_on_them():
     """The change to a noised frame that the network does not see would be noise to it."""
     network, generator = Silent(), torch.Generator().manual_seed(0)
     for _ in range(20):
-        drawn_loss(context_noise=0.3, context_dropout=0.5)(network, make_hops(), whole(generator, 3))
+        drawn_loss(context_noise=0.3, context_dropout=0.5)(network, make_hops(), whole_batch(generator, 3))
         assert not network.level[network.dropped].any()
     assert network.level.any()
 
@@ -207,7 +207,7 @@ def test_half_of_the_clips_have_clean_known_frames_and_the_others_noise_of_any_s
     network, generator, hops = Silent(), torch.Generator().manual_seed(0), make_hops()
     levels, noise = [], []
     for _ in range(300):
-        drawn_loss(context_noise=0.3)(network, hops, whole(generator, 3))
+        drawn_loss(context_noise=0.3)(network, hops, whole_batch(generator, 3))
         levels.append(network.level[:, 0])
         noisy = network.level[:, 0] > 0.03
         noise.append((network.frames - hops.known)[noisy] / network.level[noisy, :1, None, None, None])
@@ -225,7 +225,7 @@ def test_a_share_of_the_steps_has_known_frames_of_the_networks_own_making():
     own = ScheduledSampling(share=0.3, frames=1, steps=1, temperature=1.0)
     network, generator, hops, made = Silent(), torch.Generator().manual_seed(0), make_hops(), 0
     for _ in range(300):
-        drawn_loss(own=own)(network, hops, whole(generator, 3))
+        drawn_loss(own=own)(network, hops, whole_batch(generator, 3))
         made += int(not torch.equal(network.frames, hops.known))
     assert made / 300 == pytest.approx(0.3, abs=0.07)
 

@@ -1,7 +1,6 @@
-"""The stage evaluate_tasks on small made-up test sets, with models whose answers are known."""
+"""The stage evaluate_tasks on small synthetic test sets, with models whose predictions are known."""
 
 import json
-from contextlib import contextmanager
 from pathlib import Path
 
 import cv2
@@ -9,10 +8,11 @@ import numpy as np
 import pytest
 
 from stages import evaluate_tasks
+from tests.evaluation.recorder import Recorder, results
 from vdp.api.model import Sampling
 from vdp.config.messages import validate
 from vdp.data.params import DegradeParams
-from vdp.data.stores.clips import Clip, write_clips
+from vdp.data.stores.clips import Clip, ClipStore, write_clips
 from vdp.evaluation.tasks import blend
 
 FRAMES, KNOWN, HEIGHT, WIDTH = 8, 3, 16, 24
@@ -22,23 +22,23 @@ seed: 3
 launcher: python
 clip: {{frames: {FRAMES}, known: {KNOWN}, height: {HEIGHT}, width: {WIDTH}}}
 degrade: {json.dumps(DEGRADE)}
-evaluate_tasks: {{clips: 2, between: [3, 1], samples: 3, object_pixels: 4, sampler: ddim, steps: 2,
-  temperature: 0.0, generate_temperature: 1.0, shown: 1}}
+evaluate_tasks: {{clips: 2, interpolate_frames: [3, 1], samples: 3, object_pixels: 4, sampler: ddim, steps: 2,
+  temperature: 0.0, generate_temperature: 1.0, figures: 1}}
 """
 
 
-class TruthTeller:
-    """Knows the true clips, and finds the one that it is asked about by one of its frames."""
+class Oracle:
+    """Returns the truth: finds the true clip by one of its frames."""
 
     tasks: tuple[str, ...] = ("predict", "interpolate", "generate", "restore")
     every_frame: bool = True
 
     def __init__(self, clips: list[np.ndarray]) -> None:
         self.clips = clips
-        self.asked: list[Sampling] = []
+        self.samplings: list[Sampling] = []
 
     def predict(self, clip, frames=11, samples=1, sampling=None):
-        self.asked.append(sampling)
+        self.samplings.append(sampling)
         assert len(clip) == KNOWN
         return self.true(clip)[None, KNOWN : KNOWN + frames]
 
@@ -50,7 +50,7 @@ class TruthTeller:
         return min(self.clips, key=lambda true: float(np.square(true.astype(float) - clip).mean()))
 
     def generate(self, count=1, frames=22, sampling=None):
-        self.asked.append(sampling)
+        self.samplings.append(sampling)
         return np.stack([self.clips[0][:frames]] * count)
 
     def round_trip(self, clip):
@@ -64,8 +64,8 @@ class TruthTeller:
         return next(true for true in self.clips if np.array_equal(true[: len(part)], part))
 
 
-class Copier(TruthTeller):
-    """Answers as the simple answers do; it restores nothing, and what it generates shows nothing."""
+class Baseline(Oracle):
+    """Returns the baselines; restores nothing and generates empty frames."""
 
     def predict(self, clip, frames=11, samples=1, sampling=None):
         return np.stack([clip[-1]] * frames)[None]
@@ -80,54 +80,35 @@ class Copier(TruthTeller):
         return np.zeros((count, frames, HEIGHT, WIDTH, 3), np.uint8)
 
 
-class Recorder:
-    """Stands for the tracker."""
-
-    def __init__(self) -> None:
-        self.headlines: dict[str, object] = {}
-        self.artifacts: list[str] = []
-
-    def headline(self, values) -> None:
-        self.headlines.update(values)
-
-    def artifact(self, path: Path, folder: str | None = None) -> None:
-        assert path.exists()
-        self.artifacts.append(path.name)
-
-
 def moving_clip(number: int, frames: int = FRAMES, paired: bool = False) -> Clip:
-    """A bright square that moves two pixels a frame over a ground of its own."""
-    ground = np.random.default_rng(number).integers(0, 100, (HEIGHT, WIDTH, 3), np.uint8)
-    pixels = np.stack([ground] * frames)
+    """A bright square moves two pixels per frame over a random background."""
+    background = np.random.default_rng(number).integers(0, 100, (HEIGHT, WIDTH, 3), np.uint8)
+    pixels = np.stack([background] * frames)
     for k in range(frames):
         pixels[k, 4:10, 1 + 2 * k : 7 + 2 * k] = 200
     return Clip(f"video_{number:05d}", pixels, None, 255 - pixels if paired else None)
 
 
+CLIPS = {
+    "plain": [moving_clip(n) for n in range(3)],
+    "pairs": [moving_clip(n + 3, paired=True) for n in range(2)],
+    "hidden": [moving_clip(n + 5, frames=KNOWN) for n in range(2)],
+}
+TRUTH = [clip.frames for name in ("plain", "pairs") for clip in CLIPS[name]]
+
+
 @pytest.fixture
-def project(tmp_path, monkeypatch):
+def project(tmp_path, monkeypatch) -> Recorder:
     """A test set of three clips, one of pairs and a hidden one."""
     monkeypatch.chdir(tmp_path)
     Path("params.yaml").write_text(PARAMS)
-    clips = {
-        "plain": [moving_clip(n) for n in range(3)],
-        "pairs": [moving_clip(n + 3, paired=True) for n in range(2)],
-        "hidden": [moving_clip(n + 5, frames=KNOWN) for n in range(2)],
-    }
-    for name, some in clips.items():
-        write_clips(Path("data/clips/test") / name, some, shard_mb=1)
+    for name, clips in CLIPS.items():
+        write_clips(Path("data/clips/test") / name, clips, shard_mb=1)
     recorder = Recorder()
-
-    @contextmanager
-    def track_stage(name: str):
-        assert name == "evaluate_tasks"
-        yield recorder
-
-    logged: list[Path] = []
-    monkeypatch.setattr(evaluate_tasks, "track_stage", track_stage)
-    monkeypatch.setattr(evaluate_tasks, "log_predictor", lambda tracker, models: logged.append(models))
-    recorder.logged = logged
-    recorder.truth = [clip.frames for name in ("plain", "pairs") for clip in clips[name]]
+    monkeypatch.setattr(evaluate_tasks, "track_stage", recorder.track_stage)
+    monkeypatch.setattr(
+        evaluate_tasks, "log_predictor", lambda tracker, models: tracker.artifacts.append("predictor")
+    )
     return recorder
 
 
@@ -137,83 +118,60 @@ def run(monkeypatch, model) -> dict[str, dict[str, dict]]:
     return json.loads(Path("results/tasks.json").read_text())
 
 
-def test_a_model_that_tells_the_truth_is_perfect_and_its_baselines_are_not(project, monkeypatch):
-    scores = run(monkeypatch, TruthTeller(project.truth))
-    assert sorted(scores) == ["pairs", "plain"], "a hidden set has no truth to measure by"
+def test_perfect_predictions_are_scored_above_their_baselines(project, monkeypatch):
+    model = Oracle(TRUTH)
+    scores = run(monkeypatch, model)
+    assert sorted(scores) == ["pairs", "plain"], "a hidden set has no truth"
     plain = scores["plain"]
-    answers = [
-        plain["predict"],
-        *plain["interpolate"].values(),
-        *(plain["restore"][k] for k in ("noise", "blur")),
-    ]
-    for answer in answers:
-        assert answer["psnr"] == 100 and answer["ssim"] == pytest.approx(1, abs=1e-6)
-        assert answer["gain_db"] > 50
+    restored = [plain["restore"][kind] for kind in ("noise", "blur")]
+    for score in (plain["predict"], *plain["interpolate"].values(), *restored):
+        assert score["psnr"] == 100 and score["ssim"] == pytest.approx(1, abs=1e-6)
+        assert score["gain_db"] > 50
+    short, long = plain["interpolate"]["1"], plain["interpolate"]["3"]
     assert list(plain["interpolate"]) == ["1", "3"]
-    assert plain["interpolate"]["1"]["blend"]["psnr"] > plain["interpolate"]["3"]["blend"]["psnr"]
-    assert plain["interpolate"]["3"]["blend"]["psnr"] > plain["interpolate"]["3"]["nearest"]["psnr"]
-    # noise of a standard deviation of 0.2: 14 dB, and a little more where it is clipped
-    assert 14 < plain["restore"]["noise"]["degraded"]["psnr"] < 17
+    assert short["blend"]["psnr"] > long["blend"]["psnr"] > long["nearest"]["psnr"]
+    assert 14 < plain["restore"]["noise"]["degraded"]["psnr"] < 17  # 14 dB, and more where noise is clipped
     assert plain["restore"]["codec"]["psnr"] == pytest.approx(20 * np.log10(255), abs=1e-4)
     assert plain["generate"]["generated"] == plain["generate"]["true"]
     assert plain["generate"]["true"] == {"mean": 1.0, "frames_with_any": 1.0, "fewest": 1.0, "most": 1.0}
+    assert {(s.sampler, s.steps, s.seed) for s in model.samplings} == {("ddim", 2, 3)}
+    assert [s.temperature for s in model.samplings] == [1.0, 0.0, 0.0, 0.0, 0.0], "only generate is random"
 
 
-def test_where_there_is_a_truth_the_likeliest_answer_is_taken_and_clips_are_generated_at_random(
-    project, monkeypatch
-):
-    model = TruthTeller(project.truth)
-    run(monkeypatch, model)
-    assert {(s.sampler, s.steps, s.seed) for s in model.asked} == {("ddim", 2, 3)}
-    assert [s.temperature for s in model.asked] == [1.0, 0.0, 0.0, 0.0, 0.0]
-
-
-def test_a_model_that_answers_as_the_baselines_do_gains_nothing(project, monkeypatch):
-    scores = run(monkeypatch, Copier(project.truth))["plain"]
-    assert scores["predict"]["gain_db"] == 0
-    assert [scores["interpolate"][count]["gain_db"] for count in ("1", "3")] == [0, 0]
-    assert [scores["restore"][kind]["gain_db"] for kind in ("noise", "blur")] == [0, 0]
-    assert scores["generate"]["generated"] == {"mean": 0, "frames_with_any": 0, "fewest": 0, "most": 0}
-
-
-def test_clips_that_come_in_pairs_are_restored_from_what_they_came_with(project, monkeypatch):
-    scores = run(monkeypatch, Copier(project.truth))
-    assert "paired" not in scores["plain"]["restore"]
+def test_predictions_equal_to_the_baselines_gain_nothing(project, monkeypatch):
+    scores = run(monkeypatch, Baseline(TRUTH))
+    plain = scores["plain"]
+    assert plain["predict"]["gain_db"] == 0
+    assert [plain["interpolate"][count]["gain_db"] for count in ("1", "3")] == [0, 0]
+    assert [plain["restore"][kind]["gain_db"] for kind in ("noise", "blur")] == [0, 0]
+    assert plain["generate"]["generated"] == {"mean": 0, "frames_with_any": 0, "fewest": 0, "most": 0}
+    assert "paired" not in plain["restore"]
     paired = scores["pairs"]["restore"]["paired"]
     assert paired["gain_db"] == 0 and paired["degraded"]["psnr"] < 10, "a negative is far from the truth"
 
 
-def test_a_run_leaves_its_numbers_sheets_and_gifs_and_reports_them(project, monkeypatch, capsys):
-    scores = run(monkeypatch, TruthTeller(project.truth))
-    names = sorted(path.name for path in Path("results/tasks").iterdir())
-    tasks = [
-        f"{s}_{t}.{e}"
-        for s in ("pairs", "plain")
-        for t in ("interpolate", "predict", "restore")
-        for e in ("gif", "png")
-    ]
-    assert names == sorted(["generate.png", "generate_00.gif", *tasks])
+def test_a_run_writes_and_reports_scores_sheets_and_gifs(project, monkeypatch, capsys):
+    scores = run(monkeypatch, Oracle(TRUTH))
+    first = results()
+    assert {path.removeprefix("results/") for path in first} == {
+        "tasks.json", "tasks/generate.png", "tasks/generate_00.gif",
+        *(f"tasks/{s}_{t}.{e}" for s in ("pairs", "plain") for t in ("interpolate", "predict", "restore")
+          for e in ("gif", "png")),
+    }  # fmt: skip
     assert project.headlines == scores
-    assert project.artifacts == ["tasks.json", "tasks"]
-    assert project.logged == [Path("data/models")]
+    assert project.artifacts == ["tasks.json", "tasks", "predictor"]
     printed = capsys.readouterr().out
     assert "plain" in printed and "interpolate 3" in printed and "hidden: not measured" in printed
     for gif in ("plain_predict.gif", "generate_00.gif"):
         ok, film = cv2.imreadanimation(str(Path("results/tasks") / gif))
         assert ok and len(film.frames) == FRAMES
-        assert film.frames[0].shape[1] > 2 * WIDTH, "clips beside each other, enlarged"
+        assert film.frames[0].shape[1] > 2 * WIDTH, "clips side by side, enlarged"
+    run(monkeypatch, Oracle(TRUTH))
+    assert results() == first
 
 
-def test_a_second_run_gives_the_same_bytes(project, monkeypatch):
-    files = []
-    for _ in range(2):
-        run(monkeypatch, TruthTeller(project.truth))
-        files.append({str(p): p.read_bytes() for p in sorted(Path("results").rglob("*")) if p.is_file()})
-    assert files[0] == files[1]
-
-
-def test_what_the_network_has_not_learnt_is_left_out(project, monkeypatch):
-    model = TruthTeller(project.truth)
+def test_tasks_that_were_not_learned_are_left_out(project, monkeypatch):
+    model = Oracle(TRUTH)
     model.tasks = ("predict",)
     scores = run(monkeypatch, model)
     assert {name: list(tasks) for name, tasks in scores.items()} == {
@@ -222,29 +180,27 @@ def test_what_the_network_has_not_learnt_is_left_out(project, monkeypatch):
     }
 
 
-def test_sets_without_truth_leave_no_numbers_and_generated_clips_are_shown_all_the_same(project, monkeypatch):
+def test_without_truth_there_are_generated_clips_and_no_scores(project, monkeypatch):
     for name in ("plain", "pairs"):
         (Path("data/clips/test") / name / "manifest.json").unlink()
-    assert run(monkeypatch, TruthTeller(project.truth)) == {}
+    assert run(monkeypatch, Oracle(TRUTH)) == {}
     assert sorted(path.name for path in Path("results/tasks").iterdir()) == [
         "generate.png",
         "generate_00.gif",
     ]
 
 
-def test_degradations_are_at_the_middle_of_their_range_and_the_same_each_time(project):
-    clips = evaluate_tasks.true_clips(
-        evaluate_tasks.ClipStore(Path("data/clips/test/plain")), FRAMES, count=3
-    )
+def test_degradations_are_deterministic_and_at_the_middle_of_their_range(project):
+    clips = evaluate_tasks.true_clips(ClipStore(Path("data/clips/test/plain")), FRAMES, count=3)
     params = validate(DegradeParams, DEGRADE, "degrade")
-    (first, again) = (
-        {k: made for k, _, made in evaluate_tasks.degraded_clips(clips, params, 3)} for _ in range(2)
+    first, again = (
+        {k: frames for k, _, frames in evaluate_tasks.degraded_clips(clips, params, 3)} for _ in range(2)
     )
     assert list(first) == ["noise", "blur"]
-    for kind, made in first.items():
-        assert all(np.array_equal(made[clip.name], again[kind][clip.name]) for clip in clips)
+    for kind, frames in first.items():
+        assert all(np.array_equal(frames[clip.name], again[kind][clip.name]) for clip in clips)
     errors = [
-        (made - clip.frames.astype(float))[clip.frames // 20 == 4]  # of 80..99, where few are clipped
-        for clip, made in zip(clips, first["noise"].values(), strict=True)
+        (frames - clip.frames.astype(float))[clip.frames // 20 == 4]  # of 80..99, where few are clipped
+        for clip, frames in zip(clips, first["noise"].values(), strict=True)
     ]
     assert np.concatenate(errors).std() == pytest.approx(0.2 * 255, rel=0.06)

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torchmetrics.image import PeakSignalNoiseRatio, StructuralSimilarityIndexMeasure
 
-from vdp.evaluation.frame import PSNR_OF_EQUALS, frame_score
+from vdp.evaluation.frame import MAX_PSNR, frame_score
 
 
 def random_frames(seed: int, count: int = 4) -> np.ndarray:
@@ -18,7 +18,7 @@ def test_psnr_of_a_constant_error_is_known():
     assert frame_score([(truth + np.uint8(5), truth)]).psnr == pytest.approx(20 * math.log10(255 / 5))
 
 
-def test_scores_are_those_of_torchmetrics_whatever_the_batches():
+def test_scores_equal_those_of_torchmetrics_for_any_batches():
     truth = random_frames(0)
     noise = np.random.default_rng(1).normal(0, 20, truth.shape) * np.arange(1, 5)[:, None, None, None]
     prediction = np.clip(truth + noise, 0, 255).astype(np.uint8)
@@ -34,12 +34,12 @@ def test_scores_are_those_of_torchmetrics_whatever_the_batches():
 def test_equal_frames_have_a_finite_score():
     frames = random_frames(2)
     score = frame_score([(frames, frames)])
-    assert score.psnr == PSNR_OF_EQUALS
+    assert score.psnr == MAX_PSNR
     assert score.ssim == pytest.approx(1)
 
 
-def test_frames_that_cannot_be_compared_are_refused():
-    with pytest.raises(ValueError, match="expected the shape of truth"):
+def test_frames_of_different_shapes_and_no_frames_are_rejected():
+    with pytest.raises(ValueError, match="prediction: expected the shape of truth"):
         frame_score([(random_frames(0, 2), random_frames(0, 3))])
-    with pytest.raises(ValueError, match="at least one"):
+    with pytest.raises(ValueError, match="frames: expected at least one"):
         frame_score([])

@@ -1,37 +1,22 @@
-"""The score stage on a small made-up test set: what a run leaves under results/."""
+"""The score stage on small synthetic test sets."""
 
 import csv
 import json
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from stages import score
+from tests.evaluation.recorder import Recorder, results
 from vdp.data.stores.clips import Clip, write_clips
 from vdp.evaluation.table import verdict
 
 HOPS = [13, 17, 22]
 
 
-class Recorder:
-    """Stands for the tracker."""
-
-    def __init__(self) -> None:
-        self.headlines: dict[str, object] = {}
-        self.artifacts: list[str] = []
-
-    def headline(self, values) -> None:
-        self.headlines.update(values)
-
-    def artifact(self, path: Path, folder: str | None = None) -> None:
-        assert path.exists()
-        self.artifacts.append(path.name)
-
-
 def moving_clip(number: int, frames: int, labelled: bool) -> Clip:
-    """An object of class 7 + number moves a pixel a frame; its gray level is its class's."""
+    """An object of class 7 + number moves a pixel per frame; its gray level encodes its class."""
     masks = np.zeros((frames, 32, 48), np.uint8)
     for k in range(frames):
         masks[k, 10:18, 3 + k : 11 + k] = 7 + number
@@ -39,8 +24,8 @@ def moving_clip(number: int, frames: int, labelled: bool) -> Clip:
     return Clip(f"video_{number:05d}", pixels, masks if labelled else None)
 
 
-def answer(name: str, clips: list[Clip], predicted: list[np.ndarray], masks: list[np.ndarray]) -> None:
-    """What the stages before would have written; `predicted` is (hops, H, W, 3) of each clip."""
+def write_inputs(name: str, clips: list[Clip], predicted: list[np.ndarray], masks: list[np.ndarray]) -> None:
+    """Write the outputs of the earlier stages; `predicted` is (hops, H, W, 3) of each clip."""
     write_clips(Path("data/clips/test") / name, clips, shard_mb=1)
     predictions, folder = Path("data/predictions") / name, Path("data/masks") / name
     predictions.mkdir(parents=True)
@@ -57,36 +42,26 @@ def answer(name: str, clips: list[Clip], predicted: list[np.ndarray], masks: lis
 
 
 @pytest.fixture
-def project(tmp_path, monkeypatch):
-    """A project with a test set told right, one told worse than by a copy, and a hidden one."""
+def project(tmp_path, monkeypatch) -> Recorder:
+    """A test set predicted right, one predicted worse than by a copy, and a hidden one."""
     monkeypatch.chdir(tmp_path)
     Path("params.yaml").write_text("score: {strips: 2, decay: 0.9}\n")
     clips = [moving_clip(n, 22, True) for n in range(3)]
     right = [clip.frames[[h - 1 for h in HOPS]] for clip in clips]
-    answer("right", clips, right, [clip.masks[21] for clip in clips])
-    answer("wrong", clips, [f[::-1] for f in right], [np.full((32, 48), 40, np.uint8) for _ in clips])
+    write_inputs("right", clips, right, [clip.masks[21] for clip in clips])
+    write_inputs("wrong", clips, [f[::-1] for f in right], [np.full((32, 48), 40, np.uint8) for _ in clips])
     hidden = [moving_clip(n, 11, False) for n in range(3)]
-    answer("hidden", hidden, right, [clip.masks[21] for clip in clips])
+    write_inputs("hidden", hidden, right, [clip.masks[21] for clip in clips])
     recorder = Recorder()
-
-    @contextmanager
-    def track_stage(name: str):
-        assert name == "score"
-        yield recorder
-
-    monkeypatch.setattr(score, "track_stage", track_stage)
+    monkeypatch.setattr(score, "track_stage", recorder.track_stage)
     return recorder
 
 
-def results() -> dict[str, bytes]:
-    return {str(p): p.read_bytes() for p in sorted(Path("results").rglob("*")) if p.is_file()}
+def read_table(name: str) -> list[dict[str, str]]:
+    return list(csv.DictReader((Path("results/plots") / name).read_text().splitlines()))
 
 
-def lines(name: str) -> list[str]:
-    return (Path("results/plots") / name).read_text().splitlines()
-
-
-def test_a_run_leaves_its_numbers_tables_pictures_and_report(project, capsys):
+def test_a_run_writes_scores_tables_strips_and_report(project, capsys):
     score.main()
     assert sorted(results()) == [
         "results/metrics.json",
@@ -111,43 +86,35 @@ def test_a_run_leaves_its_numbers_tables_pictures_and_report(project, capsys):
     assert failure in printed and verdict(metrics["wrong"]) in report
     assert report.count('class="verdict failed"') == 1
     assert "hidden: predicted, not scored" in printed
+    assert report.count("data:image/webp;base64,") == 6
+    assert "http" not in report and 'src="strips' not in report, "the report is self-contained"
 
 
-def test_the_tables_show_each_class_and_each_hop(project):
+def test_the_tables_have_a_row_for_each_class_and_each_hop(project):
     score.main()
-    classes = list(csv.DictReader(lines("right_per_class.csv")))
+    classes = read_table("right_per_class.csv")
     assert len(classes) == 49
     assert [c["jaccard"] for c in classes[6:11]] == ["", "1.0000", "1.0000", "1.0000", ""]
     assert classes[7] == {"class_id": "7", "name": "purple metal cube", "jaccard": "1.0000", "pixels": "64"}
-    hops = list(csv.DictReader(lines("right_hops.csv")))
+    hops = read_table("right_hops.csv")
     assert [h["frame"] for h in hops] == ["13", "17", "22"]
     assert all(float(h["psnr"]) == 100 for h in hops)
     copies = [float(h["copy_psnr"]) for h in hops]
-    assert copies == sorted(copies, reverse=True), "a copy gets worse with every hop"
+    assert copies == sorted(copies, reverse=True), "the error of a copy grows with every hop"
 
 
-def test_scoring_twice_gives_the_same_bytes(project):
+def test_a_second_run_writes_the_same_bytes(project):
     score.main()
     first = results()
     score.main()
     assert results() == first
 
 
-def test_the_report_needs_no_other_file(project):
-    score.main()
-    report = Path("results/report.html").read_text()
-    assert report.count("data:image/webp;base64,") == 6
-    assert "http" not in report and 'src="strips' not in report
-
-
-def test_missing_masks_say_which_stage_to_run(project):
+def test_missing_and_mismatched_masks_are_rejected(project):
+    np.save("data/masks/right/prediction.npy", np.zeros((2, 32, 48), np.uint8))
+    with pytest.raises(ValueError, match="prediction.npy: expected 3 uint8"):
+        score.main()
     Path("data/masks/right/prediction.npy").unlink()
-    with pytest.raises(FileNotFoundError, match="prediction.npy is not there; run `dvc repro segment`"):
+    with pytest.raises(FileNotFoundError, match="prediction.npy.*dvc repro segment"):
         score.main()
     assert not Path("results").exists()
-
-
-def test_masks_of_other_clips_are_refused(project):
-    np.save("data/masks/right/prediction.npy", np.zeros((2, 32, 48), np.uint8))
-    with pytest.raises(ValueError, match="expected 3 uint8 rows, one for each predicted clip"):
-        score.main()

@@ -1,9 +1,7 @@
-"""Baselines of a gap and counts of objects, where the answers are known."""
-
 import numpy as np
 import pytest
 
-from vdp.evaluation.tasks import blend, count_objects, nearest, object_statistics
+from vdp.evaluation.tasks import blend, count_objects, nearest, object_statistics, score_frames, task_table
 
 
 def frame(level: int) -> np.ndarray:
@@ -15,60 +13,55 @@ def levels(frames: np.ndarray) -> list[int]:
     return frames[:, 0, 0, 0].tolist()
 
 
-def test_a_blend_goes_from_one_end_to_the_other_in_equal_steps():
+def test_a_blend_fades_between_the_ends_in_equal_steps():
     assert levels(blend(frame(0), frame(200), 3)) == [50, 100, 150]
-    assert levels(blend(frame(200), frame(0), 1)) == [100]
     assert levels(blend(frame(255), frame(255), 7)) == [255] * 7
-
-
-def test_a_blend_played_backwards_is_the_blend_of_the_ends_swapped():
-    rng = np.random.default_rng(0)
-    before, after = rng.integers(0, 256, (2, 6, 8, 3), np.uint8)
+    before, after = np.random.default_rng(0).integers(0, 256, (2, 6, 8, 3), np.uint8)
     assert np.array_equal(blend(before, after, 4)[::-1], blend(after, before, 4))
 
 
-def test_the_nearest_frame_is_copied_and_of_two_as_near_the_later_one():
+def test_the_nearest_frame_is_copied_and_at_equal_distance_the_later_one():
     assert levels(nearest(frame(10), frame(20), 4)) == [10, 10, 20, 20]
     assert levels(nearest(frame(10), frame(20), 3)) == [10, 20, 20]
 
 
 @pytest.mark.parametrize("fill", [blend, nearest])
-def test_a_gap_without_frames_or_with_ends_of_two_sizes_is_refused(fill):
-    with pytest.raises(ValueError, match="1 frame or more.*got 0"):
+def test_empty_spans_and_ends_of_different_sizes_are_rejected(fill):
+    with pytest.raises(ValueError, match="count: expected at least 1 frame, got 0"):
         fill(frame(0), frame(1), 0)
-    with pytest.raises(ValueError, match="expected the shape of before"):
+    with pytest.raises(ValueError, match="after: expected the shape of before"):
         fill(frame(0), frame(1)[:4], 2)
 
 
-def test_parts_that_do_not_touch_are_two_objects_and_a_blob_of_classes_is_one():
+def test_the_gain_is_over_the_first_baseline():
+    truth = [np.full((2, 16, 24, 3), 100, np.uint8)]
+    off = {name: [truth[0] + np.uint8(error)] for name, error in (("first", 10), ("second", 100))}
+    scores = score_frames([truth[0] + np.uint8(1)], truth, off)
+    assert list(scores) == ["psnr", "ssim", "gain_db", "first", "second"]
+    assert scores["gain_db"] == pytest.approx(20)  # an error ten times as large
+    assert "gain_db" not in score_frames(truth, truth, {})
+    assert "first 28.13, second 8.13" in task_table({"simulated": {"predict": scores}})
+
+
+@pytest.mark.parametrize(("min_pixels", "count"), [(1, 3), (4, 2), (10, 1)])
+def test_objects_are_connected_components_of_any_classes(min_pixels, count):
     mask = np.zeros((12, 16), np.uint8)
-    mask[1:4, 1:4] = 7
-    mask[1:4, 8:11] = 7  # apart from the first
+    mask[1:4, 1:4] = mask[1:4, 9:12] = 7
     mask[1:4, 4:7] = 9  # touches the first
-    mask[8, 2] = 7  # a speck
-    assert count_objects(mask, least=4) == 2
-    assert count_objects(mask, least=1) == 3
-    assert count_objects(mask, least=10) == 1
-    assert count_objects(np.zeros((12, 16), np.uint8), least=1) == 0
+    mask[8, 2] = 7
+    assert count_objects(mask, min_pixels) == count
+    assert count_objects(np.zeros_like(mask), min_pixels) == 0
 
 
-def test_parts_that_touch_at_a_corner_are_one_object_and_its_smallest_size_is_counted():
+def test_components_are_connected_by_corners_and_need_no_background():
     mask = np.zeros((6, 6), np.uint8)
     mask[0:2, 0:2] = mask[2:4, 2:4] = 3
-    assert count_objects(mask, least=8) == 1
-    assert count_objects(mask, least=9) == 0
+    assert (count_objects(mask, 8), count_objects(mask, 9)) == (1, 0)
+    assert count_objects(np.full((5, 5), 4, np.uint8), 25) == 1
 
 
-def test_a_mask_without_background_is_all_object():
-    assert count_objects(np.full((5, 5), 4, np.uint8), least=25) == 1
-
-
-def test_statistics_of_counts_are_those_of_the_frames():
-    assert object_statistics([0, 2, 4, 2]) == {
-        "mean": 2.0,
-        "frames_with_any": 0.75,
-        "fewest": 0.0,
-        "most": 4.0,
-    }
-    with pytest.raises(ValueError, match="got none"):
+def test_statistics_of_counts():
+    expected = {"mean": 2.0, "frames_with_any": 0.75, "fewest": 0.0, "most": 4.0}
+    assert object_statistics([0, 2, 4, 2]) == expected
+    with pytest.raises(ValueError, match="at least one frame"):
         object_statistics([])

@@ -8,14 +8,14 @@ from torch import Tensor
 
 from vdp.core import device
 from vdp.core.classes import NUM_CLASSES
-from vdp.core.rng import BatchRng, whole
+from vdp.core.rng import BatchRng, whole_batch
 from vdp.models.checkpoint import save_model
 from vdp.models.codecs.params import VAEParams
-from vdp.models.codecs.pixel import Pixel
+from vdp.models.codecs.pixel import PixelCodec
 from vdp.models.codecs.vae import VAE
 from vdp.models.factored_classes import NUM_LOGITS, factor_loss
 from vdp.models.segmenters.factory import load_segmenter
-from vdp.models.segmenters.masks import MaskMaker, class_probs, decide, seen_classes
+from vdp.models.segmenters.masks import MaskPredictor, class_probs, decide, seen_classes
 from vdp.models.segmenters.params import SegmenterConfig, SegmenterParams, SegmentParams
 from vdp.models.segmenters.round_trip import round_trip
 from vdp.models.segmenters.unetpp import UNetPlusPlus
@@ -173,16 +173,16 @@ def uint8_frames(count: int, seed: int) -> np.ndarray:
 
 
 def masks_of(params: SegmentParams, truth: np.ndarray | None) -> dict[str, np.ndarray]:
-    maker = MaskMaker(make_segmenter(), make_codec(), params, CPU)
+    maker = MaskPredictor(make_segmenter(), make_codec(), params, CPU)
     latents = np.random.default_rng(0).standard_normal((3, 3, 4, 6)).astype(np.float16)
     return maker.clip_masks(uint8_frames(5, 1), uint8_frames(3, 2), latents, truth)
 
 
 def test_a_vote_of_a_codec_without_a_mask_head_is_refused():
-    for codec in (Pixel(), make_codec(has_masks=False)):
+    for codec in (PixelCodec(), make_codec(has_masks=False)):
         with pytest.raises(ValueError, match="segment.codec_vote=0.5: this codec has no trained mask head"):
-            MaskMaker(make_segmenter(), codec, segment_params(), CPU)
-        MaskMaker(make_segmenter(), codec, segment_params(vote=0.0), CPU)
+            MaskPredictor(make_segmenter(), codec, segment_params(), CPU)
+        MaskPredictor(make_segmenter(), codec, segment_params(vote=0.0), CPU)
 
 
 def test_a_clip_gets_the_masks_of_its_known_predicted_and_true_frames():
@@ -225,7 +225,7 @@ def test_a_full_vote_is_the_codec_s_alone_and_none_is_the_segmenter_s(vote):
     """What has no vote may be broken: the masks do not change."""
     codec, segmenter = make_codec(), make_segmenter()
     frames, latents = uint8_frames(2, 1), torch.randn(2, 3, 4, 6, generator=torch.Generator().manual_seed(0))
-    maker = MaskMaker(segmenter, codec, segment_params(), CPU)
+    maker = MaskPredictor(segmenter, codec, segment_params(), CPU)
     before = maker.probs(frames, latents, vote)
     for parameter in (codec if vote == 0 else segmenter).parameters():
         torch.nn.init.constant_(parameter, 0.01)
@@ -237,7 +237,7 @@ def test_frames_are_taken_from_read_only_memory_maps_without_a_warning(tmp_path)
     path: Path = tmp_path / "frames.npy"
     np.save(path, uint8_frames(3, 4))
     frames = np.load(path, mmap_mode="r")
-    maker = MaskMaker(make_segmenter(), make_codec(), segment_params(), CPU)
+    maker = MaskPredictor(make_segmenter(), make_codec(), segment_params(), CPU)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         encoded = maker.encode(frames)
@@ -247,7 +247,7 @@ def test_frames_are_taken_from_read_only_memory_maps_without_a_warning(tmp_path)
 
 def test_decoded_frames_are_bytes_and_pixel_latents_come_back_as_they_went_in():
     frames = uint8_frames(2, 5)
-    maker = MaskMaker(make_segmenter(), Pixel(), segment_params(vote=0.0), CPU)
+    maker = MaskPredictor(make_segmenter(), PixelCodec(), segment_params(vote=0.0), CPU)
     np.testing.assert_array_equal(maker.decode(maker.encode(frames)), frames)
 
 
@@ -257,7 +257,7 @@ def test_decoded_frames_are_bytes_and_pixel_latents_come_back_as_they_went_in():
 def trip(share: float, noise: float = 0.5, seed: int = 0) -> tuple[Tensor, Tensor]:
     """Frames, and the same frames with a share of them passed through a codec."""
     frames = frames_of(6, 16, 24)
-    batch_rng = whole(torch.Generator().manual_seed(seed), 6)
+    batch_rng = whole_batch(torch.Generator().manual_seed(seed), 6)
     return frames, round_trip(make_codec(), frames, share, noise, batch_rng)
 
 
@@ -287,7 +287,7 @@ def test_the_noise_of_a_frame_is_at_most_as_strong_as_asked_for_in_units_of_its_
     """Of a codec that changes nothing; frames and their channels are of another spread each."""
     frames = 0.5 * frames_of(40, 16, 24) * torch.linspace(0.05, 1, 40)[:, None, None, None]
     frames = frames * torch.tensor([1.0, 0.1, 0.4])[:, None, None]
-    passed = round_trip(Pixel(), frames, 1.0, 0.2, whole(torch.Generator().manual_seed(0), 40))
+    passed = round_trip(PixelCodec(), frames, 1.0, 0.2, whole_batch(torch.Generator().manual_seed(0), 40))
     strength = (passed - frames).std(dim=(2, 3)) / frames.std(dim=(2, 3))
     torch.testing.assert_close(strength, strength[:, :1].expand(-1, 3), rtol=0.25, atol=0)
     assert 0.19 < strength.max() < 0.22 and strength.min() < 0.02
@@ -297,7 +297,7 @@ def test_the_noise_of_a_frame_is_at_most_as_strong_as_asked_for_in_units_of_its_
 @torch.no_grad()
 def test_a_frame_of_one_pixel_goes_through_the_codec_without_noise():
     frames = frames_of(2, 1, 1)
-    assert torch.equal(round_trip(Pixel(), frames, 1.0, 0.5, whole(torch.Generator(), 2)), frames)
+    assert torch.equal(round_trip(PixelCodec(), frames, 1.0, 0.5, whole_batch(torch.Generator(), 2)), frames)
 
 
 @pytest.mark.parametrize("size", [1, 2])

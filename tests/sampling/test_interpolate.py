@@ -9,7 +9,7 @@ from tests.processes import objective_of
 from vdp.diffusion.objective import Objective
 from vdp.diffusion.process import target
 from vdp.sampling.generate import generate
-from vdp.sampling.hops import future_hops, groups
+from vdp.sampling.hops import plan_hops, groups
 from vdp.sampling.interpolate import between, blended
 from vdp.sampling.restore import restore
 from vdp.sampling.rollout import Normal, Strategy
@@ -133,7 +133,7 @@ def test_a_morph_goes_evenly_from_one_frame_to_the_other():
 def test_clips_from_nothing_begin_with_nothing_known_and_are_rolled_out(targets):
     plain = objective_of("flow", "flow", torch.ones(CHANNELS), True)
     oracle = Oracle(TRUTH, plain)
-    hops = future_hops(targets - 1.0, 7 - targets, [1, 2], targets)
+    hops = plan_hops(targets - 1.0, 7 - targets, [1, 2], targets)
     made = generate(
         oracle, plain, plain, targets, hops, (BATCH, CHANNELS, HEIGHT, WIDTH), strategy(), normal_of(),
         torch.device("cpu"),
@@ -179,14 +179,14 @@ def test_every_frame_is_restored_from_the_degraded_ones_around_it(targets, frame
     ],
 )
 def test_no_future_frame_is_left_out_and_no_distance_untrained(frames, gaps, targets, hops):
-    assert future_hops(10.0, frames, gaps, targets) == tuple(tuple(10.0 + n for n in hop) for hop in hops)
+    assert plan_hops(10.0, frames, gaps, targets) == tuple(tuple(10.0 + n for n in hop) for hop in hops)
 
 
 def test_a_network_without_the_distance_of_one_frame_is_refused():
     with pytest.raises(ValueError, match=r"gaps=\[2\]: expected all distances from 1 to 1"):
-        future_hops(0.0, 3, [2], None)
+        plan_hops(0.0, 3, [2], None)
     with pytest.raises(ValueError, match="from 1 to 3"):
-        future_hops(0.0, 3, [1, 2], 3)
+        plan_hops(0.0, 3, [1, 2], 3)
 
 
 def test_groups_cover_all_places_and_are_whole():

@@ -4,7 +4,7 @@ from torch import Tensor
 
 from tests.oracle import Oracle, OracleContext, moving_clips
 from tests.processes import EVERY_PAIR, objective_of
-from vdp.sampling.predict import FutureNoise, predict
+from vdp.sampling.predict import SampleNoise, predict
 from vdp.sampling.rollout import Normal, Strategy, rollout
 from vdp.sampling.samplers import make_sampler, time_grid
 
@@ -26,7 +26,7 @@ def known_index() -> Tensor:
     return torch.arange(float(KNOWN)).expand(BATCH, -1)
 
 
-def strategy_of(
+def make_strategy(
     hops: list[list[float]],
     steps: int = 2,
     *,
@@ -68,7 +68,7 @@ def test_a_denoiser_that_knows_the_truth_recovers_it_with_every_process(schedule
         TRUTH(known_index()),
         known_index(),
         objective,
-        strategy_of(SKIP, spacing=spacing),
+        make_strategy(SKIP, spacing=spacing),
         normal_of(),
     )
     torch.testing.assert_close(made, TRUTH(times_of(SKIP)), atol=1e-3, rtol=0)
@@ -79,7 +79,7 @@ def test_a_denoiser_that_knows_the_truth_recovers_it_with_every_process(schedule
 @pytest.mark.parametrize("steps", [1, 4])
 def test_a_denoiser_that_knows_the_truth_recovers_it_at_every_hop_by_every_sampler(hops, sampler, steps):
     oracle, index = Oracle(TRUTH, FLOW), known_index()
-    made = rollout(oracle, TRUTH(index), index, FLOW, strategy_of(hops, steps, sampler=sampler), normal_of())
+    made = rollout(oracle, TRUTH(index), index, FLOW, make_strategy(hops, steps, sampler=sampler), normal_of())
     torch.testing.assert_close(made, TRUTH(times_of(hops)), atol=1e-3, rtol=0)
     assert oracle.calls == len(hops) * (2 * steps - 1 if sampler == "heun" else steps)
     assert len(oracle.shown) == len(hops)  # the context is encoded once a hop
@@ -87,7 +87,7 @@ def test_a_denoiser_that_knows_the_truth_recovers_it_at_every_hop_by_every_sampl
 
 def test_each_made_frame_joins_the_known_ones():
     oracle, index = Oracle(TRUTH, FLOW), known_index()
-    rollout(oracle, TRUTH(index), index, FLOW, strategy_of(SKIP), normal_of())
+    rollout(oracle, TRUTH(index), index, FLOW, make_strategy(SKIP), normal_of())
     made = times_of(SKIP)[0].tolist()
     known = [[*range(KNOWN), *made[:hop]] for hop in range(6)]
     assert oracle.shown == [sorted(times, reverse=True) for times in known]  # nearest first
@@ -95,13 +95,13 @@ def test_each_made_frame_joins_the_known_ones():
 
 def test_the_frames_of_one_hop_are_made_from_the_same_known_ones():
     oracle, index = Oracle(TRUTH, FLOW), known_index()
-    rollout(oracle, TRUTH(index), index, FLOW, strategy_of([[13, 15], [22]]), normal_of())
+    rollout(oracle, TRUTH(index), index, FLOW, make_strategy([[13, 15], [22]]), normal_of())
     assert oracle.shown == [[*reversed(range(KNOWN))], [14, 12, *reversed(range(KNOWN))]]
 
 
 def test_the_network_is_given_the_nearest_frames_alone_as_in_training():
     oracle, index = Oracle(TRUTH, FLOW), known_index()
-    rollout(oracle, TRUTH(index), index, FLOW, strategy_of(SKIP, context_frames=3), normal_of())
+    rollout(oracle, TRUTH(index), index, FLOW, make_strategy(SKIP, context_frames=3), normal_of())
     assert oracle.shown == [
         [10, 9, 8], [12, 10, 9], [14, 12, 10], [16, 14, 12], [18, 16, 14], [20, 18, 16]
     ]  # fmt: skip
@@ -124,7 +124,7 @@ class Unmoved:
 
 def test_a_denoiser_that_sees_no_change_copies_the_last_known_frame():
     index = known_index()
-    made = rollout(Unmoved(), TRUTH(index), index, FLOW, strategy_of(SKIP, 3), normal_of())
+    made = rollout(Unmoved(), TRUTH(index), index, FLOW, make_strategy(SKIP, 3), normal_of())
     copied = TRUTH(index)[:, :, -1:].expand_as(made)
     torch.testing.assert_close(made, copied, atol=1e-6, rtol=0)
 
@@ -149,7 +149,7 @@ class Passing:
 @pytest.mark.parametrize("temperature", [1.0, 0.5])
 def test_every_frame_starts_from_noise_of_its_own(temperature):
     index, objective = known_index(), objective_of("flow", "flow", SCALE, False)
-    strategy = strategy_of([[13, 15], [22]], 2, temperature=temperature)
+    strategy = make_strategy([[13, 15], [22]], 2, temperature=temperature)
     made = rollout(Passing(), TRUTH(index), index, objective, strategy, normal_of())
     torch.testing.assert_close(made / SCALE[:, None, None, None], temperature * normal_of()(3))
 
@@ -157,7 +157,7 @@ def test_every_frame_starts_from_noise_of_its_own(temperature):
 def test_noise_for_other_frames_is_refused():
     index, four = known_index(), torch.zeros(BATCH, CHANNELS, 6, 4, 4)
     with pytest.raises(ValueError, match=r"noise: expected shape \(3, 2, 6, 3, 4\), as the known frames"):
-        rollout(Unmoved(), TRUTH(index), index, FLOW, strategy_of(SKIP), lambda frames: four[:, :, :frames])
+        rollout(Unmoved(), TRUTH(index), index, FLOW, make_strategy(SKIP), lambda frames: four[:, :, :frames])
 
 
 # --- Noise on frames that were made ----------------------------------------------------------------------
@@ -174,7 +174,7 @@ def test_made_frames_are_noised_for_the_next_hops_and_the_network_is_told():
             return super().context(frames, index, level, dropped, target_index)
 
     oracle, index = Watching(TRUTH, FLOW), known_index()
-    strategy = strategy_of(SKIP, context_noise=0.25, context_frames=4)
+    strategy = make_strategy(SKIP, context_noise=0.25, context_frames=4)
     made = rollout(oracle, TRUTH(index), index, FLOW, strategy, normal_of())
     assert oracle.levels == [
         [0, 0, 0, 0], [0.25, 0, 0, 0], [0.25] * 2 + [0] * 2, [0.25] * 3 + [0], [0.25] * 4, [0.25] * 4
@@ -192,9 +192,9 @@ def test_without_noise_on_made_frames_none_is_drawn():
         return torch.zeros(BATCH, CHANNELS, frames, HEIGHT, WIDTH)
 
     index = known_index()
-    rollout(Oracle(TRUTH, FLOW), TRUTH(index), index, FLOW, strategy_of([[13, 15], [22]]), normal)
+    rollout(Oracle(TRUTH, FLOW), TRUTH(index), index, FLOW, make_strategy([[13, 15], [22]]), normal)
     assert asked == [3]
-    noisy = strategy_of([[13, 15], [22]], 3, sampler="ddpm", context_noise=0.1)
+    noisy = make_strategy([[13, 15], [22]], 3, sampler="ddpm", context_noise=0.1)
     rollout(Oracle(TRUTH, FLOW), TRUTH(index), index, FLOW, noisy, normal)
     assert asked == [3, 3, 2, 2, 2, 1, 1, 1]  # two steps of fresh noise a hop, then that on what was made
 
@@ -223,7 +223,7 @@ class TwoMinds:
 @pytest.mark.parametrize(("weight", "change"), [(0.0, 1.0), (1.0, 3.0), (2.0, 5.0), (1.5, 4.0)])
 def test_guidance_goes_from_what_is_said_without_the_context_to_what_is_said_with_it(weight, change):
     index, network = known_index(), TwoMinds()
-    made = rollout(network, TRUTH(index), index, FLOW, strategy_of([[13]], 1, guidance=weight), normal_of())
+    made = rollout(network, TRUTH(index), index, FLOW, make_strategy([[13]], 1, guidance=weight), normal_of())
     per_channel = SCALE[:, None, None, None].expand(BATCH, -1, 1, HEIGHT, WIDTH)
     torch.testing.assert_close(made - TRUTH(index)[:, :, -1:], change * per_channel, atol=1e-4, rtol=0)
     assert network.contexts == (1 if weight == 1 else 2)
@@ -254,7 +254,7 @@ def futures(
     clips: list[int], samples: int = 2, seed: int = 0, temperature: float = 1.0, sampler: str = "ddim"
 ) -> Tensor:
     known = TRUTH(known_index())[clips]
-    strategy = strategy_of(
+    strategy = make_strategy(
         [[13], [17, 19], [22]], 3, temperature=temperature, sampler=sampler, context_noise=0.1 * temperature
     )
     return predict(Curious(), known, clips, FLOW, strategy, samples, seed)
@@ -282,34 +282,34 @@ def test_more_futures_leave_the_first_ones_as_they_are(sampler):
 
 def test_the_given_frames_are_the_clip_s_first():
     oracle = Oracle(TRUTH, FLOW)
-    made = predict(oracle, TRUTH(known_index()), [0, 1, 2], FLOW, strategy_of(SKIP), 1, 0)
+    made = predict(oracle, TRUTH(known_index()), [0, 1, 2], FLOW, make_strategy(SKIP), 1, 0)
     torch.testing.assert_close(made[:, 0], TRUTH(times_of(SKIP)), atol=1e-3, rtol=0)
     assert oracle.shown[0] == [*reversed(range(KNOWN))]
 
 
 def test_what_is_predicted_keeps_no_graph():
-    made = predict(Passing(), TRUTH(known_index()), [0, 1, 2], FLOW, strategy_of(SKIP), 1, 0)
+    made = predict(Passing(), TRUTH(known_index()), [0, 1, 2], FLOW, make_strategy(SKIP), 1, 0)
     assert not made.requires_grad
 
 
 def test_no_two_futures_of_neighbouring_clips_and_seeds_are_alike():
     shape, device = (1, 2, 2), torch.device("cpu")
-    noise = torch.cat([FutureNoise(seed, range(4), 3, shape, device)(1) for seed in range(3)])
+    noise = torch.cat([SampleNoise(seed, range(4), 3, shape, device)(1) for seed in range(3)])
     assert len(noise.flatten(1).unique(dim=0)) == 3 * 4 * 3
 
 
 def test_the_noise_of_a_clip_is_its_own_whatever_stands_beside_it():
     shape, device = (CHANNELS, HEIGHT, WIDTH), torch.device("cpu")
-    noise = FutureNoise(7, [3, 5], 2, shape, device)(3)
+    noise = SampleNoise(7, [3, 5], 2, shape, device)(3)
     assert noise.shape == (4, CHANNELS, 3, HEIGHT, WIDTH)
-    assert torch.equal(FutureNoise(7, [5], 2, shape, device)(3), noise[2:])
+    assert torch.equal(SampleNoise(7, [5], 2, shape, device)(3), noise[2:])
     rows = noise.flatten(1)
     assert len({tuple(row.tolist()) for row in rows}) == 4  # no two futures of any clips are alike
-    assert not torch.equal(FutureNoise(8, [3, 5], 2, shape, device)(3), noise)
+    assert not torch.equal(SampleNoise(8, [3, 5], 2, shape, device)(3), noise)
 
 
 def test_noise_is_standard_normal_and_new_at_each_call():
-    noise = FutureNoise(0, range(8), 64, (CHANNELS, HEIGHT, WIDTH), torch.device("cpu"))
+    noise = SampleNoise(0, range(8), 64, (CHANNELS, HEIGHT, WIDTH), torch.device("cpu"))
     first, second = noise(1), noise(1)
     assert first.mean().item() == pytest.approx(0, abs=0.03)
     assert first.std().item() == pytest.approx(1, rel=0.03)

@@ -3,7 +3,15 @@ import numpy as np
 import pytest
 
 from vdp.core.classes import COLORS, class_id
-from vdp.tracking.figures import ClipPicture, class_colors, clip_strip, encode_png, mask_tile, sample_sheet
+from vdp.tracking.figures import (
+    ClipPicture,
+    class_colors,
+    clip_strip,
+    encode_png,
+    evenly_spaced,
+    mask_tile,
+    sample_sheet,
+)
 from vdp.tracking.report import Section, Table, html_report
 
 
@@ -26,13 +34,25 @@ def picture(height: int = 32, width: int = 48, hidden: bool = False) -> ClipPict
     )
 
 
-def test_every_class_has_a_colour_of_its_own():
-    assert len(np.unique(class_colors(), axis=0)) == 49
+def colored(level: int) -> np.ndarray:
+    return np.full((20, 90, 3), (level, 0, 0), np.uint8)
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 3, 11, 100])
+@pytest.mark.parametrize("max_count", [1, 2, 6, 12])
+def test_indices_are_evenly_spaced_with_both_ends(count, max_count):
+    indices = evenly_spaced(count, max_count)
+    assert len(indices) == min(count, max_count) and indices == sorted(set(indices))
+    if indices:
+        assert indices[-1] == count - 1 and (len(indices) == 1 or indices[0] == 0)
+        steps = np.diff(indices)
+        assert not steps.size or steps.max() - steps.min() <= 1
 
 
 @pytest.mark.parametrize("color", COLORS)
-def test_a_class_is_drawn_in_its_objects_own_hue(color):
+def test_classes_are_drawn_in_distinct_colours_of_their_objects_hue(color):
     hues = {"red": 0, "yellow": 26, "green": 60, "cyan": 90, "blue": 113, "purple": 139, "brown": 14}
+    assert len(np.unique(class_colors(), axis=0)) == 49
     for shape in range(3):
         for material in range(2):
             rgb = class_colors()[class_id(shape, material, COLORS.index(color))]
@@ -44,63 +64,48 @@ def test_a_class_is_drawn_in_its_objects_own_hue(color):
 
 
 @pytest.mark.parametrize(("height", "width"), [(32, 48), (160, 240), (48, 20), (300, 500)])
-def test_a_strip_shows_frames_of_any_size(height, width):
-    strip = clip_strip(picture(height, width))
+def test_a_strip_shows_frames_of_any_size_with_and_without_truth(height, width):
+    strip, hidden = clip_strip(picture(height, width)), clip_strip(picture(height, width, hidden=True))
     assert strip.dtype == np.uint8 and strip.ndim == 3
     assert strip.shape[0] > 3 * height and strip.shape[1] >= 7 * width
+    assert hidden.shape[0] < strip.shape[0]
+    assert encode_png(strip) == encode_png(clip_strip(picture(height, width)))
 
 
-def test_a_hidden_clip_is_shown_without_truth():
-    assert clip_strip(picture(hidden=True)).shape[0] < clip_strip(picture()).shape[0]
+def test_a_mask_tile_shows_the_class_colour_under_a_label():
+    shown = mask_tile(np.full((40, 60), 5, np.uint8), "mask")
+    assert 0.6 < (shown == class_colors()[5]).all(-1).mean() < 0.95
 
 
-def test_a_mask_tile_keeps_the_class_colour_and_adds_a_label():
-    mask = np.full((40, 60), 5, np.uint8)
-    shown = mask_tile(mask, "mask")
-    same = (shown == class_colors()[5]).all(-1).mean()
-    assert 0.6 < same < 0.95
-
-
-def test_equal_strips_are_equal_files():
-    assert encode_png(clip_strip(picture())) == encode_png(clip_strip(picture()))
-
-
-def test_what_a_user_names_cannot_break_the_report():
+def test_the_report_escapes_html():
     section = Section("a<b", "fine & well", False, [Table("t", ("x",), [("<script>",)])], [])
     page = html_report("r", [], [section])
     assert "<script>" not in page and "a&lt;b" in page and "fine &amp; well" in page
 
 
-def frame_of(level: int) -> np.ndarray:
-    return np.full((20, 90, 3), (level, 0, 0), np.uint8)
-
-
-def test_a_sheet_of_samples_shows_frames_and_masks_row_by_row():
+def test_a_sample_sheet_has_a_row_for_each_sample():
     mask = np.full((20, 90), 5, np.uint8)
     shown = sample_sheet(
         [
-            [("frame", frame_of(101)), ("reconstruction", frame_of(102)), ("mask", mask)],
-            [("frame", frame_of(103))],
+            [("frame", colored(101)), ("reconstruction", colored(102)), ("mask", mask)],
+            [("frame", colored(103))],
         ]
     )
 
-    def places(color: np.ndarray) -> np.ndarray:
+    def pixels(color: np.ndarray) -> np.ndarray:
         return np.argwhere((shown == color).all(axis=-1))
 
-    first, second, below = (places(np.array([level, 0, 0])) for level in (101, 102, 103))
-    assert len(first) == len(second) == len(below) == 40 * 180  # each twice its size
+    first, second, below = (pixels(np.array([level, 0, 0])) for level in (101, 102, 103))
+    assert len(first) == len(second) == len(below) == 40 * 180  # enlarged by 2
     assert (first[:, 0] == second[:, 0]).all() and first[:, 1].max() < second[:, 1].min()
     assert below[:, 0].min() > first[:, 0].max() and below[:, 1].min() == first[:, 1].min()
-    masked = places(class_colors()[5])
+    masked = pixels(class_colors()[5])
     assert len(masked) > 0.6 * 40 * 180 and masked[:, 1].min() > second[:, 1].max()
 
 
-@pytest.mark.parametrize("rows", [[], [[("frame", frame_of(0))], []]])
-def test_a_sheet_of_nothing_is_refused(rows):
-    with pytest.raises(ValueError, match="expected a picture"):
+@pytest.mark.parametrize("rows", [[], [[("frame", colored(0))], []]])
+def test_empty_sheets_and_pictures_of_other_shapes_are_rejected(rows):
+    with pytest.raises(ValueError, match="rows: expected at least one picture"):
         sample_sheet(rows)
-
-
-def test_a_picture_that_is_neither_frame_nor_mask_is_refused_by_its_caption():
     with pytest.raises(ValueError, match=r"true: expected a frame.*\(1, 20, 90, 3\)"):
-        sample_sheet([[("true", frame_of(0)[None])]])
+        sample_sheet([[("true", colored(0)[None])]])

@@ -1,6 +1,6 @@
-"""Trainings of the product's own networks at their smallest, on batches made as they are asked for."""
+"""Trainings of small networks on random batches."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Generic
 
@@ -22,7 +22,7 @@ from vdp.models.factored_classes import factor_loss
 from vdp.models.segmenters.params import SegmenterParams
 from vdp.models.segmenters.unetpp import UNetPlusPlus
 from vdp.training.dataloader import Batch
-from vdp.training.trainer import Training, training_seed
+from vdp.training.definition import Training
 from vdp.training.validation import VALIDATION_SIZE
 
 BATCH = 8  # samples of a step
@@ -39,8 +39,8 @@ SEGMENTER = {
 
 
 @dataclass(frozen=True)
-class Made(Generic[Batch]):
-    """Batches drawn whole, of which rows are taken."""
+class RandomBatches(Generic[Batch]):
+    """Batches drawn whole; `take` selects the rows."""
 
     draw: Callable[[np.random.Generator, int], Batch]
     take: Callable[[Batch, slice], Batch]
@@ -53,8 +53,8 @@ class Made(Generic[Batch]):
         return [f"clip {step * self.batch_size + i}" for i in range(self.batch_size)]
 
 
-def frames_of(rng: np.random.Generator, size: int) -> Frames:
-    """Noise with squares of a class; a third of the frames has no masks."""
+def draw_frames(rng: np.random.Generator, size: int) -> Frames:
+    """Noise with squares of a class; a third of the frames have no masks."""
     frames = torch.from_numpy(rng.uniform(-1, 1, (size, 3, SIDE, SIDE)).astype(np.float32))
     masks = torch.zeros((size, SIDE, SIDE), dtype=torch.uint8)
     for mask in masks:
@@ -69,8 +69,8 @@ def take_frames(batch: Frames, rows: slice) -> Frames:
     return Frames(batch.frames[rows], batch.masks[rows], batch.labelled[rows], batch.weight[rows])
 
 
-def hops_of(rng: np.random.Generator, size: int) -> HopBatch:
-    """Frames that drift: two targets after three known frames, or now and then after two."""
+def draw_hops(rng: np.random.Generator, size: int) -> HopBatch:
+    """Frames that drift: two targets after three context frames, in one of five batches after two."""
     known = KNOWN if rng.random() < 0.8 else KNOWN - 1
     start, drift = (
         torch.from_numpy(rng.standard_normal((size, CHANNELS, 1, 5, 6))).float() for _ in range(2)
@@ -93,21 +93,20 @@ def vae_training() -> Training[VAE, Frames, Frames]:
         return vae_loss(network, clips, masks, batch.weight, noise, 1e-4, 5.0, 0.3)
 
     network = VAE(VAEParams.model_validate(VAE_SECTION), has_masks=True)
-    batches = Made(frames_of, take_frames)
-    held_out = Made(frames_of, take_frames, VALIDATION_SIZE)
-    return Training("pretrain_vae", network, loss, batches, loss, held_out)
+    batches = RandomBatches(draw_frames, take_frames)
+    val_batches = RandomBatches(draw_frames, take_frames, VALIDATION_SIZE)
+    return Training("pretrain_vae", network, loss, batches, loss, val_batches)
 
 
 def denoiser_training(name: str, scheduled_sampling: float) -> Training[nn.Module, HopBatch, HopBatch]:
-    """A denoiser by its name in the contract test of all of them."""
     params = denoiser_params(name)
     objective = objective_of("flow", "flow", torch.ones(CHANNELS), residual=True)
-    own = ScheduledSampling(share=scheduled_sampling, frames=1, steps=2, temperature=0.7)
-    loss = HopLoss({"predict": objective}, None, 1.0, 2, 0.1, 0.2, own)
+    sampling = ScheduledSampling(share=scheduled_sampling, frames=1, steps=2, temperature=0.7)
+    loss = HopLoss({"predict": objective}, None, 1.0, 2, 0.1, 0.2, sampling)
     network = build_denoiser(params, CHANNELS)
-    batches = Made(hops_of, take_hops)
-    held_out = Made(hops_of, take_hops, VALIDATION_SIZE)
-    return Training("train_denoiser", network, loss, batches, LevelLoss(objective), held_out)
+    batches = RandomBatches(draw_hops, take_hops)
+    val_batches = RandomBatches(draw_hops, take_hops, VALIDATION_SIZE)
+    return Training("train_denoiser", network, loss, batches, LevelLoss(objective), val_batches)
 
 
 def segmenter_training() -> Training[UNetPlusPlus, Frames, Frames]:
@@ -115,21 +114,17 @@ def segmenter_training() -> Training[UNetPlusPlus, Frames, Frames]:
         return {"loss": factor_loss(network(batch.frames), batch.masks).mean()}
 
     network = UNetPlusPlus(SegmenterParams.model_validate(SEGMENTER))
-    batches, held_out = Made(frames_of, take_frames), Made(frames_of, take_frames, VALIDATION_SIZE)
-    return Training("train_segmenter", network, loss, batches, loss, held_out)
-
-
-TRAININGS: Mapping[str, Callable[[], Training]] = {
-    "vae": vae_training,
-    "segmenter": segmenter_training,
-}
-
-
-def training_named(name: str) -> Training:
-    """A training with the initial weights of seed 0: 'vae', 'segmenter', a denoiser, or one with '+own'."""
-    training_seed(0)
-    if name in TRAININGS:
-        return TRAININGS[name]()
-    return denoiser_training(
-        name.removesuffix("+own"), scheduled_sampling=0.5 if name.endswith("+own") else 0.0
+    batches, val_batches = (
+        RandomBatches(draw_frames, take_frames),
+        RandomBatches(draw_frames, take_frames, VALIDATION_SIZE),
     )
+    return Training("train_segmenter", network, loss, batches, loss, val_batches)
+
+
+def make_training(name: str) -> Training:
+    """Return a training: 'vae', 'segmenter' or a denoiser, with '+scheduled' by scheduled sampling."""
+    if name == "vae":
+        return vae_training()
+    if name == "segmenter":
+        return segmenter_training()
+    return denoiser_training(name.removesuffix("+scheduled"), 0.5 if name.endswith("+scheduled") else 0.0)

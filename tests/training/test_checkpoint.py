@@ -1,4 +1,4 @@
-"""A training that was stopped goes on where it was and ends as one that never was."""
+"""A training that was stopped resumes and ends with the same bytes."""
 
 import errno
 import os
@@ -11,38 +11,38 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from tests.training.small import Notes, engine_of, fitted, params_of, regression, training_of
+from tests.training.small import MemoryLogger, engine_params, fit_line, fit_params, line_training, regression
 from vdp.core.errors import Interrupted, UserError
 from vdp.core.rng import BatchRng
-from vdp.training import checkpoint as resume
-from vdp.training.checkpoint import States, training_key
-from vdp.training.trainer import training_seed
+from vdp.training.checkpoint import TrainingCheckpoints
+from vdp.training.checkpoint_key import stage_checkpoints, training_key
+from vdp.training.seeds import seed_weights
 
 Run = tuple[dict[str, Tensor], dict[str, Tensor], list[tuple[int, dict[str, float]]]]
+STATE_12 = "000000012.safetensors"
 
 
 class Killed(BaseException):
-    """What no code in between catches, as none outlives a SIGKILL."""
+    """Not caught by any code, as SIGKILL."""
 
 
-def run(states: States | None, stop_at: int | None = None, by: int | None = None) -> Run:
-    """A training of 20 steps, killed (or sent a signal) in the middle of a step, before it is counted."""
-    training_seed(0)
+def run(checkpoints: TrainingCheckpoints | None, stop_at: int | None = None, by: int | None = None) -> Run:
+    """Train 20 steps; in the middle of step `stop_at` be killed or get a signal."""
+    seed_weights(0)
+    parts: list[int] = []
 
-    def loss(network: nn.Linear, batch: Tensor, batch_rng: BatchRng) -> dict[str, Tensor]:
+    def loss(network: nn.Module, batch: Tensor, batch_rng: BatchRng) -> dict[str, Tensor]:
         parts.append(1)
         if stop_at is not None and len(parts) == 2 * stop_at:
             if by is None:
                 raise Killed
             os.kill(os.getpid(), by)
-        dropped = nn.functional.dropout(batch, 0.1)  # a network may have batch_rng of its own
-        return regression(network, dropped, batch_rng)
+        return regression(network, nn.functional.dropout(batch, 0.1), batch_rng)
 
-    parts: list[int] = []
-    notes = Notes()
-    params = params_of(log_every=3, validate_every=7, accumulate=2)
-    result = fitted(training_of(loss), params, notes=notes, engine=engine_of(save_steps=4), states=states)
-    return result.network.state_dict(), result.spare["best"], notes.lines
+    logger, params = MemoryLogger(), fit_params(log_every=3, validate_every=7, accumulate=2)
+    engine = engine_params(save_steps=4)
+    result = fit_line(line_training(loss), params, 0, logger, engine, checkpoints)
+    return result.network.state_dict(), result.other_weights["best"], logger.points
 
 
 def assert_same(one: Run, other: Run) -> None:
@@ -51,70 +51,52 @@ def assert_same(one: Run, other: Run) -> None:
     assert one[2] == other[2]
 
 
-def folder_of(tmp_path: Path) -> States:
-    return States(tmp_path / "a_training-0123")
+@pytest.fixture
+def checkpoints(tmp_path: Path) -> TrainingCheckpoints:
+    return TrainingCheckpoints(tmp_path / "a_training-0123")
 
 
-# --- Going on --------------------------------------------------------------------------------------------
-
-
-def test_states_change_nothing_in_a_training_that_is_not_stopped(tmp_path):
-    assert_same(run(folder_of(tmp_path)), run(None))
-
-
-@pytest.mark.parametrize("stop_at", [1, 4, 5, 6, 12, 20])
-def test_a_killed_training_ends_in_the_same_weights_and_curves(tmp_path, stop_at):
-    expected = run(None)
+@pytest.fixture
+def killed(checkpoints: TrainingCheckpoints) -> TrainingCheckpoints:
+    """Checkpoints of steps 8 and 12, of a training killed in step 14."""
     with pytest.raises(Killed):
-        run(folder_of(tmp_path), stop_at)
-    assert_same(run(folder_of(tmp_path)), expected)
+        run(checkpoints, stop_at=14)
+    return checkpoints
 
 
-def test_a_training_that_is_killed_again_and_again_ends_in_the_same_weights(tmp_path):
-    for _ in range(3):  # each time four steps are new, and one more is lost
+# --- Resuming --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("stops", [(), (1,), (4,), (5,), (6, 6, 6), (12,), (20,)])
+def test_resume_matches_an_uninterrupted_run(checkpoints, stops):
+    for stop_at in stops:
         with pytest.raises(Killed):
-            run(folder_of(tmp_path), stop_at=6)
-    assert_same(run(folder_of(tmp_path)), run(None))
+            run(checkpoints, stop_at)
+    assert_same(run(checkpoints), run(None))
 
 
-@pytest.mark.parametrize("by", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_ends_the_step_saves_and_leaves(tmp_path, by, capsys):
+@pytest.mark.parametrize(("by", "step"), [(signal.SIGTERM, 6), (signal.SIGINT, 6), (signal.SIGTERM, 20)])
+def test_a_signal_ends_the_step_and_saves_a_checkpoint(checkpoints, by, step, capsys):
     before = signal.getsignal(by)
-    with pytest.raises(Interrupted, match="stopped after step 6 of 20.*goes on from there") as stopped:
-        run(folder_of(tmp_path), stop_at=6, by=by)
-    assert stopped.value.exit_code == 128 + by and stopped.value.tells
+    with pytest.raises(Interrupted, match=f"stopped after step {step} of 20; run again") as stopped:
+        run(checkpoints, stop_at=step, by=by)
+    assert stopped.value.exit_code == 128 + by and stopped.value.is_main
     assert signal.getsignal(by) is before
-    assert_same(run(folder_of(tmp_path)), run(None))
-    assert "goes on after step 6 of 20" in capsys.readouterr().err
+    assert_same(run(checkpoints), run(None))
+    assert f"resumed after step {step} of 20" in capsys.readouterr().err
 
 
-def test_a_signal_at_the_last_step_loses_nothing(tmp_path):
-    with pytest.raises(Interrupted, match="stopped after step 20 of 20"):
-        run(folder_of(tmp_path), stop_at=20, by=signal.SIGTERM)
-    assert_same(run(folder_of(tmp_path)), run(None))
-
-
-def test_without_states_a_signal_says_that_none_was_saved():
-    with pytest.raises(Interrupted, match="stopped after step 6 of 20; no state was saved"):
+def test_a_signal_without_checkpoints_reports_that_none_was_saved():
+    with pytest.raises(Interrupted, match="stopped after step 6 of 20; no checkpoint was saved"):
         run(None, stop_at=6, by=signal.SIGTERM)
 
 
 # --- Damage ----------------------------------------------------------------------------------------------
 
 
-def killed_at_step_13(tmp_path: Path) -> States:
-    """The states of a training that was killed: those of steps 8 and 12."""
-    with pytest.raises(Killed):
-        run(folder_of(tmp_path), stop_at=14)
-    return folder_of(tmp_path)
-
-
-def test_the_two_newest_states_are_kept(tmp_path):
-    states = killed_at_step_13(tmp_path)
-    names = sorted(path.name for path in states.folder.iterdir())
-    assert names == [
-        f"00000{n}" for n in ("0008.json", "0008.safetensors", "0012.json", "0012.safetensors")
-    ] + ["lock"]
+def test_the_two_newest_checkpoints_are_kept(killed):
+    names = {path.name for path in killed.folder.iterdir()}
+    assert names == {"000000008.json", "000000008.safetensors", "000000012.json", STATE_12, "lock"}
 
 
 def cut(path: Path) -> None:
@@ -128,97 +110,90 @@ def flip_a_bit(path: Path) -> None:
 
 
 DAMAGES = {
-    "cut": lambda folder: cut(folder / "000000012.safetensors"),
-    "bit": lambda folder: flip_a_bit(folder / "000000012.safetensors"),
-    "no weights": lambda folder: (folder / "000000012.safetensors").unlink(),
-    "other weights": lambda folder: save_file({"a": torch.ones(1)}, folder / "000000012.safetensors"),
-    "empty notes": lambda folder: (folder / "000000012.json").write_text(""),
-    "other notes": lambda folder: (folder / "000000012.json").write_text("[1]"),
+    "cut": lambda folder: cut(folder / STATE_12),
+    "bit": lambda folder: flip_a_bit(folder / STATE_12),
+    "no weights": lambda folder: (folder / STATE_12).unlink(),
+    "other weights": lambda folder: save_file({"a": torch.ones(1)}, folder / STATE_12),
+    "empty json": lambda folder: (folder / "000000012.json").write_text(""),
+    "other json": lambda folder: (folder / "000000012.json").write_text("[1]"),
 }
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_a_damaged_state_costs_the_steps_since_the_one_before_and_is_told(tmp_path, damage, capsys):
-    states = killed_at_step_13(tmp_path)
-    DAMAGES[damage](states.folder)
-    assert_same(run(states), run(None))
-    told = capsys.readouterr().err
-    assert "000000012.safetensors: this state is damaged" in told and "going on from step 8" in told
+def test_a_damaged_checkpoint_is_reported_and_the_one_before_is_used(killed, damage, capsys):
+    DAMAGES[damage](killed.folder)
+    assert_same(run(killed), run(None))
+    printed = capsys.readouterr().err
+    assert f"{STATE_12}: skipped, it is damaged" in printed and "resumed after step 8" in printed
 
 
-def test_without_a_state_that_is_whole_training_starts_anew_and_says_so(tmp_path, capsys):
-    states = killed_at_step_13(tmp_path)
-    for path in states.folder.glob("*.safetensors"):
+def test_without_an_intact_checkpoint_training_starts_anew(killed, capsys):
+    for path in killed.folder.glob("*.safetensors"):
         cut(path)
-    assert_same(run(states), run(None))
-    assert "going on from the start" in capsys.readouterr().err
+    assert_same(run(killed), run(None))
+    printed = capsys.readouterr().err
+    assert printed.count("damaged") == 2 and "resumed" not in printed
 
 
-def test_a_state_that_is_written_after_damaged_ones_outlives_them(tmp_path):
-    """Those are of later steps: kept for being the newest, they would push out what was just written."""
-    states = killed_at_step_13(tmp_path)
-    for path in states.folder.glob("*.safetensors"):
+def test_a_new_checkpoint_replaces_damaged_later_ones(killed):
+    for path in killed.folder.glob("*.safetensors"):
         cut(path)
     with pytest.raises(Killed):
-        run(states, stop_at=6)
-    tensors, notes = states.newest()
+        run(killed, stop_at=6)
+    tensors, notes = killed.newest()
     assert notes["progress"]["step"] == 4 and tensors
-    assert_same(run(states), run(None))
+    assert_same(run(killed), run(None))
 
 
-def test_a_state_of_another_network_is_told(tmp_path):
-    states = killed_at_step_13(tmp_path)
-    with pytest.raises(ValueError, match="that of another network: remove it"):
-        fitted(training_of(network=nn.Linear(3, 1, bias=False)), params_of(), states=states)
+def test_weights_without_their_json_are_no_checkpoint(killed):
+    (killed.folder / "000000012.json").unlink()
+    assert_same(run(killed), run(None))
 
 
-def test_weights_without_their_notes_are_no_state(tmp_path):
-    """They are written first: a kill in between leaves them."""
-    states = killed_at_step_13(tmp_path)
-    (states.folder / "000000012.json").unlink()
-    assert_same(run(states), run(None))
+def test_a_checkpoint_of_another_network_is_refused(killed):
+    training = line_training(network=nn.Linear(3, 1, bias=False))
+    with pytest.raises(ValueError, match="of another network: remove"):
+        fit_line(training, fit_params(), checkpoints=killed)
 
 
 # --- Disks -----------------------------------------------------------------------------------------------
 
 
-def test_a_full_disk_is_told_and_leaves_the_last_good_state(tmp_path, capsys):
-    """The limit of a file's size stands for the disk's: the third state does not fit."""
-    states = killed_at_step_13(tmp_path)
+def test_a_full_disk_is_reported_and_the_last_checkpoint_is_kept(killed, capsys):
+    """A limit on the size of files stands for a full disk."""
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (200, limits[1]))
     try:
-        finished = run(states)
+        finished = run(killed)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert_same(finished, run(None))
-    told = [line for line in capsys.readouterr().err.splitlines() if "could not be saved" in line]
-    assert len(told) == 1 and "after step 16" in told[0] and os.strerror(errno.EFBIG).lower() in told[0]
-    assert states.newest()[1]["progress"]["step"] == 12
-    assert not list(states.folder.glob("*.part")) and not list(states.folder.glob("*16*"))
+    warnings = [line for line in capsys.readouterr().err.splitlines() if "was not saved" in line]
+    assert len(warnings) == 1 and "after step 16" in warnings[0]
+    assert os.strerror(errno.EFBIG).lower() in warnings[0]
+    assert killed.newest()[1]["progress"]["step"] == 12
+    assert not list(killed.folder.glob("*.part")) and not list(killed.folder.glob("*16*"))
 
 
 def test_a_folder_that_cannot_be_written_is_refused_before_the_first_step(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot be written.*make it writable") as error:
-        run(States(tmp_path / "file" / "a_training"))
+        run(TrainingCheckpoints(tmp_path / "file" / "a_training"))
     assert "\n" not in str(error.value)
 
 
-def test_a_finished_training_leaves_nothing_when_cleared(tmp_path):
-    states = folder_of(tmp_path)
-    run(states)
-    states.clear()
-    assert not states.folder.exists()
-    states.clear()  # once more is no error
+def test_the_checkpoints_of_a_finished_training_can_be_deleted(killed):
+    killed.clear()
+    assert not killed.folder.exists()
+    killed.clear()
 
 
-# --- Whose state -----------------------------------------------------------------------------------------
+# --- Key -------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A pipeline of two stages: `make` makes data/in, from which `learn` learns by code.py and a folder."""
+    """A pipeline of two stages: `learn` reads data/in of `make`, code.py and a folder."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("DVC_STAGE", "learn")
     files = {
@@ -237,34 +212,27 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("file", "old", "new"),
+    ("file", "old", "new", "same"),
     [
-        ("params.yaml", "rate: 0.1", "rate: 0.2"),
-        ("params.yaml", "seed: 0", "seed: 1"),
-        ("code.py", "1", "2"),
-        ("more/code.py", "1", "2"),
-        ("dvc.lock", "abc", "abd"),
+        ("params.yaml", "rate: 0.1", "rate: 0.2", False),
+        ("params.yaml", "seed: 0", "seed: 1", False),
+        ("params.yaml", "key: 1", "key: 2", True),
+        ("code.py", "1", "2", False),
+        ("code.py", "1", "1", True),  # a new time of the file
+        ("more/code.py", "1", "2", False),
+        ("dvc.lock", "abc", "abd", False),
+        ("data/in/a.bin", "c", "c", True),  # known by dvc.lock
     ],
 )
-def test_a_state_is_that_of_its_params_its_code_and_its_inputs(project, file, old, new):
+def test_the_key_depends_on_params_code_and_inputs_of_the_stage(project, file, old, new, same):
     before = training_key("learn")
-    assert training_key("learn") == before
     path = project / file
     path.write_text(path.read_text().replace(old, new))
-    assert training_key("learn") != before
+    os.utime(path, (1, 1))
+    assert (training_key("learn") == before) == same
 
 
-def test_params_of_other_stages_and_new_times_of_files_do_not_matter(project):
-    before = training_key("learn")
-    path = project / "params.yaml"
-    path.write_text(path.read_text().replace("key: 1", "key: 2"))
-    os.utime(project / "code.py", (1, 1))
-    os.utime(project / "data/in/a.bin", (1, 1))  # a temporary checkout of an experiment has its own
-    assert training_key("learn") == before
-
-
-def test_by_hand_inputs_are_known_by_their_files(project, monkeypatch):
-    """dvc.lock may then be of other data."""
+def test_outside_of_dvc_inputs_are_known_by_their_files(project, monkeypatch):
     monkeypatch.delenv("DVC_STAGE")
     before = training_key("learn")
     assert training_key("learn") == before
@@ -272,12 +240,12 @@ def test_by_hand_inputs_are_known_by_their_files(project, monkeypatch):
     assert training_key("learn") != before
 
 
-def test_a_stage_that_the_pipeline_does_not_have_is_told(project):
-    with pytest.raises(UserError, match="dvc.yaml: missing is not there"):
+def test_a_stage_that_dvc_yaml_does_not_have_is_refused(project):
+    with pytest.raises(UserError, match="dvc.yaml: stages.missing"):
         training_key("missing")
 
 
-def test_states_lie_below_the_main_checkout(project, tmp_path_factory):
+def test_checkpoints_are_below_the_main_checkout(project, tmp_path_factory):
     root = tmp_path_factory.mktemp("main")
-    folder = resume.states_of("learn", root).folder
+    folder = stage_checkpoints("learn", root).folder
     assert folder.parent == root / ".resume" and folder.name.startswith("learn-")

@@ -99,7 +99,7 @@ def test_the_loss_is_the_one_that_params_ask_for(fitted):
 def test_hops_are_those_that_params_ask_for_of_labelled_and_unlabelled_clips(fitted):
     batches = fitted.training.batches
     assert (batches.batch_size, batches.reverse) == (5, True)
-    assert batches.rule == HopRule(known=3, gaps=[1, 3], max_hops=1, targets=2, span=5)
+    assert batches.rule == HopRule(context_frames=3, target_offsets=[1, 3], max_hops=1, targets=2, max_span=5)
     assert batches.tasks == ("predict", "interpolate", "generate", "restore")
     hops = [batches(step, np.random.default_rng(step), range(5)) for step in range(40)]
     drawn = [task for batch in hops for task in [batch.task]]
@@ -113,7 +113,7 @@ def test_each_task_is_scaled_by_hops_of_its_own(fitted):
     assert set(objectives) == set(SHARES)
     for task, objective in objectives.items():
         assert objective.task == task
-        scale = data_scale(first_batches(batches.of(task), 9), residual=False)
+        scale = data_scale(first_batches(batches.for_task(task), 9), residual=False)
         assert torch.equal(objective.scale, scale)
 
 

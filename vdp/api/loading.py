@@ -1,8 +1,12 @@
-"""The trained codec and denoiser, joined: frames in, normalised latents, frames out."""
+"""The trained codec and denoiser, joined to a latent diffusion model.
+
+Shapes: B clips, S samples per clip, T frames of H x W pixels, C x h x w latents.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from zlib import crc32
 
 import numpy as np
 import torch
@@ -18,87 +22,107 @@ from vdp.diffusion.params import DiffusionParams
 from vdp.diffusion.schedules import make_process
 from vdp.models.checkpoint import fingerprint
 from vdp.models.codecs.factory import load_frame_codec
-from vdp.models.codecs.pixel import Pixel
+from vdp.models.codecs.pixel import PixelCodec
 from vdp.models.codecs.vae import VAE
 from vdp.models.denoisers.dit import DiT
 from vdp.models.denoisers.factory import load_denoiser
 from vdp.models.denoisers.params import DenoiserConfig
 from vdp.models.denoisers.unet import UNet
-from vdp.sampling.predict import predict
+from vdp.sampling.params import PredictParams
+from vdp.sampling.predict import make_strategy, predict
 from vdp.sampling.rollout import Strategy
 
-AT_ONCE = 48  # frames of the networks' size that are worked on together
-CODEC, DENOISER, SEGMENTER = "codec", "denoiser", "segmenter"  # folders of a models' folder
+BATCH_FRAMES = 48  # frames of the networks' size processed at once
+CODEC, DENOISER, SEGMENTER = "codec", "denoiser", "segmenter"  # subfolders of a models folder
 
 
 @dataclass(frozen=True)
-class Trained:
-    """What rope frames into other frames; B clips, T frames, H x W pixels, C x h x w latents."""
+class LatentDiffusion:
+    """A codec and the denoiser trained on its latents; `load_latent_diffusion` opens one."""
 
-    codec: VAE | Pixel
+    codec: VAE | PixelCodec
     network: UNet | DiT
     config: DenoiserConfig[DiffusionParams]
     normalisation: Normalisation
-    objectives: Mapping[Task, Objective]  # of each task that was learnt
+    objectives: Mapping[Task, Objective]  # of each trained task
     device: torch.device
 
-    def at_once(self, height: int, width: int) -> int:
-        """How many frames of a size are worked on together: as many pixels as of the networks' size."""
-        return max(1, AT_ONCE * self.config.height * self.config.width // (height * width))
+    def batch_frames(self, height: int, width: int) -> int:
+        """Number of frames of a size to process at once: constant in pixels."""
+        return max(1, BATCH_FRAMES * self.config.height * self.config.width // (height * width))
 
     def encode(self, frames: np.ndarray) -> Tensor:
-        """Normalised latents of frames (T, H, W, 3) uint8: (C, T, h, w) in fp32, on the device."""
-        at_once = self.at_once(*frames.shape[1:3])
-        parts = (frames[first : first + at_once] for first in range(0, len(frames), at_once))
-        raw = [encode_frames(self.codec.encode, part, at_once, self.device) for part in parts]
+        """Encode frames (T, H, W, 3) uint8 to normalised latents (C, T, h, w), fp32."""
+        size = self.batch_frames(*frames.shape[1:3])
+        parts = (frames[first : first + size] for first in range(0, len(frames), size))
+        raw = [encode_frames(self.codec.encode, part, size, self.device) for part in parts]
         return self.normalisation.apply(torch.cat(raw, dim=1)[None])[0]
 
     def decode(self, latents: Tensor) -> np.ndarray:
-        """uint8 frames of normalised latents, (B, C, T, h, w) -> (B, T, H, W, 3)."""
+        """Decode normalised latents (B, C, T, h, w) to uint8 frames (B, T, H, W, 3)."""
         return decode_frames(self.codec.decode, self.normalisation.invert(latents), self.device)
 
-    def futures(
-        self, known: Tensor, clips: Sequence[int], strategy: Strategy, samples: int, seed: int
+    def strategy(self, params: PredictParams) -> Strategy:
+        """Return the rollout that section `predict` describes."""
+        return make_strategy(params, self.config.diffusion.num_timesteps, self.config.context_frames)
+
+    def sample_clips(
+        self,
+        names: Sequence[str],
+        context: Sequence[np.ndarray],
+        strategy: Strategy,
+        samples: int,
+        seed: int,
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Roll out S futures of each clip from its first K frames.
+        """Roll out S samples of each of B clips.
 
         Args:
-            known: their raw latents, (B, C, K, h, w).
-            clips: a number for each clip, for its noise.
-            strategy: N frames in some hops, sampler and its times.
-            samples: futures of each clip.
+            names: of the clips; the noise depends on the name and the seed alone.
+            context: first K frames of each clip, (K, H, W, 3) uint8.
+            strategy: hops to N frames, the sampler and its times.
+            samples: S.
             seed: of the run.
 
         Returns:
-            Frames, (B, S, N, H, W, 3) uint8, and raw latents of the last one, (B, S, C, h, w).
+            Frames (B, S, N, H, W, 3) uint8, and the raw latents of the last one, (B, S, C, h, w) float16.
         """
-        given, objective = self.normalisation.apply(known), self.objectives["predict"]
+        raw = [encode_frames(self.codec.encode, frames, len(frames), self.device) for frames in context]
+        known = self.normalisation.apply(torch.stack(raw))
+        numbers = [crc32(name.encode()) for name in names]
         with autocast(self.device):
-            made = predict(self.network, given, clips, objective, strategy, samples, seed)
-        raw = self.normalisation.invert(made.flatten(0, 1))
-        frames = decode_frames(self.codec.decode, raw, self.device)
-        split = (len(known), samples)
-        return frames.reshape(*split, *frames.shape[1:]), raw[:, :, -1].unflatten(0, split).cpu().numpy()
+            latents = predict(
+                self.network, known, numbers, self.objectives["predict"], strategy, samples, seed
+            )
+        raw_latents = self.normalisation.invert(latents.flatten(0, 1))
+        frames = decode_frames(self.codec.decode, raw_latents, self.device)
+        shape = (len(names), samples)
+        last = raw_latents[:, :, -1].unflatten(0, shape).cpu().numpy()
+        return frames.reshape(*shape, *frames.shape[1:]), last.astype(np.float16)
 
 
-def load_trained(models: Path, device: torch.device) -> Trained:
-    """Rebuild codec and denoiser from the folders that the pipeline wrote.
+def clips_per_batch(params: PredictParams) -> int:
+    """Clips whose samples make one batch of `predict.batch_size`."""
+    return max(1, params.batch_size // params.samples)
+
+
+def load_latent_diffusion(models: Path, device: torch.device) -> LatentDiffusion:
+    """Load codec and denoiser from the folders that the pipeline wrote.
 
     Args:
         models: folder with `codec` and `denoiser`.
-        device: where the networks are wanted.
+        device: of the networks.
 
     Raises:
-        FileNotFoundError: if a model is not there, naming the command that makes it.
-        UserError: if one is of another version, or they do not belong together.
+        FileNotFoundError: if a model is missing; names the command that trains it.
+        UserError: if one is of another version, or they are of different runs.
     """
     codec = load_frame_codec(models / CODEC).to(device)
     denoiser = load_denoiser(models / DENOISER, device, DiffusionParams)
     config = denoiser.config
     if config.codec != fingerprint(codec):
         raise UserError(
-            f"{models / DENOISER}: was trained on the latents of another codec than {models / CODEC}: make "
-            "them anew by `dvc repro`, or take both from one run"
+            f"{models / DENOISER}: was trained on the latents of another codec than {models / CODEC}: "
+            "train it again with `dvc repro`, or copy both from one run"
         )
     process = make_process(config.diffusion)
     objectives = {
@@ -107,4 +131,4 @@ def load_trained(models: Path, device: torch.device) -> Trained:
         if task in config.tasks
     }
     normalisation = Normalisation(config.latent_mean, config.latent_std)
-    return Trained(codec, denoiser.network, config, normalisation, objectives, device)
+    return LatentDiffusion(codec, denoiser.network, config, normalisation, objectives, device)

@@ -1,9 +1,7 @@
-"""The predictor as an MLflow model: this file is copied into it, and run when it is loaded.
+"""The predictor as an MLflow model: MLflow copies this file into the model and runs it on load.
 
-Shapes: N clips of T frames, S futures of each, F frames to predict, all H x W pixels of RGB.
+Shapes: N clips of T frames, S samples of each, F frames to predict, all H x W pixels of RGB.
 """
-
-from collections.abc import Mapping
 
 import numpy as np
 from mlflow.exceptions import MlflowException
@@ -17,50 +15,46 @@ from vdp.tracking.mlflow_model import DEFAULTS, MODELS
 
 
 class Predictor(PythonModel):
-    """Predicts the frames that follow on given clips; the same clip and seed give the same future."""
+    """Predict the frames that follow clips; equal clips and seeds give equal samples."""
 
     def load_context(self, context: PythonModelContext) -> None:
-        """Load the networks that lie in the MLflow model."""
+        """Load the networks of the MLflow model."""
         self.model = load(context.artifacts[MODELS])
 
-    # the plain type: of any other MLflow would make a signature of its own
+    # plain types: MLflow derives a signature of its own from any other
     def predict(
         self, context: PythonModelContext, model_input: np.ndarray, params: dict[str, float] | None = None
     ) -> np.ndarray:
         """Predict.
 
         Args:
-            context: not looked at.
-            model_input: known frames, uint8 (N, T, H, W, 3) in 0..255.
-            params: frames (F), samples (S), steps, temperature, seed; those of `DEFAULTS` where left out.
+            context: not used.
+            model_input: context frames, uint8 (N, T, H, W, 3) in 0..255.
+            params: frames (F), samples (S), steps, temperature, seed; `DEFAULTS` for those left out.
 
         Returns:
             uint8 (N, S, F, H, W, 3).
 
         Raises:
-            MlflowException: for a bad value, in one line; of any other error a server tells nothing.
+            MlflowException: for a user error; a server reports no other exception's message.
         """
+        values = {**DEFAULTS, **(params or {})}
+        frames, samples, steps, seed = (int(values[name]) for name in ("frames", "samples", "steps", "seed"))
         try:
-            return self._futures(checked(model_input), {**DEFAULTS, **(params or {})})
+            clips = check_clips(model_input)
+            sampling = Sampling(steps=steps, temperature=float(values["temperature"]), seed=seed)
+            return np.stack([self.model.predict(clip, frames, samples, sampling) for clip in clips])
         except ValueError as error:
             raise MlflowException.invalid_parameter_value(one_line(error)) from error
 
-    def _futures(self, clips: NDArray[np.uint8], asked: Mapping[str, float]) -> NDArray[np.uint8]:
-        frames, samples, steps, seed = (int(asked[name]) for name in ("frames", "samples", "steps", "seed"))
-        sampling = Sampling(steps=steps, temperature=float(asked["temperature"]), seed=seed)
-        return np.stack([self.model.predict(clip, frames, samples, sampling) for clip in clips])
 
-
-def checked(clips: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """What MLflow's check of the signature lets through and is no batch of clips."""
+def check_clips(clips: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Check what the signature does not."""
     if clips.ndim != 5 or not clips.size:
+        raise ValueError(f"inputs: expected clips of one length and size, (N, T, H, W, 3), got {clips.shape}")
+    if clips.max() <= 1:  # JSON numbers have been truncated to integers
         raise ValueError(
-            "inputs: expected clips of one length and size, (clips, frames, height, width, 3), "
-            f"got {clips.shape}"
-        )
-    if clips.max() <= 1:  # JSON's numbers are cut to whole ones before they come here
-        raise ValueError(
-            "inputs: expected pixels in 0..255, and none is above 1; multiply shares of 1 by 255"
+            "inputs: expected pixels in 0..255, got none above 1; multiply floats in [0, 1] by 255"
         )
     return clips
 

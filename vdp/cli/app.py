@@ -1,4 +1,4 @@
-"""The command line, `python -m vdp`: recipes, a check of params.yaml, the summary of a run, own videos."""
+"""The command line `vdp`: recipes, a check of params.yaml, the summary of a run, and the video commands."""
 
 import json
 import os
@@ -9,9 +9,9 @@ from typing import Annotated
 import typer
 
 from vdp.cli.commands import add_to
+from vdp.cli.video_io import format_duration
 from vdp.config.read import check_file, read_section
 from vdp.config.schema import PARAMS_FILE
-from vdp.config.yaml_file import read_file
 from vdp.core.errors import UserError, one_line
 from vdp.tracking.mlflow_run import project_root, read_stats, tracking_uri
 
@@ -27,9 +27,9 @@ app = typer.Typer(
 
 
 def main() -> None:
-    """Run the command line; a user's mistake ends in one line and exit code 1."""
+    """Run the command line; a user error ends in one line and exit code 1."""
     try:
-        app(prog_name="python -m vdp")
+        app(prog_name="vdp")
     except (ValueError, OSError) as error:
         if os.environ.get("VDP_TRACEBACK"):
             raise
@@ -39,12 +39,13 @@ def main() -> None:
 
 @app.command()
 def recipe(
-    name: Annotated[str, typer.Argument(help="A file of recipes/, without .yaml.")],
+    name: Annotated[str, typer.Argument(help="Name of a file in recipes/, without .yaml.")],
     flags: Annotated[bool, typer.Option("--flags", help="Print it as -S flags for dvc exp run.")] = False,
 ) -> None:
     """Write a recipe into params.yaml, keeping its comments."""
     from vdp.config.recipes import apply_recipe, recipe_flags
 
+    check_project()
     if flags:
         print(recipe_flags(name))
         return
@@ -56,16 +57,15 @@ def recipe(
 
 @app.command()
 def check() -> None:
-    """Check params.yaml, tell which sources have changed since they were read, mend a killed run's locks."""
-    from vdp.cli.dvc_recovery import mend_after_a_kill
-    from vdp.config.checks import check_single_frames
+    """Check params.yaml, report changed sources, repair the lock files of a killed run."""
+    from vdp.cli.dvc_recovery import repair_locks
     from vdp.data.extract.changes import changed_sources
     from vdp.data.params import ExtractParams
 
-    for mended in mend_after_a_kill():
-        print(mended, file=sys.stderr)
-    check_file()
-    check_single_frames(read_file())
+    check_project()
+    for message in repair_locks():
+        print(message, file=sys.stderr)
+    check_file(single_frames=True)
     print(f"{PARAMS_FILE} is valid")
     if not CLIPS.is_dir():
         return
@@ -76,57 +76,62 @@ def check() -> None:
         return
     for key in changed:
         print(
-            f"{key}: its files are not those that its clips were cut from; unless params.yaml has changed, "
-            "which dvc repro sees: dvc repro --force --single-item extract_frames",
+            f"{key}: its files have changed since its clips were extracted; unless params.yaml has changed "
+            "too, run dvc repro --force --single-item extract_frames",
             file=sys.stderr,
         )
 
 
 @app.command()
 def summary() -> None:
-    """Show the scores, what each stage cost, and where everything is."""
-    print(_scores())
-    print(_costs())
-    print(_places())
-
-
-def _scores() -> str:
+    """Print the scores, the time and memory of each stage, and the paths of the results."""
     from vdp.evaluation.table import score_table
 
-    path = RESULTS / "metrics.json"
-    if not path.is_file():
-        raise UserError(f"{path}: no such file yet: run the pipeline first (make run)")
-    return score_table(json.loads(path.read_text()))
+    check_project()
+    metrics = RESULTS / "metrics.json"
+    if not metrics.is_file():
+        raise UserError(f"{metrics}: no such file; run the pipeline first (make run)")
+    print(score_table(json.loads(metrics.read_text())))
+    print(_cost_table())
+    print(_result_paths())
 
 
-def _costs() -> str:
-    """Time and memory of the last run of each stage, also of those that DVC had no need to run again."""
+def check_project() -> None:
+    """Check that the current folder is a project.
+
+    Raises:
+        UserError: if not.
+    """
+    if not PARAMS_FILE.is_file():
+        raise UserError(
+            f"{PARAMS_FILE}: no such file in {Path.cwd()}; run this in the folder of a vdp project"
+        )
+
+
+def _cost_table() -> str:
+    """Format the time and memory of each stage's last run."""
     stats = read_stats()
     if not stats:
-        return "No stage has been run here yet."
-    lines = [f"{'stage':<16} {'time':>9} {'peak memory':>12}"]
+        return "No stage has run yet."
+    lines = [f"{'stage':<16} {'time':>14} {'peak memory':>12}"]
     for stage, usage in stats.items():
-        lines.append(f"{stage:<16} {_duration(usage['seconds'])} {usage['peak_memory_mb']:>9.0f} MB")
-    total = sum(usage["seconds"] for usage in stats.values())
-    return "\n".join([*lines, f"{'all':<16} {_duration(total)}", ""])
+        time = format_duration(usage["seconds"])
+        lines.append(f"{stage:<16} {time:>14} {usage['peak_memory_mb']:>9.0f} MB")
+    total = format_duration(sum(usage["seconds"] for usage in stats.values()))
+    return "\n".join([*lines, f"{'all':<16} {total:>14}", ""])
 
 
-def _duration(seconds: float) -> str:
-    minutes, rest = divmod(seconds, 60)
-    return f"{minutes:>3.0f}m {rest:>3.0f}s"
-
-
-def _places() -> str:
-    places = {
+def _result_paths() -> str:
+    paths = {
         "report": RESULTS / "report.html",
         "pictures": RESULTS / "strips",
         "scores": RESULTS / "metrics.json",
         "tasks": RESULTS / "tasks.json",
         "predicted frames": Path("data/predictions"),
         "MLflow store": tracking_uri().removeprefix(f"sqlite:///{project_root()}/"),
+        "compare runs": "make mlflow",
     }
-    lines = [f"{name:<16} {place}" for name, place in places.items()]
-    return "\n".join([*lines, f"{'compare runs':<16} make mlflow"])
+    return "\n".join(f"{name:<16} {path}" for name, path in paths.items())
 
 
 add_to(app)

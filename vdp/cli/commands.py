@@ -1,6 +1,6 @@
-"""The commands for a user's own videos: predict, generate, interpolate, restore, segment, info, submit.
+"""Video commands: predict, generate, interpolate, restore, segment, info, submit.
 
-Arguments and inputs are checked before torch and the networks are loaded, so that a mistake is told at once.
+Options and inputs are checked before torch is imported, so errors are printed immediately.
 """
 
 import functools
@@ -8,213 +8,90 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, ParamSpec, cast
+from typing import TYPE_CHECKING, Annotated, ParamSpec
 
-import typer
+from typer import Argument, Exit, Option, Typer
 
+from vdp.api.sampling import DEFAULT, MODE, UNSCALED, Sampling
 from vdp.cli.video_io import (
-    beside_row,
     check_clips,
     check_full_size,
-    duration,
-    in_parts,
-    made_row,
-    of,
+    empty_input,
+    format_duration,
+    map_batches,
+    matching_row,
     plan_jobs,
-    read_end,
-    read_nothing,
-    read_whole,
-    say_begin,
-    say_done,
-    say_plan,
-    seconds_of,
+    plural,
+    print_plan,
+    print_start,
+    read_clip,
+    read_context,
+    result_row,
     thumbnail,
-    work_size,
     write_job,
 )
+from vdp.config.choices import SAMPLERS, check_sampling, limits
 from vdp.core.errors import UserError
-from vdp.data.extract.extract import quiet_decoder
 from vdp.data.sources.input_clips import PICTURES_RATE, find_clip, find_clips
 from vdp.data.stores.clips import Pixels
-from vdp.data.video.write import MOVING
+from vdp.data.video.decode import quiet_decoder
+from vdp.data.video.letterbox import exceeds
+from vdp.data.video.write import VIDEO_SUFFIXES
+from vdp.sampling.params import PredictParams
 
 if TYPE_CHECKING:
-    from vdp.api.model import Model, SamplerName, Sampling
+    from vdp.api.model import Model
 
-SAMPLERS = ("ddim", "ddpm", "dpmpp", "euler", "heun")
-RANGES = {
-    "-n": (1, 64),
-    "--samples": (1, 64),
+RANGES: dict[str, tuple[float, float]] = {
+    "-n": limits("samples", PredictParams),
+    "--samples": limits("samples", PredictParams),
     "--frames": (1, 10_000),
     "--known": (1, 1000),
     "--interval": (1, 1_000_000),
     "--fps": (1, 240),
-    "--steps": (1, 1000),
-    "--temperature": (0, 2),
-    "--guidance": (0, 20),
-    "--eta": (0, 1),
-    "--seed": (0, 2**31 - 1),
 }
-TRIED, TRIED_STEPS = 11, 3  # frames and steps, at most, of what a dry run tries
-PANEL = "Your own videos"
-NO_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")  # texts of torch's own errors
+TRIAL_FRAMES, TRIAL_STEPS = 11, 3  # max frames and steps that a dry run samples
+OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")  # texts of torch's errors
 
 P = ParamSpec("P")
 
-# --- Options ---------------------------------------------------------------------------------------------
 
-Clip = Annotated[str, typer.Argument(help="A video file, a folder of pictures, or a glob in quotes.")]
-Clips = Annotated[
-    list[str],
-    typer.Argument(
-        help="Video files, folders of pictures, or globs in quotes; pictures of a folder are one clip."
-    ),
-]
-Models = Annotated[str, typer.Option("--models", help="Folder of the networks that `make run` makes.")]
-Out = Annotated[
-    str,
-    typer.Option("--out", "-o", help=".mp4, .gif, or no suffix for a folder of PNGs, which lose nothing."),
-]
-MaskOut = Annotated[
-    str,
-    typer.Option(
-        "--out", "-o", help=".npy of class ids (T, H, W); or in colour: .mp4, .gif, a folder of PNGs."
-    ),
-]
-Known = Annotated[
-    int | None,
-    typer.Option(
-        "--known",
-        help="Given frames to use, 1 to 1000; if not said, as many as the networks look at.",
-        show_default=False,
-    ),
-]
-Interval = Annotated[
-    int, typer.Option("--interval", help="Take every n-th frame; before what is predicted, from the last on.")
-]
-Samples = Annotated[int, typer.Option("--samples", help="Different results, 1 to 64.")]
-Sampler = Annotated[str, typer.Option("--sampler", help=f"One of {', '.join(SAMPLERS)}.")]
-Steps = Annotated[int, typer.Option("--steps", help="Sampling steps, 1 to 1000.")]
-Temperature = Annotated[
-    float, typer.Option("--temperature", help="Scale of all noise, 0 to 2; 0: the one most likely result.")
-]
-Guidance = Annotated[
-    float, typer.Option("--guidance", help="Weight of what is given, 0 to 20; 1: as trained.")
-]
-Eta = Annotated[float, typer.Option("--eta", help="Share of fresh noise in a step of ddim, 0 to 1.")]
-Seed = Annotated[int, typer.Option("--seed", help="From 0; equal seeds give equal results.")]
-Fps = Annotated[
-    float | None,
-    typer.Option(
-        "--fps",
-        help=f"Frames a second to write, 1 to 240; the clip's, 1 at least; {PICTURES_RATE:g} of pictures.",
-        show_default=False,
-    ),
-]
-FullSize = Annotated[
-    bool,
-    typer.Option(
-        "--full-size", help="Work at the clip's own size where it is larger: sharper, and much slower."
-    ),
-]
-Force = Annotated[bool, typer.Option("--force", help="Replace what is there.")]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be done and how long it takes.")]
+def span(name: str) -> str:
+    """Range of an option or a setting of the sampler in a help text: 1 to 64."""
+    low, high = RANGES.get(name) or limits(name)
+    return f"{low} to {high}"
 
 
-@dataclass(frozen=True)
-class Settings:
-    """How a sampler runs, checked before anything is loaded; the fields are those of `vdp.api.model.Sampling`."""
+CLIP_HELP = "A video file, a folder of pictures, or a glob in quotes."
+MASK_OUT_HELP = "Output: .npy of class ids (T, H, W), or colours as .mp4, .gif or a folder of PNGs."
+KNOWN_HELP = f"Number of context frames, {span('--known')}; default: as many as the model uses."
+FPS_HELP = (
+    f"Output frames per second, {span('--fps')}; default: as the input, {PICTURES_RATE:g} for pictures."
+)
 
-    sampler: str
-    steps: int
-    temperature: float
-    guidance: float
-    eta: float
-    seed: int
-
-    def __post_init__(self) -> None:
-        if self.sampler not in SAMPLERS:
-            raise UserError(f"--sampler={self.sampler}: expected one of {', '.join(SAMPLERS)}")
-        check_ranges(
-            {
-                "--steps": self.steps,
-                "--temperature": self.temperature,
-                "--guidance": self.guidance,
-                "--eta": self.eta,
-                "--seed": self.seed,
-            }
-        )
-        if self.eta and self.sampler != "ddim":
-            raise UserError(f"--eta={self.eta:g}: is of --sampler ddim alone; leave one of them out")
-
-    def sampling(self) -> "Sampling":
-        """As the networks take it."""
-        from vdp.api.model import Sampling
-
-        name = cast("SamplerName", self.sampler)  # checked
-        return Sampling(name, self.steps, self.temperature, self.guidance, self.eta, self.seed)
-
-    def about(self, make: "Callable[[Sampling], object]") -> float:
-        """Seconds that the work will take, by trying it with a few of its steps."""
-        few, sampling = min(self.steps, TRIED_STEPS), self.sampling()
-        one = replace(sampling, steps=1)
-        make(one)  # the first call is slower
-        base = seconds_of(functools.partial(make, one))
-        more = seconds_of(functools.partial(make, replace(sampling, steps=few)))
-        return base + max(more - base, 0.0) * (self.steps - 1) / max(few - 1, 1)
-
-    def __str__(self) -> str:
-        return (
-            f"{self.sampler}, {of(self.steps, 'step')}, temperature {self.temperature:g}, "
-            f"guidance {self.guidance:g}, seed {self.seed}"
-        )
-
-
-def check_ranges(values: Mapping[str, float | None]) -> None:
-    """Refuse a value that is out of range; None is a value not given.
-
-    Raises:
-        UserError: naming the option, its value and its range.
-    """
-    for option, value in values.items():
-        least, most = RANGES[option]
-        if value is not None and not least <= value <= most:  # nor if it is NaN
-            raise UserError(f"{option}={value}: expected {least} to {most}")
-
-
-def load_model(folder: str) -> "Model":
-    """The networks of a folder; torch is loaded here and not before.
-
-    Raises:
-        FileNotFoundError: if they are not there, naming the command that makes them.
-    """
-    check_folder(folder)
-    from vdp.api.model import load
-
-    return load(Path(folder).expanduser())
-
-
-def trained_with(model: "Model", name: str) -> int:
-    """A number that the networks were trained with."""
-    value = model.info()[name]
-    assert isinstance(value, int)
-    return value
-
-
-def check_folder(models: str) -> None:
-    """See that there is a folder of networks before anything is loaded.
-
-    Raises:
-        FileNotFoundError: if not, naming the command that makes it.
-    """
-    folder = Path(models).expanduser()
-    if not all((folder / name).is_dir() for name in ("codec", "denoiser")):
-        raise FileNotFoundError(
-            f"{models}: no models there (folders codec and denoiser); make them with `make run`, or name "
-            "their folder with --models"
-        )
+Clip = Annotated[str, Argument(help=CLIP_HELP)]
+Clips = Annotated[list[str], Argument(help="Video files, folders of pictures, or globs in quotes.")]
+Models = Annotated[str, Option(help="Folder of the trained models.")]
+Out = Annotated[str, Option("--out", "-o", help="Output: .mp4, .gif, or no suffix for a folder of PNGs.")]
+MaskOut = Annotated[str, Option("--out", "-o", help=MASK_OUT_HELP)]
+Frames = Annotated[int, Option(help=f"Number of frames to predict, {span('--frames')}.")]
+Known = Annotated[int | None, Option(help=KNOWN_HELP, show_default=False)]
+Interval = Annotated[int, Option(help="Take every n-th frame of the input.")]
+Samples = Annotated[int, Option(help=f"Number of samples, {span('--samples')}.")]
+Count = Annotated[int, Option("--count", "-n", help=f"Number of clips, {span('-n')}.")]
+Sampler = Annotated[str, Option(help=f"Sampler: {', '.join(SAMPLERS)}.")]
+Steps = Annotated[int, Option(help=f"Sampling steps per hop, {span('steps')}.")]
+Temperature = Annotated[float, Option(help=f"Scale of all noise, {span('temperature')}.")]
+Guidance = Annotated[float, Option(help=f"Weight of the context, {span('guidance')}; 1: as trained.")]
+Eta = Annotated[float, Option(help=f"ddim: share of fresh noise per step, {span('eta')}.")]
+Seed = Annotated[int, Option(help="Seed; equal seeds give equal results.")]
+Fps = Annotated[float | None, Option(help=FPS_HELP, show_default=False)]
+Latent = Annotated[bool, Option("--latent", help="Morph the latents of the two end frames.")]
+FullSize = Annotated[bool, Option("--full-size", help="Process larger clips at their own size; much slower.")]
+Force = Annotated[bool, Option("--force", help="Replace existing outputs.")]
+DryRun = Annotated[bool, Option("--dry-run", help="Print the plan and an estimate of the time.")]
 
 
 # --- Commands --------------------------------------------------------------------------------------------
@@ -223,132 +100,123 @@ def check_folder(models: str) -> None:
 def predict(
     clips: Clips,
     out: Out = "future.mp4",
-    frames: Annotated[int, typer.Option("--frames", help="Frames to predict, 1 to 10000.")] = 11,
+    frames: Frames = 11,
     known: Known = None,
     interval: Interval = 1,
     samples: Samples = 1,
-    sampler: Sampler = "ddim",
-    steps: Steps = 10,
-    temperature: Temperature = 0.7,
-    guidance: Guidance = 1.0,
-    eta: Eta = 0.0,
-    seed: Seed = 0,
+    sampler: Sampler = DEFAULT.sampler,
+    steps: Steps = DEFAULT.steps,
+    temperature: Temperature = DEFAULT.temperature,
+    guidance: Guidance = DEFAULT.guidance,
+    eta: Eta = DEFAULT.eta,
+    seed: Seed = DEFAULT.seed,
     fps: Fps = None,
     models: Models = "data/models",
     force: Force = False,
     dry_run: DryRun = False,
 ) -> None:
-    """Predict what comes after the last frames of each clip."""
-    check_ranges(
-        {"--frames": frames, "--known": known, "--interval": interval, "--samples": samples, "--fps": fps}
-    )
-    settings = Settings(sampler, steps, temperature, guidance, eta, seed)
-    own = find_clips(clips)
-    jobs = plan_jobs([(clip,) for clip in own], out, samples, force)
-    check_folder(models)
-    check_clips(own, known, interval)
+    """Predict the frames after each clip."""
+    check_ranges(frames=frames, known=known, interval=interval, samples=samples, fps=fps)
+    sampling = sampling_options(sampler, steps, temperature, guidance, eta, seed)
+    inputs = find_clips(clips)
+    jobs = plan_jobs([(clip,) for clip in inputs], out, samples, force)
+    check_models(models)
+    check_clips(inputs, known, interval)
     model = load_model(models)
-    useful = trained_with(model, "known_frames")
+    size, limit = (model.height, model.width), model.context_frames
+    task = f"predicting {plural(samples, 'sample')} of {plural(frames, 'frame')}"
     for job in jobs:
         started = time.monotonic()
-        given = read_end(job.clips[0], interval, known, useful, not dry_run, model, frames * samples)
+        source = read_context(job.clips[0], interval, known, limit, not dry_run, size, frames * samples)
+        sample = functools.partial(model.predict, source.frames)
         if dry_run:
-            few = min(frames, TRIED)
-            trial = functools.partial(model.predict, given.frames, few, 1)
-            seconds = settings.about(trial) * samples * frames / few
-            doing = f"{of(samples, 'future')} of {of(frames, 'frame')} from {of(len(given.frames), 'frame')}"
-            say_plan(job, given, f"{doing}: {settings}", seconds)
+            print_plan(job, source, task, estimate(sample, frames, samples, sampling), sampling)
             continue
-        say_begin(job, given, f"predicting {of(samples, 'future')} of {of(frames, 'frame')}")
-        made = model.predict(given.frames, frames, samples, settings.sampling())
-        rows = [given.row() + made_row(result, given, "future +") for result in made]
-        write_job(job, made, given, rows, fps, force)
-        say_done(job, made, given, started)
+        print_start(job, source, task)
+        results = sample(frames, samples, sampling)
+        rows = [source.row() + result_row(result, source, "future +") for result in results]
+        write_job(job, results, source, rows, fps, force, started)
 
 
 def generate(
-    count: Annotated[int, typer.Option("--count", "-n", help="Clips to make, 1 to 64.")] = 1,
+    count: Count = 1,
     out: Out = "generated.mp4",
-    frames: Annotated[int, typer.Option("--frames", help="Frames of each, 1 to 10000.")] = 22,
-    sampler: Sampler = "ddim",
-    steps: Steps = 10,
-    temperature: Temperature = 1.0,
-    guidance: Guidance = 1.0,
-    eta: Eta = 0.0,
-    seed: Seed = 0,
+    frames: Frames = 22,
+    sampler: Sampler = UNSCALED.sampler,
+    steps: Steps = UNSCALED.steps,
+    temperature: Temperature = UNSCALED.temperature,
+    guidance: Guidance = UNSCALED.guidance,
+    eta: Eta = UNSCALED.eta,
+    seed: Seed = UNSCALED.seed,
     fps: Fps = None,
     models: Models = "data/models",
     force: Force = False,
     dry_run: DryRun = False,
 ) -> None:
-    """Make clips from nothing."""
-    check_ranges({"-n": count, "--frames": frames, "--fps": fps})
-    settings = Settings(sampler, steps, temperature, guidance, eta, seed)
-    job = plan_jobs([()], out, count, force)[0]
+    """Generate clips without context."""
+    check_ranges(n=count, frames=frames, fps=fps)
+    sampling = sampling_options(sampler, steps, temperature, guidance, eta, seed)
+    (job,) = plan_jobs([()], out, count, force)
     model = load_model(models)
-    given = read_nothing(model)
+    source = empty_input((model.height, model.width))
+    task = f"generating {plural(count, 'clip')} of {plural(frames, 'frame')}"
     if dry_run:
-        few = min(frames, TRIED)
-        seconds = settings.about(functools.partial(model.generate, 1, few)) * count * frames / few
-        say_plan(job, given, f"{of(count, 'clip')} of {of(frames, 'frame')}: {settings}", seconds)
+        few = min(frames, TRIAL_FRAMES)
+        seconds = estimate_steps(functools.partial(model.generate, 1, few), sampling) * count * frames / few
+        print_plan(job, source, task, seconds, sampling)
         return
     started = time.monotonic()
-    say_begin(job, given, f"generating {of(count, 'clip')} of {of(frames, 'frame')}")
-    made = model.generate(count, frames, settings.sampling())
-    write_job(job, made, given, [made_row(result, given, "frame ") for result in made], fps, force)
-    say_done(job, made, given, started)
+    print_start(job, source, task)
+    results = model.generate(count, frames, sampling)
+    rows = [result_row(result, source, "frame ") for result in results]
+    write_job(job, results, source, rows, fps, force, started)
 
 
 def interpolate(
     before: Clip,
     after: Clip,
     out: Out = "between.mp4",
-    frames: Annotated[int, typer.Option("--frames", help="Frames between the two, 1 to 10000.")] = 10,
-    latent: Annotated[bool, typer.Option("--latent", help="Blend the latents of the two clips.")] = False,
+    frames: Frames = 10,
+    latent: Latent = False,
     known: Known = None,
     interval: Interval = 1,
     samples: Samples = 1,
-    sampler: Sampler = "ddim",
-    steps: Steps = 10,
-    temperature: Temperature = 0.7,
-    guidance: Guidance = 1.0,
-    eta: Eta = 0.0,
-    seed: Seed = 0,
+    sampler: Sampler = DEFAULT.sampler,
+    steps: Steps = DEFAULT.steps,
+    temperature: Temperature = DEFAULT.temperature,
+    guidance: Guidance = DEFAULT.guidance,
+    eta: Eta = DEFAULT.eta,
+    seed: Seed = DEFAULT.seed,
     fps: Fps = None,
     models: Models = "data/models",
     force: Force = False,
     dry_run: DryRun = False,
 ) -> None:
-    """Make the frames between the end of one clip and the start of another, at the size of the first."""
-    check_ranges(
-        {"--frames": frames, "--known": known, "--interval": interval, "--samples": samples, "--fps": fps}
-    )
-    settings = Settings(sampler, steps, temperature, guidance, eta, seed)
+    """Predict the frames between the end of one clip and the start of another, at the size of the first."""
+    check_ranges(frames=frames, known=known, interval=interval, samples=samples, fps=fps)
+    sampling = sampling_options(sampler, steps, temperature, guidance, eta, seed)
     pair = (find_clip(before), find_clip(after))
-    job = plan_jobs([pair], out, samples, force)[0]
-    check_folder(models)
+    (job,) = plan_jobs([pair], out, samples, force)
+    check_models(models)
     check_clips(pair, known, interval)
     model = load_model(models)
     started = time.monotonic()
-    useful = trained_with(model, "known_frames") * trained_with(model, "longest_gap")
-    start = read_end(pair[0], interval, known, useful, not dry_run, model, frames * samples)
-    end = read_end(pair[1], interval, known, useful, False, model, frames * samples)
+    size, limit = (model.height, model.width), model.context_frames * model.max_span
+    source = read_context(pair[0], interval, known, limit, not dry_run, size, frames * samples)
+    end = read_context(pair[1], interval, known, limit, False, size, frames * samples)
+    task = f"interpolating {plural(samples, 'sample')} of {plural(frames, 'frame')}"
 
-    def between(count: int, ways: int, sampling: "Sampling") -> Pixels:
-        return model.interpolate(start.frames, end.frames, count, ways, latent, sampling)
+    def sample(frames: int, samples: int, sampling: Sampling) -> Pixels:
+        return model.interpolate(source.frames, end.frames, frames, samples, latent, sampling)
 
     if dry_run:
-        few = min(frames, TRIED)
-        seconds = settings.about(functools.partial(between, few, 1)) * samples * frames / few
-        doing = f"{of(samples, 'way')} of {of(frames, 'frame')} between the two: {settings}"
-        say_plan(job, start, doing, seconds)
+        print_plan(job, source, task, estimate(sample, frames, samples, sampling), sampling)
         return
-    say_begin(job, start, f"making {of(frames, 'frame')} between the two")
-    made = between(frames, samples, settings.sampling())
-    first = ("given 1", thumbnail(start.box.take(end.small(0))))  # at the size of the frames before it
-    rows = [[*start.row()[-1:], *made_row(result, start, "between "), first] for result in made]
-    write_job(job, made, start, rows, fps, force)
-    say_done(job, made, start, started)
+    print_start(job, source, task)
+    results = sample(frames, samples, sampling)
+    last = ("given 1", thumbnail(source.box.restore(end.to_working_size(0))))
+    rows = [[*source.row()[-1:], *result_row(result, source, "between "), last] for result in results]
+    write_job(job, results, source, rows, fps, force, started)
 
 
 def restore(
@@ -356,41 +224,43 @@ def restore(
     out: Out = "restored.mp4",
     full_size: FullSize = False,
     interval: Interval = 1,
-    sampler: Sampler = "ddim",
-    steps: Steps = 10,
-    temperature: Temperature = 0.0,
-    guidance: Guidance = 1.0,
-    eta: Eta = 0.0,
-    seed: Seed = 0,
+    sampler: Sampler = MODE.sampler,
+    steps: Steps = MODE.steps,
+    temperature: Temperature = MODE.temperature,
+    guidance: Guidance = MODE.guidance,
+    eta: Eta = MODE.eta,
+    seed: Seed = MODE.seed,
     fps: Fps = None,
     models: Models = "data/models",
     force: Force = False,
     dry_run: DryRun = False,
 ) -> None:
-    """Restore clips that are noisy, dark, blurred, compressed or have lost frames."""
-    check_ranges({"--interval": interval, "--fps": fps})
-    settings = Settings(sampler, steps, temperature, guidance, eta, seed)
-    own = find_clips(clips)
-    jobs = plan_jobs([(clip,) for clip in own], out, 1, force)
-    check_folder(models)
-    check_clips(own, None, interval)
+    """Restore noisy, dark, blurred or compressed clips, and clips with lost frames."""
+    check_ranges(interval=interval, fps=fps)
+    sampling = sampling_options(sampler, steps, temperature, guidance, eta, seed)
+    inputs = find_clips(clips)
+    jobs = plan_jobs([(clip,) for clip in inputs], out, 1, force)
+    check_models(models)
+    check_clips(inputs, None, interval)
     if full_size:
-        check_full_size(own, interval)
+        check_full_size(inputs, interval)
     model = load_model(models)
     for job in jobs:
         started = time.monotonic()
-        size = work_size(job.clips[0], model, full_size)
-        given = read_whole(job.clips[0], interval, TRIED if dry_run else None, size)
+        (clip,), size = job.clips, (model.height, model.width)
+        enlarge = full_size and exceeds(clip.size(), size)
+        limit = TRIAL_FRAMES if dry_run else None
+        source = read_clip(clip, interval, limit, clip.size() if enlarge else size, enlarge)
+        frames = source.frames
         if dry_run:
-            seconds = settings.about(functools.partial(model.restore, given.frames, full_size=full_size))
-            times = max(job.clips[0].count(interval) / len(given.frames), 1)
-            say_plan(job, given, f"each frame, restored: {settings}", seconds * times)
+            trial = functools.partial(model.restore, frames, full_size=full_size)
+            seconds = estimate_steps(trial, sampling) * max(clip.count(interval) / len(frames), 1)
+            print_plan(job, source, "restoring every frame", seconds, sampling)
             continue
-        say_begin(job, given, f"restoring {of(len(given.frames), 'frame')}")
-        made = model.restore(given.frames, settings.sampling(), full_size, progress=True)
-        rows = [given.row(), beside_row(made, given, "restored")]
-        write_job(job, made[None], given, rows, fps, force)
-        say_done(job, made[None], given, started)
+        print_start(job, source, f"restoring {plural(len(frames), 'frame')}")
+        restored = model.restore(frames, sampling, full_size, progress=True)
+        rows = [source.row(), matching_row(restored, source, "restored")]
+        write_job(job, restored[None], source, rows, fps, force, started)
 
 
 def segment(
@@ -402,87 +272,139 @@ def segment(
     force: Force = False,
     dry_run: DryRun = False,
 ) -> None:
-    """Find the class of every pixel of every frame, 0 (background) to 48."""
-    check_ranges({"--interval": interval, "--fps": fps})
-    own = find_clips(clips)
-    jobs = plan_jobs([(clip,) for clip in own], out, 1, force, (".npy", *MOVING))
-    check_folder(models)
-    check_clips(own, None, interval)
+    """Classify every pixel of every frame: 0 (background) to 48."""
+    check_ranges(interval=interval, fps=fps)
+    inputs = find_clips(clips)
+    jobs = plan_jobs([(clip,) for clip in inputs], out, 1, force, (".npy", *VIDEO_SUFFIXES))
+    check_models(models)
+    check_clips(inputs, None, interval)
     model = load_model(models)
     for job in jobs:
         started = time.monotonic()
-        given = read_whole(job.clips[0], interval, TRIED if dry_run else None, model)
+        (clip,), limit = job.clips, TRIAL_FRAMES if dry_run else None
+        source = read_clip(clip, interval, limit, (model.height, model.width))
+        frames = source.frames
         if dry_run:
-            seconds = seconds_of(functools.partial(model.segment, given.frames))
-            times = max(job.clips[0].count(interval) / len(given.frames), 1)
-            say_plan(job, given, "a mask of each frame", seconds * times)
+            seconds = time_call(functools.partial(model.segment, frames))
+            seconds *= max(clip.count(interval) / len(frames), 1)
+            print_plan(job, source, "segmenting every frame", seconds)
             continue
-        say_begin(job, given, f"segmenting {of(len(given.frames), 'frame')}")
-        masks = in_parts(given.frames, model.segment, "segmenting")
-        rows = [given.row(), beside_row(masks, given, "mask")]
-        write_job(job, masks[None], given, rows, fps, force)
-        say_done(job, masks[None], given, started)
+        print_start(job, source, f"segmenting {plural(len(frames), 'frame')}")
+        masks = map_batches(frames, model.segment, "segmenting")
+        rows = [source.row(), matching_row(masks, source, "mask")]
+        write_job(job, masks[None], source, rows, fps, force, started)
 
 
-def info(
-    model: Annotated[
-        str, typer.Argument(help="Folder of the networks that `make run` makes.")
-    ] = "data/models",
-) -> None:
-    """Say what networks are in a folder, and what they were trained for."""
-    for line in listed(load_model(model).info()):
+def info(model: Annotated[str, Argument(help="Folder of the trained models.")] = "data/models") -> None:
+    """Describe the models of a folder and their training."""
+    for line in format_values(load_model(model).info()):
         print(line)
 
 
-def listed(value: Mapping[str, object], indent: str = "") -> Iterator[str]:
-    """Plain values in lines, those of mappings further in."""
-    width = max((len(key) for key in value), default=0)
-    for key, entry in value.items():
-        if isinstance(entry, Mapping):
-            yield f"{indent}{key}"
-            yield from listed(entry, indent + "  ")
-        else:
-            shown = ", ".join(map(str, entry)) if isinstance(entry, list | tuple) else entry
-            yield (
-                f"{indent}{key:<{width}}  {shown:,}"
-                if type(shown) is int
-                else f"{indent}{key:<{width}}  {shown}"
-            )
-
-
 def submit(
-    hidden: Annotated[str, typer.Argument(help="Folder of the hidden clips, such as DATASET/hidden.")],
-    out: Annotated[str, typer.Option("--out", "-o", help="The file to write.")] = "final_predictions.pt",
+    hidden: Annotated[str, Argument(help="Folder of the hidden clips, such as DATASET/hidden.")],
+    out: Annotated[str, Option("--out", "-o", help="Output file.")] = "final_predictions.pt",
     models: Models = "data/models",
     force: Force = False,
 ) -> None:
-    """Predict the last mask of every hidden clip into one file, ready to hand in: uint8 (N, 160, 240)."""
-    folder, place = Path(hidden).expanduser(), Path(out).expanduser()
+    """Predict the last mask of every hidden clip of the competition: one file, uint8 (N, 160, 240)."""
+    folder, file = Path(hidden).expanduser(), Path(out).expanduser()
     if not folder.is_dir():
-        raise FileNotFoundError(
-            f"{hidden}: no such folder; expected the hidden clips, such as DATASET/hidden"
-        )
-    if os.path.lexists(place) and not force:
-        raise UserError(f"{out}: is there already; choose another name with -o, or replace it with --force")
-    check_folder(models)
+        raise FileNotFoundError(f"{hidden}: no such folder; expected one such as DATASET/hidden")
+    if os.path.lexists(file) and not force:
+        raise UserError(f"{out}: already exists; choose another name with -o, or replace it with --force")
+    check_models(models)
     from vdp.cli.submit import submit as predict_hidden
 
     started = time.monotonic()
-    shape = predict_hidden(folder, place, Path(models).expanduser(), force)
-    print(f"wrote {out}: uint8 {shape}, read back and checked, in {duration(time.monotonic() - started)}")
+    shape = predict_hidden(folder, file, Path(models).expanduser(), force)
+    print(f"wrote {out}: uint8 {shape}, verified, in {format_duration(time.monotonic() - started)}")
 
 
-# --- The command line ------------------------------------------------------------------------------------
+# --- Shared ----------------------------------------------------------------------------------------------
 
 
-def add_to(app: typer.Typer) -> None:
-    """Add the commands to a command line."""
+def sampling_options(
+    sampler: str, steps: int, temperature: float, guidance: float, eta: float, seed: int
+) -> Sampling:
+    """Check the options of the sampler; errors name the option."""
+    values = (sampler, steps, temperature, guidance, eta, seed)
+    names = [field.name for field in fields(Sampling)]
+    return Sampling(**check_sampling(dict(zip(names, values, strict=True)), "--").model_dump())
+
+
+def check_ranges(**values: float | None) -> None:
+    """Check the other numbers; None is an option that was not given."""
+    for name, value in values.items():
+        option = f"-{name}" if len(name) == 1 else f"--{name}"
+        low, high = RANGES[option]
+        if value is not None and not low <= value <= high:
+            raise UserError(f"{option}={value}: expected {low}..{high}")
+
+
+def check_models(models: str) -> None:
+    """Check that a folder of models exists, before torch is imported."""
+    folder = Path(models).expanduser()
+    if not all((folder / name).is_dir() for name in ("codec", "denoiser")):
+        raise FileNotFoundError(
+            f"{models}: no trained models (codec, denoiser); train them with `make run` or vdp.train, or "
+            "name another folder with --models"
+        )
+
+
+def load_model(folder: str) -> "Model":
+    """Import torch and load the models of a folder."""
+    check_models(folder)
+    from vdp.api.model import load
+
+    return load(Path(folder).expanduser())
+
+
+def estimate(
+    sample: Callable[[int, int, Sampling], object], frames: int, samples: int, sampling: Sampling
+) -> float:
+    """Estimate the seconds of sampling from one sample of a few frames."""
+    few = min(frames, TRIAL_FRAMES)
+    return estimate_steps(functools.partial(sample, few, 1), sampling) * samples * frames / few
+
+
+def estimate_steps(sample: Callable[[Sampling], object], sampling: Sampling) -> float:
+    """Estimate the seconds of sampling from runs with a few steps."""
+    few, one = min(sampling.steps, TRIAL_STEPS), replace(sampling, steps=1)
+    sample(one)  # warm-up
+    base = time_call(functools.partial(sample, one))
+    more = time_call(functools.partial(sample, replace(sampling, steps=few)))
+    return base + max(more - base, 0.0) * (sampling.steps - 1) / max(few - 1, 1)
+
+
+def time_call(function: Callable[[], object]) -> float:
+    """Return the seconds that a call takes."""
+    started = time.monotonic()
+    function()
+    return time.monotonic() - started
+
+
+def format_values(values: Mapping[str, object], indent: str = "") -> Iterator[str]:
+    """Format plain values in lines, nested mappings indented."""
+    width = max((len(key) for key in values), default=0)
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            yield f"{indent}{key}"
+            yield from format_values(value, indent + "  ")
+        elif isinstance(value, list | tuple):
+            yield f"{indent}{key:<{width}}  {', '.join(map(str, value))}"
+        else:
+            yield f"{indent}{key:<{width}}  {format(value, ',') if type(value) is int else value}"
+
+
+def add_to(app: Typer) -> None:
+    """Add the commands to the command line."""
     for command in (predict, generate, interpolate, restore, segment, info, submit):
-        app.command(rich_help_panel=PANEL)(_quietly(command))
+        app.command(rich_help_panel="Videos")(_with_short_errors(command))
 
 
-def _quietly(command: Callable[P, None]) -> Callable[P, None]:
-    """The command without a decoder's own noise, and with one line where it is stopped or memory ends."""
+def _with_short_errors(command: Callable[P, None]) -> Callable[P, None]:
+    """Silence the decoder; report an interrupt or a lack of memory in one line."""
 
     @functools.wraps(command)
     def run(*args: P.args, **kwargs: P.kwargs) -> None:
@@ -490,11 +412,11 @@ def _quietly(command: Callable[P, None]) -> Callable[P, None]:
         try:
             command(*args, **kwargs)
         except KeyboardInterrupt:
-            print("\ninterrupted; nothing half-written is left", file=sys.stderr)
-            raise typer.Exit(130) from None
+            print("\ninterrupted; no partial outputs are left", file=sys.stderr)
+            raise Exit(130) from None
         except (MemoryError, RuntimeError) as error:
-            if isinstance(error, RuntimeError) and not any(text in str(error) for text in NO_MEMORY):
+            if isinstance(error, RuntimeError) and not any(text in str(error) for text in OUT_OF_MEMORY):
                 raise
-            raise UserError("memory is used up; take fewer --samples or frames, or smaller ones") from error
+            raise UserError("out of memory; take fewer --samples or frames, or smaller ones") from error
 
     return run

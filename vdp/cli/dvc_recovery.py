@@ -1,8 +1,7 @@
-"""What a DVC that was killed leaves half written is put right, so that the next one can start.
+"""Repair the lock files of a killed DVC.
 
-DVC writes `dvc.lock` and `.dvc/tmp/rwlock`, its notes of who is at work, in place: a kill at that moment
-leaves a part of a file, which it then refuses to read. Nothing is lost with `dvc.lock`: what it said about
-finished stages is in DVC's run cache, from which the next run takes their results.
+DVC writes `dvc.lock` and `.dvc/tmp/rwlock` in place. A kill during the write leaves a truncated file, which
+it then refuses to read. DVC's run cache still has the results of the finished stages.
 """
 
 import fcntl
@@ -17,41 +16,37 @@ from vdp.config.yaml_file import read_file
 from vdp.core.errors import UserError
 
 LOCK = Path("dvc.lock")
-AT_WORK = Path(".dvc/tmp/lock")  # held by a DVC that is not waiting for a stage
-NOTES = Path(".dvc/tmp/rwlock")  # who reads and writes what
+PROCESS_LOCK = Path(".dvc/tmp/lock")  # held by a DVC, except while it waits for a stage
+RWLOCK = Path(".dvc/tmp/rwlock")  # processes that read and write each path
 
 
-class Note(TypedDict):
-    """One of DVC's notes: a process."""
+class Process(TypedDict):
+    """A process in rwlock."""
 
     pid: int
     cmd: str
 
 
-class Notes(TypedDict, total=False):
-    """DVC's notes, by path."""
+class PathLocks(TypedDict, total=False):
+    """Content of rwlock, by path."""
 
-    write: dict[str, Note]
-    read: dict[str, list[Note]]
+    write: dict[str, Process]
+    read: dict[str, list[Process]]
 
 
-def mend_after_a_kill() -> list[str]:
-    """Put right what a killed DVC has left in this checkout; does nothing while another DVC is at work.
-
-    Returns:
-        What was done, one line each.
-    """
-    with _alone() as alone:
-        return [*_mend_lock(), *_mend_notes()] if alone else []
+def repair_locks() -> list[str]:
+    """Repair the lock files in the current folder, unless a DVC is running there; returns messages."""
+    with _exclusive() as acquired:
+        return [*_repair_lock(), *_repair_rwlock()] if acquired else []
 
 
 @contextmanager
-def _alone() -> Iterator[bool]:
-    """Keep every DVC of this checkout waiting, by its own means; False where one is at work."""
-    if not AT_WORK.parent.is_dir():
-        yield False  # no DVC has been here
+def _exclusive() -> Iterator[bool]:
+    """Hold DVC's process lock; yield False if there is none or a DVC holds it."""
+    if not PROCESS_LOCK.parent.is_dir():
+        yield False
         return
-    with AT_WORK.open("a") as file:
+    with PROCESS_LOCK.open("a") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -60,21 +55,20 @@ def _alone() -> Iterator[bool]:
         yield True
 
 
-def _mend_lock() -> Iterator[str]:
-    """A dvc.lock that DVC would refuse gives way to that of the last commit, or to none."""
-    if not LOCK.is_file() or _is_whole(LOCK):
+def _repair_lock() -> Iterator[str]:
+    """Replace an invalid dvc.lock by the committed one, or remove it."""
+    if not LOCK.is_file() or _is_valid(LOCK):
         return
     committed = subprocess.run(["git", "show", f"HEAD:./{LOCK}"], capture_output=True)
     if committed.returncode == 0:
         _replace(LOCK, committed.stdout)
     else:
         LOCK.unlink()
-    yield f"{LOCK}: was left half written by a killed run; made anew, finished stages come from DVC's cache"
+    yield f"{LOCK}: truncated by a killed run; reset, DVC's cache still has the finished stages"
 
 
-def _is_whole(lock: Path) -> bool:
-    """Whether DVC would read it; where an entry only reads like a whole one, DVC looks its stage up again."""
-    # slow to import, as is all of DVC
+def _is_valid(lock: Path) -> bool:
+    # slow to import
     from dvc.schema import COMPILED_LOCKFILE_SCHEMA  # type: ignore[import-untyped]
     from voluptuous import Invalid
 
@@ -85,33 +79,33 @@ def _is_whole(lock: Path) -> bool:
     return True
 
 
-def _mend_notes() -> Iterator[str]:
-    """Notes that cannot be read give way to none; those of processes that are no DVC are struck out.
+def _repair_rwlock() -> Iterator[str]:
+    """Remove an invalid rwlock, or its entries of processes other than DVC.
 
-    DVC strikes out those of processes that are gone, but not where another program has their number by now,
-    as after a restart or in the next container.
+    DVC removes the entries of dead processes, but not if another program has their pid, as after a restart.
     """
-    if not NOTES.is_file():
+    if not RWLOCK.is_file():
         return
     try:
-        notes: Notes = json.loads(NOTES.read_text())
+        locks: PathLocks = json.loads(RWLOCK.read_text())
     except ValueError:
-        NOTES.unlink()
-        yield f"{NOTES}: was left half written by a killed run; removed"
+        RWLOCK.unlink()
+        yield f"{RWLOCK}: truncated by a killed run; removed"
         return
-    writing = {path: note for path, note in notes.get("write", {}).items() if _may_be_dvc(note["pid"])}
-    reading = {
-        path: [note for note in of_path if _may_be_dvc(note["pid"])]
-        for path, of_path in notes.get("read", {}).items()
+    write = {path: process for path, process in locks.get("write", {}).items() if _may_be_dvc(process)}
+    read = {
+        path: kept
+        for path, processes in locks.get("read", {}).items()
+        if (kept := [process for process in processes if _may_be_dvc(process)])
     }
-    _replace(NOTES, json.dumps({"write": writing, "read": {k: v for k, v in reading.items() if v}}).encode())
+    _replace(RWLOCK, json.dumps({"write": write, "read": read}).encode())
 
 
-def _may_be_dvc(pid: int) -> bool:
-    """Whether a process is a DVC, as far as this system tells."""
-    command = Path(f"/proc/{pid}/cmdline")
+def _may_be_dvc(process: Process) -> bool:
+    """Whether a process is a DVC; True on systems without /proc."""
     if not Path("/proc/self/cmdline").is_file():
         return True
+    command = Path(f"/proc/{process['pid']}/cmdline")
     return command.is_file() and b"dvc" in command.read_bytes()
 
 

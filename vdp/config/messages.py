@@ -9,49 +9,70 @@ from pydantic import JsonValue, ValidationError
 from vdp.config.schema import PARAMS_FILE, P, Params
 from vdp.core.errors import UserError
 
-_RANGE_ERRORS = {"greater_than", "greater_than_equal", "less_than", "less_than_equal", "multiple_of"}
+_TYPES = {
+    "string": "text",
+    "boolean": "true or false",
+    "null": "null",
+    "integer": "an integer",
+    "number": "a number",
+}
+_BOUNDS = {"minimum": ">=", "exclusiveMinimum": ">", "maximum": "<=", "exclusiveMaximum": "<"}
 
 
 def validate(cls: type[P], value: JsonValue, name: str) -> P:
-    """A section's object from its raw content; `name` is its name in messages ('' for the top level)."""
+    """Validate the content of a section; `name` is its name in messages, '' for the top level.
+
+    Raises:
+        UserError: for the first mistake.
+    """
     if not isinstance(value, dict):
         raise UserError(f"{PARAMS_FILE}: {name}={shown(value)}: expected a section with {key_list(cls)}")
     try:
-        # As JSON, so that strict types still take a list for a tuple and text for a path.
+        # As JSON, so that strict types accept a list for a tuple and text for a path.
         return cls.model_validate_json(json.dumps(value))
     except ValidationError as error:
-        # Unknown keys first: a misspelt key is the reason why the right one is missing.
-        found = sorted(error.errors(), key=lambda e: e["type"] != "extra_forbidden")
-        more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
-        raise UserError(f"{PARAMS_FILE}: {_message(cls, value, found[0], name)}{more}") from None
+        raise UserError(f"{PARAMS_FILE}: {first_error(cls, value, error, name)}") from None
+
+
+def first_error(cls: type[Params], data: object, error: ValidationError, section: str) -> str:
+    """Describe the first mistake in the content of a section, and count the others."""
+    # Unknown keys first: a misspelt key is the reason why the right one is missing.
+    found = sorted(error.errors(), key=lambda e: e["type"] != "extra_forbidden")
+    more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
+    return _message(cls, data, found[0], section) + more
 
 
 def _message(cls: type[Params], data: Any, error: Any, section: str) -> str:
-    """One pydantic error in words, with the full dotted name of its key."""
     loc, kind, value = error["loc"], error["type"], error.get("input")
     path, rule, keys = _find(cls, loc)
     name = dotted(section, path)
     if kind == "extra_forbidden":
-        present = _at(data, path)
-        return unknown(str(loc[-1]), name, sorted(keys, key=lambda key: key in present))
+        for part in path:
+            data = data[part]
+        return unknown(str(loc[-1]), name, sorted(keys, key=lambda key: key in data))
     if kind == "missing":
-        return f"{name} is missing: add it ({_expected(rule)}{_meaning(rule)})"
+        meaning = f": {rule['description']}" if "description" in rule and rule.get("type") != "object" else ""
+        return f"{name} is missing; add it ({_expected(rule)}{meaning})"
     if kind in ("value_error", "assertion_error"):
         text = str(error["ctx"]["error"])
-        return text if section and f"{section}." in text else f"{name}: {text}"
-    if kind in _RANGE_ERRORS:
-        return f"{name}={shown(value)} is out of range: expected {_expected(rule)}"
-    return f"{name}={shown(value)}: expected {_expected(rule)}{_nearest_value(value, rule)}"
+        if not name or f"{section}." in text:
+            return text
+        return f"{name}.{text}" if text.partition("=")[0] in keys else f"{name}: {text}"
+    near = (
+        _nearest(value, [str(choice) for choice in rule.get("enum", [])]) if isinstance(value, str) else None
+    )
+    hint = f"; did you mean {near}?" if near else ""
+    return f"{name}={shown(value)}: expected {_expected(rule)}{hint}"
 
 
 def _find(cls: type[Params], loc: tuple[str | int, ...]) -> tuple[list[str | int], Any, list[str]]:
-    """Follow an error's place through the schema: the path in the file, the rule and the known keys there."""
+    """Follow the location of an error through the JSON schema; return its path, rule and known keys."""
     root = cls.model_json_schema()
     path: list[str | int] = []
     rule = root
     for part in loc:
         inner = next((i for o in _options(root, rule) if (i := _inside(o, part)) is not None), None)
-        if inner is not None:  # else it is the name of a union's branch, or the unknown key itself
+        if inner is not None:  # else it is the name of a branch of a union, or the unknown key
             rule = _resolve(root, inner)
             path.append(part)
     keys = [key for option in _options(root, rule) for key in option.get("properties", {})]
@@ -59,16 +80,16 @@ def _find(cls: type[Params], loc: tuple[str | int, ...]) -> tuple[list[str | int
 
 
 def _inside(rule: Any, part: str | int) -> Any:
-    """The rule for one key or one position inside a JSON-schema rule; None where it has no such part."""
+    """Return the rule of a key or position inside a rule, or None."""
     if isinstance(part, str):
         others = rule.get("additionalProperties")
         return rule.get("properties", {}).get(part, others if isinstance(others, dict) else None)
-    places = rule.get("prefixItems", [])
-    return places[part] if part < len(places) else rule.get("items")
+    items = rule.get("prefixItems", [])
+    return items[part] if part < len(items) else rule.get("items")
 
 
 def _options(root: Any, rule: Any) -> list[Any]:
-    """The branches of a rule that is a union, else the rule alone."""
+    """Return the branches of a union, else the rule alone."""
     return [_resolve(root, option) for option in rule.get("anyOf", rule.get("oneOf", [rule]))]
 
 
@@ -79,26 +100,8 @@ def _resolve(root: Any, rule: Any) -> Any:
     return {**target, **{key: value for key, value in rule.items() if key != "$ref"}}
 
 
-def _at(data: Any, path: list[str | int]) -> Any:
-    for part in path:
-        data = data[part]
-    return data
-
-
-_TYPES = {
-    "string": "text",
-    "boolean": "true or false",
-    "null": "null",
-    "integer": "an integer",
-    "number": "a number",
-}
-
-
-_BOUNDS = {"minimum": ">=", "exclusiveMinimum": ">", "maximum": "<=", "exclusiveMaximum": "<"}
-
-
 def _expected(rule: Any) -> str:
-    """What a JSON-schema rule asks for, in words: `an integer >= 1 and <= 8`."""
+    """Describe the values that a JSON-schema rule accepts, such as `an integer 1..8`."""
     defs = {"$defs": rule.get("$defs", {})}
     rule = _resolve(defs, rule)
     if "anyOf" in rule or "oneOf" in rule:
@@ -108,16 +111,20 @@ def _expected(rule: Any) -> str:
     if "const" in rule:
         return str(rule["const"])
     if rule.get("type") == "array":
-        return _expected_list(rule, defs)
+        low, high = rule.get("minItems", 0), rule.get("maxItems")
+        count = f" of {low}" if low and low == high else f" of {low} or more" if low else ""
+        items = [rule["items"]] if isinstance(rule.get("items"), dict) else rule.get("prefixItems", [])
+        each = ", ".join(dict.fromkeys(_expected({**item, **defs}) for item in items))
+        return f"a list{count}" + (f", each {each}" if each else "")
     if rule.get("type") == "object":
-        return "a section with " + (
-            ", ".join(rule["properties"]) if "properties" in rule else "names and values"
-        )
+        return "a section with " + (", ".join(rule.get("properties", {})) or "names and values")
     words = "a path" if rule.get("format", "").endswith("path") else _TYPES.get(rule.get("type"), "a value")
     return f"{words} {_bounds(rule)}".strip()
 
 
 def _bounds(rule: Any) -> str:
+    if "minimum" in rule and "maximum" in rule:
+        return f"{rule['minimum']}..{rule['maximum']}"
     bounds = [f"{sign} {rule[key]}" for key, sign in _BOUNDS.items() if key in rule]
     if "multipleOf" in rule:
         bounds.append(f"a multiple of {rule['multipleOf']}")
@@ -126,22 +133,15 @@ def _bounds(rule: Any) -> str:
     return " and ".join(bounds)
 
 
-def _expected_list(rule: Any, defs: Any) -> str:
-    low, high = rule.get("minItems", 0), rule.get("maxItems")
-    count = f" of {low}" if low and low == high else f" of {low} or more" if low else ""
-    items = [rule["items"]] if isinstance(rule.get("items"), dict) else rule.get("prefixItems", [])
-    each = ", ".join(dict.fromkeys(_expected({**item, **defs}) for item in items))
-    return f"a list{count}" + (f", each {each}" if each else "")
-
-
 def unknown(key: str, section: str, known: list[str]) -> str:
+    """Describe an unknown key, with the nearest known one."""
     near = _nearest(key, known)
     hint = f"did you mean {dotted(section, [near])}? " if near else ""
     return f"{dotted(section, [key])} is not a known key; {hint}known: {', '.join(known)}"
 
 
 def _nearest(word: str, known: list[str]) -> str | None:
-    """The known word nearest to a misspelt one: by spelling, else one of the two abbreviates the other."""
+    """Return the known word nearest in spelling, or of which one abbreviates the other."""
     close = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
     short = [key for key in known if _abbreviates(word, key) or _abbreviates(key, word)]
     loose = difflib.get_close_matches(word, known, n=1, cutoff=0.4)
@@ -149,31 +149,23 @@ def _nearest(word: str, known: list[str]) -> str | None:
 
 
 def _abbreviates(short: str, long: str) -> bool:
-    """Whether `short` has only letters of `long`, in order and from the first on: bse, base_channels."""
+    """Whether `short` is a subsequence of `long` with the same first letter: bse, base_channels."""
     rest = iter(long)
     return short[:1] == long[:1] and all(letter in rest for letter in short)
 
 
-def _nearest_value(value: JsonValue, rule: Any) -> str:
-    choices = [str(choice) for choice in rule.get("enum", [])]
-    near = _nearest(value, choices) if isinstance(value, str) and value else None
-    return f"; did you mean {near}?" if near else ""
-
-
-def _meaning(rule: Any) -> str:
-    return f": {rule['description']}" if "description" in rule and rule.get("type") != "object" else ""
-
-
 def key_list(cls: type[Params]) -> str:
+    """List the keys of a schema, for messages."""
     return "the keys " + ", ".join(cls.model_fields)
 
 
 def dotted(section: str, path: Any) -> str:
-    """`predict` and [`hops`, 0] to `predict.hops[0]`."""
+    """Join `predict` and [`hops`, 0] to `predict.hops[0]`."""
     parts = [f"[{part}]" if isinstance(part, int) else f".{part}" for part in path]
     return (section + "".join(parts)).removeprefix(".")
 
 
 def shown(value: JsonValue) -> str:
+    """Format a value for messages, at most 60 characters."""
     text = json.dumps(value, ensure_ascii=False)
     return text if len(text) <= 60 else text[:57] + "..."

@@ -9,72 +9,86 @@ from pydantic import JsonValue
 
 from vdp.config.checks import check_together
 from vdp.config.messages import key_list, unknown, validate
+from vdp.config.renames import renamed_keys
 from vdp.config.schema import PARAMS_FILE, SECTIONS, P, ScalarParams, schema
 from vdp.config.yaml_file import read_file
 from vdp.core.errors import Interrupted, UserError, one_line
 from vdp.core.rank import process_rank
 
-PATIENCE = 5.0  # seconds; of other processes than the main one, which ends them if it has the same to tell
+PATIENCE = 5.0  # seconds for the main process to print the same error and end this one
 
 
 def read_section(cls: type[P], name: str) -> P:
     """Read one section of ./params.yaml.
 
     Args:
-        cls: the schema of the section.
-        name: the section's key; `a.b` is the section `b` inside the section `a`.
+        cls: schema of the section.
+        name: key of the section; `a.b` is the section `b` inside the section `a`.
 
     Raises:
-        UserError: if the file or the section is missing or has a mistake.
+        UserError: if the file or the section is missing or invalid.
     """
     value: JsonValue = read_file()
     walked: list[str] = []
     for key in name.split("."):
         walked.append(key)
         if not isinstance(value, dict) or key not in value:
-            missing = ".".join(walked)
-            raise UserError(f"{PARAMS_FILE}: section {missing} is missing: add it with {key_list(cls)}")
+            raise UserError(_missing_section(".".join(walked), cls))
         value = value[key]
     return validate(cls, value, name)
 
 
 def read_value(key: str) -> int:
-    """Read a key of ./params.yaml that stands outside every section, such as `seed`."""
+    """Read a top-level key of ./params.yaml, such as `seed`."""
     known = list(ScalarParams.model_fields)
     if key not in known:
-        raise ValueError(f"{key!r} stands in a section: expected one of {', '.join(known)}")
-    scalars: JsonValue = {name: value for name, value in read_file().items() if name in known}
-    return getattr(validate(ScalarParams, scalars, ""), key)
+        raise ValueError(f"key={key!r}: expected one of {', '.join(known)}; read a section with read_section")
+    return getattr(validate(ScalarParams, _scalars(read_file()), ""), key)
 
 
-def check_file() -> None:
-    """Check the whole of ./params.yaml, each section alone and then together.
+def check_file(single_frames: bool = False) -> None:
+    """Check ./params.yaml; as `check_data`."""
+    check_data(read_file(), single_frames)
+
+
+def check_data(data: dict[str, JsonValue], single_frames: bool = False) -> None:
+    """Check the content of a params.yaml, each section alone and then together.
+
+    Args:
+        data: sections and top-level keys.
+        single_frames: refuse a codec that compresses time, which predict needs and pretrain_vae does not.
 
     Raises:
-        UserError: for the first mistake found.
+        UserError: for the first mistake.
     """
-    check_data(read_file())
-
-
-def check_data(data: dict[str, JsonValue]) -> None:
-    """As `check_file`, for the content of a params.yaml that is not (yet) on disk."""
-    scalars = list(ScalarParams.model_fields)
+    if renamed := renamed_keys(data):
+        raise UserError(f"{PARAMS_FILE}: {'. '.join(renamed)}")
+    known = [*ScalarParams.model_fields, *SECTIONS]
     for key in data:
-        if key not in SECTIONS and key not in scalars:
-            raise UserError(f"{PARAMS_FILE}: {unknown(str(key), '', [*scalars, *SECTIONS])}")
-    validate(ScalarParams, {key: data[key] for key in scalars if key in data}, "")
+        if key not in known:
+            raise UserError(f"{PARAMS_FILE}: {unknown(str(key), '', known)}")
+    validate(ScalarParams, _scalars(data), "")
+    sections = {}
     for name in SECTIONS:
         cls = schema(name)
         if name not in data:
-            raise UserError(f"{PARAMS_FILE}: section {name} is missing: add it with {key_list(cls)}")
-        validate(cls, data[name], name)
-    check_together(data)
+            raise UserError(_missing_section(name, cls))
+        sections[name] = validate(cls, data[name], name)
+    check_together(sections, single_frames)
+
+
+def _scalars(data: dict[str, JsonValue]) -> dict[str, JsonValue]:
+    return {name: data[name] for name in ScalarParams.model_fields if name in data}
+
+
+def _missing_section(name: str, cls: type[P]) -> str:
+    return f"{PARAMS_FILE}: section {name} is missing; add it with {key_list(cls)}"
 
 
 def run_stage(main: Callable[[], None]) -> None:
-    """Run a stage: check params.yaml first, and end on a user's mistake with one line and exit code 1.
+    """Check params.yaml and run a stage; a user error ends it with one line and exit code 1.
 
-    With VDP_TRACEBACK=1 in the environment the traceback is shown instead.
+    VDP_TRACEBACK=1 in the environment shows the traceback instead.
     """
     try:
         check_file()
@@ -82,14 +96,14 @@ def run_stage(main: Callable[[], None]) -> None:
     except (ValueError, OSError) as error:
         if os.environ.get("VDP_TRACEBACK"):
             raise
-        if number := process_rank():
+        if rank := process_rank():
             time.sleep(PATIENCE)
-            print(f"\nerror in process {number}: {one_line(error)}", file=sys.stderr)
+            print(f"\nerror in process {rank}: {one_line(error)}", file=sys.stderr)
         else:
             print(f"error: {one_line(error)}", file=sys.stderr)
         sys.exit(1)
     except Interrupted as stopped:
-        if stopped.tells:
+        if stopped.is_main:
             print(stopped, file=sys.stderr)
         sys.exit(stopped.exit_code)
     except KeyboardInterrupt:

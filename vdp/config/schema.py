@@ -1,12 +1,11 @@
-"""Schemas of params.yaml: the base class, the top-level keys, and where each section's schema is.
+"""Base class of the schemas of params.yaml, its top-level keys, and the schema of each section.
 
-The schema of a section lives beside the code it configures. `SECTIONS` names it by module path and it is imported
-on demand, so that a check of the whole file loads no network.
+The schema of a section lives beside the code it configures and is imported on demand.
 """
 
 import importlib
 from pathlib import Path
-from typing import Self, TypeVar
+from typing import Annotated, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -34,35 +33,35 @@ SECTIONS = {
     "evaluate_tasks": "vdp.evaluation.params:EvaluateTasksParams",
 }
 
+Seed = Annotated[int, Field(ge=0, le=2**31 - 1)]
+
 
 class Params(BaseModel):
-    """A section of params.yaml: frozen, no unknown keys, no guessing of types, no defaults in subclasses."""
+    """A section of params.yaml: frozen and strict; subclasses have no defaults."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
 class ScalarParams(Params):
-    """The keys of params.yaml that stand outside every section."""
+    """Top-level keys of params.yaml."""
 
-    seed: int = Field(ge=0, le=2**31 - 1)
-    launcher: str = Field(
-        min_length=1
-    )  # what starts the training stages: python, torchrun or srun with options
+    seed: Seed
+    launcher: Annotated[str, Field(min_length=1)]  # command of the training stages: python, torchrun or srun
 
 
 class ClipParams(Params):
     """Section `clip` of params.yaml."""
 
     frames: int = Field(ge=2, le=65536)  # frames of a clip
-    known: int = Field(ge=1)  # how many of them, from the first on, are given
+    known: int = Field(ge=1)  # context frames, from the first on
     height: int = Field(ge=8, le=16384)  # pixels
     width: int = Field(ge=8, le=16384)  # pixels
 
     @model_validator(mode="after")
-    def some_frame_is_unknown(self) -> Self:
+    def some_frame_is_predicted(self) -> Self:
         if self.known >= self.frames:
             raise ValueError(
-                f"clip.known={self.known} leaves nothing to predict: expected < clip.frames={self.frames}"
+                f"clip.known={self.known}: expected < clip.frames={self.frames}; leave a frame to predict"
             )
         return self
 

@@ -1,6 +1,6 @@
-"""Context frames of a hop: the ones nearest to its targets, and what a target's change is measured from.
+"""Selection of context frames by their distance to a target, and the frame that a target's change is from.
 
-Shapes: B clips, C channels, K context frames, N target frames.
+Shapes: B clips, C channels, K context frames, N target frames. Frame indices are real-valued.
 """
 
 from dataclasses import dataclass
@@ -10,89 +10,75 @@ from torch import Tensor
 
 from vdp.core.tasks import Task
 
-TIE_BONUS = 1e-4  # frames; of two known frames equally near, the later one is taken
+TIE_BONUS = 1e-4  # frames; the later one of two equally near context frames counts as nearer
 
 
-def distance(known_index: Tensor, target_index: Tensor) -> Tensor:
-    """Frames from targets (B, N) to known frames (B, K), as (B, N, K); of two as far, the later is nearer."""
-    offset = known_index[:, None, :] - target_index[:, :, None]
+@dataclass(frozen=True)
+class Hops:
+    """A batch of hops, one per clip, all of one task."""
+
+    known: Tensor  # normalised latents of the context frames, (B, C, K, h, w)
+    index: Tensor  # frame indices of them, (B, K)
+    target: Tensor  # normalised latents, (B, C, N, h, w)
+    target_index: Tensor  # (B, N)
+    task: Task = "predict"
+
+
+def distance(index: Tensor, target_index: Tensor) -> Tensor:
+    """Return the frames between context (B, K) and targets (B, N), (B, N, K); ties favour the later frame."""
+    offset = index[:, None, :] - target_index[:, :, None]
     return offset.abs() - TIE_BONUS * offset.sign()
 
 
-def nearest_known(known_index: Tensor, target_index: Tensor) -> Tensor:
-    """Position of the known frame nearest in time to each target; the later one of two equally near.
+def nearest_context(frames: Tensor, index: Tensor, target_index: Tensor) -> Tensor:
+    """Select the context frame nearest to each target, the later one of two equally near.
 
     Args:
-        known_index: real-valued frame index of each known frame, (B, K), K >= 1.
-        target_index: real-valued frame index of each target frame, (B, N).
+        frames: (B, C, K, H, W).
+        index: (B, K).
+        target_index: (B, N).
 
     Returns:
-        (B, N) int64 positions into the known frames.
-
-    Raises:
-        ValueError: if there is no known frame.
+        (B, C, N, H, W); zeros where K is 0.
     """
-    if known_index.shape[1] == 0:
-        raise ValueError("known frames: expected at least one to measure a change from, got none")
-    return distance(known_index, target_index).argmin(dim=2)
+    if frames.shape[2] == 0:
+        return frames.new_zeros(*frames.shape[:2], target_index.shape[1], *frames.shape[3:])
+    positions = distance(index, target_index).argmin(dim=2)
+    rows = torch.arange(frames.shape[0], device=frames.device)[:, None]
+    return frames[rows, :, positions].transpose(1, 2)
 
 
-def anchor_frames(known: Tensor, known_index: Tensor, target_index: Tensor) -> Tensor:
-    """The nearest known frame of each target, (B, C, K, H, W) -> (B, C, N, H, W); zeros where K is 0."""
-    if known.shape[2] == 0:
-        return known.new_zeros(*known.shape[:2], target_index.shape[1], *known.shape[3:])
-    positions = nearest_known(known_index, target_index)
-    batch = torch.arange(known.shape[0], device=known.device)[:, None]
-    return known[batch, :, positions].transpose(1, 2)
+def blended_frames(frames: Tensor, index: Tensor, target_index: Tensor) -> Tensor:
+    """Interpolate linearly between the context frames on both sides of each target.
 
-
-def blended_frames(known: Tensor, known_index: Tensor, target_index: Tensor) -> Tensor:
-    """What a straight line through the known frames on both sides of each target gives at its time.
-
-    Where all known frames lie on one side it is the nearest one, and where a target itself is known, that.
-
-    Args:
-        known: (B, C, K, H, W), K >= 1.
-        known_index: (B, K), in frames.
-        target_index: (B, N), in frames.
-
-    Returns:
-        (B, C, N, H, W).
+    A target with context on one side takes the nearest frame. Shapes are those of `nearest_context`, K >= 1.
     """
-    offset = known_index[:, None, :] - target_index[:, :, None]  # (B, N, K)
+    offset = index[:, None, :] - target_index[:, :, None]  # (B, N, K)
     before, left = offset.masked_fill(offset > 0, -torch.inf).max(dim=2).indices, (offset <= 0).any(dim=2)
     after, right = offset.masked_fill(offset < 0, torch.inf).min(dim=2).indices, (offset >= 0).any(dim=2)
     since = -offset.gather(2, before[:, :, None])[:, :, 0]
     until = offset.gather(2, after[:, :, None])[:, :, 0]
     share = torch.where(left & right, since / (since + until).clamp(min=TIE_BONUS), right & ~left)
-    rows = torch.arange(len(known), device=known.device)[:, None]
-    one, other = (known[rows, :, place].transpose(1, 2) for place in (before, after))
-    return one + share.to(known.dtype)[:, None, :, None, None] * (other - one)
+    rows = torch.arange(len(frames), device=frames.device)[:, None]
+    one, other = (frames[rows, :, position].transpose(1, 2) for position in (before, after))
+    return one + share.to(frames.dtype)[:, None, :, None, None] * (other - one)
 
 
 def nearest_frames(
     frames: Tensor, index: Tensor, level: Tensor, target_index: Tensor, count: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The `count` known frames nearest to a target, nearest first, with their times and noise levels.
+    """Select the `count` context frames nearest to a target, nearest first; all of them where K < count.
 
     Args:
-        frames: (B, C, K, H, W); where K < count, all of them are taken.
-        index: (B, K), in frames.
-        level: standard deviation of the noise on them, (B, K).
-        target_index: (B, 1), in frames.
-        count: 1 or more.
+        frames: (B, C, K, H, W).
+        index: (B, K).
+        level: standard deviation of the noise on each frame, (B, K).
+        target_index: (B, 1).
+        count: at least 1.
+
+    Returns:
+        Frames, indices and levels, with `count` in place of K.
     """
     order = distance(index, target_index)[:, 0].argsort(dim=1)[:, :count]
     rows = torch.arange(frames.shape[0], device=frames.device)[:, None]
     return frames[rows, :, order].transpose(1, 2), index.gather(1, order), level.gather(1, order)
-
-
-@dataclass(frozen=True)
-class Hops:
-    """Hops of a rollout, one per clip of a batch: some known frames, and the frames to predict from them."""
-
-    known: Tensor  # normalised latents, (B, C, K, h, w)
-    index: Tensor  # their times, (B, K), in frames
-    target: Tensor  # normalised latents, (B, C, N, h, w)
-    target_index: Tensor  # (B, N)
-    task: Task = "predict"  # that of all of them

@@ -1,7 +1,4 @@
-"""Which device and which precision a run uses: decided by what the hardware can do, never by timing it.
-
-A timed probe would let two equal runs on one machine end in different bytes.
-"""
+"""Device and precision of a run, from what the hardware supports; a timed probe is not deterministic."""
 
 import functools
 from pathlib import Path
@@ -13,13 +10,13 @@ BF16_FLAGS = {"amx_bf16", "avx512_bf16"}  # without them bf16 is emulated and sl
 
 
 def pick_device() -> torch.device:
-    """The accelerator where there is one, else the CPU."""
+    """Return the GPU where there is one, else the CPU."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 @functools.cache
 def cpu_flags() -> frozenset[str]:
-    """Instruction set flags of this machine's CPU; empty where the system does not list them."""
+    """Return the instruction set flags of the CPU; empty where the system does not list them."""
     if not CPUINFO.is_file():
         return frozenset()
     for line in CPUINFO.read_text().splitlines():
@@ -29,12 +26,12 @@ def cpu_flags() -> frozenset[str]:
 
 
 def computes_in_bf16(device_type: str) -> bool:
-    """Whether the hardware computes in bf16 (AMX, AVX512-BF16, recent GPUs) rather than emulating it."""
+    """Whether the hardware computes in bf16 rather than emulating it."""
     if device_type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     return bool(BF16_FLAGS & cpu_flags())
 
 
 def autocast(device: torch.device) -> torch.autocast:
-    """Autocast context: bf16 where the hardware computes in it, else fp32."""
+    """Return the autocast context: bf16 where the hardware computes in it, else fp32."""
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=computes_in_bf16(device.type))

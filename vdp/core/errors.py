@@ -2,28 +2,28 @@
 
 import re
 
-BROKEN = re.compile(r"\s*[\n\r\v\f\x1c-\x1e\x85\u2028\u2029]\s*")  # where a text goes on in the next line
+LINE_BREAKS = re.compile(r"\s*[\n\r\v\f\x1c-\x1e\x85\u2028\u2029]\s*")
 
 
 class UserError(ValueError):
-    """A mistake the user can put right, told in one line: what is wrong, what was expected, what to do."""
+    """A user error, reported in one line: `key=value: expected ...; next step`."""
 
 
 class Interrupted(KeyboardInterrupt):
-    """Work was stopped by a signal; the message says how to go on.
+    """A training was stopped by a signal and can be resumed.
 
-    Of several processes one tells the message. The others end as if all were well: whoever has started them
-    would else take it for a crash and kill that one.
+    Only the main process prints the message and exits with 128 + signal. The others exit with 0: a launcher
+    that sees one of them fail kills the main process.
     """
 
-    def __init__(self, signal: int, message: str, tells: bool) -> None:
+    def __init__(self, signal: int, message: str, is_main: bool) -> None:
         super().__init__(message)
-        self.exit_code = 128 + signal if tells else 0
-        self.tells = tells
+        self.exit_code = 128 + signal if is_main else 0
+        self.is_main = is_main
 
 
 def one_line(error: ValueError | OSError) -> str:
-    """The message of an error, on one line."""
+    """Return the message of an error on one line."""
     text = str(error)
     if isinstance(error, FileNotFoundError) and error.filename:
         text = f"{error.filename}: no such file or folder"
@@ -33,9 +33,6 @@ def one_line(error: ValueError | OSError) -> str:
 
 
 def printable(text: str) -> str:
-    """The text on one line that a terminal can show: broken lines are joined, `\\x1b` is written out."""
-    return "".join(c if c.isprintable() else _escaped(c) for c in BROKEN.sub(" ", text).strip())
-
-
-def _escaped(character: str) -> str:
-    return character.encode("unicode_escape").decode("ascii")
+    """Join the lines of a text and escape the characters that a terminal does not print."""
+    joined = LINE_BREAKS.sub(" ", text).strip()
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in joined)

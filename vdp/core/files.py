@@ -1,4 +1,4 @@
-"""Folders that are written whole or not at all, and work that one process does at a time."""
+"""Atomic replacement of folders and files, and lock files."""
 
 import fcntl
 import shutil
@@ -10,7 +10,7 @@ from pathlib import Path
 
 @contextmanager
 def replacing(folder: Path) -> Iterator[Path]:
-    """A scratch folder that takes the place of `folder` if the block ends well, and vanishes if not."""
+    """Yield a scratch folder that replaces `folder` when the block succeeds and is deleted when it fails."""
     part = folder.with_name(folder.name + ".part")
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
@@ -23,9 +23,17 @@ def replacing(folder: Path) -> Iterator[Path]:
         shutil.rmtree(part, ignore_errors=True)
 
 
+def write_text(path: Path, text: str) -> None:
+    """Replace a text file atomically; make its folder."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(path.name + ".part")
+    part.write_text(text)
+    part.replace(path)
+
+
 @contextmanager
 def locked(path: Path, waiting: str | None = None) -> Iterator[None]:
-    """Hold the lock file `path`; if it is held, say `waiting` and wait. A process that dies lets it go."""
+    """Hold the lock file `path`; print `waiting` if another process holds it. A dead process releases it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w") as file:
         try:

@@ -4,10 +4,9 @@ import os
 
 
 def process_rank() -> int:
-    """Which one of a distributed training's processes this is; 0 is the main one, or the only one.
+    """Return 0 in the main process and above 0 in the others.
 
-    torchrun gives each process its RANK. Where Lightning starts the processes, they have a LOCAL_RANK, and
-    a NODE_RANK on several machines. SLURM numbers those that it starts itself.
+    torchrun sets RANK, Lightning LOCAL_RANK and NODE_RANK, SLURM SLURM_PROCID.
     """
     if "RANK" in os.environ:
         names = ["RANK"]

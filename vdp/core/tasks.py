@@ -1,12 +1,7 @@
-"""Which frames of a clip are known, which one is the target, and which known frame a target starts from.
+"""Tasks as rules for the context and target frames of a hop; only the frame indices identify a task.
 
-Where the change from the nearest known frame is diffused, what stands still costs nothing to predict, and a
-network that knows nothing falls back to the copy.
-
-A task is a rule for what is known, and times alone tell a network which one it is at: `predict` knows frames
-before its targets, `interpolate` frames on both sides of them, `generate` none, and `restore` a degraded
-clip, which stands in the place of known frames, at the targets' own times too.
-Shapes: B clips, C channels, K known frames, N target frames.
+`predict` has context frames before its targets, `interpolate` on both sides of them, `generate` none, and
+`restore` the degraded clip as context, at the frame indices of its targets too.
 """
 
 from collections.abc import Sequence
@@ -16,144 +11,122 @@ import numpy as np
 
 Task = Literal["predict", "interpolate", "generate", "restore"]
 TASKS: tuple[Task, ...] = get_args(Task)
-STRIDE = 2  # frames between hops of the skip-frame rollout, once it has left the given frames
+STRIDE = 2  # frames between hops of the skip-frame rollout, after the context frames of the clip
+
+Positions = tuple[list[int], list[int]]  # 0-based: context frames, nearest first; target frames, ascending
 
 
-def draw_hop(
-    rng: np.random.Generator, frames: int, known: int, gaps: Sequence[int], max_hops: int, targets: int
-) -> tuple[list[int], list[int]]:
-    """One hop of a rollout somewhere in a clip: which frames are known, and which ones are the targets.
+def draw_predict_hop(
+    rng: np.random.Generator, frames: int, context: int, offsets: Sequence[int], max_hops: int, targets: int
+) -> Positions:
+    """Draw a hop of a rollout at a random place of a clip.
 
-    A rollout's context is dense where frames were given and strided where it made them itself. The hop is
-    placed anywhere in the clip, so that one clip teaches many.
+    As in a rollout, the context is dense in given frames and has `STRIDE` between predicted ones.
 
     Args:
-        rng: source of randomness.
+        rng: random numbers.
         frames: length of the clip.
-        known: how many known frames to give.
-        gaps: allowed distances from the last known frame to a target.
-        max_hops: how many frames the rollout may have made before this hop, where the clip is long enough.
-        targets: how many frames to predict from these known ones; at different gaps, where gaps suffice.
-
-    Returns:
-        Known frame positions (0-based, nearest first) and the targets' positions, ascending.
+        context: context frames.
+        offsets: target offsets to draw from, without replacement while they last.
+        max_hops: max predicted frames among the context frames.
+        targets: target frames.
 
     Raises:
-        ValueError: if the known frames and the target do not fit into the clip at any gap.
+        ValueError: if no offset fits into the clip.
     """
-    fitting = [gap for gap in gaps if gap + known <= frames]
+    fitting = [offset for offset in offsets if offset + context <= frames]
     if not fitting:
         raise ValueError(
-            f"hop: {known} known frames and a gap of {list(gaps)} do not fit into clips of {frames} frames; "
-            "lower train_denoiser.context_frames or train_denoiser.target_offsets"
+            f"hop: {context} context frames and a target offset of {list(offsets)} do not fit into clips of "
+            f"{frames} frames; lower train_denoiser.context_frames or train_denoiser.target_offsets"
         )
-    chosen = sorted(int(gap) for gap in rng.choice(fitting, targets, replace=targets > len(fitting)))
-    room = (frames - chosen[-1] - known) // (STRIDE - 1)  # strides for which the clip is long enough
-    strided = int(rng.integers(0, min(max_hops, known - 1, room) + 1))
-    back = np.cumsum([0] + [STRIDE] * strided + [1] * (known - 1 - strided))
+    chosen = sorted(int(offset) for offset in rng.choice(fitting, targets, replace=targets > len(fitting)))
+    room = (frames - chosen[-1] - context) // (STRIDE - 1)  # strides that fit into the clip
+    strided = int(rng.integers(0, min(max_hops, context - 1, room) + 1))
+    back = np.cumsum([0] + [STRIDE] * strided + [1] * (context - 1 - strided))
     last = int(rng.integers(back[-1], frames - chosen[-1]))
-    return [last - int(steps) for steps in back], [last + gap for gap in chosen]
+    return [last - int(steps) for steps in back], [last + offset for offset in chosen]
 
 
-def draw_between(
-    rng: np.random.Generator, frames: int, known: int, span: int, targets: int
-) -> tuple[list[int], list[int]]:
-    """Frames to interpolate in a clip: known ones on both sides of a gap, and consecutive targets in it.
+def draw_interpolate_hop(
+    rng: np.random.Generator, frames: int, context: int, max_span: int, targets: int
+) -> Positions:
+    """Draw consecutive targets between context frames on both sides, one at least on each.
 
     Args:
-        rng: source of randomness.
+        rng: random numbers.
         frames: length of the clip.
-        known: how many known frames to give, 2 or more; each side has one at least.
-        span: frames from the last known one before the gap to the first one after it, at most; a hop draws
-            from `targets` + 1 up to this.
-        targets: how many frames to predict, at once.
-
-    Returns:
-        Known frame positions (0-based, nearest to the gap first, the sides in turn) and the targets'
-        positions, ascending.
+        context: context frames, at least 2.
+        max_span: max frames from the last context frame before the targets to the first after them.
+        targets: target frames.
 
     Raises:
-        ValueError: if the gap and the known frames do not fit into the clip.
+        ValueError: if the span and the context frames do not fit into the clip.
     """
-    if known < 2 or not targets < span <= frames - known + 1:
+    if context < 2 or not targets < max_span <= frames - context + 1:
         raise ValueError(
-            f"interpolate: {known} known frames around a gap of {span}, with {targets} targets in it, do not "
-            f"fit into clips of {frames} frames; change train_denoiser.context_frames or train_denoiser.max_span"
+            f"interpolate: {context} context frames around a span of {max_span} with {targets} targets do "
+            f"not fit into clips of {frames} frames; change train_denoiser.context_frames or "
+            "train_denoiser.max_span"
         )
-    width = int(rng.integers(targets + 1, span + 1))
-    before = int(rng.integers(1, known))
-    first = int(rng.integers(before - 1, frames - width - (known - before) + 1))  # the last frame before it
+    span = int(rng.integers(targets + 1, max_span + 1))
+    before = int(rng.integers(1, context))
+    first = int(rng.integers(before - 1, frames - span - (context - before) + 1))  # the last one before
     earlier = [first - step for step in range(before)]
-    later = [first + width + step for step in range(known - before)]
-    start = first + int(rng.integers(1, width - targets + 1))
-    return in_turn(earlier, later), list(range(start, start + targets))
+    later = [first + span + step for step in range(context - before)]
+    start = first + int(rng.integers(1, span - targets + 1))
+    return interleave(earlier, later), list(range(start, start + targets))
 
 
-def in_turn(one: Sequence[int], other: Sequence[int]) -> list[int]:
-    """Items of two lists in turn, then those that are left over of the longer one."""
+def interleave(one: Sequence[int], other: Sequence[int]) -> list[int]:
+    """Alternate the items of two lists, then append the rest of the longer one."""
     both = min(len(one), len(other))
     paired = [item for pair in zip(one, other, strict=False) for item in pair]
     return [*paired, *one[both:], *other[both:]]
 
 
-def draw_free(rng: np.random.Generator, frames: int, targets: int) -> tuple[list[int], list[int]]:
-    """Frames to generate from nothing: no known positions, and consecutive targets somewhere in the clip.
+def draw_generate_hop(rng: np.random.Generator, frames: int, targets: int) -> Positions:
+    """Draw consecutive targets in a clip, without context.
 
     Raises:
         ValueError: if the clip is shorter.
     """
-    return [], _run_of(rng, frames, targets)
-
-
-def _run_of(rng: np.random.Generator, frames: int, targets: int) -> list[int]:
-    """Consecutive targets somewhere in a clip."""
     if targets > frames:
         raise ValueError(
-            f"hop: {targets} frames at once do not fit into clips of {frames}; lower train_denoiser.targets"
+            f"hop: {targets} targets do not fit into clips of {frames} frames; lower train_denoiser.targets"
         )
     start = int(rng.integers(0, frames - targets + 1))
-    return list(range(start, start + targets))
+    return [], list(range(start, start + targets))
 
 
-def draw_degraded(
-    rng: np.random.Generator, frames: int, known: int, targets: int
-) -> tuple[list[int], list[int]]:
-    """Frames to restore somewhere in a clip: degraded frames around consecutive targets, their own included.
-
-    Args:
-        rng: source of randomness.
-        frames: length of the clip.
-        known: how many degraded frames to give; more where there are more targets.
-        targets: how many frames to restore at once.
-
-    Returns:
-        Positions of the degraded frames (0-based, nearest to the first target first) and of the targets.
+def draw_restore_hop(rng: np.random.Generator, frames: int, context: int, targets: int) -> Positions:
+    """Draw consecutive targets in a clip, with degraded frames around them and at their positions as context.
 
     Raises:
         ValueError: if the clip is shorter.
     """
-    wanted = _run_of(rng, frames, targets)
-    return degraded_around(wanted, frames, max(known, targets)), wanted
+    _, drawn = draw_generate_hop(rng, frames, targets)
+    return degraded_around(drawn, frames, max(context, targets)), drawn
 
 
-def degraded_around(wanted: Sequence[int], frames: int, count: int) -> list[int]:
-    """The `count` frames of a clip around some targets, all of theirs among them, nearest to the first first.
+def degraded_around(targets: Sequence[int], frames: int, count: int) -> list[int]:
+    """Return `count` positions around consecutive targets and at them, nearest to the first target first.
 
-    At the ends of a clip they lie on one side; a shorter clip gives all of its frames.
+    They are shifted at the ends of the clip; a shorter clip gives all of its frames.
     """
-    count = min(max(count, len(wanted)), frames)
-    start = wanted[0] - (count - len(wanted)) // 2
+    count = min(max(count, len(targets)), frames)
+    start = targets[0] - (count - len(targets)) // 2
     start = min(max(start, 0), frames - count)
-    return sorted(range(start, start + count), key=lambda at: (abs(at - wanted[0]), at))
+    return sorted(range(start, start + count), key=lambda at: (abs(at - targets[0]), at))
 
 
-def frame_groups(hops: list[int | list[int]]) -> list[list[int]]:
-    """Hops of params.yaml, each as the list of its frame numbers."""
+def frame_groups(hops: Sequence[int | list[int]]) -> list[list[int]]:
+    """Return the frame numbers of each hop of params.yaml."""
     return [hop if isinstance(hop, list) else [hop] for hop in hops]
 
 
-def hop_offsets(hops: list[int | list[int]], known: int) -> set[int]:
-    """Distances from the last frame before each hop to the hop's own, where the first `known` are given."""
+def hop_offsets(hops: Sequence[int | list[int]], context: int) -> set[int]:
+    """Return the target offsets of a rollout that starts after `context` frames."""
     groups = frame_groups(hops)
-    starts = [known, *(group[-1] for group in groups)]
+    starts = [context, *(group[-1] for group in groups)]
     return {frame - start for start, group in zip(starts, groups, strict=False) for frame in group}

@@ -1,4 +1,4 @@
-"""Params of the stage that cuts sources into clips."""
+"""Sections `extract_frames`, `augment` and `degrade` of params.yaml."""
 
 from pathlib import Path
 from typing import Annotated, Literal, Self
@@ -7,10 +7,10 @@ from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 
 from vdp.config.schema import Params
 
-MAX_NUMBER = 2**31 - 1  # of a frame: no video has more
+MAX_NUMBER = 2**31 - 1  # of a frame
 MAX_NAME = 100  # characters of the name of a test set
 
-CLIPS = Path("data/clips")  # what the stage writes
+CLIPS = Path("data/clips")  # output of the stage
 
 Kind = Literal["auto", "competition", "videos", "images", "clevrer", "pairs", "huggingface"]
 Interval = Annotated[int, Field(ge=1, le=MAX_NUMBER)]
@@ -21,41 +21,36 @@ Name = Annotated[str, Field(min_length=1)]
 
 
 class SourceParams(Params):
-    """One source with settings of its own; a key that is left out is as in the section.
-
-    The only schema with defaults: what is not written here is written in the section.
-    """
+    """A source with its own settings; a key that is left out has the value of the section."""
 
     folder: Path | None = Field(default=None, description="folder, video file or list of pairs")
-    hub: Name | None = Field(
-        default=None, description="instead of folder: a data set of the Hugging Face hub"
-    )
-    revision: Name | None = Field(default=None, description="of a hub's data set: commit, tag or branch")
-    config: Name | None = Field(default=None, description="of a hub's data set that has several")
-    kind: Kind = Field(default="auto", description="what it holds; auto looks")
+    hub: Name | None = Field(default=None, description="data set of the Hugging Face hub, in place of folder")
+    revision: Name | None = Field(default=None, description="of a hub data set: commit, tag or branch")
+    config: Name | None = Field(default=None, description="of a hub data set")
+    kind: Kind = Field(default="auto", description="layout; auto detects it")
     interval: Interval | None = Field(default=None, description="take every n-th frame")
-    fps: Fps | None = Field(default=None, description="take frames at this rate instead; frames per second")
-    offset: Offset | None = Field(default=None, description="leave out frames at the start of each video")
-    stride: Stride | None = Field(default=None, description="taken frames from clip to clip")
+    fps: Fps | None = Field(default=None, description="frames per second, in place of interval")
+    offset: Offset | None = Field(default=None, description="frames to skip at the start of each video")
+    stride: Stride | None = Field(default=None, description="frames from the start of a clip to the next")
 
     @model_validator(mode="after")
     def one_place(self) -> Self:
         if (self.folder is None) == (self.hub is None):
-            raise ValueError("a source needs folder or hub, and not both")
+            raise ValueError("a source needs either folder or hub")
         if self.hub is not None and self.kind not in ("auto", "huggingface"):
-            raise ValueError(f"kind={self.kind} does not go with hub; leave kind out")
+            raise ValueError(f"kind={self.kind}: expected auto or huggingface with hub; remove kind")
         if self.hub is None and (self.revision or self.config):
-            raise ValueError("revision and config are of a data set of the hub; leave them out")
+            raise ValueError("revision and config need hub; remove them")
         return self
 
     @property
     def place(self) -> str:
-        """How messages name it."""
+        """Name of the source in messages."""
         return str(self.folder) if self.folder is not None else f"hub:{self.hub}"
 
 
 def _branch(value: object) -> str:
-    """A mapping is a source with settings: what is wrong in it is told, not that it is no path."""
+    """Pick the branch of a union, so that an error inside a mapping names its key."""
     if value is None:
         return "none"
     return "settings" if isinstance(value, dict | SourceParams) else "path"
@@ -68,26 +63,22 @@ SourceOrNone = Annotated[_Path | _Settings | Annotated[None, Tag("none")], Discr
 
 
 class ExtractParams(Params):
-    """Section `extract_frames` of params.yaml. Paths are relative to the project's root."""
+    """Section `extract_frames`. Paths are relative to the root of the project."""
 
     train: SourceOrNone = Field(description="source to train on, or null")
-    val: SourceOrNone = Field(description="source to validate on, or null: a part of train's")
-    val_share: float = Field(ge=0, lt=1, description="where val is null: share of train's videos")
-    unlabeled: SourceOrNone = Field(description="more to train the video models on, or null")
-    test_sets: dict[str, SourceOrPath] = Field(description="name: source of each test set; {} for none")
+    val: SourceOrNone = Field(description="source to validate on, or null: a share of train")
+    val_share: float = Field(ge=0, lt=1, description="share of the videos of train, where val is null")
+    unlabeled: SourceOrNone = Field(description="more videos to train on, or null")
+    test_sets: dict[str, SourceOrPath] = Field(description="sources of the test sets by name, or {}")
     interval: Interval = Field(description="take every n-th frame")
-    fps: Fps | None = Field(description="take frames at this rate instead, or null; frames per second")
-    offset: Offset = Field(description="leave out frames at the start of each video")
-    stride: Stride = Field(description="taken frames from the start of a clip to the next")
-    fit: Literal["crop", "stretch"] = Field(
-        description="how a frame of another aspect ratio becomes a clip's"
-    )
-    on_bad_video: Literal["error", "skip"] = Field(
-        description="stop at a video that cannot be used, or go on"
-    )
-    max_bad_share: float = Field(ge=0, le=1, description="largest share of a source's videos to skip")
-    shard_mb: int = Field(ge=1, le=65536, description="MiB of frames in one file of the clip store, at most")
-    workers: int = Field(ge=0, le=256, description="processes that decode; 0 is one for each core")
+    fps: Fps | None = Field(description="frames per second, in place of interval, or null")
+    offset: Offset = Field(description="frames to skip at the start of each video")
+    stride: Stride = Field(description="frames from the start of a clip to the next")
+    fit: Literal["crop", "stretch"] = Field(description="resizing of frames of another aspect ratio")
+    on_bad_video: Literal["error", "skip"] = Field(description="stop at an unusable video, or skip it")
+    max_bad_share: float = Field(ge=0, le=1, description="max share of the videos of a source to skip")
+    shard_mb: int = Field(ge=1, le=65536, description="max MiB of frames in a shard of the clip store")
+    workers: int = Field(ge=0, le=256, description="decoding processes; 0 is one per core")
 
     @field_validator("test_sets")
     @classmethod
@@ -96,17 +87,15 @@ class ExtractParams(Params):
             usable = name.replace("_", "").replace("-", "").isalnum() and name.isascii()
             if not usable or len(name) > MAX_NAME:
                 raise ValueError(
-                    f"extract_frames.test_sets: {name!r} is not a usable name: "
-                    f"expected up to {MAX_NAME} letters, digits, - and _ (results are filed under it)"
+                    f"extract_frames.test_sets: {name!r} is not a usable name: expected up to {MAX_NAME} "
+                    "letters, digits, - and _; rename it"
                 )
         return value
 
     @model_validator(mode="after")
     def some_source_is_named(self) -> Self:
         if not self.splits():
-            raise ValueError(
-                "extract_frames names no source: give train, val, unlabeled or a test set a folder"
-            )
+            raise ValueError("extract_frames has no source; set train, val, unlabeled or a test set")
         return self
 
     @model_validator(mode="after")
@@ -114,29 +103,29 @@ class ExtractParams(Params):
         for split, source in self.splits().items():
             if source.folder in (Path(), Path("data")):
                 raise ValueError(
-                    f"{key_of(split)}={str(source.folder)!r} is the project's own folder: "
-                    "expected a folder of videos, or null"
+                    f"{key_of(split)}={str(source.folder)!r}: expected a folder of videos, or null, not the "
+                    "folder of the project; change it"
                 )
             if source.folder is not None and source.folder.absolute().is_relative_to(CLIPS.absolute()):
                 raise ValueError(
-                    f"{key_of(split)}={str(source.folder)!r} lies in {CLIPS}, which each run replaces: "
-                    "move it somewhere else"
+                    f"{key_of(split)}={str(source.folder)!r}: expected a folder outside {CLIPS}, which each "
+                    "run replaces; move it"
                 )
         return self
 
     @model_validator(mode="after")
-    def one_pace(self) -> Self:
-        paces = {key_of(split): (source.interval, source.fps) for split, source in self.splits().items()}
-        for key, (interval, fps) in {"extract_frames": (self.interval, self.fps), **paces}.items():
+    def one_rate(self) -> Self:
+        rates = {key_of(split): (source.interval, source.fps) for split, source in self.splits().items()}
+        for key, (interval, fps) in {"extract_frames": (self.interval, self.fps), **rates}.items():
             if fps is not None and (interval or 1) > 1:
                 raise ValueError(
-                    f"{key}.interval={interval} and {key}.fps={fps:g} both say which frames to take: "
-                    "set interval to 1 or fps to null"
+                    f"{key}.interval={interval}: expected 1 with {key}.fps={fps:g}; set interval to 1 or fps "
+                    "to null"
                 )
         return self
 
     def splits(self) -> dict[str, SourceParams]:
-        """Source of each split that names one: `train`, `val`, `unlabeled`, `test/<name>`; complete."""
+        """Sources by split: `train`, `val`, `unlabeled`, `test/<name>`, with the settings of the section."""
         named = {"train": self.train, "val": self.val, "unlabeled": self.unlabeled}
         tests = {f"test/{name}": source for name, source in sorted(self.test_sets.items())}
         return {split: self._full(source) for split, source in (named | tests).items() if source is not None}
@@ -144,11 +133,11 @@ class ExtractParams(Params):
     def _full(self, source: Path | SourceParams) -> SourceParams:
         if isinstance(source, Path):
             source = SourceParams(folder=source)
-        own_pace = source.interval is not None or source.fps is not None
+        own_rate = source.interval is not None or source.fps is not None
         return source.model_copy(
             update={
-                "interval": (source.interval or 1) if own_pace else self.interval,
-                "fps": source.fps if own_pace else self.fps,
+                "interval": (source.interval or 1) if own_rate else self.interval,
+                "fps": source.fps if own_rate else self.fps,
                 "offset": self.offset if source.offset is None else source.offset,
                 "stride": source.stride or self.stride,
             }
@@ -156,67 +145,67 @@ class ExtractParams(Params):
 
 
 def key_of(split: str) -> str:
-    """The key of params.yaml that names a split's source, for messages."""
+    """Return the key of the source of a split, for messages."""
     return f"extract_frames.{split.replace('test/', 'test_sets.')}"
 
 
 class Changes(Params):
-    """What may be changed in a picture; its mask is moved alike."""
+    """Augmentations of a frame and its mask."""
 
-    flip: bool  # mirror half of the pictures left-right
-    crop_scale: Annotated[float, Field(gt=0, le=1)]  # smallest side of a random crop, as a share; 1: no crops
-    brightness: Annotated[float, Field(ge=0, lt=1)]  # largest relative change of brightness and contrast
+    flip: bool  # mirror half of the frames left-right
+    crop_scale: Annotated[float, Field(gt=0, le=1)]  # min side of a random crop, a share; 1: off
+    brightness: Annotated[float, Field(ge=0, lt=1)]  # max relative change of brightness and contrast
 
 
 class FrameAugment(Params):
-    """Sections `augment.codec` and `augment.segmenter`, which learn from single frames."""
+    """Sections `augment.codec` and `augment.segmenter`."""
 
     train: Changes
     val: Changes
 
 
 class ClipChanges(Changes):
-    """What may be changed in a clip, in all of its frames alike."""
+    """Augmentations of a clip, the same for all of its frames."""
 
-    flip: bool  # encode the mirror image of each clip as well
-    random_views: Annotated[int, Field(ge=0, le=64)]  # further encodings, each with changes of its own
+    flip: bool  # also encode the mirror image of each clip
+    random_views: Annotated[int, Field(ge=0, le=64)]  # additional encodings, each augmented independently
 
 
 class ClipAugment(Params):
-    """Section `augment.denoiser`, which learns from clips that are encoded once."""
+    """Section `augment.denoiser`; clips are augmented before they are encoded."""
 
     train: ClipChanges
     val: ClipChanges
 
     @model_validator(mode="after")
-    def random_views_and_their_changes_go_together(self) -> Self:
+    def random_views_need_augmentations(self) -> Self:
         for split, changes in (("train", self.train), ("val", self.val)):
             name = f"augment.denoiser.{split}"
-            asked = {"crop_scale": changes.crop_scale} if changes.crop_scale < 1 else {}
-            asked |= {"brightness": changes.brightness} if changes.brightness > 0 else {}
-            if changes.random_views and not asked:
+            active = {"crop_scale": changes.crop_scale} if changes.crop_scale < 1 else {}
+            active |= {"brightness": changes.brightness} if changes.brightness > 0 else {}
+            if changes.random_views and not active:
                 raise ValueError(
-                    f"{name}.random_views={changes.random_views} would encode the same clip again: set "
-                    "crop_scale below 1 or brightness above 0 beside it, or random_views to 0"
+                    f"{name}.random_views={changes.random_views}: expected 0 without other augmentations; "
+                    "set crop_scale below 1 or brightness above 0, or random_views to 0"
                 )
-            if asked and not changes.random_views:
-                key, value = asked.popitem()
+            if active and not changes.random_views:
+                key, value = active.popitem()
                 raise ValueError(
-                    f"{name}.{key}={value} does nothing without random views: set random_views beside it "
-                    f"to 1 or more, or {key} to {0.0 if key == 'brightness' else 1.0}"
+                    f"{name}.{key}={value}: expected {0.0 if key == 'brightness' else 1.0} with "
+                    f"random_views=0; set random_views to 1 or more, or change {key}"
                 )
         return self
 
 
 class AugmentParams(Params):
-    """Section `augment`, whole; a stage reads the part of its network."""
+    """Section `augment`; a stage reads the part of its network."""
 
     codec: FrameAugment
     denoiser: ClipAugment
     segmenter: FrameAugment
 
 
-LIMITS = {  # least and most strength of each kind, in its own unit: see `vdp.data.degrade.degrade`
+LIMITS = {  # min and max strength of each kind; units in `DegradeParams`
     "noise": (0.0, 1.0),
     "low_light": (0.01, 1.0),
     "blur": (0.0, 64.0),
@@ -228,32 +217,31 @@ Range = tuple[float, float]
 
 
 class DegradeParams(Params):
-    """Section `degrade`: the least and the most strength of each kind; null for a kind that is off."""
+    """Section `degrade`: min and max strength of each kind of degradation; null is off."""
 
-    noise: Range | None  # standard deviation of Gaussian noise, a share of the full range of brightness
-    low_light: Range | None  # share of the brightness that is left
+    noise: Range | None  # standard deviation of Gaussian noise, a share of the full range
+    low_light: Range | None  # factor of the brightness
     blur: Range | None  # standard deviation of a Gaussian blur, pixels
     compression: Range | None  # JPEG quality
-    dropped: Range | None  # share of the frames that are lost
+    dropped: Range | None  # share of lost frames
 
     @property
     def ranges(self) -> dict[str, Range]:
-        """The ranges of the kinds that are on."""
+        """Ranges of the kinds that are on."""
         found = {kind: getattr(self, kind) for kind in LIMITS}
         return {kind: ends for kind, ends in found.items() if ends is not None}
 
     @model_validator(mode="after")
-    def ranges_make_sense(self) -> Self:
-        """Name the kind whose range is reversed or too wide, or say that all are off."""
+    def ranges_are_valid(self) -> Self:
         if not self.ranges:
             raise ValueError(
-                f"every kind is off: give one of {', '.join(LIMITS)} a range, as noise: [0.05, 0.2]"
+                f"every kind is off; give one of {', '.join(LIMITS)} a range, as noise: [0.05, 0.2]"
             )
         for kind, (low, high) in self.ranges.items():
-            least, most = LIMITS[kind]
-            if not least <= low <= high <= most:
+            lowest, highest = LIMITS[kind]
+            if not lowest <= low <= high <= highest:
                 raise ValueError(
-                    f"degrade.{kind}=[{low:g}, {high:g}] is out of range: expected two values in order, "
-                    f"{least:g} <= low <= high <= {most:g}"
+                    f"degrade.{kind}=[{low:g}, {high:g}]: expected two values in order, "
+                    f"{lowest:g} <= low <= high <= {highest:g}"
                 )
         return self

@@ -1,6 +1,6 @@
-"""The denoiser's loss on hops of a rollout.
+"""Losses of the denoiser on hops of a rollout.
 
-Shapes: B clips, C channels, K known frames, N targets, R noise draws of each target.
+Shapes: B clips, C channels, K context frames, N target frames, R noise draws per target frame.
 """
 
 from collections.abc import Mapping, Sequence
@@ -20,8 +20,8 @@ from vdp.diffusion.scheduled_sampling import ScheduledSampling, replace_newest_f
 
 ContextT = TypeVar("ContextT")
 
-LEVELS = (0.1, 0.3, 0.5, 0.7, 0.9)  # of noise in a validation, as shares: sigma / (alpha + sigma)
-HALVINGS = 20  # of the times between which one is looked for: it is found to a millionth
+LEVELS = (0.1, 0.3, 0.5, 0.7, 0.9)  # noise levels of validation, as sigma / (alpha + sigma)
+BISECTIONS = 20  # resolve a time to 1e-6
 
 
 def shift_time(t: Tensor, shift: float) -> Tensor:
@@ -40,31 +40,25 @@ def diffusion_loss(
     context_noise: Tensor,
     dropped: Tensor,
 ) -> Tensor:
-    """Mean squared error of the network's output, with R noise draws sharing one pass over the context.
+    """Compute the mean squared error of the network's output; the R noise draws share one context encoding.
 
     Args:
-        denoiser: the network.
-        hops: what is known and what is to be predicted.
-        objective: the process, and what it noises.
-        min_snr_gamma: clamp of the signal-to-noise weight (arXiv:2303.09556); None: all times weigh alike.
+        min_snr_gamma: clamp of the signal-to-noise weight (arXiv:2303.09556); None weights all times equally.
         t: diffusion times, (B, N*R).
-        noise: standard normal, (B, C, N*R, h, w); the draws of a target stand side by side.
-        level: standard deviation of the noise on each known frame, (B, K), which the network is told.
+        noise: standard normal, (B, C, N*R, h, w); the draws of one target frame are adjacent.
+        level: standard deviation of the noise on each context frame, (B, K); an input of the network.
         context_noise: standard normal, the shape of `hops.known`.
-        dropped: (B,) bool, True where the pictures of the known frames are withheld from the network.
-
-    Returns:
-        A scalar.
+        dropped: (B,) bool, True where the context frames are masked.
     """
-    seen = replace(hops, known=hops.known + level[:, None, :, None, None] * context_noise)
-    x0, _, output = denoised(denoiser, seen, objective, t, noise, level, dropped)
+    noised = replace(hops, known=hops.known + level[:, None, :, None, None] * context_noise)
+    x0, _, output = denoise_hops(denoiser, noised, objective, t, noise, level, dropped)
     error = (output - target(x0, noise, t, objective.process)).square()
     if min_snr_gamma is None:
         return error.mean()
     return (error.mean(dim=(1, 3, 4)) * min_snr_weight(t, objective.process, min_snr_gamma)).mean()
 
 
-def denoised(
+def denoise_hops(
     denoiser: Denoiser[ContextT],
     hops: Hops,
     objective: Objective,
@@ -73,11 +67,9 @@ def denoised(
     level: Tensor,
     dropped: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """What is noised, (B, C, N*R, h, w), what the network sees of it and what it gives, all of that shape.
+    """Return x0, xt and the network's output at xt, each (B, C, N*R, h, w).
 
-    Args:
-        hops: the known frames as the network sees them, with noise of `level` on them.
-        denoiser, objective, t, noise, level, dropped: as of `diffusion_loss`.
+    Arguments as of `diffusion_loss`, except that the noise of `level` is already added to `hops.known`.
     """
     base = objective.base(hops.known, hops.index, hops.target_index)
     draws = t.shape[1] // hops.target_index.shape[1]
@@ -89,73 +81,47 @@ def denoised(
 
 @dataclass(frozen=True)
 class HopLoss:
-    """How a training step draws its times, its noise and what it makes of the known frames.
+    """Training loss of a batch of hops; implements the loss protocol of `vdp.training.trainer`."""
 
-    A loss of `vdp.training.trainer`: all batch_rng is that with which it is called.
-    """
-
-    objectives: Mapping[Task, Objective]  # what is noised, of each task
+    objectives: Mapping[Task, Objective]
     min_snr_gamma: float | None
     time_shift: float  # above 1: more training at high noise
-    draws: int  # noise draws of each target
-    context_noise: float  # largest standard deviation of noise on known frames; half of the clips have none
-    context_dropout: float  # share of clips without pictures of known frames
+    draws: int  # noise draws per target frame
+    context_noise: float  # max standard deviation of noise on context frames; half of the clips have none
+    context_dropout: float  # share of clips with masked context frames
     scheduled_sampling: ScheduledSampling
 
     def __call__(self, denoiser: Denoiser[ContextT], hops: Hops, batch_rng: BatchRng) -> dict[str, Tensor]:
-        """The loss of a batch of hops, or of a part of one.
-
-        Args:
-            denoiser: the network.
-            hops: what is known and what is to be predicted.
-            batch_rng: random numbers of the hops, on their device.
-
-        Returns:
-            'loss', a scalar.
-        """
+        """Return {'loss': scalar} of a batch or of a part of it; `batch_rng` is on the hops' device."""
         objective = self.objectives[hops.task]
         batch, channels, targets, height, width = hops.target.shape
         t = batch_rng.uniform(batch, targets * self.draws)
-        if denoiser.joint:  # frames that are made together are at one time
+        if denoiser.joint:  # jointly denoised target frames share their time
             t = t[:, : self.draws].repeat(1, targets)
         t = shift_time(t, self.time_shift)
         level = self.context_noise * batch_rng.uniform(batch, 1) * (batch_rng.uniform(batch, 1) < 0.5)
         noise = batch_rng.normal(batch, channels, targets * self.draws, height, width)
         context_noise = batch_rng.normal(*hops.known.shape)
         dropped = batch_rng.uniform(batch) < self.context_dropout
-        level = level * ~dropped[:, None]  # noise that the network cannot see would only blur what it learns
-        share = (
-            self.scheduled_sampling.share if hops.task == "predict" else 0.0
-        )  # the others know no made frames
+        level = level * ~dropped[:, None]  # noise of masked frames would enter the base only
+        share = self.scheduled_sampling.share if hops.task == "predict" else 0.0
         if share > 0 and batch_rng.shared() < share:
             hops = replace_newest_frames(denoiser, hops, objective, self.scheduled_sampling, batch_rng)
+        level = level.expand(-1, hops.index.shape[1])
         loss = diffusion_loss(
-            denoiser,
-            hops,
-            objective,
-            self.min_snr_gamma,
-            t,
-            noise,
-            level.expand(-1, hops.index.shape[1]),
-            context_noise,
-            dropped,
+            denoiser, hops, objective, self.min_snr_gamma, t, noise, level, context_noise, dropped
         )
         return {"loss": loss}
 
 
-def times_of(levels: Sequence[float], schedule: Schedule) -> Tensor:
-    """The times at which noise reaches some shares of a schedule, sigma / (alpha + sigma); float64, (L,).
+def times_at_levels(levels: Sequence[float], schedule: Schedule) -> Tensor:
+    """Find the times at which sigma / (alpha + sigma) reaches `levels`, float64, (L,).
 
-    Args:
-        levels: shares, 0..1.
-        schedule: one whose noise grows with time.
-
-    Returns:
-        Times in [0, 1]; the last one, 1, for levels that the schedule does not reach.
+    The noise increases in time; the time of a level that the schedule does not reach is 1.
     """
     wanted = torch.tensor(levels, dtype=torch.float64)
     before, after = torch.zeros_like(wanted), torch.ones_like(wanted)
-    for _ in range(HALVINGS):
+    for _ in range(BISECTIONS):
         middle = (before + after) / 2
         alpha, sigma = schedule(middle)
         reached = sigma / (alpha + sigma) >= wanted
@@ -165,43 +131,36 @@ def times_of(levels: Sequence[float], schedule: Schedule) -> Tensor:
 
 @dataclass(frozen=True)
 class LevelLoss:
-    """How far a network is from the truth at fixed levels of noise, from clean known frames.
+    """Validation loss at fixed noise levels with clean context frames.
 
-    A loss of `vdp.training.trainer` for its validations: all of them see the same levels, so that they compare,
-    and the error of the clean frame also between trainings, whatever schedule, prediction or change these
-    diffuse.
+    The error in x0 is comparable across validations, schedules, predictions and residuals.
     """
 
     objective: Objective
 
     def __call__(self, denoiser: Denoiser[ContextT], hops: Hops, batch_rng: BatchRng) -> dict[str, Tensor]:
-        """The errors of a batch of hops, or of a part of one, in one pass over the known frames.
-
-        Args:
-            denoiser: the network.
-            hops: what is known and what is to be predicted.
-            batch_rng: random numbers of the hops, on their device.
+        """Compute the errors of a batch or of a part of it with one context encoding.
 
         Returns:
-            'loss', the mean squared error of the network's output; 'x0', that of the clean frame that the
-            output stands for, in units of the hops' latents, and 'x0_0.1' and so on at each of `LEVELS`.
+            'loss', the mean squared error of the network's output; 'x0', that of the predicted clean frame in
+            units of the latents; and 'x0_0.1' etc. at each of `LEVELS`.
         """
         batch, channels, targets, height, width = hops.target.shape
         process, draws = self.objective.process, len(LEVELS)
-        t = times_of(LEVELS, process.schedule).to(hops.index).repeat(batch, targets)
+        t = times_at_levels(LEVELS, process.schedule).to(hops.index).repeat(batch, targets)
         noise = batch_rng.normal(batch, channels, targets * draws, height, width)
-        clean, seen = torch.zeros_like(hops.index), torch.zeros_like(t[:, 0], dtype=torch.bool)
-        x0, xt, output = denoised(denoiser, hops, self.objective, t, noise, clean, seen)
-        told, _ = predict_x0_eps(xt, output, t, process)
-        miss = self.objective.scale[:, None, None, None] * (told - x0)
-        errors = miss.square().unflatten(2, (targets, draws)).mean(dim=(0, 1, 2, 4, 5))
+        clean, kept = torch.zeros_like(hops.index), torch.zeros_like(t[:, 0], dtype=torch.bool)
+        x0, xt, output = denoise_hops(denoiser, hops, self.objective, t, noise, clean, kept)
+        predicted_x0, _ = predict_x0_eps(xt, output, t, process)
+        error = self.objective.scale[:, None, None, None] * (predicted_x0 - x0)
+        errors = error.square().unflatten(2, (targets, draws)).mean(dim=(0, 1, 2, 4, 5))
         by_level = {f"x0_{level}": error for level, error in zip(LEVELS, errors, strict=True)}
         loss = (output - target(x0, noise, t, process)).square().mean()
         return {"loss": loss, "x0": errors.mean(), **by_level}
 
 
-class Parts(Protocol):
-    """A batch that has hops of several tasks."""
+class TaskBatch(Protocol):
+    """A batch with hops of several tasks."""
 
     @property
     def parts(self) -> Sequence[Hops]: ...
@@ -209,17 +168,19 @@ class Parts(Protocol):
 
 @dataclass(frozen=True)
 class TaskLevelLoss:
-    """`LevelLoss` of each task that is learnt."""
+    """`LevelLoss` of each trained task."""
 
     objectives: Mapping[Task, Objective]
     shares: Mapping[Task, float]  # of the tasks in the training, relative to their sum
 
-    def __call__(self, denoiser: Denoiser[ContextT], batch: Parts, batch_rng: BatchRng) -> dict[str, Tensor]:
-        """The errors of a batch of each task.
+    def __call__(
+        self, denoiser: Denoiser[ContextT], batch: TaskBatch, batch_rng: BatchRng
+    ) -> dict[str, Tensor]:
+        """Compute the errors of each task.
 
         Returns:
-            'loss', the mean over the tasks by their shares; what else `LevelLoss` gives, of `predict` under
-            its own names and of the others behind theirs, as 'restore_x0'.
+            'loss', the mean over the tasks weighted by their shares, and the other items of `LevelLoss`,
+            prefixed for tasks other than `predict`, as 'restore_x0'.
         """
         total = sum(self.shares[hops.task] for hops in batch.parts)
         losses: dict[str, Tensor] = {}

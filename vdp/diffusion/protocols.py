@@ -1,4 +1,4 @@
-"""What the loss and the rollout expect of a denoiser: any number of known frames and targets, any times."""
+"""Protocol of a denoiser: any number of context and target frames, at any frame index."""
 
 from typing import Protocol, TypeVar
 
@@ -8,34 +8,34 @@ ContextT = TypeVar("ContextT")
 
 
 class Denoiser(Protocol[ContextT]):
-    """What every denoiser offers. B clips, C channels, K known frames, N targets, R noise draws of each."""
+    """B clips, C channels, K context frames, N target frames, R noise draws per target frame."""
 
     @property
     def joint(self) -> bool:
-        """Whether the targets of one hop see each other; if not, each is denoised as if it were alone."""
+        """Whether the target frames of a hop attend to each other; if not, each is denoised independently."""
         ...
 
     def context(
         self, frames: Tensor, index: Tensor, level: Tensor, dropped: Tensor, target_index: Tensor
     ) -> ContextT:
-        """Encode the known frames once for all sampling steps and noise draws.
+        """Encode the context frames once for all sampling steps and noise draws.
 
         Args:
-            frames: latents of the known frames, (B, C, K, h, w), K >= 1.
-            index: real-valued time of each known frame, (B, K), in frames.
-            level: standard deviation of the noise that was added to each known frame, (B, K); 0 is clean.
-            dropped: (B,) bool, True where the pictures are withheld: the network then knows times alone
+            frames: latents of the context frames, (B, C, K, h, w), K >= 1.
+            index: real-valued frame index of each context frame, (B, K).
+            level: standard deviation of the noise added to each context frame, (B, K); 0 is clean.
+            dropped: (B,) bool, True where the context frames are masked and only their indices are used
                 (Ho & Salimans 2022, arXiv:2207.12598).
-            target_index: real-valued time of each target, (B, N).
+            target_index: real-valued frame index of each target frame, (B, N).
         """
         ...
 
     def __call__(self, xt: Tensor, t: Tensor, context: ContextT) -> Tensor:
-        """What `diffusion.prediction` names, of noised targets: (B, C, N*R, h, w) in fp32.
+        """Predict the quantity that `diffusion.prediction` names, (B, C, N*R, h, w) in fp32.
 
         Args:
-            xt: noised targets, (B, C, N*R, h, w); the draws of one target stand side by side.
+            xt: noised target frames, (B, C, N*R, h, w); the draws of one target frame are adjacent.
             t: diffusion time of each, (B, N*R), in [0, 1].
-            context: what `context` gave for the same clips and targets.
+            context: output of `context` for the same clips and target frames.
         """
         ...

@@ -1,7 +1,6 @@
-"""Noise schedules: straight paths to noise, and tables made of betas, the variance each step of noising adds.
+"""Noise schedules: the straight path of flow matching, and tables of betas (variance added by each step).
 
-The formulas are those of the papers and agree with the `diffusers` library; its timestep k is t = (k + 1) / N
-for N noise levels, as t = 0 is clean data here.
+They agree with `diffusers`, whose timestep k of N is t = (k + 1) / N here, as t = 0 is clean data.
 """
 
 import math
@@ -14,14 +13,14 @@ from vdp.diffusion.process import Process, Schedule
 
 
 def linear_betas(num: int, start: float, end: float) -> Tensor:
-    """Betas on a straight line from `start` to `end`, float64, (num,): Ho et al. 2020 (arXiv:2006.11239)."""
+    """Return linear betas, float64, (num,): Ho et al. 2020 (arXiv:2006.11239)."""
     return torch.linspace(start, end, num, dtype=torch.float64)
 
 
 def cosine_betas(num: int) -> Tensor:
-    """Betas whose signal power falls as a squared cosine, float64, (num,).
+    """Return betas of a squared-cosine signal power, float64, (num,), at most 0.999.
 
-    Source: Nichol & Dhariwal 2021 (arXiv:2102.09672), equation 17; no beta above 0.999, as there.
+    Source: Nichol & Dhariwal 2021 (arXiv:2102.09672), equation 17.
     """
     steps = torch.arange(num + 1, dtype=torch.float64) / num
     power = torch.cos((steps + 0.008) / 1.008 * math.pi / 2).square()
@@ -29,13 +28,13 @@ def cosine_betas(num: int) -> Tensor:
 
 
 def sigmoid_betas(num: int, start: float, end: float) -> Tensor:
-    """Betas on a sigmoid from `start` to `end`, float64, (num,): Xu et al. 2022 (arXiv:2203.02923)."""
+    """Return sigmoid betas, float64, (num,): Xu et al. 2022 (arXiv:2203.02923)."""
     steps = torch.linspace(-6, 6, num, dtype=torch.float64)
     return start + (end - start) * torch.sigmoid(steps)
 
 
 def zero_terminal_snr(betas: Tensor) -> Tensor:
-    """Betas of the same first level whose last level is pure noise, (num,).
+    """Rescale betas so that the last level is pure noise and the first one stays, (num,).
 
     Source: Lin et al. 2023 (arXiv:2305.08891), algorithm 1: shift and scale the amplitude of the signal.
     """
@@ -47,7 +46,7 @@ def zero_terminal_snr(betas: Tensor) -> Tensor:
 
 
 def make_process(params: DiffusionParams) -> Process:
-    """The process of section `diffusion` of params.yaml."""
+    """Build the diffusion process."""
     return Process(_schedule(params), params.prediction)
 
 
@@ -68,10 +67,10 @@ def _straight(t: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _table(betas: Tensor) -> Schedule:
-    """Levels 0 (clean) to N of N betas; a time has the level nearest to it."""
+    """Tabulate levels 0 (clean) to N of N betas; a time takes the nearest level."""
     power = torch.cat([betas.new_ones(1), (1 - betas).cumprod(0)])
     exact = torch.stack([power.sqrt(), (1 - power).sqrt()])
-    tables: dict[tuple[torch.dtype, torch.device], Tensor] = {}  # moved once to where times are
+    tables: dict[tuple[torch.dtype, torch.device], Tensor] = {}
 
     def schedule(t: Tensor) -> tuple[Tensor, Tensor]:
         key = (t.dtype, t.device)

@@ -1,10 +1,9 @@
-"""Predictions without a network, the bar that a model has to clear: each object's mask is moved on as it was.
+"""Mask baselines without a network: each object of the last context mask is copied or moved on.
 
-Every object of the last known mask keeps its shape and moves with the velocity of its class's centroid (a
-class occurs once in a clip, so a class is an object). Velocity is measured over the last 3 known frames (9 to
-11 of 11), or the last 2 for an object not yet seen in the first of these; an object seen in the last one only
-stays. Objects hidden in the last known frame are not brought back. Where moved objects meet, the one whose
-lowest point is lower in the picture is nearer to a camera that looks down, and lies on top.
+A class occurs once in a clip, so a class is an object; it keeps its shape and moves with the velocity of its
+centroid, measured over the last 3 context frames. An object seen in the last 2 only is measured over these;
+one seen in the last frame only stays. Objects hidden in the last context frame are not restored. Where moved
+objects overlap, the one that reaches lower in the picture is nearer to the camera and is drawn on top.
 """
 
 import numpy as np
@@ -15,58 +14,50 @@ Mask = NDArray[np.uint8]
 BASE = 2  # frames over which velocity is measured
 
 
-def copy_last(known: Mask) -> Mask:
-    """The last known mask as the answer. `known` is (K, H, W), the answer (H, W)."""
-    return known[-1]
+def copy_last(context: Mask) -> Mask:
+    """The last context mask, (H, W), of masks (K, H, W)."""
+    return context[-1]
 
 
-def constant_velocity(known: Mask, steps: int) -> Mask:
-    """Objects move on at the velocity they had.
-
-    Args:
-        known: class ids of the known frames, (K, H, W).
-        steps: frames from the last known one to the answer.
-
-    Returns:
-        Class ids, (H, W).
-    """
-    return decayed_velocity(known, steps, decay=1.0)
+def constant_velocity(context: Mask, steps: int) -> Mask:
+    """`decayed_velocity` without decay."""
+    return decayed_velocity(context, steps, decay=1.0)
 
 
-def decayed_velocity(known: Mask, steps: int, decay: float) -> Mask:
-    """Objects slow down: the k-th step is `decay ** k` of the velocity they had.
+def decayed_velocity(context: Mask, steps: int, decay: float) -> Mask:
+    """Move each object on with a velocity that decays: step k moves it by `decay ** k` of the measured one.
 
     Args:
-        known: class ids of the known frames, (K, H, W).
-        steps: frames from the last known one to the answer.
-        decay: share of the velocity that is left after each step, 0 (a copy) to 1 (constant velocity).
+        context: class ids of the context frames, (K, H, W).
+        steps: frames from the last context frame to the target.
+        decay: 0 (copy) to 1 (constant velocity).
 
     Returns:
-        Class ids, (H, W). A moved object is rounded to whole pixels and cut off at the picture's edge.
+        Class ids, (H, W). Displacements are rounded to whole pixels; objects are cut at the picture's border.
     """
     reach = sum(decay**k for k in range(1, steps + 1))
     moved: list[tuple[int, int, NDArray[np.int64], NDArray[np.int64]]] = []
-    for label in np.unique(known[-1]):
+    for label in np.unique(context[-1]):
         if label == 0:
             continue
-        rows, columns = np.nonzero(known[-1] == label)
-        down, right = np.rint(_velocity(known, int(label)) * reach).astype(np.int64)
+        rows, columns = np.nonzero(context[-1] == label)
+        down, right = np.rint(_velocity(context, int(label)) * reach).astype(np.int64)
         moved.append((int(rows.max() + down), int(label), rows + down, columns + right))
 
-    answer = np.zeros_like(known[-1])
-    height, width = answer.shape
+    target = np.zeros_like(context[-1])
+    height, width = target.shape
     for _, label, rows, columns in sorted(moved, key=lambda item: item[:2]):  # far to near
         inside = (rows >= 0) & (rows < height) & (columns >= 0) & (columns < width)
-        answer[rows[inside], columns[inside]] = label
-    return answer
+        target[rows[inside], columns[inside]] = label
+    return target
 
 
-def _velocity(known: Mask, label: int) -> NDArray[np.float64]:
-    """Pixels a frame, (down, right), from the earliest of the last `BASE` + 1 frames that shows the class."""
-    now = _centroid(known[-1], label)
-    for back in range(min(BASE, len(known) - 1), 0, -1):
-        if (known[-1 - back] == label).any():
-            return (now - _centroid(known[-1 - back], label)) / back
+def _velocity(context: Mask, label: int) -> NDArray[np.float64]:
+    """Pixels per frame, (down, right), since the earliest of the last `BASE` + 1 frames with the class."""
+    now = _centroid(context[-1], label)
+    for back in range(min(BASE, len(context) - 1), 0, -1):
+        if (context[-1 - back] == label).any():
+            return (now - _centroid(context[-1 - back], label)) / back
     return np.zeros(2)
 
 

@@ -1,4 +1,4 @@
-"""PSNR and SSIM of uint8 frames, by torchmetrics."""
+"""PSNR and SSIM of uint8 frames, as torchmetrics defines them."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -11,12 +11,12 @@ from torchmetrics.functional.image import structural_similarity_index_measure
 
 Frames = NDArray[np.uint8]
 
-PSNR_OF_EQUALS = 100.0  # dB; the true value is infinite and no number in a table
+MAX_PSNR = 100.0  # dB, reported for equal frames in place of infinity
 
 
 @dataclass(frozen=True)
 class FrameScore:
-    """PSNR in dB of the error pooled over all frames, and SSIM as the mean over frames."""
+    """PSNR in dB of the error pooled over all frames, and SSIM averaged over frames."""
 
     psnr: float
     ssim: float
@@ -25,8 +25,8 @@ class FrameScore:
 def frame_score(batches: Iterable[tuple[Frames, Frames]]) -> FrameScore:
     """Score frames against the truth, batch by batch.
 
-    PSNR is 10 log10(255^2 / mean squared error over all pixels of all frames), as torchmetrics pools it: a
-    mean of each frame's own dB would be infinite as soon as one frame is perfect (a clip at rest, copied).
+    PSNR is 10 log10(255^2 / mean squared error over all pixels of all frames), the pooling of torchmetrics:
+    a mean of dB per frame would be infinite as soon as one frame is perfect.
 
     Args:
         batches: pairs (prediction, truth) of uint8 frames, both (N, H, W, 3), H and W at least 6.
@@ -50,8 +50,8 @@ def frame_score(batches: Iterable[tuple[Frames, Frames]]) -> FrameScore:
     if not frames:
         raise ValueError("frames: expected at least one to score, got none")
     error = squared / pixels
-    psnr = 10 * float(np.log10(255.0**2 / error)) if error else PSNR_OF_EQUALS
-    return FrameScore(psnr=min(psnr, PSNR_OF_EQUALS), ssim=ssim / frames)
+    psnr = 10 * float(np.log10(255.0**2 / error)) if error else MAX_PSNR
+    return FrameScore(psnr=min(psnr, MAX_PSNR), ssim=ssim / frames)
 
 
 def _channels_first(frames: Frames) -> Tensor:

@@ -1,4 +1,4 @@
-"""All mask numbers of one test set: the prediction, its baselines and its ceilings, on the same clips."""
+"""Mask scores of one test set: the prediction, its baselines and its ceilings on the same clips."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -20,49 +20,39 @@ SetScores = dict[str, float | dict[str, float]]  # one test set of results/metri
 
 @dataclass(frozen=True)
 class ClipMasks:
-    """Masks of one clip, uint8 class ids; the target is the frame that is scored.
-
-    Attributes:
-        prediction: the answer for the target, (H, W).
-        segmented_known: the segmenter's masks of the true known frames, (K, H, W).
-        segmented_target: the segmenter's mask of the true target, (H, W).
-        unetpp_target: the mask of the true target by UNet++ without the codec's vote, (H, W).
-        segmented_round_trip: the segmenter's mask of the true target encoded and decoded, (H, W).
-        known: true masks of the known frames, (K, H, W).
-        target: true mask of the target, (H, W).
-    """
+    """Masks of one clip, uint8 class ids: (K, H, W) of context frames, (H, W) of the target frame."""
 
     prediction: Mask
-    segmented_known: Mask
-    segmented_target: Mask
-    unetpp_target: Mask
-    segmented_round_trip: Mask
-    known: Mask
-    target: Mask
+    segmented_context: Mask  # segmenter on the true context frames
+    segmented_target: Mask  # segmenter on the true target
+    unetpp_target: Mask  # UNet++ alone, without the codec's vote, on the true target
+    segmented_round_trip: Mask  # segmenter on the true target, encoded and decoded
+    context: Mask  # truth
+    target: Mask  # truth
 
 
 @dataclass(frozen=True)
 class MaskScores:
-    """Confusion of every answer, pooled over the clips, and the Jaccard index of each clip's prediction."""
+    """Confusion matrices pooled over the clips, and the Jaccard index of each clip's prediction."""
 
     confusion: dict[str, Confusion]  # 'prediction', each of BASELINES and of CEILINGS
     per_video: list[float]
 
 
 def score_masks(clips: Iterable[ClipMasks], steps: int, decay: float) -> MaskScores:
-    """Compare every answer with the truth, clip by clip.
+    """Score the prediction, the baselines and the ceilings of each clip; one clip is in memory at a time.
 
     Args:
-        clips: the test set; read once, one clip in memory.
-        steps: frames from the last known one to the target.
+        clips: the test set.
+        steps: frames from the last context frame to the target.
         decay: see `vdp.evaluation.baselines.decayed_velocity`.
     """
     kinds = ("prediction", *BASELINES, *CEILINGS)
     pooled = {kind: np.zeros((NUM_CLASSES, NUM_CLASSES), np.int64) for kind in kinds}
     per_video = []
     for clip in clips:
-        for kind, answer in _answers(clip, steps, decay).items():
-            confusion = confusion_matrix(answer, clip.target)
+        for kind, mask in _candidates(clip, steps, decay).items():
+            confusion = confusion_matrix(mask, clip.target)
             pooled[kind] += confusion
             if kind == "prediction":
                 per_video.append(jaccard(confusion))
@@ -70,7 +60,7 @@ def score_masks(clips: Iterable[ClipMasks], steps: int, decay: float) -> MaskSco
 
 
 def set_scores(masks: MaskScores, psnr: float, ssim: float) -> SetScores:
-    """The numbers of one test set as they stand in results/metrics.json."""
+    """The entry of one test set in results/metrics.json."""
     scores = {kind: jaccard(confusion) for kind, confusion in masks.confusion.items()}
     return {
         "jaccard": _number(scores["prediction"]),
@@ -85,17 +75,17 @@ def set_scores(masks: MaskScores, psnr: float, ssim: float) -> SetScores:
     }
 
 
-def _answers(clip: ClipMasks, steps: int, decay: float) -> dict[str, Mask]:
+def _candidates(clip: ClipMasks, steps: int, decay: float) -> dict[str, Mask]:
     return {
         "prediction": clip.prediction,
-        "copy_last": copy_last(clip.segmented_known),
-        "copy_last_truth": copy_last(clip.known),
-        "constant_velocity": constant_velocity(clip.segmented_known, steps),
-        "decayed_velocity": decayed_velocity(clip.segmented_known, steps, decay),
+        "copy_last": copy_last(clip.segmented_context),
+        "copy_last_truth": copy_last(clip.context),
+        "constant_velocity": constant_velocity(clip.segmented_context, steps),
+        "decayed_velocity": decayed_velocity(clip.segmented_context, steps, decay),
         "segmenter": clip.segmented_target,
         "unetpp_alone": clip.unetpp_target,
         "codec": clip.segmented_round_trip,
-        "seen_classes": only_seen_classes(clip.target, clip.known),
+        "seen_classes": only_seen_classes(clip.target, clip.context),
     }
 
 

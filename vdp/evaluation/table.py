@@ -1,30 +1,30 @@
-"""The score table as people read it: results/metrics.json in columns, with a verdict on each set."""
+"""results/metrics.json as a text table, with a verdict for each test set."""
 
 from collections.abc import Mapping
 
 Scores = Mapping[str, float | Mapping[str, float]]  # one test set of metrics.json
-ROWS = (  # key of metrics.json, what it is
+ROWS = (  # key of metrics.json, description
     ("jaccard", "headline: 49 classes, pooled over clips"),
     ("jaccard_over_copy", "headline / copy_last; under 1 is a failure"),
     ("jaccard_foreground", "without the background"),
-    ("jaccard_per_video", "mean over clips of each clip's own"),
+    ("jaccard_per_video", "mean of the Jaccard index per clip"),
     ("psnr", "dB, predicted frame"),
     ("ssim", "predicted frame"),
     ("clips", "clips scored"),
-    ("baseline.copy_last", "to beat: mask of the last known frame"),
-    ("baseline.copy_last_truth", "to beat: its true mask"),
-    ("baseline.constant_velocity", "to beat: objects move on"),
-    ("baseline.decayed_velocity", "to beat: objects slow down"),
-    ("ceiling.segmenter", "bound: the true frame segmented (UNet++ and the codec's vote)"),
-    ("ceiling.unetpp_alone", "the true frame segmented by UNet++ alone"),
-    ("ceiling.codec", "bound: its codec round trip segmented"),
-    ("ceiling.seen_classes", "bound: truth without unseen objects"),
+    ("baseline.copy_last", "segmented last context frame"),
+    ("baseline.copy_last_truth", "true mask of the last context frame"),
+    ("baseline.constant_velocity", "objects at constant velocity"),
+    ("baseline.decayed_velocity", "objects at decaying velocity"),
+    ("ceiling.segmenter", "segmented true frame (UNet++ and the codec's vote)"),
+    ("ceiling.unetpp_alone", "true frame segmented by UNet++ alone"),
+    ("ceiling.codec", "segmented codec round trip of the true frame"),
+    ("ceiling.seen_classes", "true mask without objects absent from the context"),
 )
-NOTHING = "Nothing scored: no test set has frames and masks up to the predicted frame (see the strips)."
+NOTHING = "No scores: no test set has frames and masks up to the predicted frame (see the strips)."
 
 
 def score_table(metrics: Mapping[str, Scores]) -> str:
-    """The whole of metrics.json as text: a row for each number, a column for each test set, then verdicts."""
+    """Format metrics.json: a row per number, a column per test set, then the verdicts."""
     if not metrics:
         return NOTHING
     columns = [["", *(key for key, _ in ROWS)]]
@@ -39,25 +39,25 @@ def score_table(metrics: Mapping[str, Scores]) -> str:
 
 
 def score_rows(scores: Scores) -> list[tuple[str, str]]:
-    """Key and formatted number of each row of the table for one test set."""
+    """Key and formatted number of each row for one test set."""
     return [(key, _text(key, _number(scores, key))) for key, _ in ROWS]
 
 
 def is_under_copy(scores: Scores) -> bool:
-    """Whether the prediction is worse than repeating the last known frame."""
+    """Whether the prediction scores less than copying the last context frame."""
     return _number(scores, "jaccard") < _number(scores, "baseline.copy_last")
 
 
 def verdict(scores: Scores) -> str:
-    """One plain sentence: does the prediction beat the baselines?"""
+    """Compare the headline with the baselines in one sentence."""
     score, copy = _number(scores, "jaccard"), _number(scores, "baseline.copy_last")
     if is_under_copy(scores):
         return (
             f"FAILED: jaccard {score:.4f} is UNDER its copy baseline {copy:.4f}; "
-            "repeating the last known frame is better than this prediction"
+            "copying the last context frame scores higher than this prediction"
         )
     if score == copy:
-        return f"no better than its copy baseline: jaccard {score:.4f}, as for repeating the last known frame"
+        return f"no better than its copy baseline: jaccard {score:.4f}, the score of the last context frame"
     key = max(("constant_velocity", "decayed_velocity"), key=lambda k: _number(scores, f"baseline.{k}"))
     motion = _number(scores, f"baseline.{key}")
     beyond = f"and {key} {motion:.4f}" if score > motion else f"but not {key} {motion:.4f}"

@@ -1,7 +1,7 @@
-"""What the tasks beside prediction are measured by: simple ways to fill a gap, and the objects in a clip.
+"""Scores of the tasks beside their baselines: interpolated and restored frames, objects in generated clips.
 
-A gap is a number of unknown frames between two known ones. Where objects are counted there is no truth to
-compare with: frames made of nothing should show about as many objects as true ones do.
+A span is the number of unknown frames between two context frames. Generated clips have no truth: they are
+compared with true clips by the number of objects that a segmenter finds per frame.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -11,94 +11,106 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from vdp.evaluation.frame import frame_score
+
 Pixels = NDArray[np.uint8]
 
-TaskScores: TypeAlias = Mapping[str, Union[float, "TaskScores"]]  # numbers of a task as in results/tasks.json
+TaskScores: TypeAlias = Mapping[str, Union[float, "TaskScores"]]  # one task of results/tasks.json
+
+
+def score_frames(
+    predicted: Sequence[Pixels], truth: Sequence[Pixels], baselines: Mapping[str, Sequence[Pixels]]
+) -> TaskScores:
+    """PSNR in dB and SSIM over all frames of some clips, and the same of each baseline.
+
+    `gain_db` is the difference in PSNR to the first baseline; without baselines it is left out.
+    """
+    scores = _psnr_ssim(predicted, truth)
+    others = {name: _psnr_ssim(clips, truth) for name, clips in baselines.items()}
+    for first in list(others.values())[:1]:
+        scores["gain_db"] = round(scores["psnr"] - first["psnr"], 6)
+    return {**scores, **others}
+
+
+def _psnr_ssim(predicted: Sequence[Pixels], truth: Sequence[Pixels]) -> dict[str, float]:
+    result = frame_score(zip(predicted, truth, strict=True))
+    return {"psnr": round(result.psnr, 6), "ssim": round(result.ssim, 6)}
 
 
 def blend(before: Pixels, after: Pixels, count: int) -> Pixels:
-    """Frames that fade from one to another: the k-th of n has k / (n + 1) of the one after.
+    """Cross-fade: frame k of n is k / (n + 1) of the frame after the span.
 
     Args:
-        before: the last known frame before the gap, (H, W, 3).
-        after: the first known frame after it, (H, W, 3).
-        count: frames in the gap, 1 or more.
+        before: the last context frame before the span, (H, W, 3).
+        after: the first context frame after it, (H, W, 3).
+        count: frames of the span, at least 1.
 
     Returns:
         (count, H, W, 3), rounded.
 
     Raises:
-        ValueError: if there is no frame to fill, or the two frames differ in shape.
+        ValueError: if `count` is below 1, or the two frames differ in shape.
     """
-    _check_gap(before, after, count)
+    _check_span(before, after, count)
     share = np.arange(1, count + 1)[:, None, None, None] / (count + 1)
     return np.rint((1 - share) * before + share * after).astype(np.uint8)
 
 
 def nearest(before: Pixels, after: Pixels, count: int) -> Pixels:
-    """Copies of whichever known frame is nearer in time; of two as near, the one after.
-
-    Args and errors as of `blend`.
-    """
-    _check_gap(before, after, count)
+    """Copy the context frame nearer in time, at equal distance the later one; arguments as of `blend`."""
+    _check_span(before, after, count)
     ends = np.stack([before, after])
     return ends[[int(2 * number >= count + 1) for number in range(1, count + 1)]]
 
 
-def count_objects(mask: Pixels, least: int) -> int:
-    """Objects in a mask: connected parts (of 8 neighbours) that are no background, of whatever classes.
+def _check_span(before: Pixels, after: Pixels, count: int) -> None:
+    if count < 1:
+        raise ValueError(f"count: expected at least 1 frame, got {count}")
+    if before.shape != after.shape:
+        raise ValueError(f"after: expected the shape of before, {before.shape}, got {after.shape}")
 
-    Objects that touch count as one, so that a blob of several classes is not counted for each of them.
+
+def count_objects(mask: Pixels, min_pixels: int) -> int:
+    """Count objects: 8-connected components of the foreground, whatever their classes.
 
     Args:
         mask: class ids, (H, W); 0 is the background.
-        least: pixels that a part must have to be counted.
+        min_pixels: pixels of the smallest component counted.
     """
-    parts = cv2.connectedComponentsWithStats((mask > 0).astype(np.uint8), connectivity=8)[2]
-    return int((parts[1:, cv2.CC_STAT_AREA] >= least).sum())  # the first is the background
+    components = cv2.connectedComponentsWithStats((mask > 0).astype(np.uint8), connectivity=8)[2]
+    return int((components[1:, cv2.CC_STAT_AREA] >= min_pixels).sum())  # the first is the background
 
 
 def object_statistics(counts: Sequence[int]) -> dict[str, float]:
-    """How many objects frames show: the mean, the share of frames with any, the fewest and the most.
+    """Mean, minimum and maximum number of objects per frame, and the share of frames with any.
 
     Raises:
         ValueError: if there are no frames.
     """
     if not counts:
-        raise ValueError("counts: expected those of one frame or more, got none")
+        raise ValueError("counts: expected those of at least one frame, got none")
     return {
-        "mean": sum(counts) / len(counts),
-        "frames_with_any": sum(count > 0 for count in counts) / len(counts),
+        "mean": round(sum(counts) / len(counts), 6),
+        "frames_with_any": round(sum(count > 0 for count in counts) / len(counts), 6),
         "fewest": float(min(counts)),
         "most": float(max(counts)),
     }
 
 
-def _check_gap(before: Pixels, after: Pixels, count: int) -> None:
-    if count < 1:
-        raise ValueError(f"count: expected 1 frame or more to fill, got {count}")
-    if before.shape != after.shape:
-        raise ValueError(f"after: expected the shape of before, {before.shape}, got {after.shape}")
-
-
 def task_table(results: Mapping[str, Mapping[str, TaskScores]]) -> str:
-    """The scores of each test set for people: a line for each answer, what a simple one came to beside it.
-
-    Args:
-        results: scores by test set and task, as in results/tasks.json.
-    """
+    """Format results/tasks.json: a line for each score, with the PSNR of its baselines."""
     lines = []
     for name, tasks in results.items():
-        lines.append(f"{name + ':':<28} {'PSNR':>9} {'SSIM':>7}   PSNR of the simple answer")
+        lines.append(f"{name + ':':<28} {'PSNR':>9} {'SSIM':>7}   PSNR of the baselines")
         for task, scores in tasks.items():
             lines += _lines(task, scores)
     return "\n".join(lines)
 
 
 def _lines(label: str, scores: TaskScores) -> Iterator[str]:
-    simple = [f"{k} {v['psnr']:.2f}" for k, v in scores.items() if isinstance(v, Mapping) and "psnr" in v]
+    others = [f"{k} {v['psnr']:.2f}" for k, v in scores.items() if isinstance(v, Mapping) and "psnr" in v]
     if "psnr" in scores:
-        yield f"  {label:<26} {scores['psnr']:>6.2f} dB {scores['ssim']:>7.4f}   {', '.join(simple)}".rstrip()
+        yield f"  {label:<26} {scores['psnr']:>6.2f} dB {scores['ssim']:>7.4f}   {', '.join(others)}".rstrip()
     elif "mean" in scores:
         yield f"  {label:<26} {scores['mean']:>6.2f} objects a frame"
     else:

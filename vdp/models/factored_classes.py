@@ -1,8 +1,7 @@
-"""Masks by factors: 14 logits a pixel (object or not, 3 shapes, 2 materials, 8 colours) stand for 49 classes.
+"""Factored mask classes: 14 logits per pixel (objectness, 3 shapes, 2 materials, 8 colours) for 49 classes.
 
-A class is an object with a shape, a material and a colour, so its probability is the product of theirs. The
-head learns from far fewer frames than 49 free logits: each object teaches three factors that other classes
-share.
+The probability of a class is the product of the probabilities of its factors. Classes share factors, so the
+head needs far fewer frames than 49 independent logits.
 Shapes: B frames, H height, W width.
 """
 
@@ -14,19 +13,18 @@ from vdp.core.classes import COLORS, MATERIALS, SHAPES
 
 SPLITS = (1, len(SHAPES), len(MATERIALS), len(COLORS))
 NUM_LOGITS = sum(SPLITS)
-# of finding objects beside naming them; by hand: its mean is over all pixels, 95% of them easy background
-DETECTION_WEIGHT = 4.9
-# Of a frame's pixels, about. A mean over each frame's own object pixels would let small objects weigh
-# as much as large ones, at a cost in accuracy; one over those of a batch would be no mean over its frames.
+DETECTION_WEIGHT = 4.9  # weight of objectness; tuned, as its mean is over all pixels, 95% of them background
+# Average share of object pixels. A mean over each frame's object pixels would weight small objects as large
+# ones, at a cost in accuracy; one over those of a batch would not be a mean over frames.
 OBJECT_SHARE = 0.06
-NOWHERE = -1  # in the place of a factor where there is no object
+IGNORE_INDEX = -1  # factor of background pixels
 
 
 def class_log_probs(logits: Tensor) -> Tensor:
-    """Log-probabilities of the 49 classes, (B, 14, H, W) -> (B, 49, H, W) in fp32; they sum to one.
+    """Compute log-probabilities of the 49 classes, (B, 14, H, W) -> (B, 49, H, W) in fp32.
 
     Raises:
-        ValueError: if there are not 14 logits.
+        ValueError: if axis 1 has not 14 logits.
     """
     if logits.shape[1] != NUM_LOGITS:
         raise ValueError(f"logits: expected {NUM_LOGITS} factor logits on axis 1, got {tuple(logits.shape)}")
@@ -39,11 +37,10 @@ def class_log_probs(logits: Tensor) -> Tensor:
 
 
 def factor_loss(logits: Tensor, mask: Tensor) -> Tensor:
-    """Half cross-entropy, half Dice, of each frame: logits (B, 14, H, W), ids (B, H, W) -> (B,) in fp32.
+    """Compute half cross-entropy, half Dice of each frame: (B, 14, H, W), ids (B, H, W) -> (B,) in fp32.
 
-    Cross-entropy is that of `class_log_probs`, split into its four factors; those of objects are divided by
-    the share of pixels that are one (`OBJECT_SHARE`), so that they weigh as much as the background does. Dice
-    is that of the frame's object map, soft (Milletari et al. 2016, arXiv:1606.04797).
+    The cross-entropy is that of `class_log_probs`, split into four factors; those of object pixels are
+    divided by `OBJECT_SHARE`. Dice is soft, of the object map (Milletari et al. 2016, arXiv:1606.04797).
     """
     is_object, shape, material, color = logits.float().split(SPLITS, dim=1)
     truth = mask > 0
@@ -51,9 +48,9 @@ def factor_loss(logits: Tensor, mask: Tensor) -> Tensor:
     ids = mask.long() - 1
     per_shape = len(MATERIALS) * len(COLORS)
     identity = (
-        named_loss(shape, ids // per_shape, truth)
-        + named_loss(material, ids % per_shape // len(COLORS), truth)
-        + named_loss(color, ids % len(COLORS), truth)
+        factor_cross_entropy(shape, ids // per_shape, truth)
+        + factor_cross_entropy(material, ids % per_shape // len(COLORS), truth)
+        + factor_cross_entropy(color, ids % len(COLORS), truth)
     )
     probability = is_object[:, 0].sigmoid()
     overlap = (probability * truth).sum(dim=(1, 2))
@@ -61,8 +58,8 @@ def factor_loss(logits: Tensor, mask: Tensor) -> Tensor:
     return 0.5 * (DETECTION_WEIGHT * detect.mean(dim=(1, 2)) + identity) + 0.5 * dice
 
 
-def named_loss(logits: Tensor, factor: Tensor, where: Tensor) -> Tensor:
-    """Cross-entropy of a factor, (B, n, H, W) against (B, H, W), in units of an average frame's: (B,)."""
-    named = factor.where(where, NOWHERE)
-    loss = F.cross_entropy(logits, named, ignore_index=NOWHERE, reduction="none")
+def factor_cross_entropy(logits: Tensor, factor: Tensor, where: Tensor) -> Tensor:
+    """Compute the cross-entropy of a factor on pixels `where`, (B, n, H, W), (B, H, W) -> (B,)."""
+    labels = factor.where(where, IGNORE_INDEX)
+    loss = F.cross_entropy(logits, labels, ignore_index=IGNORE_INDEX, reduction="none")
     return loss.mean(dim=(1, 2)) / OBJECT_SHARE

@@ -1,4 +1,4 @@
-"""Layers that several networks share. Shapes: B frames, C channels, H height, W width, D embedding."""
+"""Layers shared by several networks. Shapes: B frames, C channels, H height, W width, D embedding."""
 
 import math
 
@@ -9,21 +9,21 @@ from torch.nn import functional as F
 GROUP_CHANNELS = 8  # channels per normalisation group
 
 
-def zeroed(layer: nn.Module) -> nn.Module:
-    """The same layer with all weights at zero, so that a residual branch starts as the identity."""
+def zero_init(layer: nn.Module) -> nn.Module:
+    """Set all weights of a layer to zero and return it, so that a residual branch starts as the identity."""
     for parameter in layer.parameters():
         nn.init.zeros_(parameter)
     return layer
 
 
 def group_norm(channels: int) -> nn.GroupNorm:
-    """GroupNorm with `GROUP_CHANNELS` channels a group (one group where they do not divide)."""
+    """Build a GroupNorm with `GROUP_CHANNELS` channels per group, or one group if they do not divide."""
     groups = channels // GROUP_CHANNELS if channels % GROUP_CHANNELS == 0 else 1
     return nn.GroupNorm(groups, channels)
 
 
 def fourier_features(x: Tensor, dim: int, max_period: float) -> Tensor:
-    """Sines and cosines of real numbers at geometric frequencies, (...) -> (..., dim).
+    """Compute sines and cosines of real numbers at geometric frequencies, (...) -> (..., dim).
 
     Args:
         x: real numbers of any shape.
@@ -38,20 +38,17 @@ def fourier_features(x: Tensor, dim: int, max_period: float) -> Tensor:
     return torch.cat([angles.cos(), angles.sin()], dim=-1)
 
 
-def modulated(x: Tensor, scale_shift: Tensor) -> Tensor:
-    """Scale and shift of every number of a picture, (M*R, C, H, W) by (M, 2C, H, W).
-
-    Each of the M maps serves R pictures that stand side by side, without being copied for them.
-    """
+def modulate(x: Tensor, scale_shift: Tensor) -> Tensor:
+    """Scale and shift images (M*R, C, H, W) by maps (M, 2C, H, W), each shared by R adjacent images."""
     scale, shift = scale_shift[:, None].chunk(2, dim=2)
-    pictures = x.unflatten(0, (len(scale_shift), -1))
-    return (pictures * (1 + scale) + shift).flatten(0, 1)
+    images = x.unflatten(0, (len(scale_shift), -1))
+    return (images * (1 + scale) + shift).flatten(0, 1)
 
 
 class ResBlock(nn.Module):
-    """Two 3x3 convolutions with pre-normalisation; an embedding, if given, scales and shifts in between.
+    """Two 3x3 convolutions with pre-normalisation, optionally modulated by an embedding (FiLM).
 
-    Maps, if given, scale and shift what either normalisation gives (see `modulated`).
+    Optional maps modulate the output of each normalisation, see `modulate`.
     """
 
     def __init__(self, channels_in: int, channels_out: int, embedding_dim: int | None = None) -> None:
@@ -59,9 +56,9 @@ class ResBlock(nn.Module):
         self.norm1 = group_norm(channels_in)
         self.conv1 = nn.Conv2d(channels_in, channels_out, 3, padding=1)
         self.norm2 = group_norm(channels_out)
-        self.conv2 = zeroed(nn.Conv2d(channels_out, channels_out, 3, padding=1))
+        self.conv2 = zero_init(nn.Conv2d(channels_out, channels_out, 3, padding=1))
         self.skip = nn.Conv2d(channels_in, channels_out, 1) if channels_in != channels_out else nn.Identity()
-        self.film = zeroed(nn.Linear(embedding_dim, 2 * channels_out)) if embedding_dim else None
+        self.film = zero_init(nn.Linear(embedding_dim, 2 * channels_out)) if embedding_dim else None
 
     def forward(
         self, x: Tensor, embedding: Tensor | None = None, maps: tuple[Tensor, Tensor] | None = None
@@ -69,10 +66,10 @@ class ResBlock(nn.Module):
         """(B, C_in, H, W), embeddings (B, D), maps of 2*C_in and 2*C_out channels -> (B, C_out, H, W)."""
         h = self.norm1(x)
         if maps is not None:
-            h = modulated(h, maps[0])
+            h = modulate(h, maps[0])
         h = self.norm2(self.conv1(F.silu(h)))
         if maps is not None:
-            h = modulated(h, maps[1])
+            h = modulate(h, maps[1])
         if self.film is not None and embedding is not None:
             scale, shift = self.film(embedding)[:, :, None, None].chunk(2, dim=1)
             h = h * (1 + scale) + shift
@@ -80,14 +77,14 @@ class ResBlock(nn.Module):
 
 
 class ImageAttention(nn.Module):
-    """Multi-head self-attention over the positions of one frame, as a residual branch that starts at zero."""
+    """Multi-head self-attention over the positions of a frame; a residual branch initialised to zero."""
 
     def __init__(self, channels: int, heads: int) -> None:
         super().__init__()
         self.heads = heads
         self.norm = group_norm(channels)
         self.qkv = nn.Conv2d(channels, 3 * channels, 1)
-        self.proj = zeroed(nn.Conv2d(channels, channels, 1))
+        self.proj = zero_init(nn.Conv2d(channels, channels, 1))
 
     def forward(self, x: Tensor) -> Tensor:  # (B, C, H, W)
         batch, channels, height, width = x.shape

@@ -1,6 +1,6 @@
-"""Clips from nothing, and clips from degraded ones.
+"""Generate clips without context frames.
 
-Shapes: B clips, C channels, F frames, K degraded frames around a hop's, h x w latent positions.
+Shapes: B clips, C channels, F frames, h x w latent positions.
 """
 
 from dataclasses import replace
@@ -11,47 +11,44 @@ from torch import Tensor
 
 from vdp.diffusion.objective import Objective
 from vdp.diffusion.protocols import Denoiser
-from vdp.sampling.hops import Plan
-from vdp.sampling.rollout import Normal, Strategy, rollout
+from vdp.sampling.hops import HopPlan
+from vdp.sampling.rollout import NoiseSource, Strategy, rollout
 
 ContextT = TypeVar("ContextT")
 
 
 def generate(
     denoiser: Denoiser[ContextT],
-    first: Objective,
-    later: Objective,
-    opening: int,
-    hops: Plan,
+    generate_objective: Objective,
+    predict_objective: Objective,
+    first_frames: int,
+    hops: HopPlan,
     shape: tuple[int, ...],
     strategy: Strategy,
-    normal: Normal,
+    noise_source: NoiseSource,
     device: torch.device,
 ) -> Tensor:
-    """Clips from nothing: their first frames with none known, the others rolled out from these.
+    """Generate the first frames without context and roll out the others from them.
 
     Args:
-        denoiser: the network.
-        first: the objective of `generate`.
-        later: that of `predict`.
-        opening: frames of the first hop, at times from 0 on.
-        hops: the hops after it.
+        generate_objective, predict_objective: of the first hop and of `hops`.
+        first_frames: frames of the first hop, at indices from 0.
+        hops: later hops.
         shape: (B, C, h, w).
-        strategy: sampler and its times; its hops are not used.
-        normal: gives all noise.
-        device: where the clips are made.
+        strategy: its hops are ignored.
 
     Returns:
         (B, C, F, h, w), the frames of all hops.
     """
     clips, channels, height, width = shape
-    nothing = torch.zeros(clips, channels, 0, height, width, device=device)
-    times = tuple(float(step) for step in range(opening))
-    start = replace(strategy, hops=(times,))
-    made = rollout(denoiser, nothing, torch.zeros(clips, 0, device=device), first, start, normal)
+    no_frames = torch.zeros(clips, channels, 0, height, width, device=device)
+    no_index = torch.zeros(clips, 0, device=device)
+    first_hop = tuple(float(step) for step in range(first_frames))
+    start = replace(strategy, hops=(first_hop,))
+    generated = rollout(denoiser, no_frames, no_index, generate_objective, start, noise_source)
     if not hops:
-        return made
-    index = torch.tensor(times, device=device).expand(clips, -1)
-    return torch.cat(
-        [made, rollout(denoiser, made, index, later, replace(strategy, hops=hops), normal)], dim=2
-    )
+        return generated
+    index = torch.tensor(first_hop, device=device).expand(clips, -1)
+    later = replace(strategy, hops=hops)
+    predicted = rollout(denoiser, generated, index, predict_objective, later, noise_source)
+    return torch.cat([generated, predicted], dim=2)

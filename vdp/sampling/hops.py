@@ -1,61 +1,53 @@
-"""Which frames are made in which hop: all that are wanted, in groups that a network was trained for."""
+"""Plan hops: split the frames to predict into groups that the network was trained for."""
 
 from collections.abc import Sequence
 
-Plan = tuple[tuple[float, ...], ...]  # times of the frames of each hop, in the order of prediction
+HopPlan = tuple[tuple[float, ...], ...]  # frame indices of each hop, in the order of prediction
 
 
-def future_hops(last: float, frames: int, gaps: Sequence[int], targets: int | None) -> Plan:
-    """Hops to the frames that follow a known one, none left out.
+def plan_hops(last: float, frames: int, target_offsets: Sequence[int], targets: int | None) -> HopPlan:
+    """Plan hops to all frames that follow a context frame.
 
-    As many frames as the trained distances reach are made at once from the same known ones, so that the
-    frames that follow are as few hops away as they can be.
+    Each hop predicts as many frames as the trained offsets reach, for the fewest hops.
 
     Args:
-        last: time of the last known frame.
-        frames: how many are wanted, 1 or more.
-        gaps: distances from the last known frame to a target that were trained.
-        targets: frames of a hop where these see each other; None where each is made as if it were alone.
-
-    Returns:
-        Hops to at least so many frames: with `targets`, whole ones.
+        last: index of the last context frame.
+        frames: number of frames to predict, 1 or more.
+        target_offsets: trained distances from the last context frame to a target frame.
+        targets: frames per hop of a joint denoiser, which may exceed `frames` in all; None: not joint.
 
     Raises:
-        ValueError: if the gaps leave frames out.
+        ValueError: if the offsets would skip frames.
     """
     reach = 0
-    while reach + 1 in gaps:
+    while reach + 1 in target_offsets:
         reach += 1
     size = reach if targets is None else targets
     if not 1 <= size <= reach:
         raise ValueError(
-            f"train_denoiser.target_offsets={sorted(gaps)}: expected all distances from 1 to {max(size, 1)} among "
-            "them, so that no frame is left out; train with them"
+            f"train_denoiser.target_offsets={sorted(target_offsets)}: expected all of 1..{max(size, 1)}; "
+            "train with them, so that no frame is skipped"
         )
     starts = range(0, frames, size)
-    wanted = [size if targets is not None else min(size, frames - start) for start in starts]
+    counts = [size if targets is not None else min(size, frames - start) for start in starts]
     return tuple(
         tuple(last + start + step + 1.0 for step in range(count))
-        for start, count in zip(starts, wanted, strict=True)
+        for start, count in zip(starts, counts, strict=True)
     )
 
 
-def groups(count: int, size: int | None) -> list[range]:
-    """Places 0..count-1 in groups of one size; the last two overlap where it does not divide the count.
-
-    Args:
-        count: of places, at least `size`.
-        size: of a group; None for one group of all.
+def group_frames(count: int, size: int | None) -> list[range]:
+    """Split positions 0..count-1 into groups of `size` (None: one group); the last two groups may overlap.
 
     Raises:
-        ValueError: if there are fewer places than a group has.
+        ValueError: if there are fewer positions than `size`.
     """
     if size is None:
         return [range(count)]
     if count < size:
         raise ValueError(
-            f"frames: this network makes {size} frames at once (train_denoiser.targets), got {count}; ask "
-            f"for {size} or more"
+            f"frames={count}: expected at least train_denoiser.targets={size}, the frames that this network "
+            "denoises jointly; ask for more"
         )
     starts = [*range(0, count - size, size), count - size]
     return [range(start, start + size) for start in starts]

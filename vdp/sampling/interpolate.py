@@ -1,6 +1,6 @@
-"""Frames between two clips: by motion that joins their ends, or by a blend of the noised ends.
+"""Interpolate between two clips: predict the frames between them, or denoise a blend of two noised frames.
 
-Shapes: B clips, C channels, K known frames on a side, F frames between, h x w latent positions.
+Shapes: B clips, C channels, K context frames on a side, F interpolated frames, h x w latent positions.
 """
 
 from dataclasses import replace
@@ -12,70 +12,74 @@ from torch import Tensor
 from vdp.diffusion.objective import Objective
 from vdp.diffusion.process import add_noise
 from vdp.diffusion.protocols import Denoiser
-from vdp.sampling.hops import groups
-from vdp.sampling.rollout import Normal, Strategy, rollout, sample_hop
+from vdp.sampling.hops import group_frames
+from vdp.sampling.rollout import NoiseSource, Strategy, rollout, sample_hop
 
 ContextT = TypeVar("ContextT")
 
 
-def between(
+def interpolate(
     denoiser: Denoiser[ContextT],
     before: Tensor,
     after: Tensor,
     frames: int,
-    span: int,
+    max_span: int,
     targets: int | None,
     objective: Objective,
     strategy: Strategy,
-    normal: Normal,
+    noise_source: NoiseSource,
 ) -> Tensor:
-    """Frames that join the end of one clip to the start of another.
+    """Predict the frames between the end of one clip and the start of another.
 
-    A gap that is longer than those of the training is crossed in strides first, which the network is told as
-    single frames, so that it sees no distance that it does not know; then each stride is filled.
+    A span above `max_span` is subdivided: keyframes are predicted at a stride that the network receives as 1,
+    so that every span is one of the training; then the frames between the keyframes are interpolated.
 
     Args:
-        denoiser: the network.
-        before: normalised latents of known frames up to the gap, in their order, (B, C, K, h, w), K >= 1.
-        after: those from the gap on.
+        before: normalised latents of the context frames before the span, in order, (B, C, K, h, w), K >= 1.
+        after: those after the span.
         frames: F, 1 or more.
-        span: longest gap of the training, from the last known frame before it to the first after it.
-        targets: frames of a hop where these see each other; None where each is made as if it were alone.
-        objective: the process, and what it noises, as in training.
-        strategy: sampler and its times; its hops are not used.
-        normal: gives all noise.
+        max_span: max span of the training, from the last context frame before it to the first one after it.
+        targets: frames per hop of a joint denoiser; None if target frames are denoised independently.
+        strategy: its hops are ignored.
 
     Returns:
         (B, C, F, h, w).
     """
-    gap = frames + 1
-    if gap <= span:
-        return _direct(denoiser, before, after, frames, targets, objective, strategy, normal)
-    stride = gap / span
-    places = [round(stride * step) for step in range(span + 1)]  # 0 and the gap are the known ends
-    strided = (
-        before[:, :, _strides(before.shape[2], stride, -1)],
-        after[:, :, _strides(after.shape[2], stride, 1)],
+    span = frames + 1
+    if span <= max_span:
+        return _interpolate_span(denoiser, before, after, frames, targets, objective, strategy, noise_source)
+    stride = span / max_span
+    positions = [round(stride * step) for step in range(max_span + 1)]  # 0 and span are context frames
+    keyframes = _interpolate_span(
+        denoiser,
+        before.flip(2)[:, :, _strided(before.shape[2], stride)].flip(2),
+        after[:, :, _strided(after.shape[2], stride)],
+        max_span - 1,
+        targets,
+        objective,
+        strategy,
+        noise_source,
     )
-    keys = _direct(denoiser, *strided, span - 1, targets, objective, strategy, normal)
-    ends = [before, *keys.split(1, dim=2), after]
-    made: list[Tensor] = []
+    ends = [before, *keyframes.split(1, dim=2), after]
+    predicted: list[Tensor] = []
     for step, (left, right) in enumerate(zip(ends, ends[1:], strict=False)):
-        inner = places[step + 1] - places[step] - 1
+        inner = positions[step + 1] - positions[step] - 1
         if inner > 0:
-            made.append(between(denoiser, left, right, inner, span, targets, objective, strategy, normal))
-        if step < span - 1:
-            made.append(right)
-    return torch.cat(made, dim=2)
+            predicted.append(
+                interpolate(
+                    denoiser, left, right, inner, max_span, targets, objective, strategy, noise_source
+                )
+            )
+        if step < max_span - 1:
+            predicted.append(right)
+    return torch.cat(predicted, dim=2)
 
 
-def _strides(count: int, stride: float, way: int) -> list[int]:
-    """Positions of a clip's frames, a stride apart, from its last one back (way -1) or its first one on."""
-    offsets = [round(stride * step) for step in range(count) if round(stride * step) < count]
-    return [count - 1 - offset for offset in reversed(offsets)] if way < 0 else offsets
+def _strided(count: int, stride: float) -> list[int]:
+    return [round(stride * step) for step in range(count) if round(stride * step) < count]
 
 
-def _direct(
+def _interpolate_span(
     denoiser: Denoiser[ContextT],
     before: Tensor,
     after: Tensor,
@@ -83,81 +87,82 @@ def _direct(
     targets: int | None,
     objective: Objective,
     strategy: Strategy,
-    normal: Normal,
+    noise_source: NoiseSource,
 ) -> Tensor:
-    """`between` where the network knows the gap."""
+    """`interpolate` over a trained span."""
     side = max(1, strategy.context_frames // 2)
     before, after = before[:, :, -side:], after[:, :, :side]
     times = [*range(1 - before.shape[2], 1), *range(frames + 1, frames + 1 + after.shape[2])]
     index = torch.tensor(times, dtype=torch.float32, device=before.device).expand(len(before), -1)
     wanted = [step + 1.0 for step in range(frames)]
-    if targets is not None and frames < targets:  # the rest of a hop lies closer, within the gap
-        more = targets - frames
-        wanted += [frames + step / (more + 1) for step in range(1, more + 1)]
+    if targets is not None and frames < targets:  # fill the hop with indices between the last two frames
+        extra = targets - frames
+        wanted += [frames + step / (extra + 1) for step in range(1, extra + 1)]
     known = torch.cat([before, after], dim=2)
-    made: dict[float, Tensor] = {}
-    for group in groups(len(wanted), targets):  # each from the ends alone: made frames would push one out
-        hop = tuple(wanted[place] for place in group)
-        frames_of_hop = rollout(denoiser, known, index, objective, replace(strategy, hops=(hop,)), normal)
-        made |= dict(zip(hop, frames_of_hop.split(1, dim=2), strict=True))
-    return torch.cat([made[time] for time in wanted[:frames]], dim=2)
+    predicted: dict[float, Tensor] = {}
+    for group in group_frames(
+        len(wanted), targets
+    ):  # from the ends only: predicted frames would displace one
+        hop = tuple(wanted[i] for i in group)
+        rows = rollout(denoiser, known, index, objective, replace(strategy, hops=(hop,)), noise_source)
+        predicted |= dict(zip(hop, rows.split(1, dim=2), strict=True))
+    return torch.cat([predicted[time] for time in wanted[:frames]], dim=2)
 
 
-def blended(
+def morph_latents(
     denoiser: Denoiser[ContextT],
-    one: Tensor,
-    other: Tensor,
+    first: Tensor,
+    last: Tensor,
     frames: int,
     strength: float,
     targets: int | None,
     objective: Objective,
     strategy: Strategy,
-    normal: Normal,
+    noise_source: NoiseSource,
 ) -> Tensor:
-    """A morph from one frame to another: both are noised alike, blended, and denoised with nothing known.
+    """Morph one frame into another: noise both with the same noise, blend them, and denoise without context.
 
     Args:
-        denoiser: a network that has learnt to generate.
-        one, other: normalised latents, (B, C, 1, h, w).
-        frames: F, 1 or more; they lie evenly between the two.
-        strength: diffusion time up to which the two are noised, 0 (a plain blend) up to 1 (new pictures).
-        targets: frames of a hop where these see each other; None where each is made as if it were alone.
-        objective: that of `generate`.
-        strategy: sampler and its times; its hops are not used.
-        normal: gives all noise.
+        first, last: normalised latents, (B, C, 1, h, w).
+        frames: F, 1 or more; evenly spaced between the two.
+        strength: diffusion time to which the two are noised, from 0 (a plain blend) to 1 (new frames).
+        targets: frames per hop of a joint denoiser; None if target frames are denoised independently.
+        objective: of the task `generate`.
+        strategy: its hops are ignored.
 
     Returns:
         (B, C, F, h, w).
 
-    Source: Ho et al. 2020 (arXiv:2006.11239), section 4.3, with one noise for all blends.
+    Source: Ho et al. 2020 (arXiv:2006.11239), section 4.3.
     """
     count = max(frames, targets or 1)
-    weight = torch.arange(1, count + 1, dtype=torch.float32, device=one.device) / (count + 1)
+    weight = torch.arange(1, count + 1, dtype=torch.float32, device=first.device) / (count + 1)
     weight = weight[:, None, None]
-    base = torch.zeros_like(one)
-    blend = (1 - weight) * objective.to_data(one, base) + weight * objective.to_data(other, base)
+    base = torch.zeros_like(first)
+    blend = (1 - weight) * objective.to_data(first, base) + weight * objective.to_data(last, base)
     times = strategy.times[strategy.times < strength]
-    times = torch.cat([times.new_tensor([strength]), times])
-    level = torch.full((len(one), count), strength, device=one.device)
-    noise = (strategy.temperature * normal(1)).expand_as(blend)
+    strategy = replace(strategy, times=torch.cat([times.new_tensor([strength]), times]))
+    level = torch.full((len(first), count), strength, device=first.device)
+    noise = (strategy.temperature * noise_source(1)).expand_as(blend)
     start = add_noise(blend, noise, level, objective.process.schedule)
-    nothing, no_time = one[:, :, :0], level[:, :0]
-    made = []
-    for group in groups(count, targets):
-        wanted = torch.tensor([float(place) for place in group], device=one.device).expand(len(one), -1)
-        made.append(
+    no_frames, no_index = first[:, :, :0], level[:, :0]
+    groups = group_frames(count, targets)
+    morphed = []
+    for group in groups:
+        target_index = torch.tensor([float(i) for i in group], device=first.device).expand(len(first), -1)
+        group_start = start[:, :, group.start : group.stop]
+        morphed.append(
             sample_hop(
                 denoiser,
-                nothing,
-                no_time,
-                no_time,
-                wanted,
+                no_frames,
+                no_index,
+                no_index,
+                target_index,
                 objective,
-                replace(strategy, times=times),
-                start[:, :, group.start : group.stop],
-                normal,
+                strategy,
+                group_start,
+                noise_source,
             )
         )
-    joined = torch.cat(made, dim=2)
-    places = [place for group in groups(count, targets) for place in group]
-    return joined[:, :, [places.index(place) for place in range(frames)]]
+    positions = [i for group in groups for i in group]
+    return torch.cat(morphed, dim=2)[:, :, [positions.index(i) for i in range(frames)]]

@@ -1,6 +1,6 @@
-"""Predict the frames of the hops of clips, several futures each, from their known frames.
+"""Predict the frames of the hops of clips, several samples each.
 
-Shapes: B clips, S futures (samples) of each, K known frames, N frames of all hops, C x h x w latents.
+Shapes: B clips, S samples per clip, K context frames, N frames of all hops, C x h x w latents.
 """
 
 from collections.abc import Sequence
@@ -19,24 +19,24 @@ from vdp.sampling.samplers import make_sampler, time_grid
 ContextT = TypeVar("ContextT")
 
 
-class FutureNoise:
-    """Standard normal noise of every future, each from a generator of its own.
+class SampleNoise:
+    """Standard normal noise from one generator per sample.
 
-    So what is predicted for a clip depends neither on its neighbours nor on how many futures there are.
+    So the predictions of a clip depend neither on its batch nor on the number of samples.
 
     Args:
         seed: of the run.
-        clips: a number for each clip, which its randomness is drawn from.
-        samples: futures of each clip.
+        clips: a number per clip; part of the seed of its generators.
+        samples: samples per clip.
         shape: (C, h, w) of a frame.
-        device: where the noise is wanted; it is drawn on the CPU, alike for every device.
+        device: of the noise; it is drawn on the CPU, so it is the same on every device.
     """
 
     def __init__(
         self, seed: int, clips: Sequence[int], samples: int, shape: tuple[int, ...], device: torch.device
     ) -> None:
         self.generators = [
-            torch.Generator().manual_seed(_stream(seed, clip, sample))
+            torch.Generator().manual_seed(_generator_seed(seed, clip, sample))
             for clip in clips
             for sample in range(samples)
         ]
@@ -44,25 +44,18 @@ class FutureNoise:
         self.device = device
 
     def __call__(self, frames: int) -> Tensor:
-        """The next noise of all futures, (B*S, C, frames, h, w)."""
+        """Draw the next noise of all samples, (B*S, C, frames, h, w)."""
         channels, *plane = self.shape
         drawn = [torch.randn((channels, frames, *plane), generator=g) for g in self.generators]
         return torch.stack(drawn).to(self.device)
 
 
-def _stream(seed: int, clip: int, sample: int) -> int:
-    """A seed for each future, far from those of its neighbours."""
+def _generator_seed(seed: int, clip: int, sample: int) -> int:
     return int(np.random.SeedSequence([seed, clip, sample]).generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 
-def strategy_of(params: PredictParams, num_timesteps: int, context_frames: int) -> Strategy:
-    """The strategy that section `predict` asks for.
-
-    Args:
-        params: the section.
-        num_timesteps: noise levels of the process.
-        context_frames: known frames that the network was trained with, at most.
-    """
+def make_strategy(params: PredictParams, num_timesteps: int, context_frames: int) -> Strategy:
+    """Build the strategy of section `predict` for a process and a network's max number of context frames."""
     return Strategy(
         hops=tuple(tuple(frame - 1.0 for frame in group) for group in params.frame_groups),
         sampler=make_sampler(params.sampler, params.eta),
@@ -84,23 +77,18 @@ def predict(
     samples: int,
     seed: int,
 ) -> Tensor:
-    """Roll out S futures of each clip.
+    """Roll out S samples of each clip.
 
     Args:
-        denoiser: the network.
         known: normalised latents of frames 0..K-1, (B, C, K, h, w).
-        clips: a number for each clip, for its noise.
-        objective: the process, and what it noises, as in training.
-        strategy: hops, sampler and its times.
-        samples: futures of each clip.
-        seed: of the run.
+        clips: a number per clip, for its noise.
 
     Returns:
         Normalised latents of the hops' frames, (B, S, C, N, h, w).
     """
     batch, channels, count, height, width = known.shape
-    noise = FutureNoise(seed, clips, samples, (channels, height, width), known.device)
+    noise_source = SampleNoise(seed, clips, samples, (channels, height, width), known.device)
     repeated = known.repeat_interleave(samples, dim=0)
     index = torch.arange(count, dtype=torch.float32, device=known.device).expand(len(repeated), -1)
-    made = rollout(denoiser, repeated, index, objective, strategy, noise)
-    return made.reshape(batch, samples, *made.shape[1:])
+    predicted = rollout(denoiser, repeated, index, objective, strategy, noise_source)
+    return predicted.reshape(batch, samples, *predicted.shape[1:])

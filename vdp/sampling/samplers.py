@@ -1,55 +1,32 @@
-"""Samplers: loops from noise to data over a callable. Randomness is passed in: starting noise, and a draw.
+"""Samplers: loops from noise to data over a callable.
 
-`denoise(xt, t)` gives the clean data and the noise that a network sees in `xt`; the process's (alpha, sigma)
-are passed as a function, so that one sampler serves every process. Each sampler starts from `noise` as the
-data at times[0] and walks down to times[-1] = 0; between them it moves along xt = alpha x0 + sigma eps.
+`denoise(xt, t)` predicts x0 and eps at xt; `schedule` gives alpha and sigma of any process. Each sampler
+starts from `noise` as the data at times[0] and steps to times[-1] = 0 along xt = alpha x0 + sigma eps.
 """
 
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
 
-from vdp.diffusion.process import Schedule
+from vdp.config.choices import SamplerName, Spacing, sampling_levels
+from vdp.diffusion.process import Schedule, ddim_step
 
 Denoise = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]  # (xt, t scalar tensor) -> (x0, eps)
-Draw = Callable[[], Tensor]  # fresh normal noise of the sample's shape, at the temperature wished for
+Draw = Callable[[], Tensor]  # fresh normal noise of the sample's shape, scaled by the temperature
 Sampler = Callable[[Denoise, Tensor, Tensor, Schedule, Draw], Tensor]
 # (denoise, noise, times, schedule, draw) -> sample of the shape and dtype of noise; times descend to 0
 
 
-def time_grid(steps: int, spacing: Literal["trailing", "leading"], num_timesteps: int) -> Tensor:
-    """Times of sampling, float64, (steps + 1,), descending to 0, each one of the process's noise levels.
-
-    Args:
-        steps: of the sampler.
-        spacing: trailing starts at 1, pure noise; leading ends at the level above 0 and starts below 1, where
-            starting from pure noise is a little wrong (Lin et al. 2023, arXiv:2305.08891, table 2).
-        num_timesteps: noise levels of the process.
-
-    Raises:
-        ValueError: if there are no steps, or more than noise levels.
-    """
-    if not 1 <= steps <= num_timesteps:
-        raise ValueError(
-            f"steps: expected 1 to num_timesteps={num_timesteps}, got {steps}; "
-            "take fewer steps or a process of more noise levels"
-        )
-    down = torch.arange(steps, -1, -1, dtype=torch.float64)
-    if spacing == "trailing":
-        return (down * num_timesteps / steps).round() / num_timesteps
-    levels = (down - 1) * (num_timesteps // steps) + 1
-    levels[-1] = 0
-    return levels / num_timesteps
+def time_grid(steps: int, spacing: Spacing, num_timesteps: int) -> Tensor:
+    """Compute the sampling times of `sampling_levels`, float64, (steps + 1,), descending to 0."""
+    return torch.tensor(sampling_levels(steps, spacing, num_timesteps), dtype=torch.float64) / num_timesteps
 
 
 @dataclass(frozen=True)
 class _Step:
-    """From time `t` and its alpha and sigma to those of the next time."""
-
     t: Tensor
     alpha: float
     sigma: float
@@ -58,7 +35,7 @@ class _Step:
     next_sigma: float
 
     @property
-    def kept(self) -> float:
+    def noise_ratio(self) -> float:
         """Ratio of noise to signal after the step over that before it, in [0, 1]."""
         if self.next_alpha == 0:  # both are pure noise
             return 1.0
@@ -66,7 +43,7 @@ class _Step:
 
 
 def _steps(times: Tensor, schedule: Schedule, noise: Tensor) -> Iterator[_Step]:
-    """Coefficients are Python numbers in the precision of `times`: no tensor changes its dtype or device."""
+    # coefficients are Python floats in the precision of `times`, so no tensor changes dtype or device
     alpha, sigma = (s.tolist() for s in schedule(times))
     t = times.to(noise.dtype).to(noise.device)
     for i in range(len(times) - 1):
@@ -74,22 +51,20 @@ def _steps(times: Tensor, schedule: Schedule, noise: Tensor) -> Iterator[_Step]:
 
 
 def ddim(eta: float) -> Sampler:
-    """Keep the predicted x0 and eps from step to step, with a share of eps drawn anew.
+    """Build a DDIM sampler; at each step a share of eps is replaced by fresh noise.
 
-    Args:
-        eta: 0 draws nothing; at 1 the step is the posterior of x at the next time given x0 and xt.
+    At eta 0 it is deterministic; at 1 each step is the posterior of x at the next time given x0 and xt.
 
-    Source: Song et al. 2021 (arXiv:2010.02502), equations 12 and 16, written for any alpha and sigma.
+    Source: Song et al. 2021 (arXiv:2010.02502), equations 12 and 16, for any alpha and sigma.
     """
 
     def sample(denoise: Denoise, noise: Tensor, times: Tensor, schedule: Schedule, draw: Draw) -> Tensor:
         x = noise
         for step in _steps(times, schedule, noise):
             x0, eps = denoise(x, step.t)
-            fresh = eta * math.sqrt(max(0.0, 1 - step.kept**2))
-            if fresh > 0 and step.next_sigma > 0:
-                eps = math.sqrt(1 - fresh**2) * eps + fresh * draw()
-            x = step.next_alpha * x0 + step.next_sigma * eps
+            fresh = eta * math.sqrt(max(0.0, 1 - step.noise_ratio**2))
+            fresh_noise = draw() if fresh > 0 and step.next_sigma > 0 else None
+            x = ddim_step(x0, eps, step.next_alpha, step.next_sigma, fresh_noise, fresh)
         return x
 
     return sample
@@ -100,43 +75,42 @@ ddpm: Sampler = ddim(1.0)
 
 
 def dpmpp(denoise: Denoise, noise: Tensor, times: Tensor, schedule: Schedule, draw: Draw) -> Tensor:
-    """DPM-Solver++ 2M: second order in the log of the signal-to-noise ratio, with one call a step.
+    """DPM-Solver++ 2M: second order in the log of the signal-to-noise ratio, one network call per step.
 
-    First order at the first step, which has no earlier x0 to extrapolate from, and at the last one, whose
-    ratio has no end.
+    The first step, without an earlier x0, and the last step, where the ratio is infinite, are first order.
 
     Source: Lu et al. 2022 (arXiv:2211.01095), algorithm 2, midpoint.
     """
     x, earlier, earlier_h = noise, noise, 0.0
     for step in _steps(times, schedule, noise):
         x0, _ = denoise(x, step.t)
-        h = -math.log(step.kept) if step.kept > 0 else math.inf
-        ahead = x0
+        h = -math.log(step.noise_ratio) if step.noise_ratio > 0 else math.inf
+        extrapolated = x0
         if earlier_h > 0 and step.next_sigma > 0:
-            ahead = x0 + h / (2 * earlier_h) * (x0 - earlier)
-        shrink = step.next_sigma / step.sigma
-        x = shrink * x + (step.next_alpha - step.alpha * shrink) * ahead
+            extrapolated = x0 + h / (2 * earlier_h) * (x0 - earlier)
+        decay = step.next_sigma / step.sigma
+        x = decay * x + (step.next_alpha - step.alpha * decay) * extrapolated
         earlier, earlier_h = x0, h
     return x
 
 
 def euler(denoise: Denoise, noise: Tensor, times: Tensor, schedule: Schedule, draw: Draw) -> Tensor:
-    """Euler's method where paths are straight: on y = x / (alpha + sigma), tau = sigma / (alpha + sigma).
+    """Euler's method on y = x / (alpha + sigma) over tau = sigma / (alpha + sigma), where dy/dtau = eps - x0.
 
-    There dy/dtau = eps - x0 on every schedule; on the flow process y and tau are x and t themselves.
+    On the flow process y and tau are x and t.
 
     Source: Liu et al. 2023 (arXiv:2209.03003), equation 1; Karras et al. 2022 (arXiv:2206.00364), section 2.
     """
     x = noise
     for step in _steps(times, schedule, noise):
-        x = _along(x, step, _slope(denoise, x, step.t))
+        x = _euler_step(x, step, _slope(denoise, x, step.t))
     return x
 
 
 def heun(denoise: Denoise, noise: Tensor, times: Tensor, schedule: Schedule, draw: Draw) -> Tensor:
-    """`euler` with the mean of the slopes at both ends of each step: second order, two calls a step but one.
+    """`euler` with the mean of the slopes at both ends of each step: second order, two calls per step.
 
-    The last step is Euler's, as there is no noise to be seen at its end.
+    The last step is Euler's, as eps is undefined without noise.
 
     Source: Karras et al. 2022 (arXiv:2206.00364), algorithm 1, in the coordinates of `euler`.
     """
@@ -144,8 +118,8 @@ def heun(denoise: Denoise, noise: Tensor, times: Tensor, schedule: Schedule, dra
     for step in _steps(times, schedule, noise):
         slope = _slope(denoise, x, step.t)
         if step.next_sigma > 0:
-            slope = (slope + _slope(denoise, _along(x, step, slope), step.next_t)) / 2
-        x = _along(x, step, slope)
+            slope = (slope + _slope(denoise, _euler_step(x, step, slope), step.next_t)) / 2
+        x = _euler_step(x, step, slope)
     return x
 
 
@@ -154,12 +128,11 @@ def _slope(denoise: Denoise, x: Tensor, t: Tensor) -> Tensor:
     return eps - x0
 
 
-def _along(x: Tensor, step: _Step, slope: Tensor) -> Tensor:
-    """x at the next time, moved along dy/dtau = slope."""
+def _euler_step(x: Tensor, step: _Step, slope: Tensor) -> Tensor:
     both, next_both = step.alpha + step.sigma, step.next_alpha + step.next_sigma
     return next_both * (x / both + (step.next_sigma / next_both - step.sigma / both) * slope)
 
 
-def make_sampler(name: Literal["ddpm", "ddim", "dpmpp", "euler", "heun"], eta: float) -> Sampler:
-    """The sampler that predict.sampler names; `eta` is of ddim alone."""
+def make_sampler(name: SamplerName, eta: float) -> Sampler:
+    """Build the sampler that predict.sampler names; `eta` applies to ddim only."""
     return {"ddpm": ddpm, "ddim": ddim(eta), "dpmpp": dpmpp, "euler": euler, "heun": heun}[name]

@@ -1,7 +1,7 @@
-"""Pictures of predicted clips beside the truth, for people: numpy and OpenCV, RGB uint8.
+"""Pictures of clips beside the truth, (H, W, 3) RGB uint8, drawn with numpy and OpenCV.
 
-A class is drawn in its object's own colour, lighter for metal and darker from cube to sphere to cylinder, and
-labelled with two letters, its material's and its shape's: a longer label would hide what it names.
+A class is drawn in its object's colour, lighter for metal and darker from cube to sphere to cylinder, under a
+label of two letters, its material's and its shape's: a longer label would cover the object.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,45 +16,44 @@ from vdp.core.classes import COLORS, MATERIALS, NUM_CLASSES, SHAPES, factors
 Picture = NDArray[np.uint8]
 
 INK, PAPER, EMPTY = (20, 20, 20), (255, 255, 255), (38, 38, 38)
-TILE_WIDTH = 180  # pixels; frames are enlarged by a whole factor to about this
+TILE_WIDTH = 180  # pixels; frames are enlarged by an integer factor to about this width
 CAPTION, GAP = 18, 4  # pixels
 FONT, FONT_SCALE = cv2.FONT_HERSHEY_SIMPLEX, 0.4
 
 BASE_COLORS = {
-    "gray": (150, 150, 150),
-    "red": (215, 45, 45),
-    "blue": (50, 90, 230),
-    "green": (40, 150, 50),
-    "brown": (150, 95, 45),
-    "cyan": (40, 205, 205),
-    "purple": (150, 55, 205),
-    "yellow": (250, 225, 50),
-}
+    "gray": (150, 150, 150), "red": (215, 45, 45), "blue": (50, 90, 230), "green": (40, 150, 50),
+    "brown": (150, 95, 45), "cyan": (40, 205, 205), "purple": (150, 55, 205), "yellow": (250, 225, 50),
+}  # fmt: skip
 METAL_LIGHT = 0.35  # share of white
 MATERIAL_LETTERS = {"metal": "m", "rubber": "r"}
 SHAPE_LETTERS = {"cube": "C", "sphere": "S", "cylinder": "Y"}
-LEGEND = "masks: m metal, r rubber; C cube, S sphere, Y cylinder"
 SHAPE_SHADE = {"cube": 1.0, "sphere": 0.84, "cylinder": 0.68}
+LEGEND = "masks: m metal, r rubber; C cube, S sphere, Y cylinder"
 
 
 @dataclass(frozen=True)
 class ClipPicture:
-    """What a strip shows of one clip; frames (H, W, 3) by their 1-based number, masks (H, W) of the target.
+    """Contents of a strip: frames (H, W, 3) by 1-based number, masks (H, W) of the target.
 
-    Truth that is not there (a hidden test set) is left out.
+    `true` lacks the frames, and `true_mask` is None, where a test set has no truth.
     """
 
     title: str
     target: int
     known: dict[int, Picture]
     predicted: dict[int, Picture]  # every hop, the target included
-    true: dict[int, Picture]  # those of the hops that are there
+    true: dict[int, Picture]
     predicted_mask: Picture
     true_mask: Picture | None
 
 
+def evenly_spaced(count: int, max_count: int) -> list[int]:
+    """At most `max_count` evenly spaced indices below `count`, with the last and, of several, the first."""
+    return [round(index) for index in np.linspace(count - 1, 0, min(count, max_count))][::-1]
+
+
 def class_colors() -> Picture:
-    """Colour of each class, (49, 3) RGB; no two are equal."""
+    """Colour of each class, (49, 3) RGB; all differ."""
     colors = np.empty((NUM_CLASSES, 3))
     colors[0] = EMPTY
     for label in range(1, NUM_CLASSES):
@@ -67,7 +66,7 @@ def class_colors() -> Picture:
 
 
 def clip_strip(clip: ClipPicture) -> Picture:
-    """One picture of a clip: known frames, the target and its masks; below, every hop over its truth."""
+    """Draw a clip: context frames, the target and its masks; below, every hop over its truth."""
     top = [tile(frame, f"frame {number}") for number, frame in clip.known.items()]
     if clip.target in clip.true:
         top.append(tile(clip.true[clip.target], f"true {clip.target}"))
@@ -82,19 +81,42 @@ def clip_strip(clip: ClipPicture) -> Picture:
 
 
 def sheet(title: str, rows: Sequence[Sequence[Picture]]) -> Picture:
-    """Rows of tiles below each other under a title; the tiles of a row are of one height."""
-    body = _stack([_beside(row) for row in rows])
+    """Arrange rows of tiles under a title; the tiles of a row have one height."""
+    body = _stack([_row(row) for row in rows])
     return _stack([_text_bar(title, body.shape[1]), body])
 
 
+def sample_sheet(rows: Sequence[Sequence[tuple[str, Picture]]]) -> Picture:
+    """Arrange captioned pictures, one row per sample, with the legend where there are masks.
+
+    Args:
+        rows: captions and pictures, of one size in a row: frames (H, W, 3), or masks (H, W) of class ids.
+
+    Raises:
+        ValueError: if a row is empty, or a picture is neither a frame nor a mask.
+    """
+    if not rows or not all(rows):
+        raise ValueError(
+            f"rows: expected at least one picture in at least one row, got {[len(row) for row in rows]}"
+        )
+    masks = any(picture.ndim == 2 for row in rows for _, picture in row)
+    tiles = [[_tile(picture, caption) for caption, picture in row] for row in rows]
+    return sheet(LEGEND if masks else "", tiles)
+
+
+def sample_columns(columns: Mapping[str, Picture]) -> Picture:
+    """`sample_sheet` of frames (B, H, W, 3) and masks (B, H, W) by caption, one row per sample."""
+    return sample_sheet([list(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)])
+
+
 def tile(frame: Picture, caption: str) -> Picture:
-    """A frame (H, W, 3), enlarged by a whole factor, under its caption."""
+    """A frame (H, W, 3), enlarged by an integer factor, under its caption."""
     frame = _enlarge(frame)
     return np.concatenate([_text_bar(caption, frame.shape[1]), frame])
 
 
 def mask_tile(mask: Picture, caption: str) -> Picture:
-    """A mask (H, W) of class ids in the classes' colours, each object labelled, under its caption."""
+    """A mask (H, W) of class ids in the classes' colours with a label on each object, under its caption."""
     picture = np.ascontiguousarray(_enlarge(class_colors()[mask]))
     factor = picture.shape[0] // mask.shape[0]
     for label in np.unique(mask):
@@ -105,12 +127,12 @@ def mask_tile(mask: Picture, caption: str) -> Picture:
 
 
 def encode_png(picture: Picture) -> bytes:
-    """A picture as a PNG file; equal pictures give equal bytes."""
+    """Encode as PNG; equal pictures give equal bytes."""
     return _encode(picture, ".png", [cv2.IMWRITE_PNG_COMPRESSION, 9])
 
 
 def encode_webp(picture: Picture) -> bytes:
-    """A picture as a small lossy WebP file, for embedding."""
+    """Encode as a small lossy WebP, for embedding."""
     return _encode(picture, ".webp", [cv2.IMWRITE_WEBP_QUALITY, 80])
 
 
@@ -119,6 +141,14 @@ def _encode(picture: Picture, suffix: str, options: list[int]) -> bytes:
     if not ok:
         raise RuntimeError(f"OpenCV cannot write {suffix} pictures on this machine")
     return data.tobytes()
+
+
+def _tile(picture: Picture, caption: str) -> Picture:
+    if picture.ndim == 2:
+        return mask_tile(picture, caption)
+    if picture.ndim == 3 and picture.shape[2] == 3:
+        return tile(picture, caption)
+    raise ValueError(f"{caption}: expected a frame (H, W, 3) or a mask (H, W), got {picture.shape}")
 
 
 def _short_name(label: int) -> str:
@@ -145,7 +175,7 @@ def _text_bar(text: str, width: int) -> Picture:
     return bar
 
 
-def _beside(pictures: Sequence[Picture]) -> Picture:
+def _row(pictures: Sequence[Picture]) -> Picture:
     gap = np.full((pictures[0].shape[0], GAP, 3), PAPER, np.uint8)
     return np.concatenate([part for picture in pictures for part in (picture, gap)][:-1], axis=1)
 
@@ -156,38 +186,3 @@ def _stack(pictures: list[Picture]) -> Picture:
         np.pad(p, ((0, GAP), (0, width - p.shape[1]), (0, 0)), constant_values=PAPER[0]) for p in pictures
     ]
     return np.concatenate(padded)
-
-
-def sample_sheet(rows: Sequence[Sequence[tuple[str, Picture]]]) -> Picture:
-    """One picture of captioned frames and masks, a row for each sample.
-
-    Args:
-        rows: captions and pictures, in a row of one size: frames (H, W, 3), or masks (H, W) of class ids.
-
-    Returns:
-        (height, width, 3); frames are enlarged by a whole factor, and the legend is told where masks are.
-
-    Raises:
-        ValueError: if there is nothing to show, or a picture is neither a frame nor a mask.
-    """
-    if not rows or not all(rows):
-        raise ValueError(
-            f"rows: expected a picture in each of one row or more, got {[len(row) for row in rows]}"
-        )
-    masks = any(picture.ndim == 2 for row in rows for _, picture in row)
-    return sheet(
-        LEGEND if masks else "", [[_tile(picture, caption) for caption, picture in row] for row in rows]
-    )
-
-
-def sample_columns(columns: Mapping[str, Picture]) -> Picture:
-    """`sample_sheet` of frames (B, H, W, 3) and masks (B, H, W) by their caption, a row for each sample."""
-    return sample_sheet([list(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)])
-
-
-def _tile(picture: Picture, caption: str) -> Picture:
-    if picture.ndim == 2:
-        return mask_tile(picture, caption)
-    if picture.ndim == 3 and picture.shape[2] == 3:
-        return tile(picture, caption)
-    raise ValueError(f"{caption}: expected a frame (H, W, 3) or a mask (H, W), got {picture.shape}")

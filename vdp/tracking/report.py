@@ -1,6 +1,8 @@
-"""results/report.html: one file with the numbers and pictures of a run, to be opened in any browser."""
+"""results/report.html: the scores and pictures of a run in one self-contained page."""
 
 import base64
+import csv
+import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
@@ -18,17 +20,23 @@ img { max-width: 100%; display: block; margin: .3rem 0 1.2rem }
 
 @dataclass(frozen=True)
 class Table:
-    """A titled table; every cell is text, those from column `numbers` on are set as numbers."""
+    """A titled table of text cells; columns from index `numbers` on are aligned as numbers."""
 
     title: str
     header: Sequence[str]
     rows: Sequence[Sequence[str]]
     numbers: int = 1
 
+    def csv(self) -> str:
+        """The header and the rows as CSV."""
+        text = io.StringIO()
+        csv.writer(text, lineterminator="\n").writerows([self.header, *self.rows])
+        return text.getvalue()
+
 
 @dataclass(frozen=True)
 class Section:
-    """One test set: a sentence that says how it went, tables, and (name, WebP bytes) of each strip."""
+    """One test set: its verdict, tables, and (name, WebP bytes) of each strip."""
 
     name: str
     verdict: str
@@ -38,23 +46,12 @@ class Section:
 
 
 def html_report(title: str, notes: Sequence[str], sections: Sequence[Section]) -> str:
-    """The report as one HTML page with everything in it.
-
-    Args:
-        title: heading of the page.
-        notes: paragraphs under the heading, such as how the score is defined.
-        sections: test sets in their order.
-    """
-    body = "".join(
-        [
-            f"<h1>{escape(title)}</h1>",
-            *(f"<p>{escape(note)}</p>" for note in notes),
-            *(_section(section) for section in sections),
-        ]
-    )
+    """Build the HTML page: a title, paragraphs of notes, then a section for each test set."""
+    parts = [f"<h1>{escape(title)}</h1>", *(f"<p>{escape(note)}</p>" for note in notes)]
+    parts += [_section(section) for section in sections]
     return (
         f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>'
-        f"<style>{STYLE}</style></head>\n<body>{body}</body></html>\n"
+        f"<style>{STYLE}</style></head>\n<body>{''.join(parts)}</body></html>\n"
     )
 
 

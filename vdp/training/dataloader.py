@@ -1,7 +1,6 @@
-"""Batches in the order of the steps, read ahead of the training by worker processes where asked.
+"""Batches in the order of the steps, prefetched by worker processes.
 
-What a step sees depends on the seed and the step's number alone: workers change when a batch is made, not
-what is in it.
+A batch depends on the seed and the number of its step only, not on the number of workers.
 """
 
 import signal
@@ -14,13 +13,14 @@ from typing import Generic, Protocol, Self, TypeVar
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
-from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from vdp.core.errors import UserError
+from vdp.training.compat import shutdown_workers
+from vdp.training.seeds import VAL_BATCH_STREAM, step_rng
 
 
 class Movable(Protocol):
-    """A batch, made on the CPU; a tensor is one."""
+    """A batch on the CPU; a tensor is one."""
 
     def to(self, device: torch.device) -> Self: ...
 
@@ -31,176 +31,147 @@ class Movable(Protocol):
 
 Batch = TypeVar("Batch", bound=Movable)
 BatchT_co = TypeVar("BatchT_co", bound=Movable, covariant=True)
-Place = tuple[int, range]  # a step, and which samples of its batch
+StepRows = tuple[int, range]  # a step and some rows of its batch
 
 
 class Batches(Protocol[BatchT_co]):
-    """The batches of a training; what is in them depends on the step's number and its randomness alone."""
+    """The batches of a training by step."""
 
     @property
-    def batch_size(self) -> int:
-        """Samples of a whole batch."""
-        ...
+    def batch_size(self) -> int: ...
 
     def __call__(self, step: int, rng: np.random.Generator, rows: range) -> BatchT_co:
-        """Some samples of the batch of a step, on the CPU; `rng` draws the same whichever they are."""
-        ...
+        """Return some rows of a batch on the CPU; the draws from `rng` do not depend on `rows`."""
 
     def names(self, step: int) -> list[str]:
-        """Names of the clips in the batch of a step, for messages."""
-        ...
-
-
-def rng_of(seed: int, step: int, stream: int = 0) -> np.random.Generator:
-    """Random generator of one step: the same whatever ran before it."""
-    return np.random.default_rng([seed, stream, step])
-
-
-def noise_of(seed: int, step: int, stream: int, device: torch.device) -> torch.Generator:
-    """Torch generator of one step: the same whatever ran before it."""
-    return torch.Generator(device).manual_seed(int(rng_of(seed, step, stream).integers(2**63)))
+        """Return the names of the clips in a batch, for messages."""
 
 
 def first_batches(batches: Batches[Batch], seed: int, count: int = 4) -> list[Batch]:
-    """A few whole batches, as a training with this seed would start with if it drew anew, on the CPU."""
+    """Return a few whole batches on the CPU, by other random numbers than those of the training."""
     rows = range(batches.batch_size)
-    return [batches(step, rng_of(seed, step, stream=1), rows) for step in range(count)]
+    return [batches(step, step_rng(seed, step, VAL_BATCH_STREAM), rows) for step in range(count)]
 
 
-class Places:
-    """Which parts of which batches a process computes, in order.
+class BatchRows:
+    """The rows of each batch that a process computes, in order of the steps.
 
-    A batch is cut into `processes * accumulate` equal parts; process r has those from `r * accumulate` on.
-
-    Args:
-        steps: whose batches are wanted.
-        batch_size: samples of a whole batch.
-        accumulate: parts that one process computes, one after the other.
-        rank: of this process.
-        processes: how many there are.
+    A batch is split into `processes * accumulate` equal parts; process r has those from `r * accumulate` on.
 
     Raises:
-        UserError: if the batch cannot be cut into so many.
+        UserError: if the batch of `section` cannot be split into equal parts.
     """
 
-    def __init__(self, steps: range, batch_size: int, accumulate: int, rank: int, processes: int) -> None:
+    def __init__(
+        self, section: str, steps: range, batch_size: int, accumulate: int, rank: int, processes: int
+    ) -> None:
         parts = accumulate * processes
         if batch_size % parts:
-            fits = -(-batch_size // parts) * parts
             raise UserError(
-                f"batch_size={batch_size} cannot be cut into {parts} equal parts, accumulate={accumulate} "
-                f"for each of {processes} processes: expected a multiple of {parts}, as {fits}"
+                f"{section}.batch_size={batch_size}: expected a multiple of {parts}, accumulate={accumulate} "
+                f"x {processes} processes; set it to {-(-batch_size // parts) * parts}"
             )
-        self.steps = steps
-        self.accumulate = accumulate
+        self.steps, self.accumulate = steps, accumulate
         self.size = batch_size // parts  # samples of a part
         self.first = rank * accumulate * self.size
+
+    def part(self, number: int) -> range:
+        """Rows of one of the parts of this process."""
+        start = self.first + number * self.size
+        return range(start, start + self.size)
 
     def __len__(self) -> int:
         return len(self.steps) * self.accumulate
 
-    def __iter__(self) -> Iterator[Place]:
+    def __iter__(self) -> Iterator[StepRows]:
         for step in self.steps:
-            for part in range(self.accumulate):
-                start = self.first + part * self.size
-                yield step, range(start, start + self.size)
+            for number in range(self.accumulate):
+                yield step, self.part(number)
 
 
 @contextmanager
-def read_ahead(
-    batches: Batches[Batch], seed: int, places: Places, num_workers: int, pin: bool
+def prefetch_batches(
+    batches: Batches[Batch], seed: int, rows: BatchRows, num_workers: int, pin_memory: bool
 ) -> Iterator[Iterator[Batch]]:
-    """An iterator over parts of the batches of some steps, in order; its processes end with the block.
+    """Yield an iterator over the parts of batches in `rows`; the worker processes end with the block.
 
-    Args:
-        batches: makes a part on the CPU; with workers it is pickled, so it has to open its files lazily.
-        seed: of the run.
-        places: which parts of which batches are wanted.
-        num_workers: processes that make them, each two batches ahead; 0: this one, when a batch is asked for.
-        pin: whether workers' batches are to come in page-locked memory, from which a GPU copies faster.
+    With workers, `batches` is pickled, and each worker reads two parts ahead.
 
     Raises:
-        ValueError, OSError: as `batches` raised it, in whichever process.
-        UserError: if a worker process was killed, or the memory that processes share is full.
+        ValueError, OSError: from `batches`, in whichever process.
+        UserError: if a worker process was killed or shared memory is full.
     """
     if num_workers == 0:
-        yield (batches(step, rng_of(seed, step), rows) for step, rows in places)
+        yield (batches(step, step_rng(seed, step), part) for step, part in rows)
         return
     # spawn: a fork would copy CUDA's state and OpenMP's locks, and hang on either
     loader = DataLoader(
-        _Parts(batches, seed),
+        _PartDataset(batches, seed),
         batch_size=None,
-        sampler=places,
+        sampler=rows,
         num_workers=num_workers,
         multiprocessing_context="spawn",
-        pin_memory=pin,
-        worker_init_fn=_left_to_the_training,
-        generator=torch.Generator(),  # the loader would draw from the global one otherwise
+        pin_memory=pin_memory,
+        worker_init_fn=_ignore_stop_signals,
+        generator=torch.Generator(),  # else the loader draws from the global one
     )
     received = iter(loader)
-    assert isinstance(received, _MultiProcessingDataLoaderIter)
     try:
-        yield _opened(received, len(places))
+        yield _raise_failures(received, len(rows))
     except RuntimeError as error:
-        # a worker's death is raised wherever this process is then, not only where a batch is asked for
+        # torch raises the death of a worker wherever this process is, not only in the iterator
         if not str(error).startswith(("DataLoader worker", "Pin memory thread")):
             raise
-        raise _too_much(str(error)) from None
+        raise _prefetch_error(str(error)) from None
     finally:
-        # Not left to the garbage collector: for as long as a traceback knows the workers, the death of one
-        # would be raised anywhere. The death of one while it is stopped does not matter any more.
+        # explicit: while a traceback refers to the workers, the death of one would be raised anywhere
         with suppress(RuntimeError):
-            received._shutdown_workers()
+            shutdown_workers(received)
 
 
 @dataclass(frozen=True)
 class _Failure:
-    """A user's mistake on its way from a worker; the loader would put its traceback into its message."""
+    """A user error in a worker; the loader would put its traceback into the message."""
 
     error: ValueError | OSError
 
 
-def _left_to_the_training(worker: int) -> None:
-    """A signal that asks all processes to stop is the training's to hear; its end ends the workers."""
+def _ignore_stop_signals(worker: int) -> None:
+    """Leave signals to the main process, which ends its workers."""
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)
 
 
-class _Parts(Dataset[Batch | _Failure], Generic[Batch]):
-    """Parts of batches by their place."""
-
+class _PartDataset(Dataset[Batch | _Failure], Generic[Batch]):
     def __init__(self, batches: Batches[Batch], seed: int) -> None:
-        self.batches = batches
-        self.seed = seed
+        self.batches, self.seed = batches, seed
 
-    def __getitem__(self, place: Place) -> Batch | _Failure:
-        step, rows = place
+    def __getitem__(self, step_rows: StepRows) -> Batch | _Failure:
+        step, rows = step_rows
         try:
-            batch = self.batches(step, rng_of(self.seed, step), rows)
+            batch = self.batches(step, step_rng(self.seed, step), rows)
         except (ValueError, OSError) as error:
             error.add_note(traceback.format_exc())
             return _Failure(error)
         try:
-            return batch.share_memory_()  # the loader would do it later, where a failure is a hang
+            return batch.share_memory_()  # the loader would do so later, where a failure hangs
         except RuntimeError as error:
-            return _Failure(_too_much(str(error)))
+            return _Failure(_prefetch_error(str(error)))
 
 
-def _too_much(reason: str) -> UserError:
-    """What a worker that was killed, or found no room for its batch, means for the user."""
+def _prefetch_error(reason: str) -> UserError:
     return UserError(
-        f"reading batches ahead failed ({' '.join(reason.split()).rstrip('.')}): lower num_workers or "
-        "batch_size, or give the machine more memory (a container: more shared memory, docker run --shm-size)"
+        f"reading batches in workers failed ({' '.join(reason.split()).rstrip('.')}): lower num_workers or "
+        "batch_size, or increase the memory (in a container also the shared memory, docker run --shm-size)"
     )
 
 
-def _opened(received: Iterator[Batch | _Failure], count: int) -> Iterator[Batch]:
-    """The batches, or the error that stands in the place of one, raised."""
+def _raise_failures(received: Iterator[Batch | _Failure], count: int) -> Iterator[Batch]:
     for _ in range(count):
         try:
             batch = next(received)
-        except (OSError, EOFError):  # the connection to a worker that is gone; its own errors are failures
-            raise _too_much("a process that reads them was killed") from None
+        except (OSError, EOFError):  # a closed connection to a worker; errors of `batches` are failures
+            raise _prefetch_error("a worker process was killed") from None
         if isinstance(batch, _Failure):
             raise batch.error
         yield batch

@@ -1,4 +1,4 @@
-"""Signals that ask a training to end its step, save and leave: SLURM's SIGTERM before a limit, Ctrl-C."""
+"""Signals that stop a training after the current step: SIGTERM (SLURM before a time limit) and Ctrl-C."""
 
 import signal
 import threading
@@ -6,35 +6,35 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-ASKING = (signal.SIGTERM, signal.SIGINT)
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
-class Stop:
-    """Whether a signal has asked this process to stop."""
+class StopRequest:
+    """The signal that has requested a stop; 0: none."""
 
     def __init__(self) -> None:
         self.signal = 0
 
-    def ask(self, number: int, frame: FrameType | None) -> None:
-        """Note a signal; the second Ctrl-C does not wait for the step to end."""
+    def handle(self, number: int, frame: FrameType | None) -> None:
+        """Handle a signal; the second Ctrl-C stops at once."""
         if self.signal == signal.SIGINT == number:
             raise KeyboardInterrupt
         self.signal = number
 
 
 @contextmanager
-def listening() -> Iterator[Stop]:
-    """Signals that ask to stop are noted instead of ending the process, while the block lasts.
+def catch_stop_signals() -> Iterator[StopRequest]:
+    """Record the stop signals of the block instead of ending the process.
 
-    Signals reach the main thread alone; in another one nothing is changed.
+    Python delivers signals to the main thread only; in another thread nothing is changed.
     """
-    stop = Stop()
+    request = StopRequest()
     if threading.current_thread() is not threading.main_thread():
-        yield stop
+        yield request
         return
-    before = {number: signal.signal(number, stop.ask) for number in ASKING}
+    before = {number: signal.signal(number, request.handle) for number in STOP_SIGNALS}
     try:
-        yield stop
+        yield request
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -1,21 +1,21 @@
-"""What changes weights in a step: AdamW, its learning rate, and the running average of weights."""
+"""The optimizer: AdamW, its learning rate and gradient clipping."""
 
 import math
 
 import torch
-from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from lightning_fabric import Fabric
+from torch import nn
+from torch.distributed.tensor import DTensor
+from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
+from vdp.training.compat import FabricOptimizer, unscale_gradients
 from vdp.training.params import FitParams
-from vdp.training.weights import own_part
 
-BETAS = (0.9, 0.99)  # the second one remembers 100 steps: short runs have few
-
-Weights = tuple[Tensor, ...] | list[Tensor]
+BETAS = (0.9, 0.99)  # the second one averages over 100 steps: short runs have few
 
 
 def learning_rate(step: int, params: FitParams) -> float:
-    """Learning rate of a step (0-based): a linear warm-up, then constant or a half cosine to zero.
+    """Return the learning rate of a step (0-based): linear warm-up, then constant or a half cosine to zero.
 
     Source: Loshchilov & Hutter 2017 (arXiv:1608.03983), without restarts.
     """
@@ -25,32 +25,10 @@ def learning_rate(step: int, params: FitParams) -> float:
     return rate * 0.5 * (1 + math.cos(math.pi * step / params.steps))
 
 
-def averaged_decay(step: int, decay: float) -> float:
-    """Decay of the averaged weights with a warm-up: a short run must not be an average of its first guess."""
-    return min(decay, (1 + step) / (10 + step))
-
-
-def make_average(network: nn.Module, decay: float) -> AveragedModel:
-    """A running average of the network's weights, by `averaged_decay`."""
-
-    def average(old: Weights, new: Weights, seen: Tensor | int) -> None:
-        old, new = [own_part(value) for value in old], [own_part(value) for value in new]
-        if old[0].is_floating_point():
-            get_ema_multi_avg_fn(averaged_decay(int(seen), decay))(old, new, seen)
-        else:  # counters of batch norm
-            for mine, theirs in zip(old, new, strict=True):
-                mine.copy_(theirs)
-
-    return AveragedModel(network, multi_avg_fn=average, use_buffers=True)
-
-
 def make_optimizer(network: nn.Module, params: FitParams, fused: bool = True) -> torch.optim.AdamW:
-    """AdamW with weight decay on matrices and kernels, none on biases and norms.
+    """Return AdamW with weight decay on matrices and kernels, none on biases and norms.
 
-    Args:
-        network: whose weights it changes.
-        params: rates.
-        fused: in one kernel; a scaler of fp16 gradients cannot be had beside that, as they are clipped.
+    `fused` does not go with clipped fp16 gradients of a scaler.
     """
     parameters = [p for p in network.parameters() if p.requires_grad]
     groups = [
@@ -58,3 +36,20 @@ def make_optimizer(network: nn.Module, params: FitParams, fused: bool = True) ->
         {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
     ]
     return torch.optim.AdamW(groups, lr=params.learning_rate, betas=BETAS, fused=fused)
+
+
+def set_learning_rate(optimizer: FabricOptimizer, rate: float) -> None:
+    """Set the learning rate of all parameter groups."""
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+
+
+def clip_gradients(network: nn.Module, optimizer: FabricOptimizer, max_norm: float, fabric: Fabric) -> float:
+    """Clip the norm of the gradient and return the norm before clipping."""
+    unscale_gradients(fabric, optimizer)
+    parameters = [p for p in network.parameters() if p.grad is not None]
+    total = get_total_norm([p.grad for p in parameters if p.grad is not None])
+    norm = float(total.full_tensor() if isinstance(total, DTensor) else total)
+    if norm > max_norm:  # else the product with 1 would cost more than the norm
+        clip_grads_with_norm_(parameters, max_norm, total)
+    return norm

@@ -1,14 +1,18 @@
-"""What to tell a user whose training does not fit into memory: which params to lower, and to which values."""
+"""Messages for a training that runs out of memory: which params to lower, and to which values."""
 
 import gc
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import torch
 
-# Texts of errors that have no class of their own: torch's allocator on the CPU, CUDA's libraries, C++.
+from vdp.core.errors import UserError, one_line
+
+# Errors without a class: torch's allocator on the CPU, CUDA's libraries, C++.
 TEXTS = (
     "DefaultCPUAllocator: can't allocate memory",
     "DefaultCPUAllocator: not enough memory",
@@ -17,167 +21,136 @@ TEXTS = (
     "CUDNN_STATUS_ALLOC_FAILED",
     "std::bad_alloc",
 )
-UNITS = {"byte": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
-GUESS = 0.5  # share of memory to come down to where nothing has fitted, so that nothing is known
-NAMED = 2  # knobs in a message, beside the batch
+SIZES = re.compile(r"(tried to allocate|total capacity of) [\d.]+ \w+", re.IGNORECASE)  # in torch's errors
+DEFAULT_SHARE = 0.5  # of the memory, where no batch fits and nothing is measured
+MAX_PARAMS = 2  # in a message, beside the batch size
 
 
 @dataclass(frozen=True)
-class Knob:
-    """A param that a training's memory grows with, about as value**power.
+class MemoryParam:
+    """A param that the memory of a training grows with, as about value**power."""
 
-    Attributes:
-        name: of the param, dotted.
-        value: as it is now.
-        power: of the growth.
-        multiple: of which new values are to be.
-        beside: further params that are scaled alike, as `clip.width` beside `clip.height`, and their values;
-            `power` is then that of all of them together.
-    """
-
-    name: str
+    name: str  # dotted
     value: int
-    power: float
-    multiple: int
-    beside: Mapping[str, int] = field(default_factory=dict)
+    power: float  # of all params in `scaled_with` together
+    multiple: int  # of which new values have to be
+    scaled_with: Mapping[str, int] = field(default_factory=dict)  # params that keep their ratio to this one
 
     def scaled(self, share: float) -> dict[str, int]:
-        """Values that take about `share` of the memory; empty where none is lower than now.
-
-        Several params keep their ratio where a multiple allows it.
-        """
-        params = {self.name: self.value, **self.beside}
-        factor = share ** (1 / self.power) + 1e-9  # a root must not fall short of the whole number that it is
-        parts = math.gcd(*params.values())
-        unit = {name: value // parts for name, value in params.items()}
-        fitting = (
+        """Return values that take about `share` of the memory; empty where none is lower than now."""
+        params = {self.name: self.value, **self.scaled_with}
+        factor = share ** (1 / self.power) + 1e-9  # against rounding below a whole number
+        divisor = math.gcd(*params.values())
+        unit = {name: value // divisor for name, value in params.items()}
+        same_ratio = (
             {name: value * count for name, value in unit.items()}
-            for count in range(int(parts * factor), 0, -1)
+            for count in range(int(divisor * factor), 0, -1)
             if all(value * count % self.multiple == 0 for value in unit.values())
         )
-        apart = {
+        rounded = {
             name: max(int(value * factor) // self.multiple, 1) * self.multiple
             for name, value in params.items()
         }
-        new = next(fitting, apart)
+        new = next(same_ratio, rounded)
         return new if all(new[name] < value for name, value in params.items()) else {}
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory is used up: the GPU's, or that of this process."""
+    """Whether an error is about the memory of the GPU or of this process."""
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
         return True
     return isinstance(error, RuntimeError) and any(text in str(error) for text in TEXTS)
 
 
+@contextmanager
+def report_out_of_memory(section: str, memory_params: Sequence[MemoryParam]) -> Iterator[None]:
+    """Raise a UserError if memory is full outside of a step: in loading, validating or saving."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        names = " or ".join(param.name for param in memory_params) or "the size of the network"
+        reason = one_line(ValueError(str(error)))
+        raise UserError(f"{section}: out of memory outside of a step: lower {names} ({reason})") from None
+
+
+class MemoryAdvisor:
+    """Suggests lower params if memory is full in a step: the batch size, then `memory_params`.
+
+    `try_samples` computes some samples, to find a batch that fits; with several processes it is guessed.
+    """
+
+    def __init__(
+        self,
+        memory_params: Sequence[MemoryParam],
+        section: str,
+        batch_size: int,
+        part: int,
+        processes: int,
+        try_samples: Callable[[int], None],
+    ) -> None:
+        self.memory_params, self.section, self.part = memory_params, section, part
+        self.batch_size, self.processes, self.try_samples = batch_size, processes, try_samples
+
+    @contextmanager
+    def suggest_params(self) -> Iterator[None]:
+        """Raise a UserError with lower params if memory is full in the block."""
+        try:
+            yield
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            traceback.clear_frames(error.__traceback__)  # they hold the tensors
+            tried = self.processes == 1
+            fits = largest_that_fits(self.try_samples, self.part - 1) if tried else self.part // 2
+            raise UserError(self.message(fits, one_line(ValueError(str(error))), tried)) from None
+
+    def message(self, fits: int, reason: str = "", tried: bool = True) -> str:
+        """Return one line with the params to lower.
+
+        `fits` samples of a part fit, by trying or by a guess; `reason` is the text of the error.
+        """
+        sizes = ", ".join(match[0] for match in SIZES.finditer(reason))
+        head = f"{self.section}: out of memory{f' ({sizes})' if sizes else ''}: "
+        share = fits / self.part if fits else DEFAULT_SHARE
+        scaled = [new for param in self.memory_params if (new := param.scaled(share))][:MAX_PARAMS]
+        lower = [" and ".join(f"{name}={value}" for name, value in new.items()) for new in scaled]
+        if not fits:
+            return f"{head}not one sample fits: try {'; or '.join([*lower, 'engine.checkpointing=true'])}"
+        own, rest = divmod(self.batch_size, self.processes)
+        ways = [f"set {self.section}.batch_size={self.batch_size // self.part * fits}"]
+        if rest == 0:  # the fewest equal parts with at most `fits` samples each
+            accumulate = next(n for n in range(1, own + 1) if own % n == 0 and own // n <= fits)
+            ways.append(f"with the same batch, {self.section}.accumulate={accumulate}")
+        ways += [f"about {way}" for way in lower]
+        samples = f"{fits} sample{'s' * (fits > 1)} of {self.part}"
+        return f"{head}{samples} {'would' if tried else 'may'} fit: {'; or '.join(ways)}"
+
+
 def largest_that_fits(attempt: Callable[[int], None], samples: int) -> int:
-    """The largest number of samples, up to `samples`, with which an attempt does not run out of memory.
+    """Return the largest number of samples, up to `samples`, that `attempt` computes in memory; 0: none.
 
-    Found by bisection, so in about log2(samples) attempts. To be called where nothing holds on to the
-    tensors of what failed before: after its `except` block, or with its traceback's frames cleared.
-
-    Args:
-        attempt: computes a step with so many samples, and keeps nothing of it.
-        samples: the most to try.
-
-    Returns:
-        0 if not even one fits.
-
-    Raises:
-        Whatever `attempt` raises but the lack of memory.
+    Bisection: about log2(samples) attempts. Other errors of `attempt` are raised.
     """
     fits, most = 0, samples
     while fits < most:
         count = (fits + most + 1) // 2
-        if _fits(attempt, count):
-            fits = count
-        else:
+        release_memory()  # outside of the except block, in which the traceback holds the tensors
+        try:
+            attempt(count)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
             most = count - 1
+        else:
+            fits = count
+    release_memory()
     return fits
 
 
-def _fits(attempt: Callable[[int], None], count: int) -> bool:
-    release()
-    try:
-        attempt(count)
-    except (RuntimeError, MemoryError) as error:
-        if not is_out_of_memory(error):
-            raise
-        fitted = False
-    else:
-        fitted = True
-    release()  # not in the block above: until its end the traceback holds the tensors
-    return fitted
-
-
-def release() -> None:
-    """Give memory back that nothing refers to."""
+def release_memory() -> None:
+    """Free the memory that nothing refers to."""
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
-
-
-def advice(
-    section: str,
-    batch_size: int,
-    parts: int,
-    fits: int,
-    knobs: Sequence[Knob],
-    reason: str = "",
-    processes: int = 1,
-    tried: bool = True,
-) -> str:
-    """One line: that memory is out, and what to lower to which value.
-
-    Args:
-        section: of params.yaml, whose `batch_size` and `accumulate` are meant.
-        batch_size: samples of one optimiser step.
-        parts: in how many it is computed: processes x accumulated parts.
-        fits: samples of one part that fit, fewer than one has; 0 if not even one does.
-        knobs: params that memory grows with beside the batch, the one to lower first in front.
-        reason: the error's text, of which the sizes are told.
-        processes: among which a step is shared.
-        tried: whether `fits` was found by trying, or guessed.
-    """
-    part = batch_size // parts
-    head = f"{section}: out of memory{_sizes(reason)}: "
-    lower = _lower(knobs, fits / part if fits else GUESS)
-    if not fits:
-        return f"{head}not even one sample fits: try {'; or '.join([*lower, 'engine.checkpointing=true'])}"
-    ways = [f"set {section}.batch_size={fits * parts}"]
-    if accumulate := _accumulate(batch_size, processes, fits):
-        ways.append(f"with the same batch, {section}.accumulate={accumulate}")
-    ways += [f"about {way}" for way in lower]
-    samples = f"{fits} sample{'s' * (fits > 1)}"
-    return f"{head}{samples} at once {'would' if tried else 'may'} fit, not {part}: {'; or '.join(ways)}"
-
-
-def _lower(knobs: Sequence[Knob], share: float) -> list[str]:
-    """What the first knobs that can be lowered would be, as `name=value and name=value`."""
-    found = [new for knob in knobs if (new := knob.scaled(share))][:NAMED]
-    return [" and ".join(f"{name}={value}" for name, value in new.items()) for new in found]
-
-
-def _accumulate(batch_size: int, processes: int, fits: int) -> int | None:
-    """The fewest equal parts of a process's share of a batch that have no more than `fits` samples each."""
-    own = batch_size // processes
-    if batch_size % processes:
-        return None
-    return next(parts for parts in range(1, own + 1) if own % parts == 0 and own // parts <= fits)
-
-
-def _sizes(reason: str) -> str:
-    """What was asked for and what there is, from the text of torch's error; '' where it tells nothing."""
-    asked = _gigabytes(reason, r"(?:ried to allocate|Requested size:)")
-    there = _gigabytes(reason, r"total capacity of")
-    told = [f"{asked} more were asked for"] if asked else []
-    told += [f"the device has {there}"] if there else []
-    return f" ({', '.join(told)})" if told else ""
-
-
-def _gigabytes(text: str, before: str) -> str:
-    match = re.search(rf"{before} ([\d.]+) (byte|KiB|MiB|GiB)", text)
-    if match is None:
-        return ""
-    size = float(match[1]) * UNITS[match[2]]
-    return f"{size / 2**30:.1f} GB" if size >= 2**30 else f"{size / 2**20:.0f} MB"

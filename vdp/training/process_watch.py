@@ -1,8 +1,6 @@
-"""The processes that a training starts end together: none waits for ever for one that is gone.
+"""Processes of a training that end together: none waits for one that is gone.
 
-Fabric sees to that too, but it kills the main process within seconds of another one's failure, before it can
-tell of that, and where the main one fails it leaves the others behind. Processes that torchrun or srun have
-started are theirs to end.
+Fabric leaves the others behind where the main process fails. Processes of torchrun or srun are ended by them.
 """
 
 import os
@@ -17,49 +15,43 @@ from lightning_fabric import Fabric
 from torch.distributed import DistError
 
 from vdp.core.errors import UserError, one_line
+from vdp.training.compat import take_launched_processes
 from vdp.training.out_of_memory import is_out_of_memory
 
-MAIN = "VDP_MAIN_PROCESS"  # in the environment of those that the main process starts: its id
-PERIOD = 0.5  # seconds between two looks
-GRACE = 30.0  # seconds for the main process to find out that another one has failed, and to tell; torchrun's
+MAIN = "VDP_MAIN_PROCESS"  # environment variable of the launched processes: id of the main one
+PERIOD = 0.5  # seconds between two checks
+GRACE = 30.0  # seconds for the main process to report that another one has failed; torchrun's value
 # Texts of gloo's errors, which have no class of their own.
-LOST = ("gloo/transport", "Connection closed by peer", "Connection reset by peer")
+LOST_TEXTS = ("gloo/transport", "Connection closed by peer", "Connection reset by peer")
 
 
-def launch_together(fabric: Fabric) -> None:
-    """Start the other processes of a training; they end after the main one, and it after one that fails."""
+def launch_processes(fabric: Fabric) -> None:
+    """Launch the other processes of a training; they end after the main one, and it after one that fails."""
     main = os.environ.pop(MAIN, None)
     if main is not None:
-        _in_background(lambda: _end_after(int(main)))
+        _in_background(lambda: _exit_after_main(int(main)))
     os.environ[MAIN] = str(os.getpid())
     try:
         fabric.launch()
     finally:
         del os.environ[MAIN]
-    started: list[subprocess.Popen[bytes]] = getattr(fabric.strategy.launcher, "procs", [])
-    if started:
-        others = list(started)
-        started.clear()  # Fabric then watches none
-        _in_background(lambda: _end_with(others))
+    if processes := take_launched_processes(fabric):
+        _in_background(lambda: _exit_after_failure(processes))
 
 
 @contextmanager
-def loss_told(name: str) -> Iterator[None]:
-    """Where another process cannot be reached any more, say so in one line; why is its to say.
-
-    Raises:
-        UserError: in the place of the error of a collective operation of the training `name`.
-    """
+def report_lost_process(name: str) -> Iterator[None]:
+    """Raise a UserError if another process of the training `name` cannot be reached."""
     try:
         yield
     except RuntimeError as error:
-        lost = isinstance(error, DistError) or any(text in str(error) for text in LOST)
+        lost = isinstance(error, DistError) or any(text in str(error) for text in LOST_TEXTS)
         if is_out_of_memory(error) or not lost:
             raise
         reason = one_line(ValueError(str(error)))
         raise UserError(
-            f"{name}: another process of this training cannot be reached; it told why, unless it was killed "
-            f"({reason})"
+            f"{name}: another process of this training cannot be reached; see its error, or whether it was "
+            f"killed ({reason})"
         ) from None
 
 
@@ -67,25 +59,22 @@ def _in_background(watch: Callable[[], None]) -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def _end_after(main: int) -> None:
-    """End this process when its parent is not the main one any more, which it started as."""
+def _exit_after_main(main: int) -> None:
+    """Exit when the main process is no longer the parent."""
     while os.getppid() == main:
         time.sleep(PERIOD)
     os._exit(1)
 
 
-def _end_with(others: Sequence[subprocess.Popen[bytes]]) -> None:
-    """End this process, and all others, where one of them has failed and this one waits for it."""
-    while not any(codes := [other.poll() for other in others]):
+def _exit_after_failure(processes: Sequence[subprocess.Popen[bytes]]) -> None:
+    """Kill the other processes and exit when one of them has failed."""
+    while not any(codes := [process.poll() for process in processes]):
         if None not in codes:
-            return  # all have ended well
+            return  # all have succeeded
         time.sleep(PERIOD)
     time.sleep(GRACE)
-    for other in others:
-        other.kill()
+    for process in processes:
+        process.kill()
     code = next(code for code in codes if code)
-    print(
-        f"error: a process of this training ended with exit code {code}, and with it all of them",
-        file=sys.stderr,
-    )
+    print(f"error: a process of this training failed with exit code {code}; all are stopped", file=sys.stderr)
     os._exit(1)

@@ -1,55 +1,76 @@
-"""What a validation measures: the same batches and noise whatever the run, so that runs compare."""
-
-from collections.abc import Callable
-from typing import TypeVar
+"""Validation: the same batches and noise in every run, so that runs compare."""
 
 import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
-from vdp.core.rng import BatchRng, whole
-from vdp.training.dataloader import Batch, Batches, noise_of, rng_of
+from vdp.core.rng import whole_batch
+from vdp.training.curves import LossCurves
+from vdp.training.dataloader import Batch, Batches
+from vdp.training.definition import Loss, Network, Picture, Training, ValBatch
 from vdp.training.engine import mean_over_processes
+from vdp.training.seeds import VAL_BATCH_STREAM, VAL_NOISE_STREAM, step_generator, step_rng
+from vdp.training.state import TrainingState
+from vdp.training.weights import gather_state_dict
 
-Network = TypeVar("Network", bound=nn.Module)
-Loss = Callable[[Network, Batch, BatchRng], dict[str, Tensor]]
-
-# The seed and the sizes are those of no run.
-VALIDATION_BATCHES, VALIDATION_SIZE, VALIDATION_SEED = 4, 16, 0
-SHOWN = 4  # samples in a picture
-# Second words of the seeds: noise must not depend on what a batch drew, nor validation on training.
-BATCH_STREAM, NOISE_STREAM = 1, 3
+VALIDATION_BATCHES, VALIDATION_SIZE, VALIDATION_SEED = 4, 16, 0  # independent of the params
+PLOT_SAMPLES = 4
 
 
-def shown_batch(held_out: Batches[Batch], device: torch.device) -> Batch:
-    """A few samples of the first batch of a validation, to draw what a network makes of them."""
-    return held_out(0, rng_of(VALIDATION_SEED, 0, BATCH_STREAM), range(SHOWN)).to(device)
+def plot_batch(val_batches: Batches[Batch], device: torch.device) -> Batch:
+    """Return a few samples of the first validation batch, to plot the outputs of a network."""
+    return val_batches(0, step_rng(VALIDATION_SEED, 0, VAL_BATCH_STREAM), range(PLOT_SAMPLES)).to(device)
+
+
+def validate(
+    training: Training[Network, Batch, ValBatch],
+    state: TrainingState[Network],
+    curves: LossCurves,
+    fabric: Fabric,
+) -> None:
+    """Log the losses and a picture of the averaged weights; keep the weights of the lowest loss."""
+    state.ema.eval()
+    losses = validation_losses(state.ema_model, training.val_loss, training.val_batches, fabric)
+    curves.log_point({f"val_{name}": value for name, value in losses.items()})
+    if losses["loss"] < state.progress.best_loss:
+        state.progress.best_loss = losses["loss"]
+        state.best = gather_state_dict(state.ema.module)
+    if (plot := training.plot) is None:
+        return
+    pictures: list[Picture] = []
+
+    def append_picture(network: Network) -> dict[str, Tensor]:
+        pictures.append(plot(network))
+        return {}
+
+    with torch.no_grad(), fabric.autocast():
+        state.ema_model(append_picture)
+    if fabric.is_global_zero:
+        curves.logger.picture("samples", pictures[0], state.progress.step)
 
 
 def validation_losses(
-    trained: nn.Module, measure: Loss[Network, Batch], held_out: Batches[Batch], fabric: Fabric
+    model: nn.Module, loss: Loss[Network, Batch], batches: Batches[Batch], fabric: Fabric
 ) -> dict[str, float]:
-    """Losses averaged over fixed batches with fixed noise, which the processes share.
+    """Average losses over fixed batches with fixed noise, split over the processes; equal in all of them.
 
     Args:
-        trained: a `vdp.training.engine.Trained` in evaluation mode.
-        measure: named scalars, means over the samples of a batch.
-        held_out: batches to measure.
-        fabric: whose processes share the batches and get the same result.
+        model: a `vdp.training.engine.ForwardWrapper` in evaluation mode.
+        loss: named scalars, means over the samples of a batch.
+        batches: for validation.
+        fabric: of the processes.
     """
     sums: dict[str, Tensor] = {}
     for first in range(0, VALIDATION_BATCHES, fabric.world_size):
         number = first + fabric.global_rank
         counts = number < VALIDATION_BATCHES  # sharded weights need all processes at each call
         number = min(number, VALIDATION_BATCHES - 1)
-        rng = rng_of(VALIDATION_SEED, number, BATCH_STREAM)
-        batch = held_out(number, rng, range(held_out.batch_size)).to(fabric.device)
-        generator = noise_of(VALIDATION_SEED, number, NOISE_STREAM, fabric.device)
-        batch_rng = whole(generator, held_out.batch_size)
+        rng = step_rng(VALIDATION_SEED, number, VAL_BATCH_STREAM)
+        batch = batches(number, rng, range(batches.batch_size)).to(fabric.device)
+        generator = step_generator(VALIDATION_SEED, number, VAL_NOISE_STREAM, fabric.device)
+        batch_rng = whole_batch(generator, batches.batch_size)
         with torch.no_grad(), fabric.autocast():
-            losses = trained(
-                lambda network, batch=batch, batch_rng=batch_rng: measure(network, batch, batch_rng)
-            )
+            losses = model(lambda network, batch=batch, batch_rng=batch_rng: loss(network, batch, batch_rng))
         for name, value in losses.items():
             share = value.float() * counts / VALIDATION_BATCHES * fabric.world_size
             sums[name] = sums[name] + share if name in sums else share

@@ -5,7 +5,7 @@ import pytest
 
 from tests.data.sources.source_contract import RULE, make_video_file
 from vdp.data.extract.changes import changed_sources
-from vdp.data.extract.extract import Job, Policy, extract
+from vdp.data.extract.extract import ExtractJob, ExtractPolicy, extract
 from vdp.data.params import ExtractParams
 from vdp.data.sources.select import select_videos
 
@@ -23,9 +23,9 @@ def params(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ExtractParams:
     for name in ("videos/a.mp4", "videos/b.mp4", "videos/c.mp4", "more/d.mp4", "more/e.mp4"):
         make_video_file(Path(name), frames=22)
     params = ExtractParams.model_validate_json(json.dumps(PARAMS))
-    jobs = {s: Job(c.source, c.videos, RULE, c.key) for s, c in select_videos(params).items()}
+    jobs = {s: ExtractJob(c.source, c.videos, RULE, c.key) for s, c in select_videos(params).items()}
     Path("clips").mkdir()
-    extract(jobs, Path("clips"), Path("work"), Policy(1, False, 0.0, 1))
+    extract(jobs, Path("clips"), Path("work"), ExtractPolicy(1, False, 0.0, 1))
     return params
 
 
@@ -33,11 +33,8 @@ def changed(params: ExtractParams) -> list[str]:
     return changed_sources(params, Path("clips"))
 
 
-def test_files_that_are_as_they_were_are_not_told(params):
-    assert changed(params) == []
-
-
 def test_a_moved_project_has_not_changed(params, tmp_path, monkeypatch):
+    assert changed(params) == []
     (tmp_path / "new").mkdir()
     for name in ("videos", "more", "clips"):
         Path(name).rename(tmp_path / "new" / name)
@@ -45,7 +42,7 @@ def test_a_moved_project_has_not_changed(params, tmp_path, monkeypatch):
     assert changed(params) == []
 
 
-def test_a_new_a_missing_and_a_longer_file_are_told(params):
+def test_a_new_a_missing_and_a_longer_file_are_changes(params):
     make_video_file(Path("more/f.mp4"), frames=22)
     assert changed(params) == ["extract_frames.unlabeled"]
     Path("more/f.mp4").unlink()
@@ -56,18 +53,18 @@ def test_a_new_a_missing_and_a_longer_file_are_told(params):
     assert changed(params) == ["extract_frames.unlabeled"]
 
 
-def test_a_new_file_is_told_whichever_side_of_the_split_it_is_on(params):
+def test_a_new_file_is_a_change_on_either_side_of_the_split(params):
     for name in "fghijk":
         make_video_file(Path(f"videos/{name}.mp4"), frames=22)
         assert changed(params) == ["extract_frames.train"]
         Path(f"videos/{name}.mp4").unlink()
 
 
-def test_a_source_that_is_not_there_is_told(params):
+def test_a_missing_source_is_an_error(params):
     Path("more").rename("gone")
-    with pytest.raises(FileNotFoundError, match="extract_frames.unlabeled: more is not there"):
+    with pytest.raises(FileNotFoundError, match="extract_frames.unlabeled.*more"):
         changed(params)
 
 
-def test_before_the_first_run_there_is_nothing_to_compare(params):
+def test_nothing_has_changed_before_the_first_run(params):
     assert changed_sources(params, Path("no clips yet")) == []

@@ -1,4 +1,4 @@
-"""The extract_frames stage on a small source of the user's own."""
+"""The extract_frames stage on small sources."""
 
 from contextlib import contextmanager
 from pathlib import Path
@@ -31,7 +31,7 @@ extract_frames:
 
 
 class Recorder:
-    """Stands for the tracker."""
+    """A fake tracker."""
 
     def __init__(self) -> None:
         self.values: dict[str, float] = {}
@@ -86,33 +86,33 @@ def test_a_second_run_gives_the_same_bytes(tracker):
     assert {p: p.read_bytes() for p in Path("data/clips").rglob("*") if p.is_file()} == first
 
 
-def test_a_video_of_known_frames_only_is_refused_outside_of_test_sets(tracker):
+def test_a_video_of_context_frames_only_is_refused_outside_of_test_sets(tracker):
     make_video(Path("raw/train/video_1"), 3, labelled=False)
-    with pytest.raises(ValueError, match="raw/train/video_1: too few frames: 3, expected at least 6"):
+    with pytest.raises(ValueError, match="raw/train/video_1: .*expected at least 6"):
         extract_frames.main()
     assert not Path("data").exists()
 
 
-def test_a_missing_folder_is_told_before_any_work(tracker):
+def test_a_missing_folder_stops_before_any_work(tracker):
     Path("raw/hidden").rename("raw/test")
-    with pytest.raises(FileNotFoundError, match="extract_frames.test_sets.hidden: raw/hidden is not there"):
+    with pytest.raises(FileNotFoundError, match="extract_frames.test_sets.hidden.*raw/hidden"):
         extract_frames.main()
     assert not Path("data").exists()
 
 
-def test_what_was_skipped_is_counted_and_told(tracker, capsys):
+def test_skipped_videos_are_counted_and_printed(tracker, capsys):
     make_video(Path("raw/more/video_2001"), 2, labelled=False)
     Path("params.yaml").write_text(PARAMS.replace("on_bad_video: error", "on_bad_video: skip"))
     extract_frames.main()
     assert tracker.values["skipped.unlabeled"] == 1 and tracker.values["clips.unlabeled"] == 1
     out = capsys.readouterr()
     assert "unlabeled: 1 clips of 6 frames, 24x16, 0 with masks, 1 videos skipped" in out.out
-    assert "skipped: raw/more/video_2001: too few frames: 2" in out.err
+    assert "skipped: raw/more/video_2001: " in out.err
 
 
-def test_a_stop_leaves_no_clips_and_the_next_run_goes_on(tracker, monkeypatch):
+def test_a_stop_leaves_no_clips_and_the_next_run_resumes(tracker, monkeypatch):
     make_video(Path("raw/more/video_2001"), 2, labelled=False)
-    with pytest.raises(ValueError, match="extract_frames.unlabeled: raw/more/video_2001: too few frames"):
+    with pytest.raises(ValueError, match="extract_frames.unlabeled: raw/more/video_2001: "):
         extract_frames.main()
     assert not Path("data").exists() and list(Path(".resume/extract_frames").glob("train-*"))
     make_video(Path("raw/fixed"), 6, labelled=False)

@@ -1,4 +1,4 @@
-"""Small valid sources of every kind, each in a folder `raw`, and a params.yaml that names one of them."""
+"""Small valid sources of every kind, each in a folder `raw`, and params.yaml for one of them."""
 
 import json
 import os
@@ -19,9 +19,7 @@ REPO = Path(__file__).parents[3]
 FRAMES, HEIGHT, WIDTH = 12, 32, 48  # of every video but CLEVRER's
 CLIP = {"frames": 6, "known": 3, "height": 16, "width": 24}
 
-os.environ["OPENCV_FFMPEG_LOGLEVEL"] = (
-    "-8"  # it is read once, and videos are written here before the product is
-)
+os.environ["OPENCV_FFMPEG_LOGLEVEL"] = "-8"  # FFmpeg reads it once, here when videos are written
 
 
 def picture(k: int, height: int = HEIGHT, width: int = WIDTH) -> np.ndarray:
@@ -88,8 +86,7 @@ def make_pair_files(raw: Path) -> list[dict[str, str]]:
 
 
 def make_yaml_list(raw: Path) -> None:
-    rows = make_pair_files(raw)
-    (raw / "list.yaml").write_text(yaml.safe_dump(rows))
+    (raw / "list.yaml").write_text(yaml.safe_dump(make_pair_files(raw)))
 
 
 def make_csv_list(raw: Path) -> None:
@@ -115,7 +112,7 @@ def make_clevrer(raw: Path) -> None:
 
 
 def table() -> pa.Table:
-    """Four videos as lists of pictures, with masks but for one."""
+    """Four videos as lists of pictures, one without masks."""
     rows = [{"bytes": cv2.imencode(".png", picture(k))[1].tobytes(), "path": None} for k in range(FRAMES)]
     masks = [{"bytes": cv2.imencode(".png", m)[1].tobytes(), "path": None} for m in class_ids()]
     kind = pa.list_(pa.struct({"bytes": pa.binary(), "path": pa.string()}))
@@ -158,7 +155,7 @@ def make_parquet_set(raw: Path) -> None:
     pq.write_table(pa.table({"video": [data] * 3}), raw / "validation.parquet")
 
 
-SOURCES: dict[str, tuple[Callable[[Path], object], str]] = {  # how it is made, and what params.yaml names
+SOURCES: dict[str, tuple[Callable[[Path], object], str]] = {  # its maker, and its path in params.yaml
     "videos": (make_videos, "raw"),
     "images": (make_images, "raw"),
     "competition": (make_competition, "raw"),
@@ -172,12 +169,12 @@ SOURCES: dict[str, tuple[Callable[[Path], object], str]] = {  # how it is made, 
 
 
 def params_text(source: str, skip: bool, whole: bool) -> str:
-    """A valid params.yaml: the project's own for small clips, whole or with the stage's sections alone."""
+    """The project's params.yaml for small clips, whole or only the sections of the stage."""
     data = read_file(REPO / "params.yaml")
     data["clip"] = CLIP
     data["predict"]["hops"] = [4, 6]
-    data["train_denoiser"] |= {"known": 3, "gaps": [1, 2]}
-    data["denoiser"]["unet"]["context_frames"] = 2
+    data["train_denoiser"] |= {"context_frames": 3, "target_offsets": [1, 2]}
+    data["denoiser"]["unet"]["context_slots"] = 2
     data["extract_frames"] |= {
         "train": source, "val": None, "val_share": 0.4, "unlabeled": None,
         "test_sets": {"t": {"folder": source, "interval": 1, "stride": 6}},

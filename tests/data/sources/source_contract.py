@@ -16,7 +16,7 @@ SHARED = Path(__file__).resolve().parents[4] / "shared"
 REAL_CLIPS = SHARED / "real_clips"
 REAL_VIDEOS = SHARED / "videos"
 
-RULE = ClipRule(frames=22, at_least=22, height=32, width=48, fit="crop", pace=Pace(), stride=22)
+RULE = ClipRule(frames=22, min_frames=22, height=32, width=48, fit="crop", pace=Pace(), stride=22)
 
 
 def gray_frame(level: int, height: int = 64, width: int = 96) -> np.ndarray:
@@ -118,7 +118,7 @@ class SourceContract:
         assert frames_of(source, source.items()[0], Pace(offset=10_000)) == []
 
     def test_clips_have_the_length_size_and_type_asked_for(self, source):
-        for clip in clips_of(source, replace(RULE, frames=10, at_least=10, height=24, width=20)):
+        for clip in clips_of(source, replace(RULE, frames=10, min_frames=10, height=24, width=20)):
             assert clip.frames.shape == (10, 24, 20, 3) and clip.frames.dtype == np.uint8
             assert clip.masks is None or clip.masks.shape == (10, 24, 20)
             assert clip.conditions is None or clip.conditions.shape == (10, 24, 20, 3)
@@ -139,7 +139,7 @@ class SourceContract:
         item = source.items()[0]
         every = frames_of(source, item)
         size = every[0].pixels.shape
-        rule = replace(RULE, frames=5, at_least=5, stride=3, height=size[0], width=size[1])
+        rule = replace(RULE, frames=5, min_frames=5, stride=3, height=size[0], width=size[1])
         for k, clip in enumerate(cut_clips(source, item, rule)):
             for t in range(5):
                 np.testing.assert_array_equal(clip.frames[t], every[3 * k + t].pixels)
@@ -148,14 +148,14 @@ class SourceContract:
     def test_too_few_frames_name_the_video(self, source):
         item = source.items()[0]
         with pytest.raises(ValueError, match="too few frames: .* expected at least 999") as error:
-            list(cut_clips(source, item, replace(RULE, frames=999, at_least=999)))
+            list(cut_clips(source, item, replace(RULE, frames=999, min_frames=999)))
         assert source.label(item) in str(error.value) and "\n" not in str(error.value)
 
     def test_a_test_clip_may_end_with_the_known_frames(self, source):
         item = source.items()[0]
-        clips = list(cut_clips(source, item, replace(RULE, frames=999, at_least=11)))
+        clips = list(cut_clips(source, item, replace(RULE, frames=999, min_frames=11)))
         assert [len(clip.frames) for clip in clips] == [11]
-        whole = next(cut_clips(source, item, replace(RULE, frames=11, at_least=11)))
+        whole = next(cut_clips(source, item, replace(RULE, frames=11, min_frames=11)))
         np.testing.assert_array_equal(clips[0].frames, whole.frames)
 
     def test_real_data_is_read(self, tmp_path):

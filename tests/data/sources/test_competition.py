@@ -35,7 +35,7 @@ class TestCompetition(SourceContract):
         assert levels(clips_of(source)[0].frames) == [10 * k for k in range(22)]
 
     def test_a_video_is_one_clip_at_its_own_pace(self, source):
-        rule = replace(RULE, frames=5, at_least=5, pace=Pace(interval=2, offset=1), stride=1)
+        rule = replace(RULE, frames=5, min_frames=5, pace=Pace(interval=2, offset=1), stride=1)
         clips = clips_of(source, rule)
         assert [clip.name for clip in clips] == ["video_0", "video_2", "video_10"]
         assert levels(clips[0].frames) == [0, 10, 20, 30, 40]

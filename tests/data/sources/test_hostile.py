@@ -1,4 +1,4 @@
-"""Broken input of every kind: clips that can be read or one line that says why not; nothing half-written."""
+"""Broken input of every kind gives readable clips or a one-line error, and nothing half-written."""
 
 import os
 import shutil
@@ -30,8 +30,7 @@ def test_broken_input_is_read_or_refused_in_one_line(sources, tmp_path, monkeypa
 
 
 @pytest.mark.parametrize("seed", range(len(hostile.KINDS)))
-def test_what_is_whole_is_read(sources, tmp_path, monkeypatch, seed):
-    """Else the cases above would show nothing."""
+def test_intact_input_is_read(sources, tmp_path, monkeypatch, seed):
     monkeypatch.chdir(tmp_path)
     case = hostile.prepare(sources, seed, broken=False)
     outcome = hostile.run_here(case.kind)
@@ -53,7 +52,7 @@ def test_any_name_of_a_broken_video_is_one_printable_line(tmp_path, monkeypatch,
     shutil.copy(f"raw/{name}1/0001.jpg", f"raw/{name}1/1.jpg")
     Path("params.yaml").write_text(params_text("raw", skip=True, whole=False))
     outcome = hostile.run_here("images")
-    assert outcome.code == 0 and len(outcome.lines) == 4  # two videos, each in two splits
+    assert outcome.code == 0 and len(outcome.lines) == 4  # two videos in two splits each
     for line in outcome.lines:
         assert line.startswith(f"skipped: raw/{printable(name)}") and line.isprintable()
 
@@ -61,17 +60,16 @@ def test_any_name_of_a_broken_video_is_one_printable_line(tmp_path, monkeypatch,
 @pytest.mark.parametrize(
     ("kind", "file", "skip"), [("videos", "d.mov", False), ("competition", "video_10/image_3.png", True)]
 )
-def test_processes_end_as_one_does(sources, tmp_path, kind, file, skip):
-    """The command line with two workers: the same one line, or the same clips."""
+def test_two_workers_print_the_same_line(sources, tmp_path, kind, file, skip):
     shutil.copytree(sources / kind / "raw", tmp_path / "raw")
     (tmp_path / "raw" / file).write_bytes((tmp_path / "raw" / file).read_bytes()[:60])
     text = params_text("raw", skip, whole=True).replace("workers: 1", "workers: 2")
     (tmp_path / "params.yaml").write_text(text)
-    own = {"PYTHONPATH": str(REPO), "MLFLOW_TRACKING_URI": f"sqlite:///{tmp_path}/m.db"}
+    settings = {"PYTHONPATH": str(REPO), "MLFLOW_TRACKING_URI": f"sqlite:///{tmp_path}/m.db"}
     ended = subprocess.run(
         [sys.executable, "-m", "stages.extract_frames"],
         cwd=tmp_path,
-        env={k: v for k, v in os.environ.items() if k != "OPENCV_FFMPEG_LOGLEVEL"} | own,
+        env={k: v for k, v in os.environ.items() if k != "OPENCV_FFMPEG_LOGLEVEL"} | settings,
         stderr=subprocess.PIPE,
         text=True,
     )

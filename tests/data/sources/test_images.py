@@ -40,7 +40,7 @@ class TestImageFolders(SourceContract):
             assert levels(frames) == [10 * (k % 25) for k in range(len(frames))]
 
     def test_clips_are_cut_at_the_stride(self, source):
-        rule = replace(RULE, frames=5, at_least=5, pace=Pace(interval=2, offset=1), stride=3)
+        rule = replace(RULE, frames=5, min_frames=5, pace=Pace(interval=2, offset=1), stride=3)
         names = [clip.name for clip in clips_of(source, rule)]
         assert names[:3] == ["walk 2_000001", "walk 2_000007", "walk 2_000013"]
 

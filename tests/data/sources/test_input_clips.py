@@ -10,7 +10,7 @@ from vdp.core.errors import UserError
 from vdp.data.sources.input_clips import find_clip, find_clips
 from vdp.data.sources.protocols import Pace
 from vdp.data.video.decode import count_frames, decode_frames, frame_rate
-from vdp.data.video.write import check_places, in_place, write_frames, write_masks, write_picture
+from vdp.data.video.write import atomic_outputs, check_outputs, write_frames, write_masks, write_picture
 
 GRAY = [np.full((12, 20, 3), level, np.uint8) for level in (0, 60, 120, 180, 240)]
 
@@ -126,19 +126,22 @@ def test_frames_that_do_not_fit_are_told():
 
 def test_nothing_takes_its_place_unless_all_is_written():
     Path("a.png").write_text("old")
-    with pytest.raises(OSError, match="full"), in_place([Path("a.png"), Path("b.png")], force=True) as parts:
+    with (
+        pytest.raises(OSError, match="full"),
+        atomic_outputs([Path("a.png"), Path("b.png")], force=True) as parts,
+    ):
         parts[0].write_text("new")
         raise OSError("full")
     assert [path.read_text() for path in Path().iterdir()] == ["old"]
-    with in_place([Path("new/a.png")], force=False) as parts:
+    with atomic_outputs([Path("new/a.png")], force=False) as parts:
         parts[0].write_text("new")
     assert [str(path) for path in Path("new").rglob("*")] == ["new/a.png"]
 
 
 def test_what_has_appeared_meanwhile_is_not_replaced():
     with (
-        pytest.raises(UserError, match="a.png: is there already"),
-        in_place([Path("a.png"), Path("b.png")], force=False) as parts,
+        pytest.raises(UserError, match="a.png: already exists"),
+        atomic_outputs([Path("a.png"), Path("b.png")], force=False) as parts,
     ):
         parts[0].write_text("new")
         parts[1].write_text("new")
@@ -154,18 +157,18 @@ def test_places_where_something_would_be_lost_are_refused():
     Path("out").mkdir()
     read = [find_clip("in").files, [Path("film.mp4")], [Path("one.png")]]
     for place, force, message in [
-        ("film.mp4", True, "is what is read"),
-        ("out/../film.mp4", True, "is what is read"),
-        ("in", True, "is what is read"),
-        ("in/strip.png", True, "among the pictures"),
-        ("made", False, "is there already"),
-        ("own", True, "holds more than frames that were written here"),
-        ("a\udcff.mp4", False, "bytes that are no text"),
-        ("out/../film.mp4/a", False, "cannot be written: .*film.mp4 is no folder"),
+        ("film.mp4", True, "is an input"),
+        ("out/../film.mp4", True, "is an input"),
+        ("in", True, "is an input"),
+        ("in/strip.png", True, "among the input pictures"),
+        ("made", False, "already exists"),
+        ("own", True, "holds other files than written frames"),
+        ("a\udcff.mp4", False, "is not valid text"),
+        ("out/../film.mp4/a", False, "cannot be written: .*film.mp4 is not a writable folder"),
     ]:
         with pytest.raises(UserError, match=message):
-            check_places([Path(place)], read, force)
-    check_places([Path("made"), Path("strip.png"), Path("x/y/z.mp4")], read, force=True)
-    with in_place([Path("made")], force=True) as parts:
+            check_outputs([Path(place)], read, force)
+    check_outputs([Path("made"), Path("strip.png"), Path("x/y/z.mp4")], read, force=True)
+    with atomic_outputs([Path("made")], force=True) as parts:
         write_frames(parts[0], iter(GRAY[:1]), 10)
     assert len(list(Path("made").iterdir())) == 1

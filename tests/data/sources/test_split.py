@@ -1,6 +1,6 @@
 import pytest
 
-from vdp.data.sources.split import in_no_role, train_and_val, videos_of
+from vdp.data.sources.split import outside_roles, train_and_val, videos_of
 
 NAMES = [f"video_{n:05d}.mp4" for n in range(1000)]
 
@@ -36,8 +36,8 @@ def test_numbered_folders_and_dev_are_named_folders():
 
 
 def test_videos_in_folders_of_no_role_are_told():
-    assert in_no_role(["train/a", "val/b", "extra/c", "d"]) == ["extra/c", "d"]
-    assert in_no_role(["a/a", "b/b"]) == []
+    assert outside_roles(["train/a", "val/b", "extra/c", "d"]) == ["extra/c", "d"]
+    assert outside_roles(["a/a", "b/b"]) == []
 
 
 def test_videos_of_one_label_stay_together():

@@ -70,7 +70,7 @@ class TestVideos(SourceContract):
         assert [clip.name for clip in clips] == ["b_000000", "b_000010", "b_000020"]
 
     def test_a_clip_takes_every_nth_frame(self, source):
-        rule = replace(RULE, frames=11, at_least=11, stride=5, pace=Pace(interval=2))
+        rule = replace(RULE, frames=11, min_frames=11, stride=5, pace=Pace(interval=2))
         clips = list(cut_clips(source, "b.mp4", rule))
         assert [clip.name for clip in clips] == ["b_000000", "b_000010", "b_000020"]
         level = clips[1].frames.mean((1, 2, 3))

@@ -1,104 +1,93 @@
 import numpy as np
+import pytest
 
-from vdp.data.video.detail import ALIKE, AROUND, UNTOUCHED, with_detail, with_own_detail
+from vdp.data.video.detail import NEIGHBOURHOOD, RESTORED_SCALE, SAME_SCALE, keep_detail, transfer_detail
 
 
 def pictures(count: int, seed: int) -> np.ndarray:
     return np.random.default_rng(seed).integers(40, 190, (count, 12, 16, 3), dtype=np.uint8)
 
 
-def test_where_nothing_has_changed_the_known_frame_comes_back_as_it_is():
-    known, seen = pictures(1, 0), pictures(1, 1)
-    made = np.repeat(seen, 3, axis=0)
-    assert (with_detail(made, known, seen, np.ones((3, 1))) == known).all()
+def test_an_unchanged_frame_becomes_the_context_frame():
+    context, decoded = pictures(1, 0), pictures(1, 1)
+    predicted = np.repeat(decoded, 3, axis=0)
+    assert (transfer_detail(predicted, context, decoded, np.ones((3, 1))) == context).all()
 
 
-def test_what_shows_something_else_is_left_alone():
-    known, seen = pictures(1, 0), pictures(1, 1)
-    made = np.where(seen < 128, seen + 100, seen - 100).astype(np.uint8)
-    assert (with_detail(made, known, seen, np.ones((1, 1))) == made).all()
+def test_only_unchanged_regions_get_detail():
+    context, decoded = pictures(1, 0), pictures(1, 1)
+    predicted = decoded.copy()
+    predicted[:, :, 8:] = 255
+    result = transfer_detail(predicted, context, decoded, np.ones((1, 1)))
+    assert (result[:, :, :8] == context[:, :, :8]).all() and (result[:, :, 8:] == 255).all()
 
 
-def test_the_less_alike_two_frames_are_the_less_detail_is_carried():
-    seen = pictures(1, 1)
-    for change in (0, 4, 8, 16, 60):
-        carried = with_detail(seen + np.uint8(change), seen + np.uint8(30), seen, np.ones((1, 1)))
-        gained = carried.astype(int) - seen - change
-        assert (gained == round(30 * np.exp(-((change / ALIKE) ** 2)))).all()
+@pytest.mark.parametrize("change", [0, 4, 8, 16, 60])
+def test_detail_decreases_with_the_difference(change):
+    decoded = pictures(1, 1)
+    result = transfer_detail(decoded + np.uint8(change), decoded + np.uint8(30), decoded, np.ones((1, 1)))
+    assert (result.astype(int) - decoded - change == round(30 * np.exp(-((change / SAME_SCALE) ** 2)))).all()
 
 
-def test_detail_stays_where_it_was_and_moves_nothing_else():
-    known, seen = pictures(1, 0), pictures(1, 1)
-    made = seen.copy()
-    made[:, :, 8:] = 255
-    carried = with_detail(made, known, seen, np.ones((1, 1)))
-    assert (carried[:, :, :8] == known[:, :, :8]).all() and (carried[:, :, 8:] == 255).all()
-
-
-def test_a_known_frame_counts_by_its_weight_and_not_at_all_without():
-    seen = np.repeat(pictures(1, 1), 2, axis=0)
-    known = seen + np.array([4, 20], np.uint8)[:, None, None, None]
+def test_context_frames_count_by_their_weight():
+    decoded = np.repeat(pictures(1, 1), 2, axis=0)
+    context = decoded + np.array([4, 20], np.uint8)[:, None, None, None]
     weight = np.array([[1.0, 0.0], [0.5, 0.5], [0.0, 1.0]])
-    carried = with_detail(np.repeat(seen[:1], 3, axis=0), known, seen, weight)
-    assert [int(n) for n in (carried.astype(int) - seen[:1])[:, 0, 0, 0]] == [4, 12, 20]
+    result = transfer_detail(np.repeat(decoded[:1], 3, axis=0), context, decoded, weight)
+    assert [int(n) for n in (result.astype(int) - decoded[:1])[:, 0, 0, 0]] == [4, 12, 20]
 
 
-def test_a_codec_that_loses_nothing_leaves_made_frames_as_they_are():
-    known, made = pictures(1, 0), pictures(4, 1)
-    assert (with_detail(made, known, known, np.ones((4, 1))) == made).all()
+def test_a_lossless_codec_changes_nothing():
+    context, predicted = pictures(1, 0), pictures(4, 1)
+    assert (transfer_detail(predicted, context, context, np.ones((4, 1))) == predicted).all()
 
 
-def edged(frames: np.ndarray) -> np.ndarray:
-    """Frames with lines that a codec may lose, in a third of their columns, 30 lighter."""
-    given = frames.copy()
-    given[:, :, ::3] += np.uint8(30)
-    return given
+def add_lines(frames: np.ndarray) -> np.ndarray:
+    """Lines that a codec may lose: a third of the columns, 30 lighter."""
+    result = frames.copy()
+    result[:, :, ::3] += np.uint8(30)
+    return result
 
 
-def test_restored_frames_that_are_as_they_were_get_back_what_the_codec_lost_of_each():
-    seen = pictures(3, 1)
-    assert (with_own_detail(seen, edged(seen), seen) == edged(seen)).all()
+@pytest.mark.parametrize("change", [0, 1, 3, 6, 40])
+def test_kept_detail_decreases_with_the_restored_change(change):
+    decoded = pictures(2, 1)
+    result = keep_detail(decoded + np.uint8(change), add_lines(decoded), decoded)
+    gained = result.astype(int) - decoded - change
+    assert (gained[:, :, ::3] == round(30 * np.exp(-((change / RESTORED_SCALE) ** 2)))).all()
+    assert (gained[:, :, 1::3] == 0).all()
 
 
-def test_the_more_was_restored_the_less_detail_is_carried():
-    seen = pictures(2, 1)
-    for change in (0, 1, 3, 6, 40):
-        carried = with_own_detail(seen + np.uint8(change), edged(seen), seen)
-        gained = carried.astype(int) - seen - change
-        assert (gained[:, :, ::3] == round(30 * np.exp(-((change / UNTOUCHED) ** 2)))).all()
-        assert (gained[:, :, 1::3] == 0).all()
+def test_an_unchanged_pixel_in_a_restored_neighbourhood_keeps_no_detail():
+    decoded = pictures(1, 1)
+    restored = decoded + np.uint8(60)
+    restored[:, 6, 9] = decoded[:, 6, 9]
+    assert (keep_detail(restored, add_lines(decoded), decoded) == restored).all()
 
 
-def test_a_pixel_left_alone_counts_as_restored_where_its_surroundings_are():
-    seen = pictures(1, 1)
-    made = seen + np.uint8(60)
-    made[:, 6, 9] = seen[:, 6, 9]
-    assert (with_own_detail(made, edged(seen), seen) == made).all()
+def test_detail_is_kept_beside_a_restored_region():
+    size, reach = 4 * NEIGHBOURHOOD, NEIGHBOURHOOD // 2
+    decoded = np.random.default_rng(2).integers(40, 190, (1, 12, size, 3), dtype=np.uint8)
+    restored = decoded.copy()
+    restored[:, :, size // 2 :] = 255
+    result = keep_detail(restored, add_lines(decoded), decoded)
+    assert (result[:, :, : size // 2 - reach] == add_lines(decoded)[:, :, : size // 2 - reach]).all()
+    assert (result[:, :, size // 2 :] == 255).all()
 
 
-def test_detail_comes_back_beside_what_was_restored():
-    size = 4 * AROUND
-    seen = np.random.default_rng(2).integers(40, 190, (1, 12, size, 3), dtype=np.uint8)
-    made = seen.copy()
-    made[:, :, size // 2 :] = 255
-    carried, reach = with_own_detail(made, edged(seen), seen), AROUND // 2
-    assert (carried[:, :, : size // 2 - reach] == edged(seen)[:, :, : size // 2 - reach]).all()
-    assert (carried[:, :, size // 2 :] == 255).all()
+def test_the_channel_with_the_largest_change_counts():
+    decoded = pictures(1, 1)
+    restored = decoded + np.array([0, 9, 0], np.uint8)  # the mean over channels would be RESTORED_SCALE
+    assert (keep_detail(restored, add_lines(decoded), decoded) == restored).all()
 
 
-def test_the_channel_that_was_restored_most_tells_how_much_was():
-    seen = pictures(1, 1)
-    made = seen + np.array([0, 9, 0], np.uint8)  # a mean over the channels would be as little as UNTOUCHED
-    assert (with_own_detail(made, edged(seen), seen) == made).all()
-
-
-def test_what_is_lost_nearly_everywhere_is_noise_and_stays_lost():
-    """Noise that codec and restoring take away alike."""
-    seen = pictures(2, 1)
-    for least, kept in ((20, 0), (1, 1)):
-        noise = np.random.default_rng(0).integers(least, least + 2, seen.shape, dtype=np.uint8)
-        noise[0] = 0  # each frame is judged by itself
-        noise[0, :, 0] = 20
-        carried = with_own_detail(seen, seen + noise, seen)
-        assert (carried[0] == seen[0] + noise[0]).all()
-        assert (carried[1] == seen[1] + kept * noise[1]).all()
+@pytest.mark.parametrize(("level", "kept"), [(20, 0), (1, 1)])
+def test_noise_stays_lost(level, kept):
+    """Each frame is judged separately: the first has lines, the second noise nearly everywhere."""
+    decoded = pictures(2, 1)
+    noise = np.random.default_rng(0).integers(level, level + 2, decoded.shape, dtype=np.uint8)
+    noise[0] = 0
+    noise[0, :, 0] = 20
+    result = keep_detail(decoded, decoded + noise, decoded)
+    assert (result[0] == decoded[0] + noise[0]).all()
+    assert (result[1] == decoded[1] + kept * noise[1]).all()

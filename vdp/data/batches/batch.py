@@ -1,4 +1,4 @@
-"""What every training batch can do: it is made on the CPU, maybe by another process, and moved from there."""
+"""Base class of training batches: tensors that move between devices and processes."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields
@@ -10,21 +10,24 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Batch:
-    """Tensors that belong together; a field of a subclass that is no tensor is plain, and stays as it is."""
+    """A dataclass of tensors and tuples of batches; fields of other types are copied unchanged."""
 
     def to(self, device: torch.device) -> Self:
-        """The same batch on a device; from page-locked memory a GPU copies while it computes."""
-        return self._each(lambda part: part.to(device, non_blocking=True))
+        """Move to a device; from pinned memory the copy is asynchronous."""
+        return self._map(lambda part: part.to(device, non_blocking=True))
 
     def pin_memory(self) -> Self:
-        """The same batch in page-locked memory."""
-        return self._each(Tensor.pin_memory)
+        """Copy to pinned memory."""
+        return self._map(Tensor.pin_memory)
 
     def share_memory_(self) -> Self:
-        """The same batch in memory that other processes can open."""
-        return self._each(Tensor.share_memory_)
+        """Move to shared memory."""
+        return self._map(Tensor.share_memory_)
 
-    def _each(self, change: Callable[[Tensor], Tensor]) -> Self:
-        values = {field.name: getattr(self, field.name) for field in fields(self)}
-        moved = {name: change(v) if isinstance(v, Tensor) else v for name, v in values.items()}
-        return type(self)(**moved)
+    def _map(self, function: Callable[[Tensor], Tensor]) -> Self:
+        def moved(value: object) -> object:
+            if isinstance(value, tuple):
+                return tuple(part._map(function) for part in value)
+            return function(value) if isinstance(value, Tensor) else value
+
+        return type(self)(**{field.name: moved(getattr(self, field.name)) for field in fields(self)})

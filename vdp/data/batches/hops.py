@@ -1,11 +1,10 @@
-"""Training batches of hops: known frames and targets; the seed and the step decide what is in a batch.
+"""Training batches of hops: context and target frames of clips; they depend on seed and step alone.
 
-All that is random is drawn for a whole batch, of which any rows can be read alone. A batch is of one task.
+Random numbers are drawn for the whole batch, of which any rows can be read separately. A batch has one task.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Self
 
 import numpy as np
 import torch
@@ -13,84 +12,71 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from vdp.core.context_frames import Hops
-from vdp.core.tasks import TASKS, Task, draw_between, draw_degraded, draw_free, draw_hop
+from vdp.core.tasks import (
+    TASKS,
+    Task,
+    draw_generate_hop,
+    draw_interpolate_hop,
+    draw_predict_hop,
+    draw_restore_hop,
+)
 from vdp.data.batches.batch import Batch
 from vdp.data.batches.shuffle import Shuffled
 from vdp.data.stores.latents import LatentClips
 
-FULL_CONTEXT = 0.85  # share of batches with all known frames; fewer in the others, so that these work too
+FULL_CONTEXT = 0.85  # share of batches with all context frames; the others train the model on fewer
 
 
 @dataclass(frozen=True)
 class HopBatch(Batch, Hops):
-    """Hops that move between devices together."""
+    """Hops as a training batch."""
 
 
 @dataclass(frozen=True)
-class TaskBatches:
-    """A batch of each of some tasks, which move together."""
+class TaskBatches(Batch):
+    """One batch per task."""
 
     parts: tuple[HopBatch, ...]
-
-    def to(self, device: torch.device) -> Self:
-        """The same batches on a device."""
-        return self._each(lambda part: part.to(device))
-
-    def pin_memory(self) -> Self:
-        """The same batches in page-locked memory."""
-        return self._each(HopBatch.pin_memory)
-
-    def share_memory_(self) -> Self:
-        """The same batches in memory that other processes can open."""
-        return self._each(HopBatch.share_memory_)
-
-    def _each(self, change: Callable[[HopBatch], HopBatch]) -> Self:
-        return type(self)(tuple(change(part) for part in self.parts))
 
 
 @dataclass(frozen=True)
 class HopRule:
-    """Which frames hops know and which are their targets; section `train_denoiser` has them."""
+    """Which frames of a clip are context and targets of a hop, from section `train_denoiser`."""
 
-    known: int  # known frames of a hop, at most
-    gaps: Sequence[int]  # predict: frames from the last known one to a target; a hop draws among them
-    max_hops: int  # predict: frames that the rollout may have made before a hop
-    targets: int  # frames to predict from one context
-    span: int  # interpolate: frames from the last known one before a gap to the first after it, at most
+    context_frames: int  # maximum number of context frames
+    target_offsets: Sequence[int]  # predict: frames from the last context frame to a target
+    max_hops: int  # predict: maximum number of predicted frames in the context
+    targets: int  # target frames of a hop
+    max_span: int  # interpolate: maximum frames from the last context frame before the targets to the next
 
     def draw(
-        self, task: Task, rng: np.random.Generator, frames: int, known: int
+        self, task: Task, rng: np.random.Generator, frames: int, context: int
     ) -> tuple[list[int], list[int]]:
-        """Positions of known frames and of targets of a hop in a clip of some frames, with so many known.
-
-        Raises:
-            ValueError: if such a hop does not fit into the clip.
-        """
+        """Draw positions of `context` context frames and of targets in a clip; a ValueError if none fit."""
         if task == "interpolate":
-            return draw_between(rng, frames, max(known, 2), self.span, self.targets)
+            return draw_interpolate_hop(rng, frames, max(context, 2), self.max_span, self.targets)
         if task == "generate":
-            return draw_free(rng, frames, self.targets)
+            return draw_generate_hop(rng, frames, self.targets)
         if task == "restore":
-            return draw_degraded(rng, frames, known, self.targets)
-        return draw_hop(rng, frames, known, self.gaps, self.max_hops, self.targets)
+            return draw_restore_hop(rng, frames, context, self.targets)
+        return draw_predict_hop(rng, frames, context, self.target_offsets, self.max_hops, self.targets)
 
 
 class HopBatches:
-    """Hops of the tasks: an epoch takes every clip once, shuffled, at a random place of a random view.
+    """Batches of hops: an epoch has every clip once, shuffled, at a random position of a random view.
 
-    A batch has one task and one number of known frames.
+    A batch has one task and one number of context frames.
 
     Args:
         latents: where the clips are.
         batch_size: hops of a whole batch.
-        tasks: share of the batches of each task, relative to their sum.
+        tasks: relative share of the batches of each task.
         rule: of the hops.
-        reverse: whether to play half of the hops backwards: frames from the clip's last to its first, while
-            the times that the network is told still run forwards.
+        reverse: whether to read half of the hops backwards in time; their frame indices still ascend.
         seed: of the run.
 
     Raises:
-        ValueError: if such hops do not fit into the clips, or nothing degraded was encoded for restore.
+        ValueError: if hops do not fit into the clips, or there are no degraded clips for restore.
     """
 
     def __init__(
@@ -108,8 +94,8 @@ class HopBatches:
                 "train_denoiser.tasks: restore needs degraded clips, and none are encoded: set "
                 "encode_latents.degraded to 1 or more"
             )
-        for task in self.tasks:  # hops that do not fit into the clips fail here, at once
-            rule.draw(task, np.random.default_rng(0), latents.num_frames, rule.known)
+        for task in self.tasks:  # raises at once where hops do not fit into the clips
+            rule.draw(task, np.random.default_rng(0), latents.num_frames, rule.context_frames)
         self.latents = latents
         self.batch_size = batch_size
         self.rule = rule
@@ -119,68 +105,64 @@ class HopBatches:
         self._order = Shuffled(len(latents), seed)
 
     def __call__(self, step: int, rng: np.random.Generator, rows: range) -> HopBatch:
-        """Rows of the batch of a step; `rng` is that step's own and draws all but the clips."""
-        task = self._task(rng)
-        most = self.rule.known
-        known = most if rng.random() < FULL_CONTEXT else int(rng.integers(1, most + 1))
+        """Return rows of the batch of a step; `rng`, of that step, draws everything but the clips."""
+        task = self._draw_task(rng)
+        most = self.rule.context_frames
+        context = most if rng.random() < FULL_CONTEXT else int(rng.integers(1, most + 1))
         frames = self.latents.num_frames
-        drawn = [self.rule.draw(task, rng, frames, known) for _ in range(self.batch_size)]
-        numbers = rng.integers(0, self._choices(task), self.batch_size)
-        times = np.array([[*before, *after] for before, after in drawn])
+        drawn = [self.rule.draw(task, rng, frames, context) for _ in range(self.batch_size)]
+        choices = self.latents.degraded if task == "restore" else self.latents.views
+        forms = rng.integers(0, choices, self.batch_size)
+        index = np.array([[*known, *targets] for known, targets in drawn])
         backwards = self.reverse & (rng.random(self.batch_size) < 0.5)
-        played = np.where(backwards[:, None], frames - 1 - times, times)
-        taken, clips = slice(rows.start, rows.stop), self._clips(step)
-        count = len(drawn[0][0])
-        before, after = self._read(task, clips[taken], numbers[taken].tolist(), played[taken], count)
-        index = torch.from_numpy(times[taken]).float()
-        return HopBatch(before, index[:, :count], after, index[:, count:], task)
+        positions = np.where(backwards[:, None], frames - 1 - index, index)
+        taken, count = slice(rows.start, rows.stop), len(drawn[0][0])
+        clips = self._clips(step)[taken]
+        known, target = self._read(task, clips, forms[taken].tolist(), positions[taken], count)
+        times = torch.from_numpy(index[taken]).float()
+        return HopBatch(known, times[:, :count], target, times[:, count:], task)
 
-    def of(self, task: Task) -> "HopBatches":
-        """Batches of one of the tasks alone."""
+    def for_task(self, task: Task) -> "HopBatches":
+        """Batches of one of the tasks only."""
         return HopBatches(self.latents, self.batch_size, {task: 1.0}, self.rule, self.reverse, self._seed)
 
     def names(self, step: int) -> list[str]:
-        """The clips in the batch of a step, in words."""
+        """Names of the clips in the batch of a step."""
         return [self.latents.name(clip) for clip in self._clips(step)]
 
-    def _task(self, rng: np.random.Generator) -> Task:
-        """The task of a batch; nothing is drawn where there is one alone."""
-        if len(self.tasks) == 1:
+    def _draw_task(self, rng: np.random.Generator) -> Task:
+        if len(self.tasks) == 1:  # draws nothing
             return self.tasks[0]
         return self.tasks[rng.choice(len(self.tasks), p=self._shares)]
 
     def _read(
-        self, task: Task, clips: list[int], numbers: list[int], played: NDArray[np.int64], count: int
+        self, task: Task, clips: list[int], forms: list[int], positions: NDArray[np.int64], count: int
     ) -> tuple[Tensor, Tensor]:
-        """The first `count` frames and the others; for restore, the first ones degraded."""
+        """Read the first `count` frames, degraded for restore, and the others."""
         if task != "restore":
-            frames = self.latents.read(clips, numbers, played.tolist())
+            frames = self.latents.read(clips, forms, positions.tolist())
             return frames[:, :, :count], frames[:, :, count:]
-        views = [number % self.latents.views for number in numbers]
-        degraded = self.latents.read_conditions(clips, numbers, played[:, :count].tolist())
-        return degraded, self.latents.read(clips, views, played[:, count:].tolist())
-
-    def _choices(self, task: Task) -> int:
-        """Views of a clip to choose among, or encodings of it degraded."""
-        return self.latents.degraded if task == "restore" else self.latents.views
+        views = [form % self.latents.views for form in forms]
+        degraded = self.latents.read_conditions(clips, forms, positions[:, :count].tolist())
+        return degraded, self.latents.read(clips, views, positions[:, count:].tolist())
 
     def _clips(self, step: int) -> list[int]:
-        """The clips of a whole batch."""
+        """Clips of a whole batch."""
         first = step * self.batch_size
-        return [self._order[place] for place in range(first, first + self.batch_size)]
+        return [self._order[position] for position in range(first, first + self.batch_size)]
 
 
-class EachTask:
-    """Hops of every task of `batches` at each step, so that validations measure all of them alike."""
+class AllTaskBatches:
+    """Batches of every task of `batches` at each step, so that validation measures all of them."""
 
     def __init__(self, batches: HopBatches) -> None:
         self.batch_size = batches.batch_size
-        self._tasks = [batches.of(task) for task in batches.tasks]
+        self._tasks = [batches.for_task(task) for task in batches.tasks]
 
     def __call__(self, step: int, rng: np.random.Generator, rows: range) -> TaskBatches:
-        """Rows of a batch of each task."""
+        """Return rows of a batch of each task."""
         return TaskBatches(tuple(batches(step, rng, rows) for batches in self._tasks))
 
     def names(self, step: int) -> list[str]:
-        """The clips in the batches of a step, in words."""
+        """Names of the clips in the batches of a step."""
         return self._tasks[0].names(step)

@@ -1,4 +1,4 @@
-"""An endless order of clips: epoch after epoch, each one all clips in an order of its own."""
+"""An endless sequence of shuffled epochs."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -7,10 +7,10 @@ STREAM = 2**16  # second word of the seeds of the orders, which no training step
 
 
 class Shuffled:
-    """The clip at each place of an endless sequence of shuffled epochs; no clip comes twice in one of them.
+    """Clip index at each position of an endless sequence of epochs; an epoch has every clip once.
 
-    The order depends on the seed alone, whatever places are asked for, in whatever order. One epoch is held
-    at a time, 4 bytes for each clip, and none of it travels to another process.
+    The order depends on the seed alone, not on earlier reads. One epoch is in memory at a time, 4 bytes per
+    clip; pickling drops it.
 
     Args:
         count: number of clips, 1 .. 2**32 - 1.
@@ -24,10 +24,10 @@ class Shuffled:
         self._order: NDArray[np.uint32] = np.zeros(0, np.uint32)
 
     def __getitem__(self, position: int) -> int:
-        """The clip, 0 .. count - 1, at a position, 0 or more."""
+        """Return the clip, 0 .. count - 1, at a position >= 0."""
         epoch, place = divmod(position, self.count)
         if epoch != self._epoch:
-            self._order = np.zeros(0, np.uint32)  # let go of before the next one is made
+            self._order = np.zeros(0, np.uint32)  # free the old order first
             order = np.arange(self.count, dtype=np.uint32)
             np.random.default_rng([self._seed, STREAM, epoch]).shuffle(order)
             self._order, self._epoch = order, epoch

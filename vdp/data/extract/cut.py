@@ -11,14 +11,14 @@ from vdp.data.stores.clips import Clip, Pixels
 from vdp.data.video.decode import SUFFIXES
 from vdp.data.video.resize import resize_frame, resize_mask
 
-MAX_STEM = 100  # bytes of a clip's name before its frame number: pictures are filed under it
+MAX_STEM = 100  # bytes of a clip's name before its frame number: it becomes part of file names
 
 
 def cut_clips(source: Source, item: str, rule: ClipRule) -> Iterator[Clip]:
-    """Clips of one video, each `rule.stride` taken frames after the last; holds one clip in memory.
+    """Cut one video into clips that start `rule.stride` taken frames apart; holds one clip in memory.
 
-    A clip is named after its video and the 0-based number of its first frame there; where each video is one
-    clip as it stands, after the video alone. Frames that are left over at the end are dropped.
+    A clip is named after its video and the 0-based number of its first frame, or after the video alone where
+    the source is precut. Frames left over at the end are dropped.
 
     Raises:
         ValueError: if the video cannot be used or is too short; names the file.
@@ -28,20 +28,20 @@ def cut_clips(source: Source, item: str, rule: ClipRule) -> Iterator[Clip]:
     window: deque[Frame] = deque(maxlen=rule.frames)
     taken = 0
     for frame in source.frames(item, Pace() if source.precut else rule.pace):
-        window.append(_resized(frame, rule))
+        window.append(_resize(frame, rule))
         taken += 1
         start = taken - rule.frames
         if start >= 0 and start % rule.stride == 0:
-            yield _clip(window, rule.frames, stem, source.precut)
+            yield _make_clip(window, rule.frames, stem, source.precut)
             if source.precut:
                 return
     length = rule.length(taken, label)
     if length < rule.frames:
-        yield _clip(window, length, stem, source.precut)
+        yield _make_clip(window, length, stem, source.precut)
 
 
 def clip_stem(item: str) -> str:
-    """A video's name as the beginning of its clips' names: one part of a path, valid text, not too long."""
+    """Prefix of the names of a video's clips: one path component, valid UTF-8, at most MAX_STEM bytes."""
     name = item.replace("/", "_").encode("utf-8", "replace").decode()
     for suffix in SUFFIXES:
         if name.lower().endswith(suffix) and len(name) > len(suffix):
@@ -54,7 +54,7 @@ def clip_stem(item: str) -> str:
     return data[: MAX_STEM - 9].decode("utf-8", "ignore") + "~" + digest
 
 
-def _resized(frame: Frame, rule: ClipRule) -> Frame:
+def _resize(frame: Frame, rule: ClipRule) -> Frame:
     size = (rule.height, rule.width, rule.fit)
     if frame.pixels.shape[:2] == size[:2]:
         return frame
@@ -66,18 +66,18 @@ def _resized(frame: Frame, rule: ClipRule) -> Frame:
     )
 
 
-def _clip(window: deque[Frame], length: int, stem: str, precut: bool) -> Clip:
+def _make_clip(window: deque[Frame], length: int, stem: str, precut: bool) -> Clip:
     frames = list(window)[:length]
     name = stem if precut else f"{stem}_{frames[0].number:06d}"
     return Clip(
         name,
         np.stack([frame.pixels for frame in frames]),
-        _stacked([frame.mask for frame in frames]),
-        _stacked([frame.condition for frame in frames]),
+        _stack([frame.mask for frame in frames]),
+        _stack([frame.condition for frame in frames]),
     )
 
 
-def _stacked(arrays: list[Pixels | None]) -> Pixels | None:
-    there = [array for array in arrays if array is not None]
-    assert len(there) in (0, len(arrays)), "a source gives all frames of a video a mask, or none"
-    return np.stack(there) if there else None
+def _stack(arrays: list[Pixels | None]) -> Pixels | None:
+    present = [array for array in arrays if array is not None]
+    assert len(present) in (0, len(arrays)), "a source gives all frames of a video a mask, or none"
+    return np.stack(present) if present else None

@@ -1,7 +1,6 @@
-"""How the floor, the lights and the 8 colours look, fitted to the real clips. All colours are linear RGB.
+"""Appearance of the floor, the lamps and the 8 colours, fitted to the real clips, in linear RGB.
 
-The empty floor is described as the camera's picture of it, vignetting included: a Legendre series in image
-coordinates.
+The empty floor is a Legendre series in image coordinates, which includes the camera's vignetting.
 """
 
 import numpy as np
@@ -10,7 +9,7 @@ from numpy.typing import NDArray
 
 from vdp.core.classes import COLORS
 
-# 1e4 times the coefficient of P_row(2v - 1) P_column(2u - 1), one table for each of R, G, B
+# 1e4 times the coefficient of P_row(2v - 1) P_column(2u - 1), one table per channel R, G, B
 FLOOR_SERIES: NDArray[np.float64] = 1e-4 * np.array(
     [
         [
@@ -43,8 +42,8 @@ FLOOR_SERIES: NDArray[np.float64] = 1e-4 * np.array(
     ]
 )
 
-# of each lamp: x, y, z, half width; its part of the floor's light; its strength on rubber; how bright and how
-# small (power of the cosine) it looks in metal
+# per lamp: x, y, z, half width; share of the floor's light; strength on rubber; brightness and power of the
+# cosine of its highlight on metal
 LAMPS: NDArray[np.float64] = np.array(
     [
         [-2.0, -4.2, 4.8, 0.5, 0.20, 0.50, 2.6, 36],
@@ -53,7 +52,7 @@ LAMPS: NDArray[np.float64] = np.array(
     ]
 )
 
-# what rubber of each colour reflects of white light: medians over the real clips' masks
+# reflectance of rubber: medians over the real clips' masks
 _RUBBER = {
     "gray": (0.100, 0.098, 0.091),
     "red": (0.185, 0.037, 0.036),
@@ -64,13 +63,13 @@ _RUBBER = {
     "purple": (0.130, 0.040, 0.187),
     "yellow": (0.252, 0.236, 0.051),
 }
-_METAL_GAIN = 3.3  # a metal mirrors so much more than rubber scatters
+_METAL_GAIN = 3.3  # reflectance of metal over that of rubber
 _COLORS = np.array([_RUBBER[color] for color in COLORS])
 TINTS: NDArray[np.float64] = np.stack([_METAL_GAIN * _COLORS, _COLORS])  # (material, colour, RGB)
 
 
 def floor_light(height: int, width: int) -> NDArray[np.float64]:
-    """The empty scene, (height, width, 3), linear RGB."""
+    """Return the empty scene, (height, width, 3), linear RGB."""
     v = (np.arange(height) + 0.5) / height * 2 - 1
     u = (np.arange(width) + 0.5) / width * 2 - 1
     rows, columns = legendre.legvander(v, 6), legendre.legvander(u, 6)
@@ -78,7 +77,7 @@ def floor_light(height: int, width: int) -> NDArray[np.float64]:
 
 
 def to_bytes(light: NDArray[np.float64]) -> NDArray[np.uint8]:
-    """Linear RGB to sRGB bytes."""
+    """Convert linear RGB to sRGB bytes."""
     clipped = np.clip(light, 0, 1)
     curve = np.where(clipped <= 0.0031308, 12.92 * clipped, 1.055 * clipped ** (1 / 2.4) - 0.055)
     return (curve * 255 + 0.5).astype(np.uint8)

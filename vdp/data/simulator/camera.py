@@ -1,9 +1,9 @@
-"""Where the camera stands and what it sees: one fixed view, the same at every image size.
+"""The camera: one fixed view, the same at every image size.
 
 Fitted to the real clips: the size of spheres against their height in the image gives the horizon, the lean of
-upright cylinders gives the vanishing point below, and the two together give the tilt and the focal length.
+upright cylinders the vanishing point below, and both together the tilt and the focal length.
 
-World units: floor at z = 0, an object's half width is `RADIUS`. Image coordinates: u, v in [0, 1] from the
+World units: floor at z = 0, the half width of an object is `RADIUS`. Image coordinates: u, v in [0, 1] from the
 left and from the top.
 """
 
@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 RADIUS = 0.2  # half width of every object
 ASPECT = 1.5  # width over height
 FOCAL_LENGTH = 1.125  # focal length in image widths
-TILT = math.radians(30.0)  # of the view below the horizontal
-DISTANCE = 4.95  # from the camera to the floor point in the middle of the view
+TILT = math.radians(30.0)  # below the horizontal
+DISTANCE = 4.95  # from the camera to the floor point at the image centre
 
 EYE_POINT: NDArray[np.float64] = DISTANCE * np.array([0.0, -math.cos(TILT), math.sin(TILT)])
 # rows: right, up, forward
@@ -26,18 +26,18 @@ BASIS: NDArray[np.float64] = np.array(
 
 
 def floor_point(u: float, v: float) -> NDArray[np.float64]:
-    """Floor position (x, y) seen at image coordinates (u, v), which may lie outside the picture.
+    """Return the floor position (x, y) at image coordinates (u, v), which may lie outside the image.
 
     Raises:
         ValueError: if the point lies at or above the horizon.
     """
     ray = BASIS.T @ np.array([(u - 0.5) / FOCAL_LENGTH, (0.5 - v) / (FOCAL_LENGTH * ASPECT), 1.0])
     if ray[2] >= 0:
-        raise ValueError(f"image point (u, v) = {(u, v)} does not look at the floor; v must be larger")
+        raise ValueError(f"image point (u, v) = {(u, v)} is above the horizon; expected a larger v")
     return (EYE_POINT - ray * (EYE_POINT[2] / ray[2]))[:2]
 
 
 def image_point(position: NDArray[np.float64]) -> tuple[float, float]:
-    """Image coordinates (u, v) of a world point (x, y, z) in front of the camera."""
+    """Return the image coordinates (u, v) of a world point (x, y, z) in front of the camera."""
     right, up, forward = BASIS @ (position - EYE_POINT)
     return float(0.5 + FOCAL_LENGTH * right / forward), float(0.5 - FOCAL_LENGTH * ASPECT * up / forward)

@@ -39,7 +39,7 @@ class SimulateParams(Params):
             low, high = getattr(self, key)
             if not least <= low <= high <= most:
                 raise ValueError(
-                    f"simulate.{key}=[{low}, {high}] is out of range: expected two values in order, "
+                    f"simulate.{key}=[{low}, {high}]: expected two values in order, "
                     f"{least} <= low <= high <= {most}"
                 )
         return self

@@ -1,6 +1,6 @@
-"""How the objects of a scene move: rigid bodies on a floor with Coulomb friction, in MuJoCo.
+"""Motion of the objects of a scene: rigid bodies on a floor with Coulomb friction, in MuJoCo.
 
-Every pair that may touch is declared, so that floor and objects have their own friction, not MuJoCo's mix.
+Every pair that may touch is declared, so that floor and objects have separate friction coefficients.
 """
 
 import math
@@ -14,37 +14,39 @@ from vdp.core.classes import SHAPES
 from vdp.data.simulator.camera import RADIUS
 from vdp.data.simulator.scene import FRAME_SECONDS, Scene
 
-# of each shape of SHAPES: across the floor (half side or radius) and upright, world units
+# per shape of SHAPES: horizontal (half side or radius) and vertical, world units
 HALF_WIDTHS: NDArray[np.float64] = RADIUS * np.array([0.86, 1.0, 0.95])
 HALF_HEIGHTS: NDArray[np.float64] = RADIUS * np.array([0.95, 1.0, 0.95])
 
 STEP_SECONDS = 0.005
-STEPS_A_CHECK = 4  # steps between two looks at starts and contacts
-ROLLING = 0.7 * RADIUS  # rolling over sliding friction: a ball is slowed about half as hard as a cube
+STEPS_PER_CHECK = 4  # steps between two checks for starts and contacts
+ROLLING = (
+    0.7 * RADIUS
+)  # ratio of rolling to sliding friction: a ball decelerates about half as fast as a cube
 OBJECT_FRICTION = 0.15  # between two objects
-STIFFNESS, DAMPING = 20000.0, 25.0  # of a contact between two objects of mass 1: bouncy
+STIFFNESS, DAMPING = 20000.0, 25.0  # of a contact between two objects of mass 1; bouncy
 REST_GAP = 0.3  # seconds without touching after which a touch counts as a new collision
 
 
 @dataclass(frozen=True)
 class Motion:
-    """Poses of n objects in T frames, and when which of them collided."""
+    """Poses of n objects in T frames, and their collisions."""
 
-    positions: NDArray[np.float64]  # (T, n, 3) middles, world units
+    positions: NDArray[np.float64]  # (T, n, 3) centres, world units
     rotations: NDArray[np.float64]  # (T, n, 3, 3) object to world
     collisions: list[tuple[float, int, int]]  # (frame after the first, object, object)
 
 
 def simulate_motion(scene: Scene, frames: int, friction: float) -> Motion:
-    """Let a scene run for `frames` frames; `friction` is the floor's Coulomb coefficient."""
-    model = mujoco.MjModel.from_xml_string(_world(scene, friction))
+    """Simulate a scene for `frames` frames; `friction` is the floor's Coulomb coefficient."""
+    model = mujoco.MjModel.from_xml_string(_world_xml(scene, friction))
     data = mujoco.MjData(model)
     mujoco.mj_forward(model, data)
     count = len(scene.shapes)
     positions, rotations = np.zeros((frames, count, 3)), np.zeros((frames, count, 3, 3))
     collisions: list[tuple[float, int, int]] = []
     waiting, last_touch = set(range(count)), dict[tuple[int, int], float]()
-    checks = round(FRAME_SECONDS / (STEP_SECONDS * STEPS_A_CHECK))
+    checks = round(FRAME_SECONDS / (STEP_SECONDS * STEPS_PER_CHECK))
     for frame in range(frames):
         positions[frame] = data.xpos[1:]
         rotations[frame] = data.xmat[1:].reshape(count, 3, 3)
@@ -53,9 +55,9 @@ def simulate_motion(scene: Scene, frames: int, friction: float) -> Motion:
         for check in range(checks):
             now = frame + check / checks
             for i in [i for i in waiting if scene.start_frames[i] <= now]:
-                _set_off(data, scene, i)
+                _start_object(data, scene, i)
                 waiting.remove(i)
-            mujoco.mj_step(model, data, STEPS_A_CHECK)
+            mujoco.mj_step(model, data, STEPS_PER_CHECK)
             for first, second in data.contact.geom:
                 if first and second:  # geom 0 is the floor
                     pair = (int(first) - 1, int(second) - 1)
@@ -65,7 +67,7 @@ def simulate_motion(scene: Scene, frames: int, friction: float) -> Motion:
     return Motion(positions, rotations, collisions)
 
 
-def _set_off(data: mujoco.MjData, scene: Scene, i: int) -> None:
+def _start_object(data: mujoco.MjData, scene: Scene, i: int) -> None:
     vx, vy = scene.velocities[i]
     data.qvel[6 * i : 6 * i + 2] = vx, vy
     if SHAPES[scene.shapes[i]] == "sphere":  # already rolling, in the ball's own frame
@@ -73,21 +75,21 @@ def _set_off(data: mujoco.MjData, scene: Scene, i: int) -> None:
         data.qvel[6 * i + 3 : 6 * i + 6] = data.xmat[1 + i].reshape(3, 3).T @ spin
 
 
-def _world(scene: Scene, friction: float) -> str:
+def _world_xml(scene: Scene, friction: float) -> str:
     count = len(scene.shapes)
     bodies, pairs = [], []
     for i in range(count):
         shape = SHAPES[scene.shapes[i]]
-        across, height = HALF_WIDTHS[scene.shapes[i]], HALF_HEIGHTS[scene.shapes[i]]
+        half_width, half_height = HALF_WIDTHS[scene.shapes[i]], HALF_HEIGHTS[scene.shapes[i]]
         kind, size = {
-            "cube": ("box", f"{across} {across} {height}"),
-            "sphere": ("sphere", f"{across}"),
-            "cylinder": ("cylinder", f"{across} {height}"),
+            "cube": ("box", f"{half_width} {half_width} {half_height}"),
+            "sphere": ("sphere", f"{half_width}"),
+            "cylinder": ("cylinder", f"{half_width} {half_height}"),
         }[shape]
         x, y = scene.positions[i]
         half_yaw = scene.yaws[i] / 2
         bodies.append(
-            f'<body pos="{x:.12f} {y:.12f} {height}" '
+            f'<body pos="{x:.12f} {y:.12f} {half_height}" '
             f'quat="{math.cos(half_yaw):.12f} 0 0 {math.sin(half_yaw):.12f}">'
             f'<freejoint/><geom name="g{i}" type="{kind}" size="{size}" mass="1" '
             'contype="0" conaffinity="0"/></body>'

@@ -1,4 +1,4 @@
-"""What a video starts from: which objects, where, and how they set off."""
+"""The initial scene of a video: its objects, their positions and velocities."""
 
 from dataclasses import dataclass
 
@@ -9,22 +9,24 @@ from vdp.core.classes import COLORS, MATERIALS, SHAPES, class_id
 from vdp.data.simulator.camera import RADIUS, floor_point
 from vdp.data.simulator.params import SimulateParams
 
-SPACING = 2.7 * RADIUS  # least distance between the middles of two objects at the start
+SPACING = 2.7 * RADIUS  # minimum distance between the centres of two objects at the start
 FRAME_SECONDS = 0.2  # time between two frames
 SIDES = (0.36, 0.36, 0.18, 0.10)  # how often an object enters from the left, right, front, back
-PLACING_TRIES = 500
+MAX_TRIES = 500
+
+Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class Scene:
-    """The state before the first frame of n objects, no two of the same class."""
+    """Initial state of n objects, no two of the same class."""
 
-    shapes: NDArray[np.int64]  # (n,) positions in SHAPES
-    materials: NDArray[np.int64]  # (n,) positions in MATERIALS
-    colors: NDArray[np.int64]  # (n,) positions in COLORS
+    shapes: NDArray[np.int64]  # (n,) indices into SHAPES
+    materials: NDArray[np.int64]  # (n,) indices into MATERIALS
+    colors: NDArray[np.int64]  # (n,) indices into COLORS
     positions: NDArray[np.float64]  # (n, 2) floor position, world units
     yaws: NDArray[np.float64]  # (n,) radians
-    velocities: NDArray[np.float64]  # (n, 2) world units a second, taken up at `start_frames`
+    velocities: NDArray[np.float64]  # (n, 2) world units per second, from `start_frames` on
     start_frames: NDArray[np.float64]  # (n,) frames after the first
 
     @property
@@ -35,13 +37,13 @@ class Scene:
 
 
 def draw_scene(params: SimulateParams, rng: np.random.Generator) -> Scene:
-    """Draw the objects of one video: some inside the view, others about to come in."""
+    """Draw the objects of one video: some inside the view, others that enter it."""
     inside = int(rng.integers(params.inside[0], params.inside[1] + 1))
     count = inside + int(rng.integers(params.entering[0], params.entering[1] + 1))
     kinds = rng.choice(len(SHAPES) * len(MATERIALS) * len(COLORS), count, replace=False)
     positions, velocities, starts = np.zeros((count, 2)), np.zeros((count, 2)), np.zeros(count)
     for i in range(count):
-        for _ in range(PLACING_TRIES):
+        for _ in range(MAX_TRIES):
             if i < inside:
                 positions[i], velocities[i] = _place_inside(params, rng)
             else:
@@ -51,7 +53,7 @@ def draw_scene(params: SimulateParams, rng: np.random.Generator) -> Scene:
                 break
         else:
             raise ValueError(
-                f"simulate: {count} objects found no room; lower simulate.inside or simulate.entering"
+                f"simulate: {count} objects do not fit; lower simulate.inside or simulate.entering"
             )
     return Scene(
         shapes=kinds // (len(MATERIALS) * len(COLORS)),
@@ -64,9 +66,8 @@ def draw_scene(params: SimulateParams, rng: np.random.Generator) -> Scene:
     )
 
 
-def _place_inside(
-    params: SimulateParams, rng: np.random.Generator
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def _place_inside(params: SimulateParams, rng: np.random.Generator) -> tuple[Array, Array]:
+    """Draw position and velocity."""
     position = floor_point(rng.uniform(0.1, 0.9), rng.uniform(0.19, 0.84))
     angle, speed = rng.uniform(0, 2 * np.pi), _draw_speed(params, rng)
     if rng.random() < params.rest_share:
@@ -74,9 +75,8 @@ def _place_inside(
     return position, speed * np.array([np.cos(angle), np.sin(angle)])
 
 
-def _place_outside(
-    params: SimulateParams, rng: np.random.Generator, targets: NDArray[np.float64]
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def _place_outside(params: SimulateParams, rng: np.random.Generator, targets: Array) -> tuple[Array, Array]:
+    """Draw position and velocity, towards one of the `targets` or the middle of the view."""
     u, v = rng.uniform(0, 1), rng.uniform(0.1, 0.875)
     left, right, front, back = (-0.1, v), (1.1, v), (u, 1.3), (u, -0.09)
     position = floor_point(*(left, right, front, back)[rng.choice(4, p=SIDES)])

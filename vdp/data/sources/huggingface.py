@@ -1,7 +1,7 @@
-"""A source that is a data set of the Hugging Face `datasets` library; one row is one video.
+"""Source of a data set of the Hugging Face `datasets` library; each row is one video.
 
-The files are read as they lie: nothing is copied to the library's cache, nothing asks the network, and no
-worker spends a second on importing `datasets`, which only the hub needs.
+Files are read in place: nothing is copied to the library's cache, and only the hub needs the network and
+imports `datasets`.
 """
 
 import errno
@@ -11,29 +11,23 @@ import sys
 import tempfile
 from bisect import bisect_right
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import accumulate, takewhile
 from pathlib import Path
-from typing import ClassVar, Self
+from typing import ClassVar, NamedTuple, Self
 
 from pydantic import JsonValue
 
+from vdp.data.sources.messages import check_size, joined
 from vdp.data.sources.protocols import Frame, Pace
-from vdp.data.sources.table_cells import (
-    Cell,
-    Columns,
-    Stack,
-    choose_columns,
-    read_masks,
-    read_pictures,
-    stored_file,
-)
+from vdp.data.sources.table_cells import Cell, Columns, Stack, choose_columns, read_masks, read_pictures
 from vdp.data.sources.table_files import UNREADABLE, open_table
 from vdp.data.sources.walk import walk
 from vdp.data.stores.clips import Pixels
 from vdp.data.video.decode import decode_frames
 
-# the names by which `datasets` knows the split of a file: a shard of it, or a known word among others
+# how `datasets` finds the split of a file: a shard of it, or a known word among others
 SHARD = re.compile(r"(.+)-[0-9]{5}-of-[0-9]{5}.*")
 SPLIT = re.compile(
     r"(?:^|[-._ 0-9])(train|training|validation|valid|val|dev|test|testing|evaluation|eval)(?=$|[-._ 0-9])"
@@ -45,51 +39,52 @@ PROBE_SECONDS = 10.0
 class HuggingFaceSource:
     """The rows of a saved `Dataset` or `DatasetDict`, of a folder of parquet files, or of a set of the hub.
 
-    The videos are in the one column that is a Video, a list of Images (or of their bytes), or integers 0..255
-    of shape (T, H, W, 3); of several, in the one named video, frames or images. A column mask or masks holds
-    class ids, a list of gray Images or integers (T, H, W); it is null or empty for a video without. An item
-    is named after its row, below its split where there are splits: row_000012, train/row_000012.
+    Videos are in the one column of Video, lists of Images (or of their bytes), or integers 0..255 of shape
+    (T, H, W, 3); of several such columns, in the one named video, frames or images. A column mask or masks
+    holds class ids, a list of gray Images or integers (T, H, W), null or empty for a video without. Items are
+    row_000012, or train/row_000012 if there are splits.
 
     Args:
-        folder: what `save_to_disk` wrote, a folder with parquet files at any depth, or one parquet file.
-            Parquet files are split by their names (train-00000-of-00002.parquet) or their folders' names.
+        folder: written by `save_to_disk`, or with parquet files at any depth, or one parquet file. The split
+            of a parquet file is in its name (train-00000-of-00002.parquet) or the name of its folder.
     """
 
-    expects: ClassVar[str] = "a Hugging Face data set (saved by save_to_disk, or parquet files)"
+    layout: ClassVar[str] = "a Hugging Face data set (saved by save_to_disk, or parquet files)"
     precut: ClassVar[bool] = False
 
     def __init__(self, folder: Path) -> None:
         self.place = str(folder)
         self._hub: _Hub | None = None
-        self._found: dict[str, _Split] | None = None  # looked for once; a worker is sent what was found
+        self._found: dict[str, _Split] | None = None  # by name, '' without splits; searched once, pickled
 
     @classmethod
     def from_hub(cls, name: str, config: str | None = None, revision: str | None = None) -> Self:
-        """A data set of the hub; the first look at its items downloads it to the library's cache.
+        """Build a data set of the hub (user/name), downloaded to the library's cache by the first `items`.
 
         Args:
-            name: as the hub has it, user/name.
-            config: one of its configurations, for a set that has several.
-            revision: commit, tag or branch; None for the newest.
+            name: user/name.
+            config: one of its configurations, if it has several.
+            revision: commit, tag or branch; None: the newest.
         """
         source = cls(Path(name))
         source._hub = _Hub(name, config, revision)
         return source
 
     def items(self) -> list[str]:
-        """Names of the rows; none where the folder is no such data set.
+        """Names of the rows; empty if the folder is no such data set.
 
         Raises:
             ValueError: if it is one and cannot be used as a whole; names it.
         """
-        return [_item(name, row) for name, split in self._splits().items() for row in range(len(split))]
+        rows = ((f"{name}/" if name else "", split.ends[-1]) for name, split in self._splits().items())
+        return [f"{prefix}row_{row:06d}" for prefix, count in rows for row in range(count)]
 
     def label(self, item: str) -> str:
-        name, row = _parsed(item)
+        name, row = _parse(item)
         return f"{self.place}, row {row}" + (f" of {name}" if name else "")
 
     def files(self, item: str) -> list[Path]:
-        """The file that holds the row, and others; none for a set of the hub."""
+        """The file that holds the row; none for a set of the hub."""
         return [] if self._hub else [self._locate(item)[1]]
 
     def count(self, item: str) -> int:
@@ -98,61 +93,56 @@ class HuggingFaceSource:
             return 0
         try:
             return open_table(path).list_length(index, split.columns.frames)
-        except UNREADABLE:  # told when it is read
+        except UNREADABLE:  # reported when it is read
             return 0
 
     def frames(self, item: str, pace: Pace) -> Iterator[Frame]:
-        """As `Source`. What is stored as arrays is checked as a whole before the first frame."""
-        columns, label = self._locate(item)[0].columns, self.label(item)
-        cells = self._cells(item, [columns.frames] + ([columns.masks] if columns.masks else []))
-        if cells[0].is_null():
+        """As `Source`. What is stored as arrays is checked before the first frame."""
+        label = self.label(item)
+        split, path, index = self._locate(item)
+        columns = split.columns
+        names = [columns.frames] + ([columns.masks] if columns.masks else [])
+        try:
+            row = open_table(path).row(index, names)
+        except UNREADABLE as error:
+            raise ValueError(
+                f"{label}: cannot be read from {path} ({joined(error)}); save the data set again"
+            ) from error
+        cells = [Cell(row[name], f"{label}, {name}", path.parent) for name in names]
+        if cells[0].array.null_count:
             raise ValueError(f"{cells[0].label}: is null, expected a video; remove the row")
         masks = read_masks(cells[1]) if columns.masks else None
         if columns.kind == "video":
-            taken = _decoded(cells[0], item, pace)
-        else:
-            pictures = read_pictures(cells[0], columns.kind)
-            if masks and masks.count != pictures.count:
-                raise ValueError(
-                    f"{label}: expected a mask for each picture, got {pictures.count} pictures and "
-                    f"{masks.count} masks; remove the row"
-                )
-            numbers = takewhile(lambda n: n < pictures.count, pace.numbers(None, label))
-            taken = ((number, pictures.read(number)) for number in numbers)
-        yield from _matched(taken, masks, label)
-
-    def _cells(self, item: str, columns: list[str]) -> list[Cell]:
-        _, path, index = self._locate(item)
-        label = self.label(item)
-        try:
-            arrays = open_table(path).row(index, columns)
-        except UNREADABLE as error:
+            yield from _match(_decode_video(cells[0], item, pace), masks, label)
+            return
+        pictures = read_pictures(cells[0], columns.kind)
+        if masks and masks.count != pictures.count:
             raise ValueError(
-                f"{label}: cannot be read from {path} ({_line(error)}); save the data set again"
-            ) from error
-        return [Cell(arrays[name], f"{label}, {name}", path.parent) for name in columns]
+                f"{label}: expected one mask per picture, got {pictures.count} pictures and "
+                f"{masks.count} masks; remove the row"
+            )
+        numbers = takewhile(lambda n: n < pictures.count, pace.numbers(None, label))
+        yield from _match(((number, pictures.read(number)) for number in numbers), masks, label)
 
-    def _splits(self) -> dict[str, "_Split"]:
-        """Each split by its name; '' is the only one of a set without splits."""
+    def _splits(self) -> "dict[str, _Split]":
         if self._found is None:
             files = _hub_files(self._hub) if self._hub else _local_files(Path(self.place))
             self._found = {
-                name: _split(paths, f"{self.place}, {name}" if name else self.place)
+                name: _open_split(paths, f"{self.place}, {name}" if name else self.place)
                 for name, paths in files.items()
                 if paths  # a split without rows has no files
             }
         return self._found
 
-    def _locate(self, item: str) -> tuple["_Split", Path, int]:
-        """The split of a row, the file that holds it, and its place there."""
-        name, row = _parsed(item)
+    def _locate(self, item: str) -> "tuple[_Split, Path, int]":
+        """Split of a row, file that holds it, and index in the file."""
+        name, row = _parse(item)
         split = self._splits()[name]
         number = bisect_right(split.ends, row)
         return split, split.paths[number], row - (split.ends[number - 1] if number else 0)
 
 
-@dataclass(frozen=True)
-class _Hub:
+class _Hub(NamedTuple):
     name: str
     config: str | None
     revision: str | None
@@ -160,21 +150,12 @@ class _Hub:
 
 @dataclass(frozen=True)
 class _Split:
-    """Rows that lie one file after another; `ends` are the rows up to and with each file."""
-
     paths: list[Path]
-    ends: list[int]
+    ends: list[int]  # cumulative rows of the files
     columns: Columns
 
-    def __len__(self) -> int:
-        return self.ends[-1]
 
-
-def _item(split: str, row: int) -> str:
-    return f"{split}/row_{row:06d}" if split else f"row_{row:06d}"
-
-
-def _parsed(item: str) -> tuple[str, int]:
+def _parse(item: str) -> tuple[str, int]:
     split, _, row = item.rpartition("/")
     return split, int(row.removeprefix("row_"))
 
@@ -182,92 +163,72 @@ def _parsed(item: str) -> tuple[str, int]:
 # --- The frames of a row ---------------------------------------------------------------------------------
 
 
-def _decoded(cell: Cell, item: str, pace: Pace) -> Iterator[tuple[int, Pixels]]:
-    """Frames of a video file, which lies beside the table or in it."""
-    stored = stored_file(cell.array[0], cell.label, cell.folder)
-    if isinstance(stored, Path):
-        yield from _renamed(stored, pace, f"{cell.label}: {stored}")
-        return
-    # the item is in its name: a complaint on stderr gives no other
-    with tempfile.NamedTemporaryFile(prefix=item.replace("/", "_") + "_", suffix=".mp4") as file:
-        file.write(stored)
-        file.flush()
-        yield from _renamed(Path(file.name), pace, cell.label)
+def _decode_video(cell: Cell, item: str, pace: Pace) -> Iterator[tuple[int, Pixels]]:
+    """Decode a video file beside the table or in it."""
+    stored = cell.file(cell.array[0], cell.label)
+    with ExitStack() as stack:
+        if isinstance(stored, Path):
+            path, name = stored, f"{cell.label}: {stored}"
+        else:
+            # the item is in the name of the file, which the decoder prints on stderr
+            prefix = item.replace("/", "_") + "_"
+            file = stack.enter_context(tempfile.NamedTemporaryFile(prefix=prefix, suffix=".mp4"))
+            file.write(stored)
+            file.flush()
+            path, name = Path(file.name), cell.label
+        try:
+            yield from decode_frames(path, pace)
+        except ValueError as error:
+            raise ValueError(str(error).replace(str(path), name)) from error
 
 
-def _renamed(path: Path, pace: Pace, label: str) -> Iterator[tuple[int, Pixels]]:
-    try:
-        yield from decode_frames(path, pace)
-    except ValueError as error:
-        raise ValueError(str(error).replace(str(path), label)) from error
-
-
-def _matched(taken: Iterator[tuple[int, Pixels]], masks: Stack | None, label: str) -> Iterator[Frame]:
-    """Frames with their masks; all are of one size."""
-    size: tuple[int, ...] | None = None
-    for number, pixels in taken:
+def _match(frames: Iterator[tuple[int, Pixels]], masks: Stack | None, label: str) -> Iterator[Frame]:
+    """Yield frames with their masks, and check that all have one size."""
+    size: tuple[int, ...] = ()
+    for number, pixels in frames:
         size = size or pixels.shape
-        if pixels.shape != size:
-            raise ValueError(
-                f"{label}: expected pictures of one size, {size[1]}x{size[0]}, got {pixels.shape[1]}x"
-                f"{pixels.shape[0]} at {number}; resize it or remove the row"
-            )
-        mask = None
-        if masks is not None:
-            if number >= masks.count:
-                raise ValueError(
-                    f"{label}: expected a mask for each frame, got {masks.count} masks; remove the row"
-                )
-            mask = masks.read(number)
-            if mask.shape != size[:2]:
-                raise ValueError(
-                    f"{label}: expected masks of the frames' size, {size[1]}x{size[0]}, got {mask.shape[1]}x"
-                    f"{mask.shape[0]} at {number}; resize it or remove the row"
-                )
+        check_size(f"{label}, picture {number}", pixels.shape, size)
+        if masks is not None and number >= masks.count:
+            raise ValueError(f"{label}: expected one mask per frame, got {masks.count} masks; remove the row")
+        mask = None if masks is None else masks.read(number)
+        if mask is not None:
+            check_size(f"{label}, mask {number}", mask.shape, size)
         yield Frame(number, pixels, mask)
 
 
 # --- The files of a set ----------------------------------------------------------------------------------
 
 
-def _split(paths: list[Path], name: str) -> _Split:
-    """Opens each file once, for its number of rows and its columns."""
-    counts: list[int] = []
-    columns: Columns | None = None
+def _open_split(paths: list[Path], name: str) -> _Split:
+    """Open each file once, for its number of rows and its columns."""
+    counts, found = [], []
     for path in paths:
-        rows, found = _looked_into(path, name)
-        columns = columns or found
-        if found != columns:
+        try:
+            table = open_table(path)
+        except UNREADABLE as error:
+            kind = "parquet" if _is_parquet(path) else "Arrow"
             raise ValueError(
-                f"{path}: expected the videos in column {columns.frames}, as in {paths[0]}, found them in "
-                f"{found.frames}; name a folder that holds one data set"
+                f"{path}: not a readable {kind} file ({joined(error)}); save the data set again"
+            ) from error
+        try:
+            found.append(choose_columns(table.schema, name))
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{path}: the name of a column is not text; save the data set again") from error
+        if found[-1] != found[0]:
+            raise ValueError(
+                f"{path}: expected the videos in column {found[0].frames}, as in {paths[0]}, got "
+                f"{found[-1].frames}; name a folder that holds one data set"
             )
-        counts.append(rows)
-    assert columns is not None, "a split has files"
-    return _Split(paths, list(accumulate(counts)), columns)
-
-
-def _looked_into(path: Path, name: str) -> tuple[int, Columns]:
-    """Number of rows of a file, and its columns."""
-    try:
-        table = open_table(path)
-    except UNREADABLE as error:
-        kind = "parquet" if _is_parquet(path) else "Arrow"
-        raise ValueError(
-            f"{path}: not a readable {kind} file ({_line(error)}); save the data set again"
-        ) from error
-    try:
-        return table.num_rows, choose_columns(table.schema, name)
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: a column's name is not text; save the data set again") from error
+        counts.append(table.num_rows)
+    return _Split(paths, list(accumulate(counts)), found[0])
 
 
 def _local_files(folder: Path) -> dict[str, list[Path]]:
-    """Files of each split, in their order; empty for a folder of another kind."""
+    """Ordered files of each split; empty for a folder of another kind."""
     if folder.is_file():
         return {"": [folder]} if _is_parquet(folder) else {}
     if (folder / "dataset_dict.json").is_file():
-        names = _listed(folder / "dataset_dict.json", "splits")
+        names = _read_list(folder / "dataset_dict.json", "splits")
         if not all(isinstance(name, str) for name in names):
             raise ValueError(
                 f"{folder / 'dataset_dict.json'}: expected names of splits; save it again with save_to_disk"
@@ -283,7 +244,7 @@ def _local_files(folder: Path) -> dict[str, list[Path]]:
     if "" in splits and len(splits) > 1:
         named = next(paths[0] for name, paths in splits.items() if name)
         raise ValueError(
-            f"{splits[''][0]}: belongs to no split, as {named} does; name each file after one "
+            f"{splits[''][0]}: no split in its name, unlike {named}; name each file after its split "
             "(train-00000-of-00001.parquet), or remove it"
         )
     return splits
@@ -294,9 +255,9 @@ def _is_parquet(path: Path) -> bool:
 
 
 def _split_name(path: Path) -> str:
-    """The split that the path of a parquet file tells of, '' for none."""
+    """Split in the path of a parquet file, '' for none."""
     shard = SHARD.fullmatch(path.stem)
-    if shard and SPLIT.search(shard[1]):  # all of it: train_small-00000-of-00001 is not train
+    if shard and SPLIT.search(shard[1]):  # the whole of it: train_small-00000-of-00001 is not train
         return shard[1]
     for part in (path.stem, *reversed(path.parent.parts)):
         if word := SPLIT.search(part):
@@ -306,19 +267,19 @@ def _split_name(path: Path) -> str:
 
 def _saved_files(folder: Path) -> list[Path]:
     """The Arrow files that `Dataset.save_to_disk` lists."""
-    entries = _listed(folder / "state.json", "_data_files")
+    entries = _read_list(folder / "state.json", "_data_files")
     return [folder / str(entry.get("filename") if isinstance(entry, dict) else entry) for entry in entries]
 
 
-def _listed(path: Path, key: str) -> list[JsonValue]:
-    """A list in a JSON file that `save_to_disk` wrote."""
+def _read_list(path: Path, key: str) -> list[JsonValue]:
+    """Read a list in a JSON file of `save_to_disk`."""
     try:
         if path.exists() and not path.is_file():
-            raise OSError(errno.EINVAL, "not a file")  # a pipe would be waited for
+            raise OSError(errno.EINVAL, "not a file")  # opening a pipe would block
         found = json.loads(path.read_bytes())[key]
     except OSError as error:
         raise ValueError(
-            f"{path}: expected in a saved data set, cannot be read ({error.strerror}); "
+            f"{path}: part of a saved data set, cannot be read ({error.strerror}); "
             "save it again with save_to_disk"
         ) from error
     except (ValueError, KeyError, TypeError, RecursionError):
@@ -329,7 +290,7 @@ def _listed(path: Path, key: str) -> list[JsonValue]:
 
 
 def _hub_files(hub: _Hub) -> dict[str, list[Path]]:
-    """Files of each split in the library's cache, downloaded where they are not there yet."""
+    """Files of each split in the library's cache, downloaded if missing."""
     if not HUB_NAME.fullmatch(hub.name):
         raise ValueError(f"{hub.name}: expected the name of a data set of the hub, user/name")
     try:
@@ -337,19 +298,18 @@ def _hub_files(hub: _Hub) -> dict[str, list[Path]]:
         from huggingface_hub import HfApi, constants
         from huggingface_hub.errors import HfHubHTTPError
     except ImportError as error:
-        raise ValueError(f"{hub.name}: the hub needs a package; pip install datasets") from error
+        raise ValueError(f"{hub.name}: the hub requires a package; pip install datasets") from error
     quiet = datasets.are_progress_bars_disabled()
     datasets.disable_progress_bars()
     try:
         if not constants.HF_HUB_OFFLINE:
-            # asked once: the library itself goes on trying for half a minute
+            # one request with a timeout: the library retries for half a minute
             HfApi().dataset_info(hub.name, revision=hub.revision, timeout=PROBE_SECONDS)
-            sys.stderr.write(f"{hub.name}: from the hub, kept in {datasets.config.HF_DATASETS_CACHE}\n")
-        # hf:// never means a folder that happens to have this name
-        splits = datasets.load_dataset(
-            f"hf://datasets/{hub.name}", hub.config, revision=hub.revision, keep_in_memory=False
-        )
-    # the bases: errors of the HTTP library below the hub's client, which has changed between its versions
+            sys.stderr.write(f"{hub.name}: from the hub, cached in {datasets.config.HF_DATASETS_CACHE}\n")
+        # hf:// is never a local folder of this name
+        url = f"hf://datasets/{hub.name}"
+        splits = datasets.load_dataset(url, hub.config, revision=hub.revision, keep_in_memory=False)
+    # the bases of HfHubHTTPError: errors of the HTTP library, which differs between versions of the client
     except (
         OSError,
         ValueError,
@@ -358,14 +318,10 @@ def _hub_files(hub: _Hub) -> dict[str, list[Path]]:
         *HfHubHTTPError.__bases__,
     ) as error:
         raise ValueError(
-            f"{hub.name}: not loaded from the Hugging Face hub ({_line(error)}); check the name, the network "
-            "and your access (hf auth login), or load it elsewhere, save_to_disk it and name that folder"
+            f"{hub.name}: not loaded from the Hugging Face hub ({joined(error)}); check the name, network "
+            "and access (hf auth login), or load it elsewhere, save_to_disk it and name that folder"
         ) from error
     finally:
         if not quiet:
             datasets.enable_progress_bars()
     return {name: [Path(file["filename"]) for file in split.cache_files] for name, split in splits.items()}
-
-
-def _line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:300]

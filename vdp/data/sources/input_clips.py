@@ -1,80 +1,63 @@
-"""What a user names on the command line, found and read: video files, folders of pictures, globs."""
+"""Find and read the clips that a user names on the command line: video files, folders of pictures, globs."""
 
 import difflib
 import glob
-import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from vdp.data.sources.images import ImageFolderSource, list_pictures
+from vdp.data.sources.images import ImageFolderSource, check_order, is_picture, list_pictures
+from vdp.data.sources.messages import check_size
 from vdp.data.sources.protocols import Pace
 from vdp.data.sources.videos import VideoSource
 from vdp.data.sources.walk import in_order, list_folder, natural
 from vdp.data.stores.clips import Pixels
-from vdp.data.video import decode as video_file
-from vdp.data.video.picture import SUFFIXES as PICTURES
+from vdp.data.video.decode import count_frames, decode_frames, frame_rate
 from vdp.data.video.picture import read_picture
 
-PICTURES_RATE = 10.0  # frames per second of pictures, which state none
+PICTURES_RATE = 10.0  # frames per second of pictures, which have no rate
 EXPECTED = "a video file, a folder of pictures, or a glob in quotes"
 
 
 @dataclass(frozen=True)
 class InputClip:
-    """One video of a user's: a video file, or pictures in their order.
+    """One input clip."""
 
-    Attributes:
-        name: how messages name it.
-        files: the video file, or the pictures.
-        is_video: whether it is a video file.
-    """
-
-    name: str
-    files: tuple[Path, ...]
+    name: str  # in messages
+    files: tuple[Path, ...]  # the video file, or the pictures in order
     is_video: bool
 
     def frames(self, interval: int = 1, offset: int = 0) -> Iterator[Pixels]:
-        """Every `interval`-th frame, `offset` left out before, (H, W, 3) uint8 RGB, decoded one at a time.
+        """Yield every `interval`-th frame from `offset` on, (H, W, 3) uint8 RGB, decoded one at a time.
 
         Raises:
             ValueError: if nothing decodes, or a frame has not the size of the first; names the file.
             OSError: if a file cannot be opened.
         """
         first: tuple[int, ...] = ()
-        for name, frame in self._decoded(Pace(interval, offset=offset)):
+        for name, frame in self._decode(Pace(interval, offset=offset)):
             first = first or frame.shape
-            if frame.shape != first:
-                raise ValueError(
-                    f"{name}: expected the size of the frames before it, {first[1]}x{first[0]}, "
-                    f"got {frame.shape[1]}x{frame.shape[0]}; make them one size or leave it out"
-                )
+            check_size(name, frame.shape, first)
             yield frame
 
     def size(self) -> tuple[int, int]:
-        """Rows and columns, by decoding the first frame.
-
-        Raises:
-            ValueError: if it does not decode; names the file.
-            OSError: if it cannot be opened.
-        """
-        frames = self.frames()
-        rows, columns, _ = next(frames).shape
-        return rows, columns
+        """Decode the first frame and return its height and width; raises as `frames`."""
+        height, width, _ = next(self.frames()).shape
+        return height, width
 
     def count(self, interval: int = 1) -> int:
-        """Frames that `frames` will give, as far as a header tells: 0 where it does not."""
-        told = video_file.count_frames(self.files[0]) if self.is_video else len(self.files)
-        return -(-told // interval)
+        """Return the number of frames as far as the header states it, else 0."""
+        frames = count_frames(self.files[0]) if self.is_video else len(self.files)
+        return -(-frames // interval)
 
     def rate(self, interval: int = 1) -> float:
-        """Frames per second of what `frames` gives."""
-        stated = video_file.frame_rate(self.files[0]) if self.is_video else 0.0
+        """Return the frame rate of `frames`."""
+        stated = frame_rate(self.files[0]) if self.is_video else 0.0
         return (stated or PICTURES_RATE) / interval
 
-    def _decoded(self, pace: Pace) -> Iterator[tuple[str, Pixels]]:
+    def _decode(self, pace: Pace) -> Iterator[tuple[str, Pixels]]:
         if self.is_video:
-            for number, frame in video_file.decode_frames(self.files[0], pace):
+            for number, frame in decode_frames(self.files[0], pace):
                 yield f"{self.files[0]}: frame {number + 1}", frame
         else:
             for path in self.files[pace.offset :: pace.interval]:
@@ -82,43 +65,37 @@ class InputClip:
 
 
 def find_clips(words: Sequence[str]) -> list[InputClip]:
-    """The clips that words of a command line name, in their order, each once.
+    """Find the clips that words of a command line name, in their order, each once; only names are read.
 
-    A video file is a clip and so is a folder of pictures, also one with all its pictures or one video in a
-    folder below. Pictures that are named one by one, as by a glob, are one clip for each folder they lie in,
-    in the natural order of their names. Only names are looked at; `InputClip.size` tells whether it decodes.
+    A clip is a video file, or a folder with pictures, or a folder with one of these below it. Pictures named
+    one by one, as by a glob, form one clip per folder, in natural order.
 
     Args:
-        words: paths, or globs that a shell has not expanded (`**` enters folders).
+        words: paths, or globs that the shell has not expanded (`**` enters folders).
 
     Raises:
-        FileNotFoundError: if a word is not there, or matches nothing, or is a folder without a clip.
-        ValueError: if a folder holds several clips, or two pictures have one place in the order.
+        FileNotFoundError: if a word matches nothing, or is a folder without a clip.
+        ValueError: if a folder holds several clips, or two pictures have the same position in natural order.
     """
     paths = dict.fromkeys(path for word in words for path in _expand(word))
     clips: dict[Path, InputClip] = {}
     for path in paths:
         if path.is_dir():
-            clips[path] = _of_folder(path)
-        elif not _is_picture(path):
+            clips[path] = _clip_in_folder(path)
+        elif not is_picture(path.name):
             clips[path] = InputClip(str(path), (path,), True)
-        elif path.parent / "*" not in clips:  # a path of its own: the folder itself may be named as well
-            beside = [other for other in paths if other.parent == path.parent and _is_picture(other)]
+        elif path.parent / "*" not in clips:  # another key than the folder, which may be named as well
+            beside = [other for other in paths if other.parent == path.parent and is_picture(other.name)]
             name = str(path if len(beside) == 1 else path.parent)
-            clips[path.parent / "*"] = _of_pictures(name, beside)
+            clips[path.parent / "*"] = _clip_of_pictures(name, beside)
     return list(clips.values())
 
 
 def find_clip(word: str) -> InputClip:
-    """The one clip that a word names; as `find_clips`.
-
-    Raises:
-        FileNotFoundError: as `find_clips`.
-        ValueError: also if it names several.
-    """
+    """Find the one clip that a word names; as `find_clips`, but several are a ValueError."""
     clips = find_clips([word])
     if len(clips) > 1:
-        raise ValueError(f"{word}: names {len(clips)} clips, expected one: {_some(c.name for c in clips)}")
+        raise ValueError(f"{word}: {len(clips)} clips, expected one: {_some([c.name for c in clips])}")
     return clips[0]
 
 
@@ -126,23 +103,20 @@ def _expand(word: str) -> list[Path]:
     path = Path(word).expanduser()
     if not word:
         raise FileNotFoundError(f"'': an empty name; expected {EXPECTED}")
-    if path.exists():  # before it is taken for a glob: a name may have brackets
+    if path.exists():  # not a glob: a name may have brackets
         return [path]
     if glob.has_magic(word):
         found = in_order(glob.glob(str(path), recursive=True))
         if not found:
             raise FileNotFoundError(f"{word}: matches nothing; expected {EXPECTED}")
         return [Path(name) for name in found]
-    raise FileNotFoundError(f"{word}: no such file or folder{_near(path)}; expected {EXPECTED}")
-
-
-def _near(path: Path) -> str:
     names = [other.name for other in path.parent.iterdir()] if path.parent.is_dir() else []
     near = difflib.get_close_matches(path.name, names, n=1)
-    return f" (did you mean {path.with_name(near[0])}?)" if near else ""
+    hint = f" (did you mean {path.with_name(near[0])}?)" if near else ""
+    raise FileNotFoundError(f"{word}: no such file or folder{hint}; expected {EXPECTED}")
 
 
-def _of_folder(folder: Path) -> InputClip:
+def _clip_in_folder(folder: Path) -> InputClip:
     pictures = list_pictures(folder)
     videos = VideoSource(folder).items()
     if pictures and any("/" not in name for name in videos):
@@ -151,8 +125,8 @@ def _of_folder(folder: Path) -> InputClip:
             f"or the pictures as '{folder}/*{pictures[0].suffix}'"
         )
     if pictures:
-        return _of_pictures(str(folder), pictures)
-    below = [] if not list_folder(folder)[0] else ImageFolderSource(folder).items()
+        return _clip_of_pictures(str(folder), pictures)
+    below = ImageFolderSource(folder).items() if list_folder(folder)[0] else []
     found = [folder / name for name in [*below, *videos]]
     if not found:
         raise FileNotFoundError(f"{folder}: no pictures and no video in this folder; expected {EXPECTED}")
@@ -160,24 +134,15 @@ def _of_folder(folder: Path) -> InputClip:
         raise ValueError(f"{folder}: holds {len(found)} clips; name one of them: {_some(map(str, found))}")
     if videos:
         return InputClip(str(found[0]), (found[0],), True)
-    return _of_pictures(str(found[0]), list_pictures(found[0]))
+    return _clip_of_pictures(str(found[0]), list_pictures(found[0]))
 
 
-def _of_pictures(name: str, pictures: Sequence[Path]) -> InputClip:
-    """Pictures of one folder as a clip."""
-    named = sorted(pictures, key=lambda path: (natural(path.stem), path.name))
-    for one, other in itertools.pairwise(named):
-        if natural(one.stem) == natural(other.stem):
-            raise ValueError(
-                f"{one} and {other.name}: two pictures of one place in the order; leave one of them out"
-            )
-    return InputClip(name, tuple(named), False)
+def _clip_of_pictures(name: str, pictures: Sequence[Path]) -> InputClip:
+    ordered = sorted(pictures, key=lambda path: (natural(path.stem), path.name))
+    check_order(ordered)
+    return InputClip(name, tuple(ordered), False)
 
 
-def _is_picture(path: Path) -> bool:
-    return path.suffix.lower() in PICTURES
-
-
-def _some(names: Iterator[str]) -> str:
-    first = list(itertools.islice(names, 4))
+def _some(names: Iterable[str]) -> str:
+    first = list(names)
     return ", ".join(first[:3]) + (", ..." if len(first) > 3 else "")

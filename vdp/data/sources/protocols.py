@@ -1,4 +1,4 @@
-"""What every source owes, and the rules that say what is taken from it."""
+"""Protocol of a source, its frames, and the rules by which frames are selected and clips are cut."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -9,130 +9,103 @@ from typing import ClassVar, Protocol
 from vdp.data.stores.clips import Pixels
 from vdp.data.video.resize import Fit
 
-MAX_RATIO = 1.001  # a frame rate asked for may exceed the video's by rounding: 30 of 29.97
+MAX_RATIO = 1.001  # a requested frame rate may exceed the video's by rounding: 30 of 29.97
 
 
 @dataclass(frozen=True)
 class Frame:
-    """One frame that was taken from a video.
+    """One frame of a video; a mask (a condition) is given for all frames of a video or for none."""
 
-    Attributes:
-        number: 0-based place in the video.
-        pixels: (H, W, 3) uint8 RGB.
-        mask: class ids (H, W) uint8 of the same size, or None; all frames of a video have one or none does.
-        condition: (H, W, 3) uint8 RGB of the same size, the degraded frame that `pixels` restores, or None;
-            all frames of a video have one or none does.
-    """
-
-    number: int
-    pixels: Pixels
-    mask: Pixels | None = None
-    condition: Pixels | None = None
+    number: int  # 0-based position in the video
+    pixels: Pixels  # (H, W, 3) uint8 RGB
+    mask: Pixels | None = None  # class ids, (H, W) uint8
+    condition: Pixels | None = None  # degraded frame that `pixels` restores, (H, W, 3) uint8 RGB
 
 
 @dataclass(frozen=True)
 class Pace:
-    """Which frames of a video are taken.
+    """Which frames of a video are selected."""
 
-    Attributes:
-        interval: every n-th frame; 1 where `fps` is given.
-        fps: frames per second instead, for videos that state their rate; None for the interval.
-        offset: frames left out at the start.
-    """
-
-    interval: int = 1
-    fps: float | None = None
-    offset: int = 0
+    interval: int = 1  # every n-th frame; 1 if `fps` is given
+    fps: float | None = None  # frames per second instead, for videos with a frame rate
+    offset: int = 0  # frames skipped at the start
 
     def numbers(self, video_fps: float | None, video: str) -> Iterator[int]:
-        """Ascending 0-based numbers of the frames to take, without end.
-
-        Args:
-            video_fps: frames per second that the video states, or None.
-            video: its name, for messages.
+        """Return the ascending 0-based numbers of the selected frames of a video called `video`, without end.
 
         Raises:
-            ValueError: if a frame rate is asked for that the video does not have or does not state.
+            ValueError: if `fps` is given and the video has no frame rate or a lower one.
         """
         if self.fps is None:
             return count(self.offset, self.interval)
         if not video_fps or not video_fps > 0:
-            raise ValueError(f"{video}: states no frame rate; set fps to null and choose an interval")
+            raise ValueError(f"{video}: no frame rate; set fps to null and use interval")
         if self.fps > MAX_RATIO * video_fps:
-            raise ValueError(
-                f"{video}: has {video_fps:g} frames per second, {self.fps:g} are asked for; lower fps"
-            )
+            raise ValueError(f"{video}: fps={self.fps:g}: expected at most the video's {video_fps:g}")
         step = max(video_fps / self.fps, 1.0)
         return (self.offset + round(k * step) for k in count())
 
 
 @dataclass(frozen=True)
 class ClipRule:
-    """How a source's videos become clips.
+    """How videos are cut into clips."""
 
-    Attributes:
-        frames: frames of a whole clip.
-        at_least: frames of the shortest clip allowed, `frames` unless the clip is only to be predicted.
-        height: pixels.
-        width: pixels.
-        fit: see `vdp.data.video.resize`.
-        pace: which frames are taken.
-        stride: taken frames from the start of one clip of a video to the start of the next.
-    """
-
-    frames: int
-    at_least: int
-    height: int
-    width: int
+    frames: int  # of a whole clip
+    min_frames: int  # of the shortest clip allowed; below `frames` only for clips without targets
+    height: int  # pixels
+    width: int  # pixels
     fit: Fit
     pace: Pace
-    stride: int
+    stride: int  # selected frames from the start of one clip of a video to the start of the next
 
     def length(self, available: int, video: str) -> int:
-        """Frames of the clip that `available` frames give: a whole clip, or the shortest allowed.
+        """Return the length of a clip cut from `available` frames: `frames`, else `min_frames`.
 
         Raises:
-            ValueError: if there are too few; names `video`.
+            ValueError: if there are fewer; names `video`.
         """
         if available >= self.frames:
             return self.frames
-        if available >= self.at_least:
-            return self.at_least
-        pace = self.pace
-        unit = "frames" if pace.fps is None and pace.interval == 1 else "frames at the pace asked for"
+        if available >= self.min_frames:
+            return self.min_frames
+        unit = (
+            "frames"
+            if self.pace.fps is None and self.pace.interval == 1
+            else "frames at this interval or fps"
+        )
         raise ValueError(
-            f"{video}: too few {unit}: {available}, expected at least {self.at_least}; "
-            "remove it, lower clip.frames, or take frames that are nearer to each other"
+            f"{video}: too few {unit}: {available}, expected at least {self.min_frames}; remove it, or lower "
+            "clip.frames, interval or offset"
         )
 
 
 class Source(Protocol):
-    """Videos that can be read one by one, in any process and in any order; it can be pickled."""
+    """A set of videos, read one at a time, in any process and order. Can be pickled."""
 
-    expects: ClassVar[str]  # what a folder of this kind holds, for messages
-    precut: ClassVar[bool]  # each video is one clip as it stands: pace and stride do not apply
+    layout: ClassVar[str]  # what a folder of this kind holds, for messages
+    precut: ClassVar[bool]  # each video is one clip: pace and stride do not apply
 
     def items(self) -> list[str]:
-        """Names of the videos, relative to the source, each once, in a fixed natural order; may be empty."""
+        """Unique names of the videos, relative to the source, in natural order; may be empty."""
         ...
 
     def label(self, item: str) -> str:
-        """How messages name a video: its path, where it has one."""
+        """Name of a video in messages: its path if it has one."""
         ...
 
     def files(self, item: str) -> list[Path]:
-        """The files that a video is read from, for its size on disk and to notice a change; may be empty."""
+        """Files of a video, to estimate its size and detect changes; may be empty."""
         ...
 
     def count(self, item: str) -> int:
-        """Frames that the video says it has: a guess that costs little, 0 where nothing is known."""
+        """Estimated number of frames, without decoding; 0 if unknown."""
         ...
 
     def frames(self, item: str, pace: Pace) -> Iterator[Frame]:
-        """The frames of a video that `pace` takes, one in memory at a time.
+        """Yield the frames of a video that `pace` selects, one in memory at a time.
 
         Raises:
-            ValueError: if something cannot be used: one line that names the file and says what to do.
+            ValueError: if the video cannot be used; one line that names the file and the remedy.
             OSError: if a file cannot be opened.
         """
         ...

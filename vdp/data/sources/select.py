@@ -1,4 +1,4 @@
-"""From the params' sources to the videos of each split."""
+"""Select the videos of each split from the sources in params.yaml."""
 
 import os
 import sys
@@ -10,40 +10,32 @@ from vdp.data.params import ExtractParams, SourceParams, key_of
 from vdp.data.sources.detect import open_source
 from vdp.data.sources.huggingface import HuggingFaceSource
 from vdp.data.sources.protocols import Source
-from vdp.data.sources.split import in_no_role, train_and_val, videos_of
+from vdp.data.sources.split import outside_roles, train_and_val, videos_of
 
 
 @dataclass(frozen=True)
 class Selection:
-    """The videos of one split.
-
-    Attributes:
-        source: what they are read from.
-        videos: those of its items that belong to the split.
-        params: the source's own settings, complete.
-        key: the key of params.yaml that names it, for messages.
-        role: train, val, unlabeled or test.
-    """
+    """The videos of one split."""
 
     source: Source
-    videos: list[str]
-    params: SourceParams
-    key: str
-    role: str
+    videos: list[str]  # items of the source that belong to the split
+    params: SourceParams  # settings of the source, complete
+    key: str  # key of params.yaml that names the source, for messages
+    role: str  # train, val, unlabeled or test
 
 
 def select_videos(params: ExtractParams) -> dict[str, Selection]:
-    """The videos of every split that the params give a source, by split; of all sources, only names are read.
+    """Select the videos of every split that has a source, by split; only names are read.
 
     Raises:
-        FileNotFoundError: if a source is not there or holds no usable videos.
-        ValueError: if its videos cannot be told apart or parted; one line that names the key.
+        FileNotFoundError: if a source does not exist or holds no usable videos.
+        ValueError: if its videos cannot be detected or split; one line that names the key.
     """
     found: dict[str, Selection] = {}
-    for split, named in params.splits().items():
+    for split, settings in params.splits().items():
         key, role = key_of(split), split.partition("/")[0]
-        source = _open(named, key)
-        _pace_applies(named, params, source, key)
+        source = _open(settings, key)
+        _check_pace(settings, params, source, key)
         try:
             items = source.items()
         except ValueError as error:
@@ -51,74 +43,67 @@ def select_videos(params: ExtractParams) -> dict[str, Selection]:
         try:
             if split == "train" and params.val is None and params.val_share > 0:
                 train, val = train_and_val(items, params.val_share, partial(_identity, source))
-                found["train"] = Selection(source, train, named, key, "train")
-                found["val"] = Selection(source, val, named, key, "val")
+                found["train"] = Selection(source, train, settings, key, "train")
+                found["val"] = Selection(source, val, settings, key, "val")
             else:
-                found[split] = Selection(source, videos_of(items, role), named, key, role)
+                found[split] = Selection(source, videos_of(items, role), settings, key, role)
         except ValueError as error:
-            raise UserError(f"{key}: {named.place} {error}") from None
-        left_out = in_no_role(items)
-        if left_out:
+            raise UserError(f"{key}: {settings.place} {error}") from None
+        if ignored := outside_roles(items):
             print(
-                f"{key}: {len(left_out)} videos lie in folders that are named after no split and are left "
-                f"out, such as {printable(source.label(left_out[0]))}",
+                f"{key}: {len(ignored)} videos lie in folders that are named after no split and are ignored, "
+                f"such as {printable(source.label(ignored[0]))}",
                 file=sys.stderr,
             )
-    _no_leak(found)
+    _check_overlap(found)
     return found
 
 
-def _open(named: SourceParams, key: str) -> Source:
+def _open(settings: SourceParams, key: str) -> Source:
+    if settings.folder is None:
+        assert settings.hub is not None
+        return HuggingFaceSource.from_hub(settings.hub, settings.config, settings.revision)
     try:
-        if named.folder is not None:
-            return open_source(named.folder, named.kind, key)
+        return open_source(settings.folder, settings.kind, key)
     except OSError as error:
-        if not error.strerror:  # one of ours, which names the key
+        if not error.strerror:  # raised by open_source, which names the key
             raise
-        # reading from a bad disk gives no file name
-        where = f"{key}: " if error.filename else f"{key}: {named.place}: "
+        # a read error of a disk has no file name
+        where = f"{key}: " if error.filename else f"{key}: {settings.place}: "
         raise UserError(where + one_line(error)) from error
-    assert named.hub is not None
-    return HuggingFaceSource.from_hub(named.hub, named.config, named.revision)
 
 
-def _pace_applies(named: SourceParams, params: ExtractParams, source: Source, key: str) -> None:
-    """Settings of a source's own must not be passed over."""
-    own = (named.interval, named.fps, named.offset, named.stride)
+def _check_pace(settings: SourceParams, params: ExtractParams, source: Source, key: str) -> None:
+    """Raise if a precut source has its own pace or stride, which would be ignored."""
+    own = (settings.interval, settings.fps, settings.offset, settings.stride)
     if source.precut and own != (params.interval, params.fps, params.offset, params.stride):
         raise UserError(
-            f"{key}: {named.place} has clips that are cut already (folders video_<digits>), to which "
-            "interval, fps, offset and stride do not apply; leave them out, or add kind: images to cut its "
-            "pictures anew"
+            f"{key}: interval, fps, offset and stride do not apply to {settings.place}, clips that are cut "
+            "already (folders video_<digits>); remove these keys, or set kind: images to cut the pictures"
         )
 
 
-def _no_leak(found: dict[str, Selection]) -> None:
-    """A video that is learnt from must not validate; one that is tested is told.
-
-    Raises:
-        UserError: naming a video that is in both.
-    """
-    learnt: dict[str, str] = {}
-    for split in ("train", "unlabeled"):
-        if split in found:
-            learnt |= {_identity(found[split].source, item): split for item in found[split].videos}
+def _check_overlap(found: dict[str, Selection]) -> None:
+    """Raise if a video is in both a training split and val; print a warning for a test set."""
+    trained = {
+        _identity(found[split].source, item): split
+        for split in ("train", "unlabeled")
+        if split in found
+        for item in found[split].videos
+    }
     for split, chosen in found.items():
         if chosen.role not in ("val", "test"):
             continue
-        both = [item for item in chosen.videos if _identity(chosen.source, item) in learnt]
+        both = [item for item in chosen.videos if _identity(chosen.source, item) in trained]
         if not both:
             continue
-        name, other = chosen.source.label(both[0]), learnt[_identity(chosen.source, both[0])]
+        name, other = chosen.source.label(both[0]), trained[_identity(chosen.source, both[0])]
         message = f"{key_of(split)}: {len(both)} of its videos are also in {other}, such as {printable(name)}"
         if chosen.role == "val":
-            raise UserError(
-                f"{message}; a video that is learnt from must not validate: name other folders, or set val "
-                "to null, so that val_share of train's videos validate"
-            )
-        print(f"warning: {message}: its score says nothing of new videos", file=sys.stderr)
+            raise UserError(f"{message}; name another folder, or set val to null and use val_share")
+        print(f"warning: {message}: its score is not of unseen videos", file=sys.stderr)
 
 
 def _identity(source: Source, item: str) -> str:
-    """One name for a video by whatever path it is reached."""
+    """Name of a video that is independent of links."""
     return os.path.realpath(source.label(item))

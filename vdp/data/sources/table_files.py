@@ -1,4 +1,4 @@
-"""Read rows of Arrow and parquet files one at a time, however large the files are."""
+"""Read single rows of Arrow and parquet files of any size."""
 
 import stat
 from bisect import bisect_right
@@ -7,51 +7,38 @@ from functools import lru_cache
 from itertools import accumulate
 from pathlib import Path
 from threading import Lock
-from typing import Protocol
+from typing import TypeAlias
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-MAX_OPEN = 64  # files kept open at once: each holds a file descriptor, of which a process has about 1000
-# what opening or reading a broken file raises; ValueError is of the types that `datasets` registers
+MAX_OPEN = 64  # open files, each with a file descriptor, of which a process has about 1000
+# raised for a broken file; ValueError by the types that `datasets` registers
 UNREADABLE = (pa.lib.ArrowException, OSError, ValueError)
+TOO_SHORT = "fewer rows than its header states"
 
 
-class TableFile(Protocol):
-    """One file of rows. Its methods raise one of `UNREADABLE` where the file is broken."""
-
-    schema: pa.Schema
-    num_rows: int
-
-    def row(self, index: int, columns: list[str]) -> dict[str, pa.Array]:
-        """The cell of each column in that row, as an array of length 1 that is safe to read."""
-        ...
-
-    def list_length(self, index: int, column: str) -> int:
-        """Length of the list in that cell, 0 where it is null or not known without reading the list."""
-        ...
-
-
-def open_table(path: Path) -> TableFile:
-    """The file at `path`, parquet by its suffix and an Arrow stream otherwise; open once in each process.
+def open_table(path: Path) -> "TableFile":
+    """Open a parquet file or, of any other suffix, an Arrow stream; cached per process.
 
     Raises:
-        pa.lib.ArrowException, OSError, ValueError: if it is not there or not such a file (`UNREADABLE`).
+        pa.lib.ArrowException, OSError, ValueError: if it does not exist or is not such a file (`UNREADABLE`),
+            as do the methods of the returned file if it is broken.
     """
     status = path.stat()
     if not stat.S_ISREG(status.st_mode):
-        raise OSError("not a file")  # a pipe would be waited for
+        raise OSError("not a file")  # opening a pipe would block
     return _open(path, status.st_mtime_ns)
 
 
 @lru_cache(maxsize=MAX_OPEN)
-def _open(path: Path, _changed: int) -> TableFile:
+def _open(path: Path, _modified: int) -> "TableFile":
     return _ParquetFile(path) if path.suffix.lower() == ".parquet" else _ArrowFile(path)
 
 
 class _ArrowFile:
-    """A memory-mapped Arrow stream: a row costs what is read of it."""
+    """A memory-mapped Arrow stream."""
 
     def __init__(self, path: Path) -> None:
         self._table: pa.Table = pa.ipc.open_stream(pa.memory_map(str(path))).read_all()
@@ -59,20 +46,18 @@ class _ArrowFile:
         self.num_rows: int = self._table.num_rows
 
     def row(self, index: int, columns: list[str]) -> dict[str, pa.Array]:
-        return {name: _valid(self._cell(index, name)) for name in columns}
+        """Return the cell of each column, as a validated array of length 1."""
+        return {name: _validate(_cell(self._table.column(name), index)) for name in columns}
 
     def list_length(self, index: int, column: str) -> int:
-        return _length(self._cell(index, column))
-
-    def _cell(self, index: int, column: str) -> pa.Array:
-        return _one_chunk(self._table.column(column).slice(index, 1))
+        """Return the length of the list in a cell; 0 if null or unknown without reading the list."""
+        return _length(_cell(self._table.column(column), index))
 
 
 class _ParquetFile:
-    """A parquet file, read forwards: the rows of a group can only be decoded in their order.
+    """A parquet file; the rows of a row group decode in order, so only ascending reads are fast.
 
-    Rows that are asked for in ascending order are decoded once, with what lies between; a smaller one starts
-    its group anew. What is kept is a row, and the page of the file that it lies on.
+    One row and the page of the file that holds it are kept in memory.
     """
 
     def __init__(self, path: Path) -> None:
@@ -89,49 +74,53 @@ class _ParquetFile:
         self._lengths: tuple[int, str, pa.Array] | None = None  # of one group and column
 
     def row(self, index: int, columns: list[str]) -> dict[str, pa.Array]:
+        """As `_ArrowFile.row`."""
         with self._lock:
             group, start = self._group(index)
             if columns != self._columns or not start <= self._index <= index:
                 self._ahead = self._file.iter_batches(1, [group], columns, use_threads=False)
                 self._columns, self._index = columns, start - 1
             while self._index < index:
-                before, self._index = self._index, -1  # should this fail, the next row starts anew
+                before, self._index = self._index, -1  # after a failure the next read restarts the group
                 self._last = next(self._ahead, None)
                 if self._last is None:
-                    raise pa.ArrowInvalid("it has fewer rows than it says")
+                    raise pa.ArrowInvalid(TOO_SHORT)
                 self._index = before + 1
             assert self._last is not None
-            return {name: _valid(self._last.column(name)) for name in columns}
+            return {name: _validate(self._last.column(name)) for name in columns}
 
     def list_length(self, index: int, column: str) -> int:
+        """As `_ArrowFile.list_length`; counts the paths of the pictures, which are stored separately."""
         with self._lock:
             group, start = self._group(index)
             if self._lengths is None or self._lengths[:2] != (group, column):
-                # the pictures' names lie apart from the pictures, and there are as many
                 leaves = [self._file.schema.column(i).path for i in range(len(self._file.schema))]
-                names = [leaf for leaf in leaves if leaf.startswith(f"{column}.") and leaf.endswith(".path")]
-                if not names:
+                paths = [leaf for leaf in leaves if leaf.startswith(f"{column}.") and leaf.endswith(".path")]
+                if not paths:
                     return 0
-                lists = self._file.read_row_group(group, names[:1], use_threads=False).column(column)
+                lists = self._file.read_row_group(group, paths[:1], use_threads=False).column(column)
                 self._lengths = (group, column, lists)
-            return _length(_one_chunk(self._lengths[2].slice(index - start, 1)))
+            return _length(_cell(self._lengths[2], index - start))
 
     def _group(self, index: int) -> tuple[int, int]:
-        """Number of the row group that holds a row, and the group's first row."""
+        """Number and first row of the row group of a row."""
         group = bisect_right(self._ends, index)
         return group, self._ends[group - 1] if group else 0
 
 
-def _valid(cell: pa.Array) -> pa.Array:
-    """Checked as a whole: offsets are used as the file has them, and a wrong one would crash."""
+TableFile: TypeAlias = _ArrowFile | _ParquetFile
+
+
+def _validate(cell: pa.Array) -> pa.Array:
+    """Check the offsets of the file: a wrong one would crash the process."""
     cell.validate(full=True)
     return cell
 
 
-def _one_chunk(column: pa.ChunkedArray) -> pa.Array:
-    chunk = next((chunk for chunk in column.chunks if len(chunk)), None)
+def _cell(column: pa.ChunkedArray, index: int) -> pa.Array:
+    chunk = next((chunk for chunk in column.slice(index, 1).chunks if len(chunk)), None)
     if chunk is None:
-        raise pa.ArrowInvalid("it has fewer rows than it says")
+        raise pa.ArrowInvalid(TOO_SHORT)
     return chunk
 
 

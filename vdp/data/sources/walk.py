@@ -1,4 +1,4 @@
-"""Look through a user's folder: natural order, hidden names left out, links followed once."""
+"""Walk a user's folder in natural order; hidden names are skipped, links are followed."""
 
 import os
 import re
@@ -9,29 +9,26 @@ NUMBER = re.compile(r"([0-9]+)")
 
 
 def natural(name: str) -> tuple[tuple[int, int, str], ...]:
-    """Sorting key in which numbers count as numbers: image_2 before image_10, and as late as image_02."""
-    return tuple(
-        _number(part) if part.isdecimal() and part.isascii() else (1, 0, part) for part in NUMBER.split(name)
-    )
+    """Return the key of the natural order: image_2 before image_10 and equal to image_02."""
+    return tuple(_number(part) if n % 2 else (1, 0, part) for n, part in enumerate(NUMBER.split(name)))
 
 
 def in_order(names: list[str]) -> list[str]:
-    """The names in natural order; names that differ in leading zeros alone have a fixed order too."""
+    """Sort names in natural order; names that differ only in leading zeros alphabetically."""
     return sorted(sorted(names), key=natural)
 
 
 def walk(folder: Path) -> Iterator[tuple[str, list[str], list[str]]]:
-    """Path of each folder at or below `folder` relative to it ('.' first), its folders and its files.
+    """Yield the relative path ('.' first), subfolders and files of `folder` and each folder below it.
 
-    Names are in natural order; names that begin with a dot are left out, and so are pipes and devices. A link
-    that leads nowhere counts as a file: what reads it says so, where a frame would be missing without a word.
-    Linked folders are entered, but none twice on one path, so that a loop of links ends. Folders taken out of
-    the list of folders are not entered, as with `os.walk`.
+    As `os.walk`: subfolders removed from the list are not entered. Names are in natural order. Hidden names,
+    pipes and devices are skipped. A broken link counts as a file, so that reading it fails instead of a frame
+    being dropped silently. Linked folders are entered, but not again below themselves.
 
     Raises:
-        OSError: if a folder cannot be looked into; names it.
+        OSError: if a folder cannot be listed; names it.
     """
-    # a list, not a recursion: folders may lie deeper than Python's calls
+    # a stack, not a recursion: folders may be nested deeper than Python's recursion limit
     todo: list[tuple[str, frozenset[tuple[int, int]]]] = [("", frozenset())]
     while todo:
         path, above = todo.pop()
@@ -41,18 +38,22 @@ def walk(folder: Path) -> Iterator[tuple[str, list[str], list[str]]]:
             continue
         folders, files = list_folder(folder / path)
         yield path or ".", folders, files
-        above |= {here}
-        todo += [(f"{path}/{name}" if path else name, above) for name in reversed(folders)]
+        todo += [(join(path, name), above | {here}) for name in reversed(folders)]
+
+
+def join(path: str, name: str) -> str:
+    """Join a path of `walk` and a name in it."""
+    return name if path in ("", ".") else f"{path}/{name}"
 
 
 def list_folder(folder: Path) -> tuple[list[str], list[str]]:
-    """Names of the folders and of the files of one folder, as `walk` gives them."""
+    """Return the names of the subfolders and the files of one folder, as `walk`."""
     folders, files = [], []
     with os.scandir(folder) as entries:
         for entry in entries:
             if entry.name.startswith("."):
                 continue
-            # for a link that leads back to itself an entry raises an error, a path says that nothing is there
+            # for a link to itself an entry raises an error, a path returns False
             kind = Path(entry) if entry.is_symlink() else entry
             if kind.is_dir():
                 folders.append(entry.name)
@@ -62,6 +63,6 @@ def list_folder(folder: Path) -> tuple[list[str], list[str]]:
 
 
 def _number(digits: str) -> tuple[int, int, str]:
-    """Compares as the number does; `int` refuses numbers of thousands of digits."""
+    """Key that compares as the number; `int` rejects thousands of digits."""
     digits = digits.lstrip("0")
     return 0, len(digits), digits

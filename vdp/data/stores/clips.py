@@ -2,9 +2,9 @@
 
 A folder holds `manifest.json` and, for each shard, `frames_000.npy` (n, T, H, W, 3), `names_000.npy` and,
 where its clips have them, `masks_000.npy` (n, T, H, W) and `conditions_000.npy` (n, T, H, W, 3), the degraded
-frames. All clips of a shard have the same number of frames and the same parts; labelled shards come first,
-then those with conditions, longer clips before shorter. Arrays are memory-mapped, so a set may be larger than
-memory, and nothing is kept in memory for each clip.
+frames. All clips of a shard have the same length and parts; labelled shards come first, then those with
+conditions, longer clips before shorter. Arrays are memory-mapped; memory does not grow with the number of
+clips.
 """
 
 import json
@@ -20,7 +20,7 @@ from pydantic import JsonValue
 
 from vdp.core.classes import NUM_CLASSES
 from vdp.core.files import replacing
-from vdp.data.stores.memory_map import Maps
+from vdp.data.stores.memory_map import MemoryMaps
 
 MANIFEST = "manifest.json"
 FORMAT = 2
@@ -47,7 +47,7 @@ class Clip:
 
 @dataclass
 class Shard:
-    """What one shard holds: whether its clips have masks and conditions, their length and their names."""
+    """Contents of a shard: whether its clips have masks and conditions, their length and their names."""
 
     labelled: bool
     paired: bool
@@ -55,19 +55,24 @@ class Shard:
     names: list[str]
 
     @property
+    def kind(self) -> tuple[bool, bool, int]:
+        """Properties that all clips of a shard share."""
+        return self.labelled, self.paired, self.frames
+
+    @property
     def parts(self) -> list[str]:
-        """The arrays of the shard, as their files are named."""
+        """Names of the shard's arrays, which are prefixes of its files."""
         return ["frames"] + ["masks"] * self.labelled + ["conditions"] * self.paired
 
 
 class ClipStore:
     """The clips of one split, read from a folder that `write_clips` or an extraction wrote.
 
-    Index order is the manifest's: labelled clips first, each group in the order it was written.
+    Labelled clips come first; within each group the order is that of writing.
 
     Raises:
         FileNotFoundError: if the folder holds no clip store.
-        ValueError: if its format is not the one this version reads.
+        ValueError: if the store has another format.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -85,21 +90,21 @@ class ClipStore:
             )
         self.height: int = manifest["height"]
         self.width: int = manifest["width"]
-        self.skipped: list[dict[str, str]] = manifest["skipped"]  # what was left out: video, reason
-        self.source: str = manifest["source"]  # a hash of what the source's files were, '' if unknown
+        self.skipped: list[dict[str, str]] = manifest["skipped"]  # skipped videos: video, reason
+        self.source: str = manifest["source"]  # hash of the source's files, '' if unknown
         shards = manifest["shards"]
         self._lengths: list[int] = [shard["frames"] for shard in shards]
         self._paired: list[bool] = [shard["paired"] for shard in shards]
         self._starts = np.cumsum([0, *(shard["clips"] for shard in shards)])
         self.num_labelled: int = sum(shard["clips"] for shard in shards if shard["labelled"])
-        self._maps = Maps()
+        self._maps = MemoryMaps()
 
     def __len__(self) -> int:
         return int(self._starts[-1])
 
     @property
     def names(self) -> list[str]:
-        """Names of all clips, read from disk: for sets small enough to hold them."""
+        """Names of all clips, read from disk."""
         return [self.name(index) for index in range(len(self))]
 
     @property
@@ -115,29 +120,25 @@ class ClipStore:
 
     def name(self, index: int) -> str:
         """Name of clip `index`."""
-        shard, row = self._place(index)
+        shard, row = self._locate(index)
         return bytes(self._map("names", shard)[row]).decode()
 
     def num_frames(self, index: int) -> int:
         """Number of frames of clip `index`."""
-        return self._lengths[self._place(index)[0]]
+        return self._lengths[self._locate(index)[0]]
 
     def lengths(self) -> list[int]:
-        """The numbers of frames that clips have, ascending, each once."""
+        """Distinct numbers of frames of the clips, ascending."""
         return sorted(set(self._lengths))
 
     def frames(self, index: int) -> Pixels:
         """Frames of clip `index`, (T, H, W, 3) uint8 RGB: a read-only view into the memory map."""
-        shard, row = self._place(index)
+        shard, row = self._locate(index)
         return self._map("frames", shard)[row]
 
     def masks(self, index: int) -> Pixels:
-        """Class ids of clip `index`, (T, H, W) uint8: a read-only view into the memory map.
-
-        Raises:
-            ValueError: if the clip is not labelled.
-        """
-        shard, row = self._place(index)
+        """Class ids of clip `index`, (T, H, W) uint8, read-only; a ValueError if it is not labelled."""
+        shard, row = self._locate(index)
         if index >= self.num_labelled:
             raise ValueError(
                 f"{self.folder}: clip {self.name(index)} has no masks; take indices from ClipStore.labelled"
@@ -145,12 +146,8 @@ class ClipStore:
         return self._map("masks", shard)[row]
 
     def conditions(self, index: int) -> Pixels:
-        """Degraded frames of clip `index`, (T, H, W, 3) uint8 RGB: a read-only view into the memory map.
-
-        Raises:
-            ValueError: if the clip has none.
-        """
-        shard, row = self._place(index)
+        """Degraded frames of clip `index`, (T, H, W, 3) uint8 RGB, read-only; a ValueError if it has none."""
+        shard, row = self._locate(index)
         if not self._paired[shard]:
             raise ValueError(
                 f"{self.folder}: clip {self.name(index)} has no degraded frames; "
@@ -159,8 +156,8 @@ class ClipStore:
         return self._map("conditions", shard)[row]
 
     def clip(self, index: int) -> Clip:
-        """Clip `index` as it was written."""
-        shard, _ = self._place(index)
+        """Clip `index` with all its parts."""
+        shard, _ = self._locate(index)
         return Clip(
             self.name(index),
             self.frames(index),
@@ -168,7 +165,8 @@ class ClipStore:
             self.conditions(index) if self._paired[shard] else None,
         )
 
-    def _place(self, index: int) -> tuple[int, int]:
+    def _locate(self, index: int) -> tuple[int, int]:
+        """Shard and row of a clip."""
         if not 0 <= index < len(self):
             raise IndexError(f"{self.folder}: expected a clip of 0..{len(self) - 1}, got {index}")
         shard = int(np.searchsorted(self._starts, index, side="right")) - 1
@@ -176,6 +174,19 @@ class ClipStore:
 
     def _map(self, part: str, shard: int) -> Pixels:
         return self._maps[self.folder / shard_file(part, shard)]
+
+
+def existing_stores(root: Path, splits: Sequence[str]) -> list[ClipStore]:
+    """Stores under `root` (data/clips) of those splits that have one."""
+    return [ClipStore(root / split) for split in splits if (root / split / MANIFEST).is_file()]
+
+
+def list_test_sets(root: Path) -> dict[str, Path]:
+    """Name and folder of each test set under `root` (data/clips), sorted by name."""
+    folder = Path(root) / "test"
+    if not folder.is_dir():
+        return {}
+    return {path.name: path for path in sorted(folder.iterdir()) if (path / MANIFEST).is_file()}
 
 
 def shard_file(part: str, shard: int) -> str:
@@ -187,9 +198,9 @@ def write_clips(folder: Path, clips: Iterable[Clip], shard_mb: int) -> ClipStore
     """Write clips to a new store at `folder`, one clip in memory at a time; equal clips give equal bytes.
 
     Args:
-        folder: replaced as a whole when, and only when, every clip has been written.
+        folder: replaced as a whole when every clip has been written.
         clips: of one height and width; any mix of lengths, with and without masks and conditions.
-        shard_mb: size at which a shard is closed, in MiB of frames; a shard holds one clip at least.
+        shard_mb: maximum size of a shard, in MiB of frames; a shard holds at least one clip.
 
     Raises:
         ValueError: if there are no clips, two have one name, or an array has the wrong shape or type.
@@ -218,14 +229,14 @@ def join_shards(
     skipped: Sequence[Mapping[str, str]],
     source: str,
 ) -> None:
-    """Make a clip store in `folder` of shards that `ShardWriter`s have written; their files are moved.
+    """Build a clip store in `folder` from the shards of several writers; their files are moved.
 
     Args:
         folder: exists, without a store.
-        groups: the folder of each writer and its shards; clips keep this order within each kind.
+        groups: folder and shards of each writer; clips keep this order within each kind.
         size: height and width of the clips, in pixels.
-        skipped: `video` and `reason` of what was left out.
-        source: a hash of what the source's files were, or ''.
+        skipped: `video` and `reason` of each skipped video.
+        source: hash of the source's files, or ''.
     """
     found = [(where, number, shard) for where, shards in groups for number, shard in enumerate(shards)]
     found.sort(key=lambda entry: (not entry[2].labelled, not entry[2].paired, -entry[2].frames))
@@ -249,15 +260,10 @@ def join_shards(
 
 
 class ShardWriter:
-    """Writes clips to shards in a folder, and can take back the last ones, also after the process has died.
+    """Write clips to shards in a folder, with a rollback that also works after the process was killed.
 
-    Args:
-        folder: exists; holds the files of the shards, by their place in `shards`.
-        shard_mb: size at which a shard is closed, in MiB of frames; a shard holds one clip at least.
-        shards: what an earlier writer had written there; files beyond are cut off.
-
-    Raises:
-        ValueError: if the files hold less than `shards` says.
+    A writer can continue the `shards` of another one: it deletes clips beyond them, and raises a ValueError
+    if the files hold fewer.
     """
 
     def __init__(self, folder: Path, shard_mb: int, shards: Iterable[Shard] = ()) -> None:
@@ -266,85 +272,67 @@ class ShardWriter:
         self.shards = list(shards)
         self.size: tuple[int, int] | None = None
         self._arrays: dict[int, list[_GrowingArray]] = {}  # of the shards that are open
-        self._names = {name for shard in self.shards for name in shard.names}
-        self.take_back(self.mark())
+        self.rollback(self.mark())
         if self.shards:
             height, width = np.load(folder / shard_file("frames", 0), mmap_mode="r").shape[2:4]
             self.size = (height, width)
 
     def append(self, clip: Clip) -> bool:
-        """Write a clip; whether a shard was begun for it.
-
-        Raises:
-            ValueError: if it does not belong into the store: name, shape, type or class ids.
-        """
+        """Write a clip; return whether it begins a new shard."""
         self.size = self.size or (clip.frames.shape[1], clip.frames.shape[2])
         _check(clip, self._names, self.size)
         kind = (clip.masks is not None, clip.conditions is not None, len(clip.frames))
-        number = self._last(kind)
+        # only the last shard of a kind may have room
+        number = next((n for n, s in reversed([*enumerate(self.shards)]) if s.kind == kind), None)
         full = number is None or (len(self.shards[number].names) + 1) * clip.frames.nbytes > self.shard_bytes
         if number is None or full:
             if number is not None:
                 self._close(number)
             number = len(self.shards)
             self.shards.append(Shard(*kind, names=[]))
-        for array, part in zip(self._opened(number), _parts(clip), strict=True):
+        parts = [part for part in (clip.frames, clip.masks, clip.conditions) if part is not None]
+        for array, part in zip(self._open(number), parts, strict=True):
             array.append(part)
         self.shards[number].names.append(clip.name)
         self._names.add(clip.name)
         return full
 
     def mark(self) -> list[int]:
-        """What has been written so far, for `take_back`; it is then in the hands of the operating system."""
+        """Flush all files and return a position for `rollback`."""
         for arrays in self._arrays.values():
             for array in arrays:
                 array.file.flush()
         return [len(shard.names) for shard in self.shards]
 
-    def take_back(self, mark: Sequence[int]) -> None:
-        """Remove every clip that was written since `mark`.
-
-        Raises:
-            ValueError: if less than that is on disk.
-        """
+    def rollback(self, mark: Sequence[int]) -> None:
+        """Remove every clip that was written since `mark`; raise a ValueError if fewer are on disk."""
         self.close()
-        for shard, kept in zip(self.shards, mark, strict=False):
-            self._names -= set(shard.names[kept:])
-            del shard.names[kept:]
-        for shard in self.shards[len(mark) :]:
-            self._names -= set(shard.names)
         del self.shards[len(mark) :]
+        for shard, kept in zip(self.shards, mark, strict=False):
+            del shard.names[kept:]
+        self._names = {name for shard in self.shards for name in shard.names}
         names = {shard_file(part, n) for n, shard in enumerate(self.shards) for part in shard.parts}
         for path in self.folder.glob("*.npy"):
             if path.name not in names:
                 path.unlink()
         for number, shard in enumerate(self.shards):
             for part in shard.parts:
-                _cut(self.folder / shard_file(part, number), len(shard.names))
+                _truncate(self.folder / shard_file(part, number), len(shard.names))
 
     def close(self) -> None:
         """Complete the files of all shards."""
         for number in list(self._arrays):
             self._close(number)
 
-    def _last(self, kind: tuple[bool, bool, int]) -> int | None:
-        """The last shard of a kind of clip: the one that is not full yet."""
-        for number in reversed(range(len(self.shards))):
-            shard = self.shards[number]
-            if (shard.labelled, shard.paired, shard.frames) == kind:
-                return number
-        return None
-
-    def _opened(self, number: int) -> list["_GrowingArray"]:
+    def _open(self, number: int) -> list["_GrowingArray"]:
         if number not in self._arrays:
             shard = self.shards[number]
             assert self.size is not None
             items = {"frames": (*self.size, 3), "masks": self.size, "conditions": (*self.size, 3)}
+            paths = {part: self.folder / shard_file(part, number) for part in shard.parts}
             self._arrays[number] = [
-                _GrowingArray(
-                    self.folder / shard_file(part, number), (shard.frames, *items[part]), len(shard.names)
-                )
-                for part in shard.parts
+                _GrowingArray(path, (shard.frames, *items[part]), len(shard.names))
+                for part, path in paths.items()
             ]
         return self._arrays[number]
 
@@ -354,12 +342,12 @@ class ShardWriter:
 
 
 class _GrowingArray:
-    """A uint8 .npy file whose first axis is known only at the end: the header is written again on closing."""
+    """A uint8 .npy file that grows along its first axis; closing rewrites the header."""
 
     def __init__(self, path: Path, item: tuple[int, ...], length: int) -> None:
-        self.path, self.item, self.length = path, item, length
+        self.item, self.length = item, length
         self.file: BinaryIO = path.open("r+b" if length else "wb")
-        self._header()
+        _write_header(self.file, (length, *item))
         self.file.seek(0, 2)
 
     def append(self, array: Pixels) -> None:
@@ -367,58 +355,29 @@ class _GrowingArray:
         self.length += 1
 
     def close(self) -> None:
-        self._header()
+        _write_header(self.file, (self.length, *self.item))
         self.file.close()
 
-    def _header(self) -> None:
-        """numpy pads the header for a first axis of up to 21 digits, so its size does not change."""
-        self.file.seek(0)
-        shape = (self.length, *self.item)
-        np.lib.format.write_array_header_1_0(
-            self.file, {"descr": "|u1", "fortran_order": False, "shape": shape}
-        )
+
+def _write_header(file: BinaryIO, shape: tuple[int, ...]) -> None:
+    """Write the header of a .npy file; its size is fixed, as numpy pads it for any first axis."""
+    file.seek(0)
+    np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
 
 
-def _cut(path: Path, length: int) -> None:
-    """Shorten a .npy file to `length` items of its first axis.
-
-    Its header may count fewer: a writer that dies has not written it again.
-    """
+def _truncate(path: Path, length: int) -> None:
+    """Shorten a .npy file to `length` items; the header of a killed writer may count fewer than there are."""
     try:
         with path.open("r+b") as file:
             np.lib.format.read_magic(file)
             (_, *item), _, _ = np.lib.format.read_array_header_1_0(file)
             end = file.tell() + length * int(np.prod(item))
             if path.stat().st_size < end:
-                raise ValueError(f"{path}: shorter than was noted")
+                raise ValueError(f"{path}: shorter than expected")
             file.truncate(end)
-            file.seek(0)
-            np.lib.format.write_array_header_1_0(
-                file, {"descr": "|u1", "fortran_order": False, "shape": (length, *item)}
-            )
+            _write_header(file, (length, *item))
     except FileNotFoundError:
         raise ValueError(f"{path}: missing") from None
-
-
-def _parts(clip: Clip) -> list[Pixels]:
-    return [part for part in (clip.frames, clip.masks, clip.conditions) if part is not None]
-
-
-def existing_stores(root: Path, splits: Sequence[str]) -> list[ClipStore]:
-    """Stores of those splits under `root` (data/clips) that the params give a source for."""
-    return [ClipStore(root / split) for split in splits if (root / split / MANIFEST).is_file()]
-
-
-def test_sets(root: Path) -> dict[str, Path]:
-    """Name and folder of each test set under `root` (data/clips), in the order of their names."""
-    folder = Path(root) / "test"
-    if not folder.is_dir():
-        return {}
-    return {path.name: path for path in sorted(folder.iterdir()) if (path / MANIFEST).is_file()}
-
-
-# pytest takes a function by its prefix: this one is no test wherever it is imported
-test_sets.__test__ = False  # type: ignore[attr-defined]
 
 
 def _check(clip: Clip, names: set[str], size: tuple[int, int]) -> None:
@@ -430,19 +389,11 @@ def _check(clip: Clip, names: set[str], size: tuple[int, int]) -> None:
         )
     if clip.name in names:
         raise ValueError(f"clip {clip.name}: two clips have this name; rename one of their files")
-    if clip.conditions is not None and (
-        clip.conditions.dtype != np.uint8 or clip.conditions.shape != expected
-    ):
-        raise ValueError(
-            f"clip {clip.name}: expected uint8 conditions of shape {expected}, "
-            f"got {clip.conditions.dtype} {clip.conditions.shape}"
-        )
-    if clip.masks is None:
-        return
-    if clip.masks.dtype != np.uint8 or clip.masks.shape != expected[:3]:
-        raise ValueError(
-            f"clip {clip.name}: expected uint8 masks of shape {expected[:3]}, "
-            f"got {clip.masks.dtype} {clip.masks.shape}"
-        )
-    if clip.masks.max() >= NUM_CLASSES:
+    parts = (("conditions", clip.conditions, expected), ("masks", clip.masks, expected[:3]))
+    for part, array, shape in parts:
+        if array is not None and (array.dtype != np.uint8 or array.shape != shape):
+            raise ValueError(
+                f"clip {clip.name}: expected uint8 {part} of shape {shape}, got {array.dtype} {array.shape}"
+            )
+    if clip.masks is not None and clip.masks.max() >= NUM_CLASSES:
         raise ValueError(f"clip {clip.name}: expected class ids 0..{NUM_CLASSES - 1}, got {clip.masks.max()}")

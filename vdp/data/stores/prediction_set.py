@@ -1,4 +1,4 @@
-"""What the pipeline answered for one test set, row by row beside the truth of its clips."""
+"""Predictions and masks of one test set, beside the true frames and masks of its clips."""
 
 import json
 from pathlib import Path
@@ -6,39 +6,40 @@ from pathlib import Path
 import numpy as np
 
 from vdp.data.stores.clips import ClipStore, Pixels
+from vdp.data.stores.predictions import FRAMES, LISTING
 
 
 class PredictionSet:
     """Predictions and masks of a test set, memory-mapped; row n of every array is the clip `names[n]`.
 
     Attributes:
-        names: clips, a part or all of the store's.
-        hops: 1-based numbers of the predicted frames, the last one the target.
+        names: the predicted clips, a subset of the store's.
+        hops: 1-based numbers of the predicted frames; the last is the target.
         frames: predictions, (N, S, hops, H, W, 3) for S samples.
-        prediction: mask of the target, (N, H, W).
-        segmented_known: masks of the true known frames, (N, K, H, W).
+        prediction: masks of the target, (N, H, W).
+        segmented_known: masks of the true context frames, (N, K, H, W).
 
     Raises:
         FileNotFoundError: if an array is missing.
-        ValueError: if the arrays and the clips do not belong together.
+        ValueError: if arrays and clips do not match.
     """
 
     def __init__(self, clips: Path, predictions: Path, masks: Path) -> None:
         self.store = ClipStore(clips)
         self._masks = masks
-        listing = predictions / "predictions.json"
-        if not listing.is_file():
-            raise FileNotFoundError(f"{listing} is not there; run `dvc repro predict`")
-        answered = json.loads(listing.read_text())
-        self.names: list[str] = answered["clips"]
-        self.hops: list[int] = answered["hops"]
-        self.frames = _load(predictions / "frames.npy", "predict", len(self.names))
+        path = predictions / LISTING
+        if not path.is_file():
+            raise FileNotFoundError(f"{path}: no such file; run `dvc repro predict`")
+        listing = json.loads(path.read_text())
+        self.names: list[str] = listing["clips"]
+        self.hops: list[int] = listing["hops"]
+        self.frames = _load(predictions / FRAMES, "predict", len(self.names))
         self.prediction = _load(masks / "prediction.npy", "segment", len(self.names))
         self.segmented_known = _load(masks / "known.npy", "segment", len(self.names))
         index = {name: i for i, name in enumerate(self.store.names)}
-        strange = [name for name in self.names if name not in index]
-        if strange:
-            raise ValueError(f"{listing}: clip {strange[0]} is not in {clips}; run `dvc repro predict`")
+        unknown = [name for name in self.names if name not in index]
+        if unknown:
+            raise ValueError(f"{path}: clip {unknown[0]} is not in {clips}; run `dvc repro predict`")
         self._index = [index[name] for name in self.names]
 
     def __len__(self) -> int:
@@ -71,17 +72,17 @@ class PredictionSet:
         return _load(self._masks / "truth.npy", "segment", len(self))
 
     def unetpp_target(self) -> Pixels:
-        """UNet++'s own masks of the true target frames, without the codec's vote, (N, H, W)."""
+        """UNet++'s masks of the true target frames, without the codec's vote, (N, H, W)."""
         return _load(self._masks / "truth_unetpp.npy", "segment", len(self))
 
     def segmented_round_trip(self) -> Pixels:
-        """The segmenter's masks of the true target frames encoded and decoded, (N, H, W)."""
+        """The segmenter's masks of the true target frames after a codec round trip, (N, H, W)."""
         return _load(self._masks / "round_trip.npy", "segment", len(self))
 
 
 def _load(path: Path, stage: str, rows: int) -> Pixels:
     if not path.is_file():
-        raise FileNotFoundError(f"{path} is not there; run `dvc repro {stage}`")
+        raise FileNotFoundError(f"{path}: no such file; run `dvc repro {stage}`")
     array: Pixels = np.load(path, mmap_mode="r")
     if len(array) != rows or array.dtype != np.uint8:
         raise ValueError(

@@ -1,4 +1,4 @@
-"""What predict hands on for one test set: arrays as large as memory or larger, written row by row."""
+"""Predictions of one test set on disk: arrays that may exceed memory, written row by row."""
 
 import json
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ LISTING = "predictions.json"
 
 
 class PredictionWriter:
-    """Predictions of N clips in the order of `names`, S futures each, at 1-based frame numbers `hops`."""
+    """Write predictions of N clips in the order of `names`: S samples, 1-based frame numbers `hops`."""
 
     def __init__(self, folder: Path, names: Sequence[str], hops: Sequence[int], samples: int) -> None:
         folder.mkdir(parents=True)
@@ -25,26 +25,22 @@ class PredictionWriter:
         (folder / LISTING).write_text(json.dumps(listing, indent=1) + "\n")
 
     def append(self, frames: np.ndarray, latents: np.ndarray) -> None:
-        """Add clips: frames (B, S, hops, H, W, 3) uint8 and latents of the last hop (B, S, C, h, w)."""
+        """Append clips: frames (B, S, hops, H, W, 3) uint8 and latents of the last hop (B, S, C, h, w)."""
         if self.frames is None or self.latents is None:
-            self.frames = self._array(FRAMES, np.uint8, frames.shape[2:])
-            self.latents = self._array(LATENTS, np.float16, latents.shape[2:])
+            self.frames = self._create(FRAMES, np.uint8, frames.shape[2:])
+            self.latents = self._create(LATENTS, np.float16, latents.shape[2:])
         stop = self.row + len(frames)
         self.frames[self.row : stop] = frames
         self.latents[self.row : stop] = latents
         self.row = stop
 
-    def _array(self, name: str, kind: type, shape: tuple[int, ...]) -> np.memmap:
-        return np.lib.format.open_memmap(self.folder / name, "w+", dtype=kind, shape=(*self.rows, *shape))
+    def _create(self, name: str, dtype: type, shape: tuple[int, ...]) -> np.memmap:
+        return np.lib.format.open_memmap(self.folder / name, "w+", dtype=dtype, shape=(*self.rows, *shape))
 
 
 def read_latents(folder: Path) -> np.ndarray:
-    """Raw latents of the last hop, (N, S, C, h, w) float16, memory-mapped.
-
-    Raises:
-        FileNotFoundError: if they were not predicted.
-    """
+    """Memory-map the raw latents of the last hop, (N, S, C, h, w) float16."""
     path = folder / LATENTS
     if not path.is_file():
-        raise FileNotFoundError(f"{path} is not there; run `dvc repro predict`")
+        raise FileNotFoundError(f"{path}: no such file; run `dvc repro predict`")
     return np.load(path, mmap_mode="r")

@@ -16,31 +16,39 @@ from vdp.data.sources.protocols import Pace
 from vdp.data.stores.clips import Pixels
 
 SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".webm")
-# a header that counts more frames than these of 1 decode is reported: counts are often 1 or 2 off
-HONEST = 0.95
+MIN_DECODED_SHARE = (
+    0.95  # of the header's frame count; headers are often 1 or 2 off, below this it is reported
+)
+
+
+def quiet_decoder() -> None:
+    """Use one thread per process and silence OpenCV: the project reports a bad file by name."""
+    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
+    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+    cv2.setNumThreads(1)
 
 
 def decode_frames(path: Path, pace: Pace, exactly: int | None = None) -> Iterator[tuple[int, Pixels]]:
-    """Number and pixels, (H, W, 3) uint8 RGB, of the frames that `pace` takes.
+    """Yield number and pixels, (H, W, 3) uint8 RGB, of the frames that `pace` selects.
 
-    The file is decoded to its end whatever is taken; frames between are not converted. A picture that was
-    filmed on its side is turned upright where the file says so.
+    The file is decoded to its end; frames that are not selected are not converted. Rotation metadata is
+    applied.
 
     Args:
         path: the video file.
-        pace: which frames are taken.
-        exactly: frames that a whole file has. None where any number will do: of a file that breaks off early
-            what decodes is given, and a line on stderr.
+        pace: selects the frames.
+        exactly: number of frames of a whole file; None accepts any. A file that breaks off then yields the
+            frames that decode, and a line on stderr.
 
     Raises:
-        ValueError: if it is no file, nothing decodes, or not `exactly` as many frames as that, or the pace
-            does not fit; names the file.
+        ValueError: if it is no video file, nothing or another number of frames than `exactly` decodes, or the
+            pace does not fit; names the file.
         OSError: if there is no such file.
     """
-    with _opened(path) as video:
+    with _open_video(path) as video:
         decoded = 0
-        if video.isOpened():  # a file that is no video states no rate either: it must not be told of its rate
-            wanted = pace.numbers(_stated_rate(video), str(path))
+        if video.isOpened():  # a file that is no video has no frame rate: this must not be its error
+            wanted = pace.numbers(_header_rate(video), str(path))
             number = next(wanted)
             while video.grab():
                 if decoded == number:
@@ -57,40 +65,40 @@ def decode_frames(path: Path, pace: Pace, exactly: int | None = None) -> Iterato
             raise ValueError(
                 f"{path}: {decoded} frames decode, expected {exactly}; download it again or remove it"
             )
-        promised = _promised(video)
-        if decoded < HONEST * promised:
+        counted = _header_frames(video)
+        if decoded < MIN_DECODED_SHARE * counted:
             name = printable(str(path))
-            sys.stderr.write(f"{name}: the header says {promised} frames, {decoded} decode; these are used\n")
+            sys.stderr.write(f"{name}: the header says {counted} frames, {decoded} decode; these are used\n")
 
 
 def count_frames(path: Path) -> int:
-    """Frames that the header of a file counts; 0 where it does not say."""
-    with _opened(path) as video:
-        return _promised(video)
+    """Frame count of a file's header; 0 where it has none."""
+    with _open_video(path) as video:
+        return _header_frames(video)
 
 
 def frame_rate(path: Path) -> float:
-    """Frames per second that the header of a file states; 0 where it does not say."""
-    with _opened(path) as video:
-        return _stated_rate(video)
+    """Frames per second of a file's header; 0 where it has none."""
+    with _open_video(path) as video:
+        return _header_rate(video)
 
 
-def _stated_rate(video: cv2.VideoCapture) -> float:
+def _header_rate(video: cv2.VideoCapture) -> float:
     rate = float(video.get(cv2.CAP_PROP_FPS))
     return rate if 0 < rate < math.inf else 0.0
 
 
-def _promised(video: cv2.VideoCapture) -> int:
+def _header_frames(video: cv2.VideoCapture) -> int:
     return max(int(video.get(cv2.CAP_PROP_FRAME_COUNT)), 0)
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[cv2.VideoCapture]:
-    if not stat.S_ISREG(path.stat().st_mode):  # stat: OpenCV does not say why; a pipe would be waited for
+def _open_video(path: Path) -> Iterator[cv2.VideoCapture]:
+    if not stat.S_ISREG(path.stat().st_mode):  # stat raises the OSError that OpenCV hides; a pipe would block
         raise ValueError(f"{path}: not a file; replace it by a video or remove it")
     # bytes: OpenCV crashes on a str that is not valid text; absolute: FFmpeg takes `a:b.mp4` for a URL
     name = os.fsencode(path.absolute())
-    # one thread for each file: several files decode at once, which is faster than several threads for one
+    # one thread per file: decoding several files at once is faster than several threads for one
     one_thread = [cv2.CAP_PROP_N_THREADS, 1]
     video = cv2.VideoCapture(name, cv2.CAP_FFMPEG, one_thread)  # type: ignore[call-overload]
     try:

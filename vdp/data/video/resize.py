@@ -1,4 +1,4 @@
-"""Change the size of frames (by area) and of masks (nearest), and nothing else: pure functions."""
+"""Resize frames (area mean) and masks (nearest)."""
 
 from typing import Literal
 
@@ -10,31 +10,37 @@ Fit = Literal["crop", "stretch"]
 
 
 def resize_frame(frame: NDArray[np.uint8], height: int, width: int, fit: Fit) -> NDArray[np.uint8]:
-    """One frame (H, W, 3) at a new size; each new pixel is the mean of the area it covers.
+    """Resize one uint8 frame (H, W, 3); each new pixel is the mean of the area it covers.
 
     Args:
-        frame: uint8.
+        frame: (H, W, 3).
         height: new height in pixels.
         width: new width in pixels.
         fit: 'crop' cuts the longer side, centred, to the new aspect ratio; 'stretch' changes the ratio.
     """
-    return _resize(frame, height, width, fit, cv2.INTER_AREA)
+    return _fit(frame, height, width, fit, cv2.INTER_AREA)
 
 
 def resize_mask(mask: NDArray[np.uint8], height: int, width: int, fit: Fit) -> NDArray[np.uint8]:
-    """One mask (H, W) at a new size; each new pixel takes the class at its centre: no new class appears."""
+    """Resize one mask (H, W); each new pixel takes the class at its centre, so no new class appears."""
     # plain INTER_NEAREST takes the top left of each area, half a pixel off the area mean of the frame
-    return _resize(mask, height, width, fit, cv2.INTER_NEAREST_EXACT)
+    return _fit(mask, height, width, fit, cv2.INTER_NEAREST_EXACT)
 
 
-def _resize(image: NDArray[np.uint8], height: int, width: int, fit: Fit, how: int) -> NDArray[np.uint8]:
+def resize_image(image: NDArray[np.uint8], height: int, width: int, interpolation: int) -> NDArray[np.uint8]:
+    """`cv2.resize` of a uint8 image (H, W) or (H, W, 3) in any memory layout."""
+    image = np.ascontiguousarray(image)
+    return cv2.resize(image, (width, height), interpolation=interpolation).astype(np.uint8, copy=False)
+
+
+def _fit(
+    image: NDArray[np.uint8], height: int, width: int, fit: Fit, interpolation: int
+) -> NDArray[np.uint8]:
     if fit == "crop":
         image = _crop_to_ratio(image, height, width)
     if image.shape[:2] == (height, width):
         return image
-    return cv2.resize(np.ascontiguousarray(image), (width, height), interpolation=how).astype(
-        np.uint8, copy=False
-    )
+    return resize_image(image, height, width, interpolation)
 
 
 def _crop_to_ratio(image: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:

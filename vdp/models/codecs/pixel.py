@@ -1,10 +1,10 @@
-"""The codec that changes nothing: latents are pixels in [-1, 1], so that denoisers work on frames too."""
+"""Identity codec: latents are pixels in [-1, 1]."""
 
 from torch import Tensor, nn
 
 
-class Pixel(nn.Module):
-    """Identity codec; keeps the contract of `vdp.models.codecs.factory.Codec`."""
+class PixelCodec(nn.Module):
+    """Identity codec; implements `vdp.models.codecs.protocols.Codec`."""
 
     factor = 1
     temporal_factor = 1
@@ -12,19 +12,15 @@ class Pixel(nn.Module):
     has_masks = False
 
     def encode(self, clip: Tensor) -> Tensor:
-        """The clip itself, (B, 3, T, H, W), in fp32."""
+        """Return the clip, (B, 3, T, H, W), in fp32."""
         return clip.float()
 
     def decode(self, latents: Tensor) -> Tensor:
-        """The latents, clamped to [-1, 1], in fp32."""
+        """Return the latents, clamped to [-1, 1], in fp32."""
         return latents.float().clamp(-1, 1)
 
     def mask_logits(self, latents: Tensor) -> Tensor:
-        """Refused: pixels carry no masks.
-
-        Raises:
-            ValueError: always.
-        """
+        """Raise ValueError: pixels carry no masks."""
         raise ValueError(
             "codec.name=pixel has no mask head: set segment.codec_vote to 0 or codec.name to vae"
         )

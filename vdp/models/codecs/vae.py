@@ -1,10 +1,9 @@
 """VAE of frames or of short clips (Rombach et al. 2022, arXiv:2112.10752), with a mask head.
 
-Frames are folded into the batch, so each is encoded and decoded alone: skip hops are not uniform in time.
-With a temporal factor f above 1 causal layers around the bottleneck shorten time as well, as in CogVideoX
-(Yang et al. 2024, arXiv:2408.06072): the first frame alone is the first latent frame, each further group of f
-frames is one more, and nothing sees what comes after it. The mask head on the decoder's trunk is trained
-where masks exist and makes the latents keep the identity of objects.
+Frames are folded into the batch, so each is coded independently. A temporal factor f above 1 adds causal
+layers around the bottleneck that downsample time, as in CogVideoX (Yang et al. 2024, arXiv:2408.06072): the
+first frame is the first latent frame, each further group of f frames is one more. The mask head on the
+decoder's trunk, trained where masks exist, keeps the identity of objects in the latents.
 Shapes: B clips, T = 1 + f n frames, N = 1 + n latent frames, C latent channels, H and W pixels,
 h = H / factor, w = W / factor.
 """
@@ -18,31 +17,31 @@ from torch.nn import functional as F
 
 from vdp.models.codecs.params import VAEParams
 from vdp.models.factored_classes import NUM_LOGITS, factor_loss
-from vdp.models.layers import ResBlock, group_norm, zeroed
+from vdp.models.layers import ResBlock, group_norm, zero_init
 
 DETAIL_WINDOW = 9  # pixels; about the size of an object at 64x96
-DETAIL_RANGE = 0.25  # difference from the neighbourhood, in [-1, 1] units, that earns the full weight
-STEM = 2  # space-to-depth at the ends: full resolution is where convolutions cost most and say least
-PAST = 2  # frames before its own that a convolution along time sees
+DETAIL_RANGE = 0.25  # difference from the neighbourhood, in [-1, 1] units, at full weight
+STEM = 2  # factor of space-to-depth at the ends: convolutions at full resolution are expensive
+PAST = 2  # earlier frames in the receptive field of a temporal convolution
 
 
 def per_frame(layer: Callable[[Tensor], Tensor], clip: Tensor) -> Tensor:
-    """A layer of frames (B, C, H, W), applied to each frame of a clip (B, C, T, H, W) alone."""
+    """Apply a layer of frames (B, C, H, W) to each frame of a clip (B, C, T, H, W)."""
     return unfold(layer(fold(clip)), len(clip))
 
 
 def fold(clip: Tensor) -> Tensor:
-    """Clips as frames, (B, C, T, H, W) -> (B T, C, H, W)."""
+    """Fold time into the batch, (B, C, T, H, W) -> (B T, C, H, W)."""
     return rearrange(clip, "b c t h w -> (b t) c h w")
 
 
 def unfold(frames: Tensor, batch: int) -> Tensor:
-    """Inverse of `fold`."""
+    """Invert `fold`."""
     return rearrange(frames, "(b t) c h w -> b c t h w", b=batch)
 
 
-class TimeConv(nn.Module):
-    """Convolution along time that sees a frame and the two before it; before the first one stands itself."""
+class CausalTimeConv(nn.Module):
+    """Causal convolution along time, padded with copies of the first frame."""
 
     def __init__(self, channels_in: int, channels_out: int, stride: int) -> None:
         super().__init__()
@@ -52,38 +51,38 @@ class TimeConv(nn.Module):
         return self.conv(torch.cat([x[:, :, :1].expand(-1, -1, PAST, -1, -1), x], dim=2))
 
 
-class TimeBlock(nn.Module):
-    """Residual block of two convolutions along time, at first the identity; its norms see one frame each."""
+class TimeResBlock(nn.Module):
+    """Two causal temporal convolutions with per-frame normalisation; initialised to the identity."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.norm1 = group_norm(channels)
-        self.conv1 = TimeConv(channels, channels, stride=1)
+        self.conv1 = CausalTimeConv(channels, channels, stride=1)
         self.norm2 = group_norm(channels)
-        self.conv2 = zeroed(TimeConv(channels, channels, stride=1))
+        self.conv2 = zero_init(CausalTimeConv(channels, channels, stride=1))
 
     def forward(self, x: Tensor) -> Tensor:  # (B, C, T, h, w)
         h = self.conv1(F.silu(per_frame(self.norm1, x)))
         return x + self.conv2(F.silu(per_frame(self.norm2, h)))
 
 
-class HalveTime(nn.Module):
-    """1 + 2n frames to 1 + n: the first, and the later one of each pair with what those before it add."""
+class TimeDownsample(nn.Module):
+    """1 + 2n frames to 1 + n: the first and the later one of each pair, plus a causal convolution."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.change = TimeConv(channels, channels, stride=2)
+        self.change = CausalTimeConv(channels, channels, stride=2)
 
     def forward(self, x: Tensor) -> Tensor:  # (B, C, 1 + 2n, h, w) -> (B, C, 1 + n, h, w)
         return x[:, :, ::2] + self.change(x)
 
 
-class DoubleTime(nn.Module):
-    """1 + n frames to 1 + 2n: the first one, and each further one twice, with what tells the two apart."""
+class TimeUpsample(nn.Module):
+    """1 + n frames to 1 + 2n: the first and each further one twice, plus a causal convolution."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.change = TimeConv(channels, 2 * channels, stride=1)
+        self.change = CausalTimeConv(channels, 2 * channels, stride=1)
 
     def forward(self, x: Tensor) -> Tensor:  # (B, C, 1 + n, h, w) -> (B, C, 1 + 2n, h, w)
         change = rearrange(self.change(x), "b (c two) t h w -> b c (t two) h w", two=2)
@@ -106,16 +105,16 @@ class Encoder(nn.Module):
         last = nn.Conv2d(width, 2 * params.latent_channels, 3, padding=1)
         self.head = nn.Sequential(group_norm(width), nn.SiLU(), last)
         time: list[nn.Module] = []
-        for _ in range(halvings(params.temporal_factor)):
-            time += [TimeBlock(width), HalveTime(width)]
-        self.time = nn.Sequential(*time)  # empty, the identity, where each frame stands alone
+        for _ in range(_log2(params.temporal_factor)):
+            time += [TimeResBlock(width), TimeDownsample(width)]
+        self.time = nn.Sequential(*time)  # the identity for a temporal factor of 1
 
     def forward(self, x: Tensor) -> Tensor:  # (B, 3, T, H, W) -> (B, 2C, N, h, w)
         return per_frame(self.head, self.time(per_frame(self.body, x)))
 
 
 class Decoder(nn.Module):
-    """Latents to pixels and, by a second head on the same trunk, to the factor logits of masks."""
+    """Latents to pixels and, by a second head on the same trunk, to mask logits by factor."""
 
     def __init__(self, params: VAEParams) -> None:
         super().__init__()
@@ -133,8 +132,8 @@ class Decoder(nn.Module):
         self.mask = nn.Sequential(nn.Conv2d(width, NUM_LOGITS * STEM**2, 3, padding=1), nn.PixelShuffle(STEM))
         deep = params.base_channels * params.spatial_factor // STEM
         time: list[nn.Module] = []
-        for _ in range(halvings(params.temporal_factor)):
-            time += [DoubleTime(deep), TimeBlock(deep)]
+        for _ in range(_log2(params.temporal_factor)):
+            time += [TimeUpsample(deep), TimeResBlock(deep)]
         self.time = nn.Sequential(*time)
 
     # (B, C, N, h, w) -> (B, 3, T, H, W), (B, 14, T, H, W)
@@ -143,13 +142,12 @@ class Decoder(nn.Module):
         return unfold(self.pixels(trunk), len(z)), unfold(self.mask(trunk), len(z))
 
 
-def halvings(temporal_factor: int) -> int:
-    """How often 2 divides the temporal factor, 1, 2 or 4."""
-    return temporal_factor.bit_length() - 1
+def _log2(power_of_two: int) -> int:
+    return power_of_two.bit_length() - 1
 
 
 class VAE(nn.Module):
-    """Variational autoencoder of clips; see the module's docstring."""
+    """Variational autoencoder of clips; implements `vdp.models.codecs.protocols.Codec`."""
 
     def __init__(self, params: VAEParams, has_masks: bool) -> None:
         super().__init__()
@@ -159,20 +157,20 @@ class VAE(nn.Module):
         self.channels = params.latent_channels
         self.encoder = Encoder(params)
         self.decoder = Decoder(params)
-        self.decoder.mask.requires_grad_(has_masks)  # without masks no loss would reach it
+        self.decoder.mask.requires_grad_(has_masks)  # unused without masks
 
     def blocks(self) -> list[nn.Module]:
-        """The repeated parts, which are called through `forward` alone."""
-        kinds = (ResBlock, TimeBlock, HalveTime, DoubleTime)
+        """Repeated modules that are called through `forward` only."""
+        kinds = (ResBlock, TimeResBlock, TimeDownsample, TimeUpsample)
         return [module for module in self.modules() if isinstance(module, kinds)]
 
     def posterior(self, clips: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and log-variance of latents, (B, 3, T, H, W) in [-1, 1] -> two of (B, C, N, h, w) in fp32."""
+        """Compute mean and log-variance of latents, (B, 3, T, H, W) -> two of (B, C, N, h, w) in fp32."""
         mean, log_variance = self.encoder(clips).float().chunk(2, dim=1)
         return mean, log_variance.clamp(-20, 10)
 
     def encode(self, clip: Tensor) -> Tensor:
-        """Mean latents of a clip, (B, 3, T, H, W) in [-1, 1] -> (B, C, N, h, w) in fp32; N = 1 + (T - 1) / f.
+        """Encode a clip to mean latents, (B, 3, T, H, W) in [-1, 1] -> (B, C, N, h, w) in fp32.
 
         Raises:
             ValueError: if H or W is not a multiple of the spatial factor, or T - 1 of the temporal one.
@@ -183,26 +181,26 @@ class VAE(nn.Module):
                 f"frames: expected height and width divisible by vae.spatial_factor={self.factor}, "
                 f"got {height}x{width}; resize them or choose another factor"
             )
-        left_over = (frames - 1) % self.temporal_factor
-        if left_over:
-            fits = frames - left_over
+        remainder = (frames - 1) % self.temporal_factor
+        if remainder:
+            lower = frames - remainder
             raise ValueError(
-                f"frames: expected 1 + a multiple of vae.temporal_factor={self.temporal_factor} of them, "
-                f"got {frames}; give {fits} or {fits + self.temporal_factor}, or set vae.temporal_factor to 1"
+                f"frames={frames}: expected 1 + a multiple of vae.temporal_factor={self.temporal_factor}; "
+                f"use {lower} or {lower + self.temporal_factor} frames, or set vae.temporal_factor to 1"
             )
         mean, _ = self.posterior(clip)
         return mean
 
     def decode(self, latents: Tensor) -> Tensor:
-        """Pixels of latents, (B, C, N, h, w) -> (B, 3, T, H, W) in [-1, 1] and fp32; T = 1 + f (N - 1)."""
+        """Decode latents, (B, C, N, h, w) -> (B, 3, T, H, W) in [-1, 1], in fp32."""
         pixels, _ = self.decoder(latents)
         return pixels.float().clamp(-1, 1)
 
     def mask_logits(self, latents: Tensor) -> Tensor:
-        """Factor logits that the mask head reads from latents, (B, C, N, h, w) -> (B, 14, T, H, W) in fp32.
+        """Predict mask logits by factor, (B, C, N, h, w) -> (B, 14, T, H, W) in fp32.
 
         Raises:
-            ValueError: if the head was not trained.
+            ValueError: if the mask head was not trained.
         """
         if not self.has_masks:
             raise ValueError(
@@ -214,13 +212,12 @@ class VAE(nn.Module):
 
 
 def detail_weight(frames: Tensor, strength: float) -> Tensor:
-    """Weight of each pixel's error: 1 where it equals its neighbourhood's mean, up to `strength` elsewhere.
+    """Weight pixels by their difference from the local mean, from 1 (none) to `strength`.
 
-    Small objects cover a few percent of a frame and stand out from their surroundings; without labels this
-    gives them the loss they would lack. Frames (B, 3, H, W) in [-1, 1] -> (B, 1, H, W).
+    Raises the weight of small objects without labels. Frames (B, 3, H, W) in [-1, 1] -> (B, 1, H, W).
     """
     mean = frames
-    # one axis after the other: a fifth of the time of a square window
+    # separable: a fifth of the time of a square window
     for window in ((DETAIL_WINDOW, 1), (1, DETAIL_WINDOW)):
         padding = (window[0] // 2, window[1] // 2)
         mean = F.avg_pool2d(mean, window, stride=1, padding=padding, count_include_pad=False)
@@ -229,12 +226,12 @@ def detail_weight(frames: Tensor, strength: float) -> Tensor:
 
 
 def reparametrise(mean: Tensor, log_variance: Tensor, noise: Tensor) -> Tensor:
-    """A sample of N(mean, exp(log_variance)) from standard normal noise (arXiv:1312.6114, section 2.4)."""
+    """Sample N(mean, exp(log_variance)) from standard normal noise (arXiv:1312.6114, section 2.4)."""
     return mean + torch.exp(0.5 * log_variance) * noise
 
 
 def kl_divergence(mean: Tensor, log_variance: Tensor) -> Tensor:
-    """KL of N(mean, exp(log_variance)) from N(0, 1), averaged over elements; a scalar in nats."""
+    """Compute the mean KL divergence of N(mean, exp(log_variance)) from N(0, 1), a scalar in nats."""
     return 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).mean()
 
 
@@ -248,31 +245,28 @@ def vae_loss(
     detail: float,
     mask_weight: float,
 ) -> dict[str, Tensor]:
-    """Loss of the VAE: weighted L1, KL, and the mask head's loss on clips that have masks.
-
-    All of them are means over the clips, of what each has of its own.
+    """Compute the loss of the VAE: weighted L1, KL, and mask loss, each a mean over clips.
 
     Args:
-        network: the codec.
-        clips: (B, 3, T, H, W) in [-1, 1]; single frames have T = 1.
+        clips: (B, 3, T, H, W) in [-1, 1].
         masks: class ids, (B, T, H, W).
-        weight: of each clip's mask loss, (B,); 0 where the masks are not real.
+        weight: of each clip's mask loss, (B,); 0 where it has no masks.
         noise: standard normal, the shape of the latents, (B, C, N, h, w).
         kl_weight: weight of the KL term.
-        detail: largest weight of a pixel, for `detail_weight`.
-        mask_weight: weight of the mask head; 0 leaves it untrained.
+        detail: max weight of a pixel, for `detail_weight`.
+        mask_weight: weight of the mask loss; 0 leaves the mask head untrained.
 
     Returns:
-        'loss' and its parts 'l1', 'kl' and 'mask', scalars.
+        'loss' and its terms 'l1', 'kl' and 'mask', scalars.
     """
     mean, log_variance = network.posterior(clips)
     pixels, logits = network.decoder(reparametrise(mean, log_variance, noise))
     frames = fold(clips)
-    error = (fold(pixels).float() - frames).abs()  # in fp32 whatever the network computed in
+    error = (fold(pixels).float() - frames).abs()  # in fp32 under autocast too
     losses = {"l1": (error * detail_weight(frames, detail)).mean(), "kl": kl_divergence(mean, log_variance)}
     loss = losses["l1"] + kl_weight * losses["kl"]
     if mask_weight:
-        of_frames = factor_loss(fold(logits), masks.flatten(0, 1))
-        losses["mask"] = (weight * of_frames.unflatten(0, masks.shape[:2]).mean(dim=1)).mean()
+        per_frame_loss = factor_loss(fold(logits), masks.flatten(0, 1))
+        losses["mask"] = (weight * per_frame_loss.unflatten(0, masks.shape[:2]).mean(dim=1)).mean()
         loss = loss + mask_weight * losses["mask"]
     return {"loss": loss, **losses}

@@ -1,4 +1,4 @@
-"""Denoisers: each keeps the contract of `vdp.diffusion.protocols.Denoiser`."""
+"""Build and load denoisers; each implements `vdp.diffusion.protocols.Denoiser`."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +14,7 @@ from vdp.models.denoisers.unet import UNet
 
 
 def build_denoiser(params: DenoiserParams, channels: int) -> UNet | DiT:
-    """The denoiser that `params.name` names, for latents of `channels` channels."""
+    """Build the denoiser that `params.name` names, for latents of `channels` channels."""
     if params.name == "unet":
         return UNet(params.unet, channels)
     return DiT(params.dit, channels)
@@ -22,29 +22,24 @@ def build_denoiser(params: DenoiserParams, channels: int) -> UNet | DiT:
 
 @dataclass(frozen=True)
 class TrainedDenoiser(Generic[Diffusion]):
-    """A denoiser and what it was trained with."""
+    """A denoiser and its training configuration."""
 
     network: UNet | DiT
     config: DenoiserConfig[Diffusion]
 
     def data_scale(self, task: str) -> Tensor:
-        """Root mean square of what is diffused in a task, per channel, (C,), where the network is."""
+        """Root mean square of a task's diffused data per channel, (C,), on the network's device."""
         return torch.tensor(self.config.data_scale[task], device=next(self.network.parameters()).device)
 
 
 def load_denoiser(
     folder: Path, device: torch.device, diffusion: type[Diffusion]
 ) -> TrainedDenoiser[Diffusion]:
-    """Rebuild a trained denoiser from its folder alone, in evaluation mode.
-
-    Args:
-        folder: that `train_denoiser` wrote.
-        device: where the network is wanted.
-        diffusion: the schema of the process's params.
+    """Load a denoiser in evaluation mode from its folder; `diffusion` is the schema of its section.
 
     Raises:
         FileNotFoundError: if the folder holds no model.
-        UserError: if it is one of another version.
+        UserError: if the model is of another version.
     """
     config = load_config(folder, DenoiserConfig[diffusion])  # type: ignore[valid-type]
     network = build_denoiser(config.denoiser, config.channels).to(device)

@@ -1,18 +1,18 @@
-"""U-Net, its known frames encoded once (Ronneberger et al. 2015, arXiv:1505.04597; FiLM, arXiv:1709.07871).
+"""U-Net whose context is encoded once (Ronneberger et al. 2015, arXiv:1505.04597; FiLM, arXiv:1709.07871).
 
-A U-Net looks at the known frames nearest to each target, stacked as channels, and gives features at every
-resolution; it never sees the noise, so one pass serves all sampling steps and all noise draws of a training
-step. A light head at the finest `head_levels` of those resolutions denoises. The features join its channels
-(`features`), or scale and shift its normalisations at every position (`spade`: Park et al. 2019,
-arXiv:1903.07291; for video in MCVD, Voleti et al. 2022, arXiv:2205.09853). With `concat` there is no encoder:
-the known frames are channels beside the noised frame at the input of one whole U-Net. Any number of known
-frames, at any real-valued times, fills a fixed number of slots; times and noise levels enter by FiLM.
+An encoder U-Net computes features at every resolution from the context frames nearest to each target frame,
+stacked as channels. It does not depend on the noise, so one pass serves all sampling steps and noise draws. A
+light head at the finest `head_levels` resolutions denoises. The features are concatenated to its channels
+(`features`), or modulate its normalisations at every position (`spade`: Park et al. 2019, arXiv:1903.07291;
+for video MCVD, Voleti et al. 2022, arXiv:2205.09853). `concat` has no encoder: the context frames are input
+channels of one U-Net, beside the noised frame. Any number of context frames at real-valued indices fills a
+fixed number of slots; indices and noise levels enter by FiLM.
 
-With `temporal` the denoising network is a 3D U-Net: convolutions and attention along the targets of a hop,
-apart from those over positions (Ho et al. 2022, arXiv:2204.03458; Tran et al. 2018, arXiv:1711.11248).
+With `temporal` the denoising network is a 3D U-Net with convolutions and attention along the target frames of
+a hop, separate from the spatial ones (Ho et al. 2022, arXiv:2204.03458; Tran et al. 2018, arXiv:1711.11248).
 
-Shapes: B clips, C channels, K known frames, N targets, R noise draws of each target, S slots, D embedding.
-The networks hold each draw of each target as a row of its own, (B*N*R, C, H, W).
+Shapes: B clips, C channels, K context frames, N target frames, R noise draws per target frame, S slots, D
+embedding. Each draw of each target frame is a row, (B*N*R, C, H, W).
 """
 
 from dataclasses import dataclass, replace
@@ -24,36 +24,35 @@ from torch.nn import functional as F
 
 from vdp.core.context_frames import distance
 from vdp.models.denoisers.params import UNetParams
-from vdp.models.layers import ImageAttention, ResBlock, fourier_features, group_norm, zeroed
+from vdp.models.layers import ImageAttention, ResBlock, fourier_features, group_norm, zero_init
 
 MAX_OFFSET = 64.0  # frames; longest period of the features of a time offset
 TIME_PERIOD = 4.0  # longest period of the features of diffusion time and noise level, which lie in [0, 1]
 FEATURES = 32  # Fourier features of one number
-HEAD_CHANNELS = 32  # least channels of an attention head
+HEAD_CHANNELS = 32  # min channels of an attention head
 
-# scale and shift of the two normalisations of each residual block of a stage
-StageMaps = tuple[tuple[Tensor, Tensor], ...]
+StageMaps = tuple[tuple[Tensor, Tensor], ...]  # of the two normalisations of each residual block of a stage
 
 
 @dataclass(frozen=True)
 class UNetContext:
-    """What the known frames say about each target, by one of features, maps and slots, and when it is."""
+    """Encoded context frames of each target frame: one of features, maps and slots."""
 
     features: tuple[Tensor, ...]  # features: fine to coarse, each (B*N, C_i, H_i, W_i)
     maps: tuple[StageMaps, ...]  # spade: of each stage of the head, down, then up, fine to coarse
-    slots: tuple[Tensor, Tensor] | None  # concat: known frames (B*N, S*C, H, W) and their embedding (B*N, D)
-    offsets: Tensor | None  # temporal: features of the time from each target to each, (B, N, N, FEATURES)
+    slots: tuple[Tensor, Tensor] | None  # concat: context frames (B*N, S*C, H, W), embedding (B*N, D)
+    offsets: Tensor | None  # temporal: features of pairwise target offsets, (B, N, N, FEATURES)
     targets: int
 
 
 def attention_heads(channels: int) -> int:
-    """Most heads of `HEAD_CHANNELS` channels or more that divide the channels; one at least."""
-    most = max(1, channels // HEAD_CHANNELS)
-    return next(heads for heads in range(most, 0, -1) if channels % heads == 0)
+    """Choose the max number of heads that divides the channels, with at least `HEAD_CHANNELS` each."""
+    limit = max(1, channels // HEAD_CHANNELS)
+    return next(heads for heads in range(limit, 0, -1) if channels % heads == 0)
 
 
 class Slots(nn.Module):
-    """The S known frames nearest to each target, as channels, and an embedding of when they were."""
+    """Stack the S context frames nearest to each target frame as channels, and embed their offsets."""
 
     def __init__(self, count: int, dim: int) -> None:
         super().__init__()
@@ -72,45 +71,44 @@ class Slots(nn.Module):
         rows = torch.arange(batch, device=frames.device)[:, None, None]
         chosen = frames[rows, :, order]  # (B, N, used, C, H, W)
         first = chosen[:, :, :1]
-        chosen = torch.cat([first, chosen[:, :, 1:] - first], dim=2)  # differences: what stands still is zero
+        chosen = torch.cat([first, chosen[:, :, 1:] - first], dim=2)  # residuals, zero where static
         chosen = chosen.masked_fill(dropped[:, None, None, None, None, None], 0)
         chosen = F.pad(chosen, (0, 0, 0, 0, 0, 0, 0, self.count - used))
-        when = fourier_features(offset.gather(2, order), FEATURES, MAX_OFFSET)
+        offsets = fourier_features(offset.gather(2, order), FEATURES, MAX_OFFSET)
         level = level.masked_fill(dropped[:, None], 0)
-        clean = fourier_features(level[:, None].expand_as(offset).gather(2, order), FEATURES, TIME_PERIOD)
-        # without pictures, "not there" tells a withheld frame from one that is zero
-        present = torch.ones_like(when[..., :1]).masked_fill(dropped[:, None, None, None], 0)
-        embedding = F.pad(torch.cat([when, clean, present], dim=-1), (0, 0, 0, self.count - used))
+        levels = fourier_features(level[:, None].expand_as(offset).gather(2, order), FEATURES, TIME_PERIOD)
+        # tells a masked frame from a black one
+        present = torch.ones_like(offsets[..., :1]).masked_fill(dropped[:, None, None, None], 0)
+        embedding = F.pad(torch.cat([offsets, levels, present], dim=-1), (0, 0, 0, self.count - used))
         stack = rearrange(chosen, "b n s c h w -> (b n) (s c) h w")
         return stack, self.embed(rearrange(embedding, "b n s d -> (b n) (s d)"))
 
 
 class TimeConv(nn.Module):
-    """Convolution of size 3 along the targets of a draw, as a residual branch that starts at zero.
+    """Convolution of size 3 along the target frames of a draw; a zero-initialised residual branch.
 
-    The temporal half of a (2+1)D convolution (Tran et al. 2018, arXiv:1711.11248, section 3.5), with zeros
-    before the first target and after the last: a target alone meets the centre tap. Targets are neighbours in
-    the order given, whatever time lies between them; that, the attention knows.
+    The temporal half of a (2+1)D convolution (Tran et al. 2018, arXiv:1711.11248, section 3.5), zero-padded.
+    Target frames are neighbours in the order given, whatever their offset.
     """
 
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.norm = group_norm(channels)
-        self.conv = zeroed(nn.Conv2d(channels, channels, (3, 1), padding=(1, 0)))
+        self.conv = zero_init(nn.Conv2d(channels, channels, (3, 1), padding=(1, 0)))
 
     def forward(self, x: Tensor, offsets: Tensor) -> Tensor:
         batch, targets, *_ = offsets.shape
         height, width = x.shape[-2:]
-        # draws and positions are one axis of size-1 taps, so no draw meets another
+        # draws and positions share an axis with kernel size 1, so draws stay independent
         h = rearrange(F.silu(self.norm(x)), "(b n r) c h w -> b c n (r h w)", b=batch, n=targets)
         return x + rearrange(self.conv(h), "b c n (r h w) -> (b n r) c h w", h=height, w=width)
 
 
 class TimeAttention(nn.Module):
-    """Self-attention over the targets of a draw at each position, as a residual branch that starts at zero.
+    """Self-attention over the target frames of a draw at each position; a zero-initialised residual branch.
 
-    A learnt function of the real-valued time between two targets is added to their logit (Ho et al. 2022,
-    arXiv:2204.03458, section 3, with relative positions), so only differences of time matter.
+    A learned function of the real-valued offset between two target frames is added to their logit (Ho et al.
+    2022, arXiv:2204.03458, section 3, with relative positions).
     """
 
     def __init__(self, channels: int, heads: int) -> None:
@@ -118,8 +116,8 @@ class TimeAttention(nn.Module):
         self.heads = heads
         self.norm = group_norm(channels)
         self.qkv = nn.Conv2d(channels, 3 * channels, 1)
-        self.bias = nn.Linear(FEATURES, heads, bias=False)  # a constant would change no weight
-        self.proj = zeroed(nn.Conv2d(channels, channels, 1))
+        self.bias = nn.Linear(FEATURES, heads, bias=False)  # softmax cancels a constant
+        self.proj = zero_init(nn.Conv2d(channels, channels, 1))
 
     def forward(self, x: Tensor, offsets: Tensor) -> Tensor:
         batch, targets, *_ = offsets.shape
@@ -129,7 +127,7 @@ class TimeAttention(nn.Module):
             "(b n r) (three heads d) h w -> three b heads (r h w) n d",
             b=batch, n=targets, three=3, heads=self.heads,
         )  # fmt: skip
-        # written out: sequences are short and many, more than the grids of fused kernels hold
+        # explicit: these are more short sequences than the grids of fused kernels allow
         logits = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)  # (B, heads, R*H*W, N, N)
         logits = logits + rearrange(self.bias(offsets), "b n m heads -> b heads 1 n m")
         y = logits.softmax(dim=-1) @ v
@@ -137,39 +135,39 @@ class TimeAttention(nn.Module):
 
 
 class Spade(nn.Module):
-    """Scales and shifts of a stage's normalisations, at every position; zero at first.
+    """Maps that modulate a stage's normalisations, initialised to zero.
 
-    Park et al. 2019 (arXiv:1903.07291), equation 1; the features are a U-Net's, so one convolution of them is
-    enough, and the normalisations keep a scale and shift of their own.
+    Park et al. 2019 (arXiv:1903.07291), equation 1, with one convolution, as the features are a U-Net's; the
+    normalisations keep their own affine weights.
     """
 
     def __init__(self, features: int, normalised: list[int]) -> None:
         super().__init__()
         self.widths = [2 * channels for channels in normalised]
-        # features are sums over residual blocks, of any size; a scale made of them as they are could explode
+        # features are sums over residual blocks; without the norm the scale could explode
         self.norm = group_norm(features)
-        self.conv = zeroed(nn.Conv2d(features, sum(self.widths), 3, padding=1))
+        self.conv = zero_init(nn.Conv2d(features, sum(self.widths), 3, padding=1))
 
     def forward(self, features: Tensor) -> StageMaps:
         maps = self.conv(F.silu(self.norm(features))).split(self.widths, dim=1)
-        return tuple(zip(maps[::2], maps[1::2], strict=True))  # two normalisations a block
+        return tuple(zip(maps[::2], maps[1::2], strict=True))  # two normalisations per block
 
 
 @dataclass(frozen=True)
 class UNetBodySpec:
-    """What a `UNetBody` is made of."""
+    """Configuration of a `UNetBody`."""
 
     widths: list[int]  # channels at each resolution, fine to coarse
-    blocks: int  # residual blocks of a stage
+    blocks: int  # residual blocks per stage
     dim: int  # of the embedding
-    attention_levels: list[int]  # resolutions with attention over the positions of a frame
-    extra: list[int]  # channels that join at each resolution on the way down
+    attention_levels: list[int]  # resolutions with spatial attention
+    extra: list[int]  # channels concatenated at each resolution of the down path
     spade: list[int] | None  # channels of the features that modulate each resolution
-    temporal: bool  # convolutions and attention along the targets
+    temporal: bool  # convolutions and attention along the target frames
 
 
 class Stage(nn.Module):
-    """Residual blocks at one resolution of a pyramid, with attention and what runs along time where asked."""
+    """Residual blocks at one resolution, with optional spatial attention and temporal layers."""
 
     def __init__(self, spec: UNetBodySpec, level: int, channels_in: int) -> None:
         super().__init__()
@@ -194,7 +192,7 @@ class Stage(nn.Module):
 
 
 class UNetBody(nn.Module):
-    """A U-Net's way down and up; gives what it holds at every resolution on the way up, fine to coarse."""
+    """Down and up path of a U-Net; returns the up path's features at every resolution, fine to coarse."""
 
     def __init__(self, spec: UNetBodySpec) -> None:
         super().__init__()
@@ -214,7 +212,7 @@ class UNetBody(nn.Module):
                     self.spade.append(Spade(spec.spade[i], normalised))
 
     def maps(self, features: tuple[Tensor, ...]) -> tuple[StageMaps, ...]:
-        """What features, fine to coarse, make of the normalisations of each stage: down, then up."""
+        """Compute the maps of each stage, down, then up, from features, fine to coarse."""
         levels = [*range(len(self.down)), *range(len(self.up))]
         return tuple(spade(features[i]) for spade, i in zip(self.spade, levels, strict=True))
 
@@ -236,7 +234,7 @@ class UNetBody(nn.Module):
                 x = self.shrink[i](x)
         features = [x]
         for i in reversed(range(len(self.up))):
-            # the size is taken from the skip, so that odd heights and widths fit
+            # resize to the skip, as odd sizes do not double exactly
             x = F.interpolate(self.grow[i](x), size=skips[i].shape[-2:], mode="nearest")
             x = self.up[i](torch.cat([x, skips[i]], dim=1), embedding, maps[levels + i], offsets)
             features.insert(0, x)
@@ -244,28 +242,28 @@ class UNetBody(nn.Module):
 
 
 class UNet(nn.Module):
-    """Denoiser; see the module's docstring and `vdp.diffusion.protocols.Denoiser` for the contract."""
+    """U-Net denoiser; implements `vdp.diffusion.protocols.Denoiser`."""
 
     def __init__(self, params: UNetParams, channels: int) -> None:
         super().__init__()
         widths = [params.base_channels * mult for mult in params.channel_mults]
         dim = 4 * params.base_channels
         stacked = params.context_slots * channels
-        nothing = [0] * len(widths)
-        whole = UNetBodySpec(
-            widths, params.num_res_blocks, dim, params.attention_levels, nothing, spade=None, temporal=False
+        no_extra = [0] * len(widths)
+        full = UNetBodySpec(
+            widths, params.num_res_blocks, dim, params.attention_levels, no_extra, spade=None, temporal=False
         )
         self.conditioning = params.conditioning
         self.joint = params.temporal
         self.slots = Slots(params.context_slots, dim)
         if params.conditioning == "concat":
             self.encoder = None
-            spec, noisy = whole, channels + stacked
+            spec, noisy = full, channels + stacked
         else:
             self.context_in = nn.Conv2d(stacked, widths[0], 3, padding=1)
-            self.encoder = UNetBody(whole)
+            self.encoder = UNetBody(full)
             head = widths[: params.head_levels]
-            spec, noisy = replace(whole, widths=head, blocks=params.head_blocks), channels
+            spec, noisy = replace(full, widths=head, blocks=params.head_blocks), channels
             spec = replace(spec, spade=head) if params.conditioning == "spade" else replace(spec, extra=head)
         self.time = nn.Sequential(nn.Linear(FEATURES, dim), nn.SiLU(), nn.Linear(dim, dim), nn.SiLU())
         self.noisy_in = nn.Conv2d(noisy, widths[0], 3, padding=1)
@@ -275,39 +273,39 @@ class UNet(nn.Module):
         self.pass_noise = nn.Linear(dim, channels)
 
     def blocks(self) -> list[nn.Module]:
-        """The repeated parts, which are called through `forward` alone."""
+        """Repeated modules that are called through `forward` only."""
         kinds = (ResBlock, ImageAttention, TimeConv, TimeAttention, Spade)
         return [module for module in self.modules() if isinstance(module, kinds)]
 
     def context(
         self, frames: Tensor, index: Tensor, level: Tensor, dropped: Tensor, target_index: Tensor
     ) -> UNetContext:
-        """Encode the known frames for some targets; see `vdp.diffusion.protocols.Denoiser.context`."""
+        """Encode the context frames; see `vdp.diffusion.protocols.Denoiser.context`."""
         offsets = None
         if self.joint:
-            between = target_index[:, None, :] - target_index[:, :, None]
-            offsets = fourier_features(between, FEATURES, MAX_OFFSET)
+            pairwise = target_index[:, None, :] - target_index[:, :, None]
+            offsets = fourier_features(pairwise, FEATURES, MAX_OFFSET)
         stack, embedding = self.slots(frames, index, level, dropped, target_index)
-        given = UNetContext((), (), None, offsets, target_index.shape[1])
+        context = UNetContext((), (), None, offsets, target_index.shape[1])
         if self.encoder is None:
-            return replace(given, slots=(stack, embedding))
+            return replace(context, slots=(stack, embedding))
         features = self.encoder(self.context_in(stack), embedding, extra=(), maps=(), offsets=None)
         features = features[: len(self.head.down)]
         if self.conditioning == "spade":
-            return replace(given, maps=self.head.maps(features))
-        return replace(given, features=features)
+            return replace(context, maps=self.head.maps(features))
+        return replace(context, features=features)
 
     def forward(self, xt: Tensor, t: Tensor, context: UNetContext) -> Tensor:
-        """What the network is trained to tell of noised targets; see `vdp.diffusion.protocols.Denoiser`."""
+        """Denoise target frames; see `vdp.diffusion.protocols.Denoiser.__call__`."""
         batch, _, count, _, _ = xt.shape
         draws = count // context.targets
         embedding = self.time(fourier_features(t.flatten(), FEATURES, TIME_PERIOD))
         noisy = x = rearrange(xt, "b c n h w -> (b n) c h w")
         if context.slots is not None:
-            stack, when = (repeat(given, "m ... -> (m r) ...", r=draws) for given in context.slots)
-            x, embedding = torch.cat([noisy, stack], dim=1), embedding + when
+            stack, offsets = (repeat(slot, "m ... -> (m r) ...", r=draws) for slot in context.slots)
+            x, embedding = torch.cat([noisy, stack], dim=1), embedding + offsets
         features = tuple(repeat(f, "m c h w -> (m r) c h w", r=draws) for f in context.features)
         h = self.head(self.noisy_in(x), embedding, features, context.maps, context.offsets)[0]
-        # much of a velocity is the noise itself, which a gated shortcut passes without going through the head
+        # much of a velocity is the noise, which a gated shortcut passes around the head
         output = self.out(F.silu(self.norm(h))) + self.pass_noise(embedding)[:, :, None, None] * noisy
         return rearrange(output.float(), "(b n) c h w -> b c n h w", b=batch)

@@ -1,4 +1,4 @@
-"""Segmenters: frames to factor logits of masks."""
+"""Load segmenters: frames to mask logits by factor."""
 
 from pathlib import Path
 
@@ -8,10 +8,11 @@ from vdp.models.segmenters.unetpp import UNetPlusPlus
 
 
 def load_segmenter(folder: Path) -> UNetPlusPlus:
-    """Rebuild a segmenter from its folder alone, in evaluation mode.
+    """Load a segmenter in evaluation mode from its folder.
 
     Raises:
         FileNotFoundError: if the folder holds no model.
+        UserError: if the model is of another version.
     """
     segmenter = UNetPlusPlus(load_config(folder, SegmenterConfig).segmenter)
     load_weights(segmenter, folder)

@@ -1,6 +1,6 @@
-"""Masks from frames: probabilities of UNet++ and of the codec's mask head, their vote, and the decision.
+"""Predict masks: probabilities of UNet++ and of the codec's mask head, their weighted mean, and thresholding.
 
-Shapes: B frames or clips, S sampled futures of a clip, K known frames, H and W pixels; 49 classes.
+Shapes: B frames or clips, S samples of a clip, K context frames, H and W pixels; 49 classes.
 """
 
 from collections.abc import Callable
@@ -12,17 +12,16 @@ from torch import Tensor
 from vdp.core.classes import NUM_CLASSES
 from vdp.core.device import autocast
 from vdp.core.pixels import to_pixels, to_uint8
-from vdp.models.codecs.pixel import Pixel
-from vdp.models.codecs.vae import VAE
+from vdp.models.codecs.protocols import Codec
 from vdp.models.factored_classes import class_log_probs
 from vdp.models.segmenters.params import SegmentParams
 from vdp.models.segmenters.unetpp import UNetPlusPlus
 
-Logits = Callable[[Tensor], Tensor]  # frames (B, 3, H, W) -> factor logits (B, 14, H, W)
+Logits = Callable[[Tensor], Tensor]  # frames (B, 3, H, W) -> mask logits by factor (B, 14, H, W)
 
 
 def class_probs(segmenter: Logits, frames: Tensor, flip: bool) -> Tensor:
-    """Class probabilities, (B, 3, H, W) in [-1, 1] -> (B, 49, H, W); mean with the mirror image if `flip`."""
+    """Compute class probabilities, (B, 3, H, W) in [-1, 1] -> (B, 49, H, W), with flip TTA if `flip`."""
     probs = class_log_probs(segmenter(frames)).exp()
     if not flip:
         return probs
@@ -30,22 +29,18 @@ def class_probs(segmenter: Logits, frames: Tensor, flip: bool) -> Tensor:
     return 0.5 * (probs + mirrored)
 
 
-def decide(probs: Tensor, object_threshold: float, allowed: Tensor | None) -> Tensor:
-    """Class ids from class probabilities: the likeliest object if objects are likely enough, else background.
+def probs_to_masks(probs: Tensor, object_threshold: float, allowed: Tensor | None) -> Tensor:
+    """Select the likeliest object class where the summed object probability reaches a threshold, else 0.
 
-    The score is the Jaccard index: with an index of J within reach, calling a pixel an object pays from a
-    probability of J / (1 + J) on, below one half wherever the future is uncertain. So the threshold is a
-    parameter.
+    The Jaccard index J is maximised by a threshold of J / (1 + J), below one half where predictions are
+    uncertain.
 
     Args:
         probs: (B, 49, H, W).
-        object_threshold: least summed probability of all (allowed) objects.
-        allowed: (B, 49) bool, the classes that may be given; None allows all.
+        object_threshold: min summed probability of all (allowed) objects.
+        allowed: (B, 49) bool, selectable classes; None allows all.
 
-    Returns:
-        (B, H, W) uint8.
-
-    Source: Lipton et al. 2014 (arXiv:1402.1892) for F1, from which the index follows by J = F1 / (2 - F1).
+    Source: Lipton et al. 2014 (arXiv:1402.1892) for F1, from which J = F1 / (2 - F1) follows.
     """
     objects = probs[:, 1:]
     if allowed is not None:
@@ -55,27 +50,27 @@ def decide(probs: Tensor, object_threshold: float, allowed: Tensor | None) -> Te
 
 
 def seen_classes(masks: Tensor, pixels: int) -> Tensor:
-    """Classes that cover at least `pixels` in a known mask, (B, K, H, W) -> (B, 49) bool; 0 always does."""
+    """Find classes with at least `pixels` in one mask, (B, K, H, W) -> (B, 49) bool; 0 is always included."""
     counts = torch.stack([(masks == c).sum(dim=(-2, -1)).amax(dim=1) for c in range(NUM_CLASSES)], dim=1)
     seen = counts >= pixels
     seen[:, 0] = True
     return seen
 
 
-class MaskMaker:
-    """Makes the masks of one test clip: of its known frames, its predicted and its true target.
+class MaskPredictor:
+    """Predicts the masks of a test clip: of its context frames, its predicted and its true target frame.
 
-    Known and predicted frames are decided by one rule, the filter to seen classes included, so that the copy
-    baseline differs from the result in the frames alone. Ceilings are not filtered: they bound it.
+    Context and predicted frames use the same threshold and filter of seen classes, so that the copy baseline
+    differs in the frames only. Masks of the true frame, the ceilings, are not filtered.
     """
 
     def __init__(
-        self, segmenter: UNetPlusPlus, codec: VAE | Pixel, params: SegmentParams, device: torch.device
+        self, segmenter: UNetPlusPlus, codec: Codec, params: SegmentParams, device: torch.device
     ) -> None:
         if params.codec_vote > 0 and not codec.has_masks:
             raise ValueError(
-                f"segment.codec_vote={params.codec_vote}: this codec has no trained mask head; set it to 0, "
-                "or codec.name to vae and pretrain_vae.mask_weight above 0"
+                f"segment.codec_vote={params.codec_vote}: expected 0, as the codec has no trained mask head; "
+                "set it to 0, or codec.name to vae and pretrain_vae.mask_weight above 0"
             )
         self.segmenter = segmenter
         self.codec = codec
@@ -83,46 +78,46 @@ class MaskMaker:
         self.device = device
 
     def clip_masks(
-        self, known: np.ndarray, futures: np.ndarray, latents: np.ndarray, truth: np.ndarray | None
+        self, known: np.ndarray, samples: np.ndarray, latents: np.ndarray, truth: np.ndarray | None
     ) -> dict[str, np.ndarray]:
-        """Masks of one clip.
+        """Predict the masks of one clip.
 
         Args:
-            known: true known frames, (K, H, W, 3) uint8.
-            futures: the predicted target of each sample, (S, H, W, 3) uint8.
-            latents: its raw latents, (S, C, h, w).
-            truth: the true target, (H, W, 3) uint8; None where the clip has none.
+            known: context frames, (K, H, W, 3) uint8.
+            samples: predicted target frame of each sample, (S, H, W, 3) uint8.
+            latents: their raw latents, (S, C, h, w).
+            truth: true target frame, (H, W, 3) uint8, or None.
 
         Returns:
-            'known' (K, H, W); 'prediction', 'truth', 'truth_unetpp' (by UNet++ alone) and 'round_trip'
-            (H, W), uint8; the last three are zero where there is no true target.
+            uint8 masks 'known' (K, H, W) and 'prediction', 'truth', 'truth_unetpp' (by UNet++ only) and
+            'round_trip' (H, W); the last three are zero without a true target frame.
         """
-        threshold = self.params.object_threshold
-        known_probs = self.probs(known, self.encode(known), self.params.codec_vote)
-        known_masks = decide(known_probs, threshold, None)
+        threshold, vote = self.params.object_threshold, self.params.codec_vote
+        known_probs = self.probs(known, self.encode(known), vote)
+        known_masks = probs_to_masks(known_probs, threshold, None)
         allowed = None
         if self.params.seen_classes_only:
             allowed = seen_classes(known_masks[None], self.params.seen_pixels)
-            known_masks = decide(known_probs, threshold, allowed.expand(len(known_probs), -1))
+            known_masks = probs_to_masks(known_probs, threshold, allowed.expand(len(known_probs), -1))
         codes = torch.from_numpy(np.array(latents, np.float32)).to(self.device)
-        voted = self.probs(futures, codes, self.params.codec_vote).mean(dim=0, keepdim=True)
-        masks = {"known": known_masks, "prediction": decide(voted, threshold, allowed)[0]}
+        mean_probs = self.probs(samples, codes, vote).mean(dim=0, keepdim=True)
+        masks = {"known": known_masks, "prediction": probs_to_masks(mean_probs, threshold, allowed)[0]}
         if truth is None:
             empty = torch.zeros_like(masks["prediction"])
             masks |= {"truth": empty, "truth_unetpp": empty, "round_trip": empty}
         else:
             encoded = self.encode(truth[None])
-            vote, rounded = self.params.codec_vote, self.decode(encoded)
-            masks["truth"] = decide(self.probs(truth[None], encoded, vote), threshold, None)[0]
-            masks["truth_unetpp"] = decide(self.probs(truth[None], encoded, 0), threshold, None)[0]
-            masks["round_trip"] = decide(self.probs(rounded, encoded, vote), threshold, None)[0]
+            decoded = self.decode(encoded)
+            masks["truth"] = probs_to_masks(self.probs(truth[None], encoded, vote), threshold, None)[0]
+            masks["truth_unetpp"] = probs_to_masks(self.probs(truth[None], encoded, 0), threshold, None)[0]
+            masks["round_trip"] = probs_to_masks(self.probs(decoded, encoded, vote), threshold, None)[0]
         return {kind: mask.cpu().numpy() for kind, mask in masks.items()}
 
     @torch.inference_mode()
     def probs(self, frames: np.ndarray, latents: Tensor, vote: float) -> Tensor:
-        """Class probabilities (B, 49, H, W) of frames (B, H, W, 3) uint8 and raw latents (B, C, h, w).
+        """Compute class probabilities (B, 49, H, W) of frames (B, H, W, 3) uint8 and latents (B, C, h, w).
 
-        UNet++ reads the frames; the codec's mask head reads the latents, with the weight `vote`.
+        `vote` is the weight of the codec's mask head on the latents; UNet++ on the frames has the rest.
         """
         pixels = to_pixels(frames).to(self.device)
         parts = []
@@ -139,14 +134,14 @@ class MaskMaker:
 
     @torch.inference_mode()
     def encode(self, frames: np.ndarray) -> Tensor:
-        """Raw latents of frames (B, H, W, 3) uint8, (B, C, h, w)."""
+        """Encode frames (B, H, W, 3) uint8 to raw latents (B, C, h, w)."""
         pixels = to_pixels(frames).to(self.device)
         with autocast(self.device):
             return self.codec.encode(pixels[:, :, None])[:, :, 0]
 
     @torch.inference_mode()
     def decode(self, latents: Tensor) -> np.ndarray:
-        """Frames of raw latents (B, C, h, w), rounded to uint8 as predictions are: (B, H, W, 3)."""
+        """Decode raw latents (B, C, h, w) to frames (B, H, W, 3) uint8."""
         with autocast(self.device):
             pixels = self.codec.decode(latents[:, :, None])[:, :, 0]
         return to_uint8(pixels)

@@ -1,24 +1,24 @@
-"""Show the segmenter what it will see: frames that came out of the codec, some from noisy latents."""
+"""Augment the segmenter's training with codec round trips of frames, partly from noisy latents."""
 
 import torch
 from torch import Tensor
 
 from vdp.core.rng import BatchRng
-from vdp.models.codecs.factory import Codec
+from vdp.models.codecs.protocols import Codec
 
 
 def round_trip(codec: Codec, frames: Tensor, share: float, noise: float, batch_rng: BatchRng) -> Tensor:
-    """Pass a share of frames through the codec, with noise of a random strength on each one's latents.
+    """Encode and decode a share of frames, with noise of a random strength on the latents of each.
 
     Args:
-        codec: encodes and decodes; no gradient flows through it.
+        codec: receives no gradient.
         frames: (B, 3, H, W) in [-1, 1].
-        share: of the frames of the whole batch, the first ones of it.
-        noise: largest standard deviation of the noise, in units of each frame's own latents per channel.
-        batch_rng: source of randomness, on the frames' device.
+        share: of the frames of the whole batch, from the first.
+        noise: max standard deviation of the noise, relative to each frame's latents per channel.
+        batch_rng: on the frames' device.
 
     Returns:
-        (B, 3, H, W), the frames in their order.
+        (B, 3, H, W) in the order of `frames`.
     """
     batch, _, height, width = frames.shape
     strength = noise * batch_rng.uniform(batch, 1, 1, 1, 1)
@@ -28,7 +28,7 @@ def round_trip(codec: Codec, frames: Tensor, share: float, noise: float, batch_r
         return frames
     with torch.no_grad():
         latents = codec.encode(frames[:count, :, None])
-        # one number alone has no spread
+        # the deviation of a single number is undefined
         spread = latents.std(dim=(2, 3, 4), keepdim=True) if latents[0, 0].numel() > 1 else 0
         decoded = codec.decode(latents + strength[:count] * spread * drawn[:count])[:, :, 0]
     return torch.cat([decoded, frames[count:]])

@@ -1,4 +1,4 @@
-"""UNet++ (Zhou et al. 2018, arXiv:1807.10165) of segmentation_models_pytorch, with a factorised head.
+"""UNet++ (Zhou et al. 2018, arXiv:1807.10165) of segmentation_models_pytorch, with a factored head.
 
 Shapes: B frames, H and W pixels.
 """
@@ -11,29 +11,24 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vdp.models.factored_classes import NUM_LOGITS
+from vdp.models.segmenters.module_usage import find_blocks, remove_unused, trace_usage
 from vdp.models.segmenters.params import SegmenterParams
-from vdp.models.segmenters.pruning import drop_unused, repeated, try_out
 
 
 def check_encoder(name: str) -> None:
-    """Refuse an encoder that the library does not have, naming some that it has.
-
-    Raises:
-        ValueError: if `name` is neither one of smp's own nor `tu-` and one of timm's.
-    """
-    own = smp.encoders.get_encoder_names()
-    timm_name = name.removeprefix("tu-")
-    if name in own or (name.startswith("tu-") and timm.list_models(timm_name)):
+    """Raise ValueError if segmentation_models_pytorch has no encoder `name` (`tu-` prefixes timm's)."""
+    known = smp.encoders.get_encoder_names()
+    if name in known or (name.startswith("tu-") and timm.list_models(name.removeprefix("tu-"))):
         return
-    near = difflib.get_close_matches(name, own, n=3) or own[:3]
+    similar = difflib.get_close_matches(name, known, n=3) or known[:3]
     raise ValueError(
-        f"segmenter.encoder={name} is not an encoder of segmentation_models_pytorch; near it: "
-        f"{', '.join(near)}; names of timm take the prefix tu-"
+        f"segmenter.encoder={name}: expected an encoder of segmentation_models_pytorch, such as "
+        f"{', '.join(similar)}; names of timm take the prefix tu-"
     )
 
 
 class UNetPlusPlus(nn.Module):
-    """Frames to factor logits of masks; any H and W."""
+    """Frames of any H and W to mask logits by factor."""
 
     def __init__(self, params: SegmenterParams) -> None:
         super().__init__()
@@ -47,16 +42,16 @@ class UNetPlusPlus(nn.Module):
             decoder_channels=params.decoder_channels,
             classes=NUM_LOGITS,
         )
-        trial = try_out(self.network)
-        drop_unused(self.network, trial)
-        self.block_names = repeated(self.network, trial)
+        usage = trace_usage(self.network)
+        remove_unused(self.network, usage)
+        self.block_names = find_blocks(self.network, usage)
 
     def blocks(self) -> list[nn.Module]:
-        """The repeated parts, which are called through `forward` alone."""
+        """Repeated modules that are called through `forward` only."""
         return [self.network.get_submodule(name) for name in self.block_names]
 
     def forward(self, frames: Tensor) -> Tensor:
-        """Factor logits, (B, 3, H, W) in [-1, 1] -> (B, 14, H, W) in fp32."""
+        """(B, 3, H, W) in [-1, 1] -> (B, 14, H, W) in fp32."""
         height, width = frames.shape[-2:]
         x = frames
         if self.upsample > 1:

@@ -1,4 +1,4 @@
-"""A small project to read, break and change; its sections have schemas of their own, found by name."""
+"""A small project with toy sections in its params.yaml."""
 
 import sys
 from pathlib import Path
@@ -7,7 +7,7 @@ from typing import Annotated, Literal, Self
 import pytest
 from pydantic import Field, model_validator
 
-from vdp.config import schema as params
+from vdp.config import checks, read, schema
 from vdp.config.schema import Params
 
 TOY_PARAMS = """\
@@ -62,7 +62,7 @@ class ToyPredictParams(Params):
 
 @pytest.fixture
 def toy_project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The current folder, with a valid params.yaml of toy sections."""
+    """The current folder, with a valid params.yaml of toy sections and no checks across them."""
     module = type(sys)("toy_params")
     module.__dict__.update(ToyVaeParams=ToyVaeParams, ToyPredictParams=ToyPredictParams)
     monkeypatch.setitem(sys.modules, "toy_params", module)
@@ -71,7 +71,10 @@ def toy_project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         "vae": "toy_params:ToyVaeParams",
         "predict": "toy_params:ToyPredictParams",
     }
-    monkeypatch.setattr(params, "SECTIONS", sections)
+    for owner in (schema, read):
+        monkeypatch.setattr(owner, "SECTIONS", sections)
+    for name in ("CHECKS", "SINGLE_FRAMES_CHECKS"):
+        monkeypatch.setattr(checks, name, ())
     (tmp_path / "params.yaml").write_text(TOY_PARAMS)
     monkeypatch.chdir(tmp_path)
     return tmp_path

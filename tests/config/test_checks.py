@@ -1,0 +1,260 @@
+"""Checks of params.yaml over several sections."""
+
+import copy
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from vdp.config.messages import validate
+from vdp.config.read import check_data, check_file
+from vdp.config.yaml_file import read_file
+from vdp.core.errors import UserError
+from vdp.core.tasks import frame_groups, hop_offsets
+from vdp.diffusion.params import DiffusionParams
+from vdp.sampling.params import PredictParams
+
+REPO = Path(__file__).parents[2]
+PARAMS = read_file(REPO / "params.yaml")
+EPS = {"diffusion.schedule": "cosine", "diffusion.prediction": "eps", "predict.spacing": "leading"}
+PAIRS = [13, 15, 17, 19, 20, [21, 22]]
+
+
+def changed(changes: dict[str, object]) -> dict[str, Any]:
+    """The params.yaml of the project with other values at dotted names; `train.` is `train_denoiser.`."""
+    data = copy.deepcopy(PARAMS)
+    for name, value in changes.items():
+        *sections, key = name.replace("train.", "train_denoiser.", 1).split(".")
+        section = data
+        for part in sections:
+            section = section[part]
+        assert key in section
+        section[key] = value
+    return data
+
+
+def test_the_params_of_the_project_are_valid(monkeypatch):
+    monkeypatch.chdir(REPO)
+    check_file(single_frames=True)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        # one section
+        ({"train.tasks.predict": 0.0}, "train_denoiser.tasks.predict=0.0: expected a number > 0"),
+        ({"diffusion.zero_terminal_snr": True}, "diffusion.zero_terminal_snr=true: expected false"),
+        ({"diffusion.prediction": "eps"}, "diffusion.prediction=eps: expected v, x0 or flow"),
+        ({"diffusion.beta_end": 1e-5}, "diffusion.beta_start=0.0001: expected < diffusion.beta_end=1e-05"),
+        ({"predict.eta": 0.5, "predict.sampler": "dpmpp"}, "predict.eta=0.5: expected 0 with sampler=dpmpp"),
+        (
+            {"denoiser.unet.channel_mults": [0, 1, 2]},
+            "channel_mults[0]=0: expected an integer 1..",
+        ),
+        ({"denoiser.unet.attention_levels": [3]}, "denoiser.unet.attention_levels=[3]: expected 0..2"),
+        ({"denoiser.unet.head_levels": 4}, "denoiser.unet.head_levels=4: expected <= 3"),
+        # latents
+        (
+            {"clip.height": 66},
+            "clip.height=66: expected a multiple of vae.spatial_factor=4; set it to 64",
+        ),
+        (
+            {"clip.width": 97},
+            "clip.width=97: expected a multiple of vae.spatial_factor=4; set it to 96",
+        ),
+        ({"codec.name": "pixel"}, "segment.codec_vote=0.7: expected 0"),
+        ({"pretrain_vae.mask_weight": 0.0}, "segment.codec_vote=0.7: expected 0"),
+        # hops
+        (
+            {"predict.hops": [15, 13, 22]},
+            "predict.hops=[15, 13, 22]: expected frame numbers in ascending",
+        ),
+        (
+            {"predict.hops": [13, 13, 22]},
+            "predict.hops=[13, 13, 22]: expected frame numbers in ascending",
+        ),
+        ({"predict.hops": [13, [15, 14], 22]}, "expected frame numbers in ascending order"),
+        ({"predict.hops": [11, 22]}, "predict.hops=[11, 22]: expected frame numbers > clip.known=11"),
+        ({"predict.hops": [13, 21]}, "expected the scored frame last; end the list with 22"),
+        (
+            {"predict.hops": [22]},
+            "predict.hops=[22]: expected hops over train_denoiser.target_offsets=[1, 2]",
+        ),
+        (
+            {"predict.hops": [13, [15, 18], 19, 21, 22]},
+            "expected hops over train_denoiser.target_offsets=[1, 2]; add 5",
+        ),
+        ({"train.context_frames": 21}, "train_denoiser.context_frames=21: expected <= clip.frames=22"),
+        # targets that are predicted jointly
+        (
+            {"denoiser.unet.temporal": True, "predict.hops": PAIRS},
+            "predict.hops=[13, 15, 17, 19, 20, [21, 22]]: expected hops of train_denoiser.targets=1",
+        ),
+        (
+            {"denoiser.name": "dit", "denoiser.dit.attention": "block", "predict.hops": PAIRS},
+            "expected hops of train_denoiser.targets=1 frames with denoiser.dit",
+        ),
+        (
+            {"denoiser.unet.temporal": True, "train.targets": 2},
+            "expected hops of train_denoiser.targets=2 frames with denoiser.unet.temporal",
+        ),
+        (
+            {
+                "train.scheduled_sampling": 0.5,
+                "train.targets": 2,
+                "denoiser.unet.temporal": True,
+                "predict.hops": [[12, 13], [14, 15], [16, 17], [18, 19], [20, 21], [22, 23]],
+                "clip.frames": 23,
+            },
+            "train_denoiser.scheduled_sampling=0.5: expected 0 with denoiser.unet.temporal",
+        ),
+        # context frames and scheduled sampling
+        (
+            {"denoiser.unet.context_slots": 9},
+            "denoiser.unet.context_slots=9: expected <= train_denoiser.context_frames=5",
+        ),
+        (
+            {"train.scheduled_sampling": 0.5, "train.scheduled_sampling_frames": 5},
+            "train_denoiser.scheduled_sampling_frames=5: expected < train_denoiser.context_frames=5",
+        ),
+        (
+            {
+                "train.scheduled_sampling": 0.5,
+                "train.target_offsets": [2, 3],
+                "predict.hops": [13, 15, 17, 19, 22],
+            },
+            "train_denoiser.target_offsets=[2, 3]: expected 1 among them",
+        ),
+        ({**EPS, "train.scheduled_sampling": 0.5}, "train_denoiser.scheduled_sampling=0.5: expected 0"),
+        # tasks
+        (
+            {"train.tasks.restore": 0.1},
+            "tasks.restore=0.1: expected encode_latents.degraded >= 1",
+        ),
+        (
+            {"train.tasks.interpolate": 0.1, "train.max_span": 19},
+            "train_denoiser.max_span=19: expected 2..18",
+        ),
+        (
+            {"train.tasks.interpolate": 0.1, "train.targets": 2, "train.max_span": 2},
+            "train_denoiser.max_span=2: expected 3..18",
+        ),
+        (
+            {"train.tasks.interpolate": 0.1, "train.context_frames": 1, "denoiser.unet.context_slots": 1},
+            "train_denoiser.tasks.interpolate=0.1: expected context_frames >= 2",
+        ),
+        (
+            {
+                "train.tasks.generate": 0.1,
+                "train.target_offsets": [2, 3],
+                "predict.hops": [13, 15, 17, 19, 22],
+            },
+            "train_denoiser.tasks.generate=0.1: expected 1 in train_denoiser.target_offsets=[2, 3]",
+        ),
+        (
+            {"train.tasks.restore": 0.1, "encode_latents.degraded": 1, "train.targets": 30},
+            "train_denoiser.targets=30: expected <= clip.frames=22",
+        ),
+        (
+            {"evaluate_tasks.interpolate_frames": [1, 21], "train.tasks.interpolate": 0.1},
+            "evaluate_tasks.interpolate_frames=[1, 21]: expected 1..20",
+        ),
+        # sampling
+        ({"diffusion.num_timesteps": 9}, "predict.steps=10: expected <= diffusion.num_timesteps=9"),
+        (
+            {"evaluate_tasks.steps": 20, "diffusion.num_timesteps": 19},
+            "evaluate_tasks.steps=20: expected <= diffusion.num_timesteps=19",
+        ),
+        ({**EPS, "predict.spacing": "trailing"}, "predict.spacing=trailing: expected leading"),
+        (
+            {"predict.spacing": "leading", "predict.steps": 2},
+            "predict.steps=2: expected a start at time >= 0.8",
+        ),
+        (
+            {**EPS, "evaluate_tasks.steps": 2},
+            "evaluate_tasks.steps=2: expected a start at time >= 0.8",
+        ),
+        (
+            {"diffusion.schedule": "linear", "diffusion.prediction": "v", "diffusion.num_timesteps": 100},
+            "diffusion.num_timesteps=100: expected at most 10% of the signal",
+        ),
+        (
+            {**EPS, "diffusion.schedule": "linear", "diffusion.beta_end": 0.5},
+            "diffusion.prediction=eps: expected data left at level 901 of diffusion.num_timesteps=1000",
+        ),
+        ({"predict.guidance": 1.5}, "predict.guidance=1.5: expected 1 with train_denoiser.context_dropout=0"),
+        ({"predict.guidance": 0.5}, "predict.guidance=0.5: expected 1 with train_denoiser.context_dropout=0"),
+        (
+            {"predict.context_noise": 0.2},
+            "predict.context_noise=0.2: expected <= train_denoiser.context_noise",
+        ),
+        # sources
+        ({"extract_frames.train": None}, "extract_frames.train=null: expected a source"),
+        (
+            {"extract_frames.val": None, "extract_frames.val_share": 0.0},
+            "extract_frames.val=null: expected",
+        ),
+        ({"simulate.unlabeled": 0}, "expected null with simulate.unlabeled=0"),
+        (
+            {"simulate.unlabeled": 0, "extract_frames.unlabeled": {"folder": "data/raw/simulated/unlabeled"}},
+            "expected null with simulate.unlabeled=0",
+        ),
+    ],
+)
+def test_sections_that_contradict_each_other_are_refused(changes, message):
+    with pytest.raises(UserError, match=re.escape(message)):
+        check_data(changed(changes))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"clip.width": 97, "codec.name": "pixel", "segment.codec_vote": 0.0},
+        {"predict.hops": [22], "train.target_offsets": [11], "train.scheduled_sampling": 0.0},
+        {"predict.hops": PAIRS},
+        {"denoiser.unet.context_slots": 5},
+        {"denoiser.unet.context_slots": 9, "denoiser.name": "dit"},
+        {"train.context_frames": 20},
+        {"denoiser.unet.temporal": True},
+        {"diffusion.num_timesteps": 10},
+        {"predict.guidance": 1.5, "train.context_dropout": 0.1},
+        {"predict.context_noise": 0.1},
+        {"train.scheduled_sampling_frames": 5, "train.scheduled_sampling": 0.0},
+        {"train.scheduled_sampling_frames": 4, "train.scheduled_sampling": 0.5},
+        {**EPS, "train.scheduled_sampling": 0.0},
+        {"diffusion.schedule": "cosine", "diffusion.prediction": "v", "diffusion.num_timesteps": 10},
+        {"extract_frames.val": None, "extract_frames.val_share": 0.1},
+        {"train.tasks.interpolate": 0.1, "train.max_span": 18},
+        {"train.max_span": 2000, "evaluate_tasks.interpolate_frames": [21]},
+        {"train.tasks.restore": 0.1, "encode_latents.degraded": 1},
+        {"train.tasks.generate": 5.0},
+    ],
+)
+def test_sections_that_agree_are_accepted(changes):
+    check_data(changed(changes), single_frames=True)
+
+
+def test_a_codec_that_compresses_time_is_refused_only_where_single_frames_are_needed():
+    data = changed({"vae.temporal_factor": 2})
+    check_data(data)
+    with pytest.raises(UserError, match=r"vae\.temporal_factor=2: expected 1"):
+        check_data(data, single_frames=True)
+    pixel = changed({"vae.temporal_factor": 2, "codec.name": "pixel", "segment.codec_vote": 0.0})
+    check_data(pixel, single_frames=True)
+
+
+@pytest.mark.parametrize("schedule", ["flow", "linear", "cosine", "sigmoid"])
+def test_the_signal_falls_from_one_at_the_clean_level(schedule):
+    diffusion = changed({"diffusion.schedule": schedule})["diffusion"]
+    signal = [validate(DiffusionParams, diffusion, "diffusion").signal(level) for level in range(0, 1001, 50)]
+    assert signal[0] == 1 and signal == sorted(signal, reverse=True) and 0 <= signal[-1] < 0.01
+
+
+def test_hops_are_groups_of_frames_at_offsets_from_the_frame_before_them():
+    hops = [13, [14, 16], 22]
+    predict = changed({"predict.hops": hops})["predict"]
+    params = validate(PredictParams, predict, "predict")
+    assert params.frame_groups == frame_groups(hops) == [[13], [14, 16], [22]]
+    assert params.frames == [13, 14, 16, 22]
+    assert hop_offsets(hops, 11) == {2, 1, 3, 6} and hop_offsets([12], 11) == {1}

@@ -1,0 +1,27 @@
+"""A tracker that keeps what a stage reports."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+
+class Recorder:
+    def __init__(self) -> None:
+        self.headlines: dict[str, object] = {}
+        self.artifacts: list[str] = []
+
+    @contextmanager
+    def track_stage(self, name: str) -> Iterator["Recorder"]:
+        yield self
+
+    def headline(self, values: Mapping[str, object]) -> None:
+        self.headlines.update(values)
+
+    def artifact(self, path: Path, folder: str | None = None) -> None:
+        assert path.exists()
+        self.artifacts.append(path.name)
+
+
+def results() -> dict[str, bytes]:
+    """All files under results/ by path."""
+    return {str(path): path.read_bytes() for path in sorted(Path("results").rglob("*")) if path.is_file()}

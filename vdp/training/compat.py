@@ -1,0 +1,41 @@
+"""The private names of torch and Lightning Fabric that the trainings use, each with its reason."""
+
+import subprocess
+from collections.abc import Iterator
+
+import torch
+from lightning_fabric import Fabric
+from lightning_fabric.wrappers import _FabricModule, _FabricOptimizer
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
+
+FabricModule = _FabricModule  # returned by Fabric.setup_module; has no public name
+FabricOptimizer = _FabricOptimizer  # returned by Fabric.setup_optimizers; has no public name
+BatchNorm = _BatchNorm  # base class of BatchNorm1d, 2d, 3d and SyncBatchNorm; has no public name
+
+
+def grad_scaler(fabric: Fabric) -> torch.amp.GradScaler | None:
+    """Return the scaler of fp16 gradients: a checkpoint holds its state, and Fabric has no accessor."""
+    return getattr(fabric.strategy.precision, "scaler", None)
+
+
+def unscale_gradients(fabric: Fabric, optimizer: FabricOptimizer) -> None:
+    """Unscale fp16 gradients; Fabric's public clip_gradients also sums their norm in another order."""
+    fabric.strategy.precision.unscale_gradients(optimizer.optimizer)
+
+
+def take_launched_processes(fabric: Fabric) -> list[subprocess.Popen[bytes]]:
+    """Return the processes that Fabric has started and stop Fabric from watching them.
+
+    Its watcher kills the main process within seconds of another one's failure, before that is reported.
+    """
+    processes: list[subprocess.Popen[bytes]] = getattr(fabric.strategy.launcher, "procs", [])
+    launched = list(processes)
+    processes.clear()
+    return launched
+
+
+def shutdown_workers(batches: Iterator[object]) -> None:
+    """End the workers of an iterator over a DataLoader now; torch leaves it to the garbage collector."""
+    assert isinstance(batches, _MultiProcessingDataLoaderIter)
+    batches._shutdown_workers()

@@ -1,0 +1,48 @@
+"""The definition of a training, its result and its logger."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Generic, Protocol, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from vdp.core.rng import BatchRng
+from vdp.training.dataloader import Batch, Batches, Movable
+from vdp.training.out_of_memory import MemoryParam
+
+Network = TypeVar("Network", bound=nn.Module)
+ValBatch = TypeVar("ValBatch", bound=Movable)
+Loss = Callable[[Network, Batch, BatchRng], dict[str, Tensor]]  # named scalars, means over the samples
+Picture = NDArray[np.uint8]  # (H, W, 3), RGB
+
+
+class Logger(Protocol):
+    """Receives curves and pictures; `vdp.tracking.mlflow_run.Tracker` is one."""
+
+    def log(self, metrics: dict[str, float], step: int) -> None: ...
+
+    def picture(self, name: str, picture: Picture, step: int) -> None: ...
+
+
+@dataclass(frozen=True)
+class Training(Generic[Network, Batch, ValBatch]):
+    """A network with its data and losses."""
+
+    name: str  # section of params.yaml
+    network: Network  # trained in place
+    loss: Loss[Network, Batch]  # 'loss' is minimised, all scalars are logged
+    batches: Batches[Batch]
+    val_loss: Loss[Network, ValBatch]  # 'loss' selects the best weights
+    val_batches: Batches[ValBatch]  # of `vdp.training.validation.VALIDATION_SIZE` samples
+    plot: Callable[[Network], Picture] | None = None  # called in every process, logged by the main one
+    memory_params: Sequence[MemoryParam] = ()  # params to lower if memory is full, beside the batch size
+
+
+@dataclass(frozen=True)
+class TrainingResult(Generic[Network]):
+    """The averaged weights of a training."""
+
+    network: Network  # with the weights that `keep` names, last or best, in evaluation mode
+    other_weights: dict[str, dict[str, Tensor]]  # the other state dict, by name
