@@ -240,7 +240,7 @@ def time_stage() -> None:
     """Run stages/train_denoiser.py in the current folder and print the seconds of its steps as JSON."""
     from stages import train_denoiser
     from vdp.config.read import run_stage
-    from vdp.training.checkpoint import States
+    from vdp.training.checkpoint import TrainingCheckpoints
 
     rounds: list[list[float]] = []
 
@@ -250,9 +250,10 @@ def time_stage() -> None:
         yield clock
         rounds.append(clock.steps)
 
+    checkpoints = TrainingCheckpoints(Path("checkpoints"))
     with (
         patch.object(train_denoiser, "track_stage", clocked),
-        patch.object(train_denoiser, "stage_checkpoints", lambda stage, root: States(Path("states"))),
+        patch.object(train_denoiser, "stage_checkpoints", lambda stage, root: checkpoints),
     ):
         for _ in range(ROUNDS):
             run_stage(train_denoiser.main)

@@ -1,10 +1,10 @@
 """Kill `dvc repro` at random moments and check that it resumes: `python -m bench.kills --help`.
 
-Each trial runs the smoke recipe, with longer trainings that save their state every second step, in a clone of
+Each trial runs the smoke recipe, with longer trainings that save a checkpoint every second step, in a clone of
 the last commit with an empty cache, as `make run` does (vdp check, dvc repro). All its processes get SIGKILL
 at a moment drawn uniformly over the processor time of an undisturbed run, which does not depend on the load
 of the machine; then it is run again. Its dvc.lock and scores must equal those of the undisturbed run, and a
-training with a saved state must have resumed from it. Prints a table; exit code 1 if a trial fails.
+training with a checkpoint must have resumed from it. Prints a table; exit code 1 if a trial fails.
 """
 
 import argparse
@@ -57,7 +57,7 @@ class Trial:
     seconds: float  # processor time at the kill
     share: float  # of the reference's
     stage: str  # running at the kill
-    state: int | None  # newest step saved by this stage
+    checkpoint: int | None  # step of its newest checkpoint
     resumed: int | None  # step from which its training resumed
     repaired: str  # half-written files that vdp check repaired
     errors: tuple[str, ...]  # differences from the reference
@@ -109,8 +109,8 @@ class Checkout:
     def results(self) -> dict[str, bytes]:
         return {name: self.folder.joinpath(name).read_bytes() for name in RESULTS}
 
-    def states(self, stage: str) -> list[int]:
-        """Steps of the states that a stage has saved."""
+    def checkpoints(self, stage: str) -> list[int]:
+        """Steps of the checkpoints of a stage."""
         return [int(path.stem) for path in self.folder.glob(f".resume/{stage}-*/[0-9]*.json")]
 
     def remove(self) -> None:
@@ -198,20 +198,20 @@ class Trials:
 
     def _resume(self, checkout: Checkout, number: int, share: float) -> Trial:
         stage = stage_at(checkout.log.read_text(errors="replace"))
-        state = max(checkout.states(stage), default=None)
+        checkpoint = max(checkout.checkpoints(stage), default=None)
         errors, repaired, resumed = [], "", None
         try:
             repaired = repaired_files(checkout.run(*CHECK))
             resumed = resumed_step(checkout.run(*RUN), stage)
             results = checkout.results()
             errors += [name for name in RESULTS if results[name] != self.reference.results[name]]
-            errors += [f"states of {name} left" for name in TRAININGS if checkout.states(name)]
-            if state is not None and resumed is None:
-                errors.append("did not resume from its state")
+            errors += [f"checkpoints of {name} left" for name in TRAININGS if checkout.checkpoints(name)]
+            if checkpoint is not None and resumed is None:
+                errors.append("did not resume from its checkpoint")
         except (ValueError, OSError) as error:
             errors.append(one_line(error))
         seconds = share * self.reference.seconds
-        return Trial(number, seconds, share, stage, state, resumed, repaired, tuple(errors))
+        return Trial(number, seconds, share, stage, checkpoint, resumed, repaired, tuple(errors))
 
 
 def stage_at(output: str) -> str:
@@ -229,19 +229,19 @@ def resumed_step(output: str, stage: str) -> int | None:
 
 
 def repaired_files(output: str) -> str:
-    return ", ".join(re.findall(r"^(\S+): was left half written", output, re.MULTILINE))
+    return ", ".join(re.findall(r"^(\S+): truncated by a killed run", output, re.MULTILINE))
 
 
 # --- The table -------------------------------------------------------------------------------------------
 
-HEAD = ["kill", "after", "of a run", "in", "state of step", "resumed from", "repaired", "equal"]
+HEAD = ["kill", "after", "of a run", "in", "checkpoint", "resumed from", "repaired", "equal"]
 
 
 def cells(trial: Trial) -> list[str]:
-    state, resumed = ("-" if step is None else str(step) for step in (trial.state, trial.resumed))
+    checkpoint, resumed = ("-" if step is None else str(step) for step in (trial.checkpoint, trial.resumed))
     verdict = "NO: " + "; ".join(trial.errors) if trial.errors else "yes"
     moment = [f"{trial.seconds:.1f} s", f"{100 * trial.share:.0f} %"]
-    return [str(trial.number), *moment, trial.stage, state, resumed, trial.repaired or "-", verdict]
+    return [str(trial.number), *moment, trial.stage, checkpoint, resumed, trial.repaired or "-", verdict]
 
 
 def table(trials: Sequence[Trial]) -> str:

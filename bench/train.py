@@ -1,18 +1,15 @@
-"""What the engine adds to a training step, and how long steps wait for their batches.
+"""Overhead of a training over the bare step, and its wait for batches.
 
     python -m bench.train [--data FOLDER] [--recipe NAME]
 
-Every training of params.yaml, or of a recipe over it, runs as its stage starts it, by `vdp.training.trainer` on
-the clips and latents of FOLDER, in one process without workers, and is not saved. In between, the bare step
-takes turns of a few steps with it, on a copy of the network and the very same batches and random numbers:
-loss, backward and AdamW under the same autocast. What the engine has beside these is what it adds: Fabric,
-seeds, moving the batch, clipping, the check that the gradient is finite, averaged weights, losses for the
-curves, the progress bar. Left out are validations, the states that are saved every few minutes, and MLflow.
+Each training of params.yaml, or of a recipe over it, runs as its stage does, by `vdp.training.trainer.fit`
+on the clips and latents of FOLDER, in one process without workers. It is not saved. It takes turns of a few
+steps with the bare step: loss, backward and AdamW under the same autocast, on a copy of the network and the
+same batches and random numbers. Not measured: validations, checkpoints and MLflow.
 
-Seconds are wall time, the median over all turns. The ratio is that of an engine's turn, without its waiting,
-to the bare turn after it, so that a machine that is slow for a while is slow for both: median and quartiles.
-The share of waiting is of the engine's time, with its waiting. The segmenter's codec is untrained: these are
-costs, not qualities.
+Seconds are wall time, the median over all turns. The ratio is that of a turn of `fit`, without its wait for
+batches, to the bare turn after it, so that a slow machine slows both: median and quartiles. The segmenter's
+codec is untrained.
 """
 
 import argparse
@@ -44,25 +41,18 @@ from vdp.core.rng import BatchRng
 from vdp.models.checkpoint import save_model
 from vdp.models.codecs.params import CodecConfig, CodecParams, VAEParams
 from vdp.models.codecs.vae import VAE
-from vdp.training.dataloader import Batch, Batches, noise_of
+from vdp.training.cost import COST_STEPS, WARM_STEPS
+from vdp.training.dataloader import Batch, Batches
+from vdp.training.definition import Logger, Network, Picture, Training, ValBatch
 from vdp.training.optim import make_optimizer
 from vdp.training.params import EngineParams, FitParams, PretrainVAEParams
-from vdp.training.trainer import (
-    COST_STEPS,
-    NOISE_STREAM,
-    WARM_STEPS,
-    HeldOut,
-    Log,
-    Network,
-    Picture,
-    Training,
-    fit,
-)
+from vdp.training.seeds import noise_rng
+from vdp.training.trainer import fit
 
 STAGES = {"pretrain_vae": pretrain_vae, "train_denoiser": train_denoiser, "train_segmenter": train_segmenter}
-INPUTS = (Path("clips"), Path("latents"))  # of the folder with data
-UNTIMED = WARM_STEPS + COST_STEPS + 1  # steps in which the engine still finds out what to tell of its cost
-ALONE: dict[str, JsonValue] = {
+INPUTS = (Path("clips"), Path("latents"))
+UNTIMED = WARM_STEPS + COST_STEPS + 1  # steps in which `fit` measures its cost
+ONE_PROCESS: dict[str, JsonValue] = {
     "devices": 1, "num_nodes": 1, "strategy": "auto", "compile": False, "checkpointing": False,
 }  # fmt: skip
 
@@ -71,27 +61,26 @@ ALONE: dict[str, JsonValue] = {
 class Turn:
     """Seconds of a few steps."""
 
-    engine: float  # without waiting
-    waited: float
+    fit: float  # without the wait
+    wait: float
     bare: float
 
 
-class Bare(Generic[Network, Batch]):
-    """The same training by hand: loss, backward, optimiser."""
+class BareTraining(Generic[Network, Batch]):
+    """The same training without `fit`: loss, backward, optimizer."""
 
     def __init__(
-        self, training: Training[Network, Batch, HeldOut], params: FitParams, seed: int, fabric: Fabric
+        self, training: Training[Network, Batch, ValBatch], params: FitParams, seed: int, fabric: Fabric
     ) -> None:
         self.network = copy.deepcopy(training.network).to(fabric.device).train()
         self.optimizer = make_optimizer(self.network, params)
-        self.loss, self.batch_size, self.seed, self.fabric = (
-            training.loss, training.batches.batch_size, seed, fabric,
-        )  # fmt: skip
+        self.loss, self.batch_size = training.loss, training.batches.batch_size
+        self.seed, self.fabric = seed, fabric
 
-    def batch_rng(self, step: int, rows: range) -> BatchRng:
-        """What the engine has for these rows."""
-        generator = noise_of(self.seed, step, NOISE_STREAM, self.fabric.device)
-        return BatchRng(generator, rows, self.batch_size)
+    def part(self, step: int, rows: range, batch: Batch) -> tuple[Batch, BatchRng]:
+        """Return what the loss of `fit` gets for these rows."""
+        device = self.fabric.device
+        return batch.to(device), noise_rng(self.seed, step, rows, self.batch_size, device)
 
     def step(self, parts: Sequence[tuple[Batch, BatchRng]]) -> None:
         for batch, batch_rng in parts:
@@ -102,67 +91,60 @@ class Bare(Generic[Network, Batch]):
         self.optimizer.zero_grad(set_to_none=True)
 
 
-class _Enough(Exception):
-    """All turns are done: the training and its stage are left without saving anything."""
+class _Finished(Exception):
+    """Leaves the training and its stage after the last turn."""
 
 
-class Turns(Generic[Network, Batch]):
-    """The batches of the engine's training: where it asks for the next one, it waits for the bare turn."""
+class TurnBatches(Generic[Network, Batch]):
+    """The batches of `fit`, which run the bare steps of the same batches after every few steps."""
 
-    def __init__(self, batches: Batches[Batch], bare: Bare[Network, Batch], steps: int, turns: int) -> None:
+    def __init__(
+        self, batches: Batches[Batch], bare: BareTraining[Network, Batch], steps: int, turns: int
+    ) -> None:
         self.batches, self.bare, self.steps = batches, bare, steps
         self.batch_size = batches.batch_size
         self.last = turns * steps
-        self.seen: list[tuple[int, range, Batch]] = []  # of the engine's turn in progress
-        self.waited = 0.0
-        self.since = now(bare.fabric)
-        self.done: list[Turn] = []
+        self.seen: list[tuple[int, range, Batch]] = []  # in the turn of `fit`
+        self.wait, self.since = 0.0, now(bare.fabric)
+        self.turns: list[Turn] = []
 
     def __call__(self, step: int, rng: np.random.Generator, rows: range) -> Batch:
-        """Rows of a batch, which the bare step gets too; rows of one batch are asked for in ascending order.
-
-        Raises:
-            _Enough: after the last turn.
-        """
+        """Return rows of a batch, in ascending order; _Finished after the last turn."""
         if step % self.steps == 0 and rows.start == 0 and step > 0:
-            self._take_turns()
+            self._run_bare_steps()
             if step == self.last:
-                raise _Enough
+                raise _Finished
         started = time.perf_counter()
         batch = self.batches(step, rng, rows)
-        self.waited += time.perf_counter() - started
+        self.wait += time.perf_counter() - started
         self.seen.append((step, rows, batch))
         return batch
 
     def names(self, step: int) -> list[str]:
         return self.batches.names(step)
 
-    def _take_turns(self) -> None:
-        """Note the engine's turn, which has ended, and let the bare step have its own."""
-        fabric = self.bare.fabric
-        engine = now(fabric) - self.since - self.waited
+    def _run_bare_steps(self) -> None:
+        seconds = now(self.bare.fabric) - self.since - self.wait
         parts: dict[int, list[tuple[Batch, BatchRng]]] = {}
         for step, rows, batch in self.seen:
-            part = (batch.to(fabric.device), self.bare.batch_rng(step, rows))
-            parts.setdefault(step, []).append(part)
-        started = now(fabric)
-        for of_step in parts.values():
-            self.bare.step(of_step)
-        ended = now(fabric)
-        self.done.append(Turn(engine, self.waited, ended - started))
+            parts.setdefault(step, []).append(self.bare.part(step, rows, batch))
+        started = now(self.bare.fabric)
+        for step_parts in parts.values():
+            self.bare.step(step_parts)
+        self.turns.append(Turn(seconds, self.wait, now(self.bare.fabric) - started))
         self.seen.clear()
-        self.waited, self.since = 0.0, now(fabric)
+        self.wait, self.since = 0.0, now(self.bare.fabric)
 
 
 def now(fabric: Fabric) -> float:
-    """Seconds on a clock, when the device has done what it was given."""
+    """Synchronise the device and return the time in seconds."""
     if fabric.device.type == "cuda":
         torch.cuda.synchronize(fabric.device)
     return time.perf_counter()
 
 
-class Silence:
-    """A log that keeps nothing; in the place of a stage's tracker."""
+class NoLogger:
+    """Stands for the tracker of a stage."""
 
     is_main = True
 
@@ -171,64 +153,52 @@ class Silence:
     def picture(self, name: str, picture: Picture, step: int) -> None: ...
 
 
-def turns_of(
-    training: Training[Network, Batch, HeldOut],
+def time_turns(
+    training: Training[Network, Batch, ValBatch],
     params: FitParams,
     engine: EngineParams,
     seed: int,
-    log: Log,
+    logger: Logger,
     fabric: Fabric,
     steps: int,
     turns: int,
 ) -> list[Turn]:
-    """Train by `fit` and by hand, in turns.
-
-    Args:
-        training, params, engine, seed, log, fabric: as of `fit`; `params` without workers.
-        steps: of a turn.
-        turns: of each of the two.
-    """
-    bare = Bare(training, params, seed, fabric)
-    watched = Turns(training.batches, bare, steps, turns)
+    """Train by `fit` and by bare steps, in `turns` of `steps` steps each; `params` without workers."""
+    bare = BareTraining(training, params, seed, fabric)
+    batches = TurnBatches(training.batches, bare, steps, turns)
     one_more = params.model_copy(update={"steps": turns * steps + 1, "validate_every": turns * steps + 1})
-    with suppress(_Enough):
-        fit(replace(training, batches=watched), one_more, engine, seed, log, fabric, states=None)
-    return watched.done
+    with suppress(_Finished):
+        fit(replace(training, batches=batches), one_more, engine, seed, logger, fabric, checkpoints=None)
+    return batches.turns
 
 
 # --- The stages ------------------------------------------------------------------------------------------
 
 
 @contextmanager
-def workplace(data: Path, recipe: str | None) -> Iterator[None]:
-    """A folder to work in for as long as the block lasts, with params, the data and an untrained codec.
-
-    Raises:
-        UserError: if the data or the recipe are not there.
-    """
+def temporary_project(data: Path, recipe: str | None) -> Iterator[None]:
+    """Work in a temporary folder with params, data and an untrained codec; UserError without data."""
     for path in INPUTS:
         if not (data / path / "train" / "manifest.json").is_file():
             raise UserError(
-                f"{data / path}: nothing to train on; `dvc repro encode_latents` makes data/clips and "
-                "data/latents, or name a folder that has both by --data"
+                f"{data / path}: no such data; run `dvc repro encode_latents`, which writes data/clips and "
+                "data/latents, or name a folder with both by --data"
             )
     params = merged(read_file(), read_recipe(recipe) if recipe else {})
-    engine: dict[str, JsonValue] = {"engine": ALONE}
-    without_workers: dict[str, JsonValue] = {stage: {"num_workers": 0} for stage in STAGES}
+    changes: dict[str, JsonValue] = {"engine": ONE_PROCESS, **{stage: {"num_workers": 0} for stage in STAGES}}
     with TemporaryDirectory() as folder:
-        place = Path(folder)
-        changed = merged(merged(params, engine), without_workers)
-        place.joinpath(PARAMS_FILE.name).write_text(json.dumps(changed))
-        place.joinpath("data").mkdir()
+        project = Path(folder)
+        project.joinpath(PARAMS_FILE.name).write_text(json.dumps(merged(params, changes)))
+        project.joinpath("data").mkdir()
         for path in INPUTS:
-            place.joinpath("data", path).symlink_to((data / path).resolve())
-        with chdir(place):
+            project.joinpath("data", path).symlink_to((data / path).resolve())
+        with chdir(project):
             save_untrained_codec()
             yield
 
 
 def save_untrained_codec() -> None:
-    """The codec that the segmenter's training passes frames through."""
+    """Save the codec of the segmenter's training."""
     vae = read_section(VAEParams, "vae")
     has_masks = read_section(PretrainVAEParams, "pretrain_vae").mask_weight > 0
     if read_section(CodecParams, "codec").name == "vae":
@@ -238,25 +208,25 @@ def save_untrained_codec() -> None:
         save_model(train_segmenter.CODEC, None, CodecConfig(name="pixel", vae=None, has_masks=False))
 
 
-def stage_turns(name: str, steps: int, turns: int) -> list[Turn]:
-    """The turns of what a stage trains, with the params and data of the working directory."""
+def time_stage(name: str, steps: int, turns: int) -> list[Turn]:
+    """Time the training of a stage, with the params and data of the working directory."""
     stage = STAGES[name]
     found: list[Turn] = []
 
-    def watched_fit(training, params, engine, seed, log, fabric, states):  # type: ignore[no-untyped-def]
-        found.extend(turns_of(training, params, engine, seed, log, fabric, steps, turns))
-        raise _Enough
+    def timed_fit(training, params, engine, seed, logger, fabric, checkpoints):  # type: ignore[no-untyped-def]
+        found.extend(time_turns(training, params, engine, seed, logger, fabric, steps, turns))
+        raise _Finished
 
     @contextmanager
-    def silent(stage: str) -> Iterator[Silence]:
-        yield Silence()
+    def no_tracking(stage: str) -> Iterator[NoLogger]:
+        yield NoLogger()
 
-    # What a stage trains is put together in its `main`: taken from there, it is what is trained.
+    # the stage's own `main` builds the training
     with (
-        patch.object(stage, "fit", watched_fit),
-        patch.object(stage, "track_stage", silent),
-        patch.object(stage, "states_of", lambda *of: None),
-        suppress(_Enough),
+        patch.object(stage, "fit", timed_fit),
+        patch.object(stage, "track_stage", no_tracking),
+        patch.object(stage, "stage_checkpoints", lambda *_: None),
+        suppress(_Finished),
     ):
         stage.main()
     return found
@@ -265,45 +235,29 @@ def stage_turns(name: str, steps: int, turns: int) -> list[Turn]:
 # --- The table -------------------------------------------------------------------------------------------
 
 
-def line(name: str, turns: Sequence[Turn], steps: int) -> list[str]:
-    """A training's row of the table."""
-    low, ratio, high = statistics.quantiles([turn.engine / turn.bare for turn in turns], n=4)
-    bare, engine, waited = (
+HEADS = ["training", "bare step, ms", "fit, ms", "ratio (quartiles)", "wait, ms", "share of the wait"]
+
+
+def table_row(name: str, turns: Sequence[Turn], steps: int) -> list[str]:
+    """The row of a training."""
+    low, ratio, high = statistics.quantiles([turn.fit / turn.bare for turn in turns], n=4)
+    bare, fitted, wait = (
         1000 / steps * statistics.median(getattr(turn, part) for turn in turns)
-        for part in ("bare", "engine", "waited")
+        for part in ("bare", "fit", "wait")
     )
-    share = statistics.median(turn.waited / (turn.engine + turn.waited) for turn in turns)
-    return [
-        name,
-        number(bare),
-        number(engine),
-        f"{ratio:.3f} ({low:.3f}..{high:.3f})",
-        number(waited),
-        f"{100 * share:.1f} %",
-    ]
-
-
-def table(turns: dict[str, list[Turn]], steps: int) -> str:
-    """What was measured of each training, in turns of so many steps."""
-    heads = [
-        "training",
-        "bare step, ms",
-        "engine's, ms",
-        "ratio (quartiles)",
-        "waiting, ms",
-        "share of waiting",
-    ]
-    return markdown(heads, [line(name, done, steps) for name, done in turns.items()])
+    share = statistics.median(turn.wait / (turn.fit + turn.wait) for turn in turns)
+    quartiles = f"{ratio:.3f} ({low:.3f}..{high:.3f})"
+    return [name, number(bare), number(fitted), quartiles, number(wait), f"{100 * share:.1f} %"]
 
 
 def bench(data: Path, recipe: str | None, names: Sequence[str], steps: int, turns: int) -> str:
-    """The table of some trainings, after turns that warm up."""
+    """Return the table of some trainings, after turns that warm up."""
     untimed = -(-UNTIMED // steps)
-    with workplace(data, recipe):
-        if read_section(CodecParams, "codec").name == "pixel":  # it has nothing to fit
+    with temporary_project(data, recipe):
+        if read_section(CodecParams, "codec").name == "pixel":  # has no weights
             names = [name for name in names if name != "pretrain_vae"]
-        found = {name: stage_turns(name, steps, untimed + turns)[untimed:] for name in names}
-    return table(found, steps)
+        found = {name: time_stage(name, steps, untimed + turns)[untimed:] for name in names}
+    return markdown(HEADS, [table_row(name, turns, steps) for name, turns in found.items()])
 
 
 def main() -> None:
@@ -311,10 +265,10 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--data", type=Path, default=Path("data"), help="folder with clips and latents")
-    parser.add_argument("--recipe", help="a recipe over params.yaml; the data stay as they are")
+    parser.add_argument("--recipe", help="a recipe over params.yaml")
     parser.add_argument("--stages", nargs="+", choices=STAGES, default=list(STAGES))
     parser.add_argument("--steps", type=int, default=4, help="of a turn")
-    parser.add_argument("--turns", type=int, default=40, help="of the engine and of the bare step, each")
+    parser.add_argument("--turns", type=int, default=40, help="of fit and of the bare step")
     args = parser.parse_args()
     run_stage(lambda: print(bench(args.data, args.recipe, args.stages, args.steps, args.turns)))
 

@@ -1,24 +1,26 @@
-"""Schedules, processes and objectives for tests, by the names that params.yaml gives them."""
+"""Schedules, processes and objectives by the names of params.yaml."""
 
 import pytest
 from torch import Tensor
 
+from vdp.config.choices import Prediction
 from vdp.diffusion.objective import Objective
 from vdp.diffusion.params import DiffusionParams
-from vdp.diffusion.process import Prediction, Process, Schedule
+from vdp.diffusion.process import Process, Schedule
 from vdp.diffusion.schedules import make_process
 
 PREDICTIONS: list[Prediction] = ["flow", "v", "eps", "x0"]
-# "+zero" scales the schedule so that it ends in pure noise.
-TABLES = ["linear", "cosine", "sigmoid", "linear+zero", "cosine+zero", "sigmoid+zero"]
+ZERO_TERMINAL = ["linear+zero", "cosine+zero", "sigmoid+zero"]  # with zero terminal SNR
+TABLES = ["linear", "cosine", "sigmoid", *ZERO_TERMINAL]
 SCHEDULES = ["flow", *TABLES]
+NOISE_AT_END = ["flow", *ZERO_TERMINAL]
 
-# What params.yaml allows: eps says nothing of the picture at pure noise.
+# params.yaml rejects eps on schedules that end in pure noise
 EVERY_PAIR = [
     (name, prediction)
     for name in SCHEDULES
     for prediction in PREDICTIONS
-    if prediction != "eps" or (name != "flow" and "+" not in name)
+    if prediction != "eps" or name not in NOISE_AT_END
 ]
 
 every_process = pytest.mark.parametrize(("schedule", "prediction"), EVERY_PAIR)
@@ -50,14 +52,8 @@ def schedule_of(name: str, num_timesteps: int = 1000) -> Schedule:
     return make_process(diffusion_params(name, "v", True, num_timesteps)).schedule
 
 
-def process_of(name: str, prediction: Prediction, num_timesteps: int = 1000) -> Process:
-    return Process(schedule_of(name, num_timesteps), prediction)
-
-
-def per_frame(schedule: Schedule, t: Tensor) -> tuple[Tensor, Tensor]:
-    """alpha and sigma of times (B, T), to multiply clips with."""
-    alpha, sigma = schedule(t)
-    return alpha[:, None, :, None, None], sigma[:, None, :, None, None]
+def process_of(name: str, prediction: Prediction) -> Process:
+    return Process(schedule_of(name), prediction)
 
 
 def objective_of(name: str, prediction: str, scale: Tensor, residual: bool) -> Objective:

@@ -70,7 +70,7 @@ BAD = {
     "seed=-1: expected": {"changes": {"seed": -1}},
     "steps is not a known key|train_denoiser.stepz is not": {"changes": {"train_denoiser.stepz": 1}},
     "changes: seed=.* expected a plain value": {"changes": {"seed": np.int64(3)}},
-    "temporal_factor=2 does not go with predict": {"changes": {"vae.temporal_factor": 2}},
+    "temporal_factor=2: expected 1": {"changes": {"vae.temporal_factor": 2}},
     "too few frames: 5": {"videos": [video(0, count=5), video(1)]},
     "there is no training to resume": {"resume": True},
 }

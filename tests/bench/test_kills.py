@@ -16,7 +16,9 @@ GOOD = Trial(3, 12.34, 0.5, "pretrain_vae", 14, 14, "", ())
 def test_the_table_is_ordered_by_time_and_names_the_stage_and_the_errors():
     assert kills.stage_at(OUTPUT) == "pretrain_vae"
     assert kills.stage_at(OUTPUT + "Updating lock file 'dvc.lock'\n") == "after pretrain_vae"
-    bad = replace(GOOD, seconds=1.0, state=None, resumed=None, errors=("dvc.lock", "results/metrics.json"))
+    bad = replace(
+        GOOD, seconds=1.0, checkpoint=None, resumed=None, errors=("dvc.lock", "results/metrics.json")
+    )
     head, _, first, second = kills.table([GOOD, bad]).splitlines()
     assert first.endswith("| - | - | - | NO: dvc.lock; results/metrics.json |")
     assert second.endswith("| pretrain_vae | 14 | 14 | - | yes |")

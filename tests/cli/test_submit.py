@@ -33,6 +33,7 @@ def params() -> dict[str, dict[str, object]]:
     data["clip"] = {"frames": 6, "known": KNOWN, "height": HEIGHT, "width": WIDTH}
     data["predict"] |= {"hops": [4, 6], "steps": 2, "samples": 2, "batch_size": 6}  # batches of 3 of 4 clips
     data["segment"] |= {"object_threshold": 0.5, "seen_classes_only": False}
+    data["denoiser"]["unet"]["context_slots"] = 2
     data["train_denoiser"] |= {"context_frames": 3, "max_span": 4, "max_hops": 1}
     return data
 

@@ -1,4 +1,4 @@
-"""What augmentation changes, what it leaves alone, and what its params may say."""
+"""Augmentation of frames and clips, and section `augment`."""
 
 from collections import Counter
 from pathlib import Path
@@ -29,8 +29,8 @@ def block_masks(seed: int, frames: int = 1, height: int = HEIGHT, width: int = W
     return masks
 
 
-def painted(masks: np.ndarray) -> np.ndarray:
-    """Frames whose colour is five times the class, so that they tell their own masks."""
+def paint(masks: np.ndarray) -> np.ndarray:
+    """Frames whose colour is five times the class."""
     return (5 * masks)[..., None].repeat(3, axis=-1)
 
 
@@ -38,58 +38,34 @@ def augment(flip: bool = False, crop_scale: float = 1.0, brightness: float = 0.0
     return Augment(Changes(flip=flip, crop_scale=crop_scale, brightness=brightness), HEIGHT, WIDTH)
 
 
-# --- Frames and masks ------------------------------------------------------------------------------------
-
-
-def test_a_mirror_moves_frame_and_mask_alike_in_half_of_the_draws():
-    masks, mirrored = block_masks(0), 0
-    for seed in range(200):
-        frames, moved = augment(flip=True)(painted(masks), masks, seed)
-        np.testing.assert_array_equal(frames, painted(moved))
-        if np.array_equal(moved, masks[:, :, ::-1]):
-            mirrored += 1
-        else:
-            np.testing.assert_array_equal(moved, masks)
-    assert 70 < mirrored < 130
-
-
 @pytest.mark.parametrize(("flip", "crop_scale"), [(True, 1.0), (False, 0.6), (True, 0.6)])
 def test_augmented_masks_stay_aligned_with_their_frames(flip, crop_scale):
-    """Colours tell classes: away from the edges of blocks, where the frame is blurred, the two agree."""
+    """Frames and masks agree except at the edges of blocks, which resizing blurs; no new class appears."""
     agreed, changed = [], 0
     change = Augment(Changes(flip=flip, crop_scale=crop_scale, brightness=0.0), 64, 96)
     for seed in range(60):
         masks = block_masks(seed, height=64, width=96)
-        frames, moved = change(painted(masks), masks, seed)
-        assert frames.shape == (1, 64, 96, 3) and moved.shape == (1, 64, 96)
-        agreed.append(float((frames == painted(moved)).all(axis=-1).mean()))
+        frames, moved = change(paint(masks), masks, seed)
+        assert frames.shape == (1, 64, 96, 3) and moved.shape == (1, 64, 96) and moved.dtype == np.uint8
+        assert set(np.unique(moved).tolist()) <= set(np.unique(masks).tolist())
+        agreed.append(float((frames == paint(moved)).all(axis=-1).mean()))
         changed += not np.array_equal(moved, masks)
     assert np.mean(agreed) > 0.95
     assert min(agreed) > 0.85
     assert 10 < changed < 60
 
 
-def test_augmentation_makes_no_new_classes():
-    change = Augment(EVERYTHING, HEIGHT, WIDTH)
-    for seed in range(60):
-        masks = block_masks(seed)
-        _, moved = change(painted(masks), masks, seed)
-        assert set(np.unique(moved).tolist()) <= set(np.unique(masks).tolist())
-        assert moved.dtype == np.uint8
-
-
-def test_brightness_leaves_the_mask_and_the_grey_of_grey_alone():
-    """The same change for all colours: a hue that shifted would change the class."""
+def test_brightness_changes_neither_the_mask_nor_the_hue():
     masks, changed = block_masks(0), 0
     for seed in range(20):
-        frames, kept = augment(brightness=0.3)(painted(masks), masks, seed)
+        frames, kept = augment(brightness=0.3)(paint(masks), masks, seed)
         np.testing.assert_array_equal(kept, masks)
         assert (frames == frames[..., :1]).all()
-        changed += not np.array_equal(frames, painted(masks))
+        changed += not np.array_equal(frames, paint(masks))
     assert 0 < changed < 20
 
 
-def test_with_all_of_it_off_the_bytes_are_untouched():
+def test_without_augmentations_nothing_changes():
     masks = block_masks(0, frames=3)
     frames = np.random.default_rng(0).integers(0, 256, (3, HEIGHT, WIDTH, 3), dtype=np.uint8)
     for seed in range(5):
@@ -98,19 +74,19 @@ def test_with_all_of_it_off_the_bytes_are_untouched():
         np.testing.assert_array_equal(kept, masks)
 
 
-def test_the_seed_alone_decides_the_augmentation():
+def test_the_augmentation_depends_on_the_seed_alone():
     masks = block_masks(0)
     one, two = (Augment(EVERYTHING, HEIGHT, WIDTH) for _ in range(2))
-    images = [one(painted(masks), masks, seed)[0] for seed in range(10)]
+    images = [one(paint(masks), masks, seed)[0] for seed in range(10)]
     assert len({image.tobytes() for image in images}) > 4
     for seed in reversed(range(10)):
-        np.testing.assert_array_equal(two(painted(masks), masks, seed)[0], images[seed])
+        np.testing.assert_array_equal(two(paint(masks), masks, seed)[0], images[seed])
 
 
-def test_mirrors_crops_and_brightness_come_independently_of_each_other():
-    """Each is in half of 400 draws, so two are together in 100 of them; the standard deviation is 9."""
+def test_flips_crops_and_brightness_are_independent():
+    """Each is in half of 400 draws, so two are in 100 of them; the standard deviation is 9."""
     masks = block_masks(0)
-    frames = painted(masks)
+    frames = paint(masks)
     change, counts = Augment(EVERYTHING, HEIGHT, WIDTH), Counter()
     for seed in range(400):
         changed, moved = change(frames, masks, seed)
@@ -119,33 +95,31 @@ def test_mirrors_crops_and_brightness_come_independently_of_each_other():
         counts[whole, bright] += 1
         if whole:
             counts["mirrored"] += not np.array_equal(moved, masks)
-    assert counts["mirrored"] == pytest.approx(100, abs=40)
-    for whole in (False, True):
-        for bright in (False, True):
-            assert counts[whole, bright] == pytest.approx(100, abs=40)
+    for key in ("mirrored", *((whole, bright) for whole in (False, True) for bright in (False, True))):
+        assert counts[key] == pytest.approx(100, abs=40)
 
 
 @pytest.mark.parametrize("length", [2, 22, 300])
-def test_all_frames_of_a_clip_are_changed_as_the_first_one_is(length):
+def test_all_frames_of_a_clip_get_the_augmentation_of_the_first(length):
     masks, change, changed = block_masks(0, length), Augment(EVERYTHING, HEIGHT, WIDTH), 0
     for seed in range(8):
-        frames, moved = change(painted(masks), masks, seed)
+        frames, moved = change(paint(masks), masks, seed)
         assert frames.shape == (length, HEIGHT, WIDTH, 3)
         for t in (0, 1, length - 1):
-            alone, mask = change(painted(masks[t : t + 1]), masks[t : t + 1], seed)
+            alone, mask = change(paint(masks[t : t + 1]), masks[t : t + 1], seed)
             np.testing.assert_array_equal(frames[t], alone[0])
             np.testing.assert_array_equal(moved[t], mask[0])
-        np.testing.assert_array_equal(change.frames(painted(masks), seed), frames)
-        changed += not np.array_equal(frames, painted(masks))
+        np.testing.assert_array_equal(change.frames(paint(masks), seed), frames)
+        changed += not np.array_equal(frames, paint(masks))
     assert changed > 4
 
 
-def test_the_share_of_changed_draws_is_the_one_asked_for():
+@pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
+def test_share_is_the_probability_of_a_crop(share):
     masks = block_masks(0)
-    for share in (0.0, 0.5, 1.0):
-        change = Augment(Changes(flip=False, crop_scale=0.5, brightness=0.0), HEIGHT, WIDTH, share)
-        changed = [not np.array_equal(change(painted(masks), masks, seed)[1], masks) for seed in range(100)]
-        assert np.mean(changed) == pytest.approx(share, abs=0.15)
+    change = Augment(Changes(flip=False, crop_scale=0.5, brightness=0.0), HEIGHT, WIDTH, share)
+    changed = [not np.array_equal(change(paint(masks), masks, seed)[1], masks) for seed in range(100)]
+    assert np.mean(changed) == pytest.approx(share, abs=0.15)
 
 
 # --- Views of clips --------------------------------------------------------------------------------------
@@ -158,13 +132,13 @@ def clip_changes(
 
 
 def views_of(changes: ClipChanges, clip: int = 0, seed: int = 0, split: str = "train") -> list[np.ndarray]:
-    return list(ClipViews(changes, HEIGHT, WIDTH, seed, split)(painted(block_masks(7, 3)), clip))
+    return list(ClipViews(changes, HEIGHT, WIDTH, seed, split)(paint(block_masks(7, 3)), clip))
 
 
 @pytest.mark.parametrize("flip", [False, True])
 @pytest.mark.parametrize("random_views", [0, 1, 3])
-def test_a_clip_has_itself_its_mirror_image_and_random_views_each_where_asked(flip, random_views):
-    frames = painted(block_masks(7, 3))
+def test_views_are_the_clip_its_mirror_image_and_random_ones(flip, random_views):
+    frames = paint(block_masks(7, 3))
     views = views_of(clip_changes(flip=flip, random_views=random_views))
     assert len(views) == 1 + flip + random_views
     np.testing.assert_array_equal(views[0], frames)
@@ -175,36 +149,34 @@ def test_a_clip_has_itself_its_mirror_image_and_random_views_each_where_asked(fl
 
 
 def test_a_still_clip_stays_still_in_all_views():
-    """A crop or a brightness that changed from frame to frame would look like motion."""
-    still = painted(block_masks(7, 1)).repeat(5, axis=0)
+    still = paint(block_masks(7, 1)).repeat(5, axis=0)
     for view in ClipViews(clip_changes(random_views=10), HEIGHT, WIDTH, 0, "train")(still, 0):
         assert (view == view[:1]).all()
 
 
-def test_random_views_depend_on_the_seed_the_split_and_the_clip_and_on_nothing_else():
+def test_random_views_depend_on_seed_split_and_clip_alone():
     changes = clip_changes()
     first = [view.tobytes() for view in views_of(changes)]
-    made = ClipViews(changes, HEIGHT, WIDTH, 0, "train")
+    views = ClipViews(changes, HEIGHT, WIDTH, 0, "train")
     for clip in (5, 2, 0):
-        again = [view.tobytes() for view in made(painted(block_masks(7, 3)), clip)]
+        again = [view.tobytes() for view in views(paint(block_masks(7, 3)), clip)]
         assert (again == first) == (clip == 0)
     for other in ({"seed": 1}, {"split": "unlabeled"}, {"clip": 1}):
         assert [view.tobytes() for view in views_of(changes, **other)][2:] != first[2:]
 
 
-def test_random_views_are_mirrored_only_where_mirrors_are_on():
-    """Without crops to speak of, a view is nearer to the clip or to its mirror image: it tells which."""
-    frames = painted(block_masks(7, 3)).astype(int)
-    for flip, expected in ((False, 0.0), (True, 0.5)):
-        views = views_of(clip_changes(flip, crop_scale=1.0, brightness=0.05, random_views=60))[1 + flip :]
-        mirrored = [np.abs(view - frames[:, :, ::-1]).mean() < np.abs(view - frames).mean() for view in views]
-        assert np.mean(mirrored) == pytest.approx(expected, abs=0.2)
+@pytest.mark.parametrize(("flip", "expected"), [(False, 0.0), (True, 0.5)])
+def test_random_views_are_mirrored_only_where_flips_are_on(flip, expected):
+    frames = paint(block_masks(7, 3)).astype(int)
+    views = views_of(clip_changes(flip, crop_scale=1.0, brightness=0.05, random_views=60))[1 + flip :]
+    mirrored = [np.abs(view - frames[:, :, ::-1]).mean() < np.abs(view - frames).mean() for view in views]
+    assert np.mean(mirrored) == pytest.approx(expected, abs=0.2)
 
 
 # --- Params ----------------------------------------------------------------------------------------------
 
 
-def test_the_projects_own_validations_change_nothing(monkeypatch):
+def test_validation_of_the_default_params_has_no_augmentation(monkeypatch):
     monkeypatch.chdir(REPO)
     params = read_section(AugmentParams, "augment")
     masks = block_masks(0)
@@ -218,30 +190,14 @@ def test_the_projects_own_validations_change_nothing(monkeypatch):
 @pytest.mark.parametrize(
     ("split", "changes", "message"),
     [
-        (
-            "train",
-            {"random_views": 2},
-            "augment.denoiser.train.random_views=2: expected 0",
-        ),
-        (
-            "val",
-            {"crop_scale": 0.8},
-            "augment.denoiser.val.crop_scale=0.8: expected 1.0 with random_views=0",
-        ),
-        (
-            "train",
-            {"brightness": 0.1},
-            "augment.denoiser.train.brightness=0.1: expected 0.0 with random_views=0",
-        ),
-        (
-            "val",
-            {"crop_scale": 0.0},
-            "augment.denoiser.val.crop_scale=0.0: expected a number",
-        ),
-        ("val", {"hue": 0.1}, "augment.denoiser.val.hue is not a known key; known: "),
+        ("train", {"random_views": 2}, "train.random_views=2: expected 0"),
+        ("val", {"crop_scale": 0.8}, "val.crop_scale=0.8: expected 1.0 with random_views=0"),
+        ("train", {"brightness": 0.1}, "train.brightness=0.1: expected 0.0 with random_views=0"),
+        ("val", {"crop_scale": 0.0}, "val.crop_scale=0.0: expected a number"),
+        ("val", {"hue": 0.1}, "val.hue is not a known key; known: "),
     ],
 )
-def test_changes_that_would_do_nothing_or_are_wrong_are_told_in_one_line(split, changes, message):
+def test_an_invalid_or_idle_augmentation_is_named(split, changes, message):
     section = read_file(REPO / "params.yaml")["augment"]
     section["denoiser"][split].update(changes)
     for cls, value, name in (
@@ -250,17 +206,12 @@ def test_changes_that_would_do_nothing_or_are_wrong_are_told_in_one_line(split, 
     ):
         with pytest.raises(UserError) as error:
             validate(cls, value, name)
-        assert str(error.value).startswith(f"params.yaml: {message}")
+        assert str(error.value).startswith(f"params.yaml: augment.denoiser.{message}")
         assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize("changes", [{"crop_scale": 0.8}, {"brightness": 0.1}])
-def test_random_views_with_a_change_are_accepted(changes):
+def test_random_views_with_an_augmentation_are_accepted(changes):
     section = read_file(REPO / "params.yaml")["augment"]["denoiser"]
     section["train"].update(changes, random_views=1)
     assert validate(ClipAugment, section, "augment.denoiser").train.random_views == 1
-
-
-def test_no_part_of_the_section_has_a_default_value():
-    for cls in (Changes, ClipChanges, ClipAugment, AugmentParams):
-        assert all(field.is_required() for field in cls.model_fields.values())

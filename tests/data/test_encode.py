@@ -9,7 +9,7 @@ from torch import Tensor
 from vdp.core import device
 from vdp.core.pixels import to_pixels
 from vdp.data.augment import ClipViews
-from vdp.data.encode import decode_frames, encode_clips, encode_conditions, encode_frames, encode_context
+from vdp.data.encode import decode_frames, encode_clips, encode_conditions, encode_context, encode_frames
 from vdp.data.params import ClipChanges
 from vdp.data.stores.clips import Clip, ClipStore, write_clips
 from vdp.data.stores.latents import Moments
@@ -20,7 +20,7 @@ CPU = torch.device("cpu")
 
 @pytest.fixture(autouse=True)
 def full_precision(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The same numbers on a machine whose CPU computes in bf16."""
+    """Compute in fp32 also on a CPU with bf16 support."""
     monkeypatch.setattr(device, "BF16_FLAGS", set())
 
 
@@ -33,19 +33,18 @@ def make_store(folder: Path, clips: int = 3) -> ClipStore:
 
 
 def half(clip: Tensor) -> Tensor:
-    """An encoder that a mirror image tells apart: the left one of each two columns."""
+    """An encoder that does not commute with a flip: every other column."""
     return clip[..., ::2]
 
 
 @pytest.mark.parametrize("batch_frames", [1, 2, 5, 100])
-def test_how_many_frames_are_encoded_at_once_does_not_matter(batch_frames):
+def test_the_number_of_frames_encoded_at_once_does_not_matter(batch_frames):
     frames = frames_of(0)
     expected = half(to_pixels(frames).transpose(0, 1))
     assert torch.equal(encode_frames(half, frames, batch_frames, CPU), expected)
 
 
-def test_each_clip_is_encoded_in_all_its_views(tmp_path):
-    """Here: as it is, mirrored, and darkened by its own number."""
+def test_every_view_of_a_clip_is_encoded(tmp_path):
     store = make_store(tmp_path / "train")
 
     def views(frames: np.ndarray, clip: int) -> Iterator[np.ndarray]:
@@ -74,12 +73,10 @@ def test_equal_runs_with_random_views_give_equal_bytes(tmp_path):
 
 
 def two_views(frames: np.ndarray, clip: int) -> Iterator[np.ndarray]:
-    """As it is, and mirrored."""
     yield from (frames, frames[:, :, ::-1])
 
 
-def test_a_degraded_form_is_made_of_its_own_view(tmp_path):
-    """Five forms of two views: here each is darkened by its number and its clip's."""
+def test_a_form_is_degraded_from_its_view(tmp_path):
     store = make_store(tmp_path / "train")
 
     def darker(frames: np.ndarray, clip: int, number: int) -> np.ndarray:
@@ -94,7 +91,7 @@ def test_a_degraded_form_is_made_of_its_own_view(tmp_path):
             np.testing.assert_array_equal(latents[number], pixels[..., ::2].astype(np.float16))
 
 
-def test_a_clip_with_degraded_frames_of_its_own_has_these_in_its_views(tmp_path):
+def test_stored_degraded_frames_are_encoded_in_the_views(tmp_path):
     own = frames_of(9)
     clips = [Clip("a", frames_of(0), None), Clip("b", frames_of(1), None, own)]
     store = write_clips(tmp_path / "train", clips, shard_mb=1)
@@ -102,21 +99,15 @@ def test_a_clip_with_degraded_frames_of_its_own_has_these_in_its_views(tmp_path)
     def black(frames: np.ndarray, clip: int, number: int) -> np.ndarray:
         return np.zeros_like(frames)
 
-    encoded = dict(
-        zip(
-            [store.name(i) for i in range(2)],
-            encode_conditions(half, store, two_views, black, 3, 2, CPU),
-            strict=True,
-        )
-    )
+    conditions = encode_conditions(half, store, two_views, black, 3, 2, CPU)
+    encoded = dict(zip(store.names, conditions, strict=True))
     assert (encoded["a"] == -1).all()
     for number, shown in enumerate((own, own[:, :, ::-1], own)):
         expected = to_pixels(shown).numpy()[..., ::2].astype(np.float16)
         np.testing.assert_array_equal(encoded["b"][number], expected)
 
 
-def test_degraded_frames_are_seen_in_the_very_views_of_their_clip(tmp_path):
-    """Where they are the clip's own frames, what is encoded of them is what is encoded of it."""
+def test_stored_degraded_frames_get_the_random_views_of_their_clip(tmp_path):
     clips = [Clip(f"c{n}", frames_of(n), None, frames_of(n)) for n in range(2)]
     store = write_clips(tmp_path / "train", clips, shard_mb=1)
     changes = ClipChanges(flip=True, crop_scale=0.7, brightness=0.2, random_views=2)
@@ -124,13 +115,13 @@ def test_degraded_frames_are_seen_in_the_very_views_of_their_clip(tmp_path):
     clean = np.stack(list(encode_clips(half, store, views, 2, CPU, None)))
 
     def never(frames: np.ndarray, clip: int, number: int) -> np.ndarray:
-        raise AssertionError("a clip with degraded frames of its own needs no made ones")
+        raise AssertionError("the store has degraded frames")
 
     degraded = np.stack(list(encode_conditions(half, store, views, never, 6, 2, CPU)))
     np.testing.assert_array_equal(degraded, np.concatenate([clean, clean[:, :2]], axis=1))
 
 
-def test_with_one_view_moments_take_in_all_of_it(tmp_path):
+def test_moments_are_those_of_the_encoded_clips(tmp_path):
     store, moments = make_store(tmp_path / "train"), Moments(3)
     encoded = np.stack(list(encode_clips(half, store, lambda frames, clip: [frames], 2, CPU, moments)))
     assert encoded.shape == (3, 1, 5, 3, 8, 6)
@@ -138,7 +129,7 @@ def test_with_one_view_moments_take_in_all_of_it(tmp_path):
     np.testing.assert_allclose(moments.normalisation().mean, mean)
 
 
-def test_the_first_frames_of_the_named_clips_are_the_known_ones(tmp_path):
+def test_context_is_the_first_frames_of_the_given_clips(tmp_path):
     store = make_store(tmp_path / "test")
     known = encode_context(half, store, [2, 0], 3, CPU)
     assert known.shape == (2, 3, 3, 8, 6)
@@ -146,13 +137,13 @@ def test_the_first_frames_of_the_named_clips_are_the_known_ones(tmp_path):
     assert torch.equal(known, expected)
 
 
-def test_decoded_frames_are_the_bytes_that_were_encoded():
+def test_decoding_undoes_encoding():
     frames = np.stack([frames_of(0), frames_of(1)])
     latents = to_pixels(frames).transpose(1, 2)
     np.testing.assert_array_equal(decode_frames(lambda latents: latents, latents, CPU), frames)
 
 
-def test_predictions_are_written_batch_by_batch_and_read_back_in_order(tmp_path):
+def test_predictions_are_written_in_batches_and_read_back(tmp_path):
     rng = np.random.default_rng(0)
     frames = rng.integers(0, 256, (5, 2, 3, 8, 12, 3), dtype=np.uint8)
     latents = rng.standard_normal((5, 2, 4, 2, 3)).astype(np.float16)
@@ -163,6 +154,6 @@ def test_predictions_are_written_batch_by_batch_and_read_back_in_order(tmp_path)
     np.testing.assert_array_equal(read_latents(tmp_path / "set"), latents)
 
 
-def test_latents_that_were_not_predicted_are_told_with_what_makes_them(tmp_path):
+def test_missing_predictions_name_the_command_to_run(tmp_path):
     with pytest.raises(FileNotFoundError, match="run `dvc repro predict`"):
         read_latents(tmp_path)

@@ -4,16 +4,23 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.processes import PREDICTIONS, every_prediction, every_schedule, per_frame, process_of, schedule_of
-from vdp.diffusion.process import Process, add_noise, min_snr_weight, predict_x0_eps, target
+from tests.processes import (
+    NOISE_AT_END,
+    PREDICTIONS,
+    every_prediction,
+    every_schedule,
+    process_of,
+    schedule_of,
+)
+from vdp.diffusion.process import Process, add_noise, alpha_sigma, min_snr_weight, predict_x0_eps, target
 
 
 def normal(seed: int, *shape: int) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
-def times(*of_each_clip: list[float]) -> Tensor:
-    return torch.tensor(of_each_clip, dtype=torch.float64)
+def times(*clips: list[float]) -> Tensor:
+    return torch.tensor(clips, dtype=torch.float64)
 
 
 INSIDE = times([0.001, 0.02, 0.3, 0.5, 0.7], [0.8, 0.9, 0.95, 0.99, 0.999])
@@ -25,7 +32,7 @@ def circle(t: Tensor) -> tuple[Tensor, Tensor]:
     return torch.cos(0.5 * math.pi * t), torch.sin(0.5 * math.pi * t)
 
 
-# --- Noise, and what the network is to give --------------------------------------------------------------
+# --- Noise and training targets --------------------------------------------------------------------------
 
 
 @every_schedule
@@ -33,18 +40,18 @@ def test_time_zero_is_the_data(name):
     assert torch.equal(add_noise(X0, NOISE, torch.zeros(2, 5, dtype=torch.float64), schedule_of(name)), X0)
 
 
-@pytest.mark.parametrize("name", ["flow", "linear+zero", "cosine+zero", "sigmoid+zero"])
-def test_time_one_is_the_noise_where_the_schedule_ends_in_it(name):
+@pytest.mark.parametrize("name", NOISE_AT_END)
+def test_time_one_is_the_noise_on_schedules_that_end_in_it(name):
     assert torch.equal(add_noise(X0, NOISE, torch.ones(2, 5, dtype=torch.float64), schedule_of(name)), NOISE)
 
 
 @pytest.mark.parametrize(("name", "left"), [("linear", 0.0064), ("cosine", 5e-5), ("sigmoid", 0.0064)])
-def test_other_schedules_leave_a_little_of_the_data_at_time_one(name, left):
+def test_other_schedules_keep_some_signal_at_time_one(name, left):
     xt = add_noise(X0, torch.zeros_like(X0), torch.ones(2, 5, dtype=torch.float64), schedule_of(name))
     torch.testing.assert_close(xt, left * X0, rtol=0.05, atol=0)
 
 
-def test_flow_is_a_straight_line_whose_velocity_is_the_same_at_all_times():
+def test_flow_has_a_constant_velocity():
     process = process_of("flow", "flow")
     for t in (0.0, 0.3, 1.0):
         time = torch.full((2, 5), t, dtype=torch.float64)
@@ -53,19 +60,20 @@ def test_flow_is_a_straight_line_whose_velocity_is_the_same_at_all_times():
 
 
 @every_schedule
-def test_what_the_network_gives_means_the_same_on_every_schedule(name):
-    alpha, sigma = per_frame(schedule_of(name), INSIDE)
-    meant = {"flow": NOISE - X0, "v": alpha * NOISE - sigma * X0, "eps": NOISE, "x0": X0}
+def test_targets_have_one_definition_on_every_schedule(name):
+    alpha, sigma = alpha_sigma(INSIDE, schedule_of(name))
+    expected = {"flow": NOISE - X0, "v": alpha * NOISE - sigma * X0, "eps": NOISE, "x0": X0}
     for prediction in PREDICTIONS:
-        assert torch.equal(target(X0, NOISE, INSIDE, process_of(name, prediction)), meant[prediction])
+        assert torch.equal(target(X0, NOISE, INSIDE, process_of(name, prediction)), expected[prediction])
 
 
 @pytest.mark.parametrize(
-    ("t", "of_data", "of_noise"), [(0.0, 0.0, 1.0), (1.0, -1.0, 0.0), (0.5, -math.sqrt(0.5), math.sqrt(0.5))]
+    ("t", "x0_weight", "noise_weight"),
+    [(0.0, 0.0, 1.0), (1.0, -1.0, 0.0), (0.5, -math.sqrt(0.5), math.sqrt(0.5))],
 )
-def test_v_is_the_noise_at_time_zero_and_minus_the_data_at_time_one(t, of_data, of_noise):
+def test_v_is_the_noise_at_time_zero_and_minus_the_data_at_time_one(t, x0_weight, noise_weight):
     v = target(X0, NOISE, torch.full((2, 5), t, dtype=torch.float64), Process(circle, "v"))
-    torch.testing.assert_close(v, of_data * X0 + of_noise * NOISE, atol=1e-12, rtol=0)
+    torch.testing.assert_close(v, x0_weight * X0 + noise_weight * NOISE, atol=1e-12, rtol=0)
 
 
 @every_schedule
@@ -80,24 +88,24 @@ def test_each_frame_of_each_clip_is_noised_to_its_own_time(name):
 
 
 @pytest.mark.parametrize("shape", [(2, 4), (3, 5), (2,), (2, 1)])
-def test_times_that_do_not_match_the_frames_are_refused(shape):
+def test_times_of_another_shape_are_rejected(shape):
     x0 = torch.zeros(2, 3, 5, 4, 6)
-    with pytest.raises(ValueError, match=r"t: expected one time per frame, shape \(2, 5\), got"):
+    with pytest.raises(ValueError, match=r"t: expected .*\(2, 5\)"):
         add_noise(x0, x0, torch.zeros(shape), schedule_of("flow"))
 
 
-# --- Back to the data and the noise ----------------------------------------------------------------------
+# --- Predicted x0 and eps --------------------------------------------------------------------------------
 
 
 def recovered(process: Process, t: Tensor) -> tuple[Tensor, Tensor]:
-    """x0 and eps of a network that gives what it is trained to give."""
+    """x0 and eps of a perfect network."""
     xt = add_noise(X0, NOISE, t, process.schedule)
     return predict_x0_eps(xt, target(X0, NOISE, t, process), t, process)
 
 
 @every_schedule
 @every_prediction
-def test_the_data_and_the_noise_are_recovered_from_what_the_network_should_give(name, prediction):
+def test_x0_and_eps_are_recovered_from_the_target(name, prediction):
     clean, eps = recovered(process_of(name, prediction), INSIDE)
     torch.testing.assert_close(clean, X0, atol=1e-9, rtol=0)
     torch.testing.assert_close(eps, NOISE, atol=1e-9, rtol=0)
@@ -106,14 +114,14 @@ def test_the_data_and_the_noise_are_recovered_from_what_the_network_should_give(
 @every_schedule
 @pytest.mark.parametrize("prediction", ["flow", "v"])
 @pytest.mark.parametrize("t", [0.0, 1.0])
-def test_a_velocity_tells_the_data_and_the_noise_at_both_ends_of_time(name, prediction, t):
+def test_velocities_determine_x0_and_eps_at_both_ends_of_time(name, prediction, t):
     clean, eps = recovered(process_of(name, prediction), torch.full((2, 5), t, dtype=torch.float64))
     torch.testing.assert_close(clean, X0, atol=1e-12, rtol=0)
     torch.testing.assert_close(eps, NOISE, atol=1e-12, rtol=0)
 
 
 @every_schedule
-def test_eps_tells_the_data_at_time_zero_and_x0_the_noise_at_time_one(name):
+def test_eps_determines_x0_at_time_zero_and_x0_determines_eps_at_time_one(name):
     start, end = torch.zeros(2, 5, dtype=torch.float64), torch.ones(2, 5, dtype=torch.float64)
     assert torch.equal(recovered(process_of(name, "eps"), start)[0], X0)
     clean, eps = recovered(process_of(name, "x0"), end)
@@ -122,7 +130,7 @@ def test_eps_tells_the_data_at_time_zero_and_x0_the_noise_at_time_one(name):
 
 
 @every_schedule
-def test_x0_says_nothing_of_the_noise_at_time_zero_which_is_then_zeros_with_a_finite_gradient(name):
+def test_eps_of_prediction_x0_is_zero_at_time_zero_with_a_finite_gradient(name):
     t = times([0.0, 0.5, 0.0, 1.0, 0.2], [0.0, 0.1, 1.0, 0.0, 0.9])
     output = NOISE.clone().requires_grad_()
     clean, eps = predict_x0_eps(X0, output, t, process_of(name, "x0"))
@@ -131,19 +139,18 @@ def test_x0_says_nothing_of_the_noise_at_time_zero_which_is_then_zeros_with_a_fi
     assert torch.equal(eps == 0, noiseless)
     (gradient,) = torch.autograd.grad(eps.sum(), output)
     assert gradient.isfinite().all()
-    assert torch.equal(gradient == 0, noiseless | (per_frame(schedule_of(name), t)[0] == 0).expand_as(eps))
+    assert torch.equal(gradient == 0, noiseless | (alpha_sigma(t, schedule_of(name))[0] == 0).expand_as(eps))
 
 
 @every_schedule
 @every_prediction
 @pytest.mark.parametrize("other", PREDICTIONS)
-def test_all_predictions_say_the_same_of_the_same_belief(name, prediction, other):
-    """Any output, right or wrong, stands for an (x0, eps) on xt; said in another way it is the same."""
-    process, translated = process_of(name, prediction), process_of(name, other)
+def test_predictions_convert_into_each_other(name, prediction, other):
+    process, converted = process_of(name, prediction), process_of(name, other)
     xt = add_noise(X0, NOISE, INSIDE, process.schedule)
     x0, eps = predict_x0_eps(xt, normal(2, *X0.shape), INSIDE, process)
     torch.testing.assert_close(add_noise(x0, eps, INSIDE, process.schedule), xt, atol=1e-9, rtol=0)
-    again = predict_x0_eps(xt, target(x0, eps, INSIDE, translated), INSIDE, translated)
+    again = predict_x0_eps(xt, target(x0, eps, INSIDE, converted), INSIDE, converted)
     torch.testing.assert_close(again, (x0, eps), atol=1e-7, rtol=1e-9)
 
 
@@ -153,22 +160,22 @@ def test_all_predictions_say_the_same_of_the_same_belief(name, prediction, other
 @every_schedule
 @every_prediction
 @pytest.mark.parametrize("gamma", [0.5, 5.0])
-def test_the_weight_of_an_output_weighs_its_error_in_x0_by_the_clamped_snr(name, prediction, gamma):
-    """A nudge of the output moves x0: weight * nudge^2 is then min(SNR, gamma) * move^2."""
+def test_min_snr_weight_is_the_clamped_snr_in_units_of_x0(name, prediction, gamma):
+    """If a change d of the output changes x0 by e, then weight d^2 = min(SNR, gamma) e^2."""
     process = process_of(name, prediction)
-    xt, output, nudge = X0, NOISE, 0.1
+    xt, output, change = X0, NOISE, 0.1
     x0, _ = predict_x0_eps(xt, output, INSIDE, process)
-    moved, _ = predict_x0_eps(xt, output + nudge, INSIDE, process)
+    moved, _ = predict_x0_eps(xt, output + change, INSIDE, process)
     alpha, sigma = process.schedule(INSIDE)
-    wished = (alpha / sigma).square().clamp(max=gamma) * (moved - x0)[:, 0, :, 0, 0].square()
+    expected = (alpha / sigma).square().clamp(max=gamma) * (moved - x0)[:, 0, :, 0, 0].square()
     torch.testing.assert_close(
-        min_snr_weight(INSIDE, process, gamma) * nudge**2, wished, rtol=1e-6, atol=1e-15
+        min_snr_weight(INSIDE, process, gamma) * change**2, expected, rtol=1e-6, atol=1e-15
     )
 
 
 @every_schedule
 @every_prediction
-def test_the_weight_is_finite_and_never_negative_at_all_times(name, prediction):
+def test_min_snr_weight_is_finite_and_nonnegative_at_all_times(name, prediction):
     t = torch.linspace(0, 1, 101)[None]
     weight = min_snr_weight(t, process_of(name, prediction), 5.0)
     assert weight.shape == t.shape
@@ -180,13 +187,13 @@ def test_the_weight_is_finite_and_never_negative_at_all_times(name, prediction):
 @pytest.mark.parametrize(
     ("prediction", "clean", "pure_noise"), [("x0", 5, 0), ("eps", 0, 1), ("v", 0, 0), ("flow", 0, 0)]
 )
-@pytest.mark.parametrize("name", ["flow", "linear+zero", "cosine+zero", "sigmoid+zero"])
-def test_the_weight_at_both_ends_of_time_is_known(name, prediction, clean, pure_noise):
+@pytest.mark.parametrize("name", NOISE_AT_END)
+def test_min_snr_weight_at_both_ends_of_time(name, prediction, clean, pure_noise):
     weight = min_snr_weight(times([0.0, 1.0]), process_of(name, prediction), 5.0)
     assert weight.tolist() == [[clean, pure_noise]]
 
 
-def test_a_high_clamp_leaves_the_snr_and_a_low_one_all_times_alike():
+def test_gamma_clamps_the_snr():
     process = process_of("flow", "x0")
     alpha, sigma = process.schedule(INSIDE)
     torch.testing.assert_close(min_snr_weight(INSIDE, process, 1e9), (alpha / sigma).square())

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.processes import every_prediction, every_schedule, every_table, process_of, schedule_of
+from tests.processes import NOISE_AT_END, every_schedule, every_table, schedule_of
 from vdp.diffusion.schedules import cosine_betas, linear_betas, sigmoid_betas, zero_terminal_snr
 
 BETAS = {
@@ -16,7 +16,7 @@ every_kind_of_betas = pytest.mark.parametrize("betas", BETAS.values(), ids=BETAS
 
 
 def levels(num_timesteps: int) -> Tensor:
-    """The times of all noise levels."""
+    """Times of all noise levels."""
     return torch.arange(num_timesteps + 1, dtype=torch.float64) / num_timesteps
 
 
@@ -24,26 +24,26 @@ def levels(num_timesteps: int) -> Tensor:
 
 
 @every_kind_of_betas
-def test_betas_grow_and_stay_between_nothing_and_all(betas):
+def test_betas_increase_within_0_and_1(betas):
     assert betas.dtype == torch.float64
     assert betas.shape == (1000,)
     assert (betas > 0).all() and (betas < 1).all()
     assert (betas.diff() >= 0).all() and betas[-1] > betas[0]
 
 
-def test_linear_betas_are_a_straight_line_between_their_ends():
+def test_linear_betas_are_evenly_spaced():
     expected = torch.tensor([0.1, 0.2, 0.3, 0.4, 0.5], dtype=torch.float64)
     torch.testing.assert_close(linear_betas(5, 0.1, 0.5), expected)
 
 
-def test_sigmoid_betas_are_symmetric_and_come_near_their_ends():
+def test_sigmoid_betas_are_symmetric():
     betas = sigmoid_betas(1001, 0.1, 0.5)
     torch.testing.assert_close(betas + betas.flip(0), torch.full_like(betas, 0.6))
     assert betas[0].item() == pytest.approx(0.1 + 0.4 / (1 + math.exp(6)))
     assert betas[500].item() == pytest.approx(0.3)
 
 
-def test_cosine_betas_give_the_squared_cosine_up_to_their_largest():
+def test_cosine_betas_give_a_squared_cosine():
     betas = cosine_betas(1000)
     assert betas.max() == 0.999
     power = (1 - betas).cumprod(0)
@@ -53,7 +53,7 @@ def test_cosine_betas_give_the_squared_cosine_up_to_their_largest():
 
 
 @every_kind_of_betas
-def test_a_zero_terminal_snr_ends_in_pure_noise_and_keeps_the_first_level(betas):
+def test_zero_terminal_snr_ends_in_pure_noise_and_keeps_the_first_level(betas):
     scaled = zero_terminal_snr(betas)
     power = (1 - scaled).cumprod(0)
     assert power[-1] == 0
@@ -62,7 +62,7 @@ def test_a_zero_terminal_snr_ends_in_pure_noise_and_keeps_the_first_level(betas)
 
 
 @every_kind_of_betas
-def test_a_zero_terminal_snr_shifts_and_scales_the_amplitude_of_the_signal(betas):
+def test_zero_terminal_snr_shifts_and_scales_the_signal(betas):
     before, after = ((1 - b).cumprod(0).sqrt() for b in (betas, zero_terminal_snr(betas)))
     torch.testing.assert_close(after / after[0], (before - before[-1]) / (before[0] - before[-1]))
 
@@ -71,12 +71,12 @@ def test_a_zero_terminal_snr_shifts_and_scales_the_amplitude_of_the_signal(betas
 
 
 @every_table
-def test_betas_keep_the_variance(name):
+def test_tables_preserve_variance(name):
     alpha, sigma = schedule_of(name)(levels(1000))
     torch.testing.assert_close(alpha**2 + sigma**2, torch.ones(1001, dtype=torch.float64))
 
 
-def test_flow_mixes_data_and_noise_in_shares_of_one():
+def test_flow_is_linear_in_time():
     t = torch.rand(50, generator=torch.Generator().manual_seed(0))
     alpha, sigma = schedule_of("flow")(t)
     assert torch.equal(alpha, 1 - t)
@@ -84,7 +84,7 @@ def test_flow_mixes_data_and_noise_in_shares_of_one():
 
 
 @every_schedule
-def test_signal_to_noise_falls_at_every_level(name):
+def test_signal_to_noise_decreases_at_every_level(name):
     alpha, sigma = schedule_of(name)(levels(1000))
     assert ((alpha / sigma).diff() < 0).all()
 
@@ -95,14 +95,14 @@ def test_level_zero_is_clean(name):
     assert (alpha.item(), sigma.item()) == (1, 0)
 
 
-@pytest.mark.parametrize("name", ["flow", "linear+zero", "cosine+zero", "sigmoid+zero"])
-def test_the_last_level_is_pure_noise_where_it_is_asked_for(name):
+@pytest.mark.parametrize("name", NOISE_AT_END)
+def test_the_last_level_is_pure_noise_with_flow_or_zero_terminal_snr(name):
     alpha, sigma = schedule_of(name)(torch.ones(1))
     assert (alpha.item(), sigma.item()) == (0, 1)
 
 
 @pytest.mark.parametrize("name", BETAS)
-def test_the_level_after_clean_has_the_first_beta_and_the_last_one_all_of_them(name):
+def test_level_k_accumulates_the_first_k_betas(name):
     _, sigma = schedule_of(name)(torch.tensor([0.001, 0.002, 1.0], dtype=torch.float64))
     betas = BETAS[name]
     kept = torch.stack([1 - betas[0], (1 - betas[0]) * (1 - betas[1]), (1 - betas).prod()])
@@ -111,7 +111,7 @@ def test_the_level_after_clean_has_the_first_beta_and_the_last_one_all_of_them(n
 
 @every_table
 @pytest.mark.parametrize("num_timesteps", [2, 7, 1000, 100_000])
-def test_every_level_is_reached_by_its_time_in_single_precision(name, num_timesteps):
+def test_every_level_is_reached_in_single_precision(name, num_timesteps):
     schedule, t = schedule_of(name, num_timesteps), levels(num_timesteps)
     exact, single = schedule(t), schedule(t.float())
     assert torch.equal(single[0], exact[0].float())
@@ -120,7 +120,7 @@ def test_every_level_is_reached_by_its_time_in_single_precision(name, num_timest
 
 
 @every_table
-def test_a_time_between_levels_has_the_nearest_one(name):
+def test_a_time_between_levels_is_rounded_to_the_nearest(name):
     schedule = schedule_of(name, 10)
     near, exact = torch.tensor([0.04, 0.06, 0.34, 0.36, 0.96]), torch.tensor([0.0, 0.1, 0.3, 0.4, 1.0])
     assert torch.equal(torch.stack(schedule(near)), torch.stack(schedule(exact)))
@@ -129,18 +129,8 @@ def test_a_time_between_levels_has_the_nearest_one(name):
 @every_schedule
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("shape", [(), (4,), (2, 3)])
-def test_alpha_and_sigma_are_like_the_times(name, dtype, shape):
+def test_alpha_and_sigma_have_the_shape_dtype_and_device_of_the_times(name, dtype, shape):
     for scale in schedule_of(name)(torch.full(shape, 0.5, dtype=dtype)):
         assert (scale.shape, scale.dtype, scale.device.type) == (shape, dtype, "cpu")
-
-
-@every_schedule
-def test_alpha_and_sigma_are_where_the_times_are(name):
-    for scale in schedule_of(name)(torch.full((2, 3), 0.5, device="meta")):
+    for scale in schedule_of(name)(torch.full(shape, 0.5, device="meta")):
         assert scale.device.type == "meta"
-
-
-@every_prediction
-def test_the_process_names_its_prediction_and_its_levels(prediction):
-    process = process_of("cosine", prediction, 50)
-    assert process.prediction == prediction

@@ -89,7 +89,9 @@ def test_output_equals_one_pass_over_all_tokens_under_a_mask(name, depth):
     assert_close(case.output(network), single_pass(network, case))
 
 
-@pytest.mark.parametrize("name", ["dit-one_way", "dit-block", "dit-one_way-factorised", "dit-block-factorised"])
+@pytest.mark.parametrize(
+    "name", ["dit-one_way", "dit-block", "dit-one_way-factorised", "dit-block-factorised"]
+)
 @torch.no_grad()
 def test_fifty_steps_from_one_context_equal_fifty_single_passes(name):
     network, case = random_denoiser(name), Case(draws=1, height=4, width=6)

@@ -203,6 +203,8 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         "dvc.lock": "stages:\n  make:\n    outs:\n    - {path: data/in, md5: abc}\n",
         "code.py": "a = 1\n",
         "more/code.py": "b = 1\n",
+        "more/messages.py": "c = 1\n",
+        ".dvcignore": "/more/messages.py\n",
         "data/in/a.bin": "content",
     }
     for name, text in files.items():
@@ -220,6 +222,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("code.py", "1", "2", False),
         ("code.py", "1", "1", True),  # a new time of the file
         ("more/code.py", "1", "2", False),
+        ("more/messages.py", "1", "2", True),  # ignored by DVC
         ("dvc.lock", "abc", "abd", False),
         ("data/in/a.bin", "c", "c", True),  # known by dvc.lock
     ],

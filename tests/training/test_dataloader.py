@@ -145,7 +145,7 @@ def test_an_error_is_the_same_line_in_every_process(kind, num_workers, expected,
 
 
 def test_workers_ignore_stop_signals():
-    """Ctrl-C reaches every process of a terminal; a dead worker would end the training before its checkpoint."""
+    """Ctrl-C reaches every process of a terminal; a dead worker would end the training at once."""
     rows = BatchRows("a", range(60), 1, accumulate=1, rank=0, processes=1)
     with prefetch_batches(Failing("none"), 0, rows, 1, pin_memory=False) as batches:
         first = [float(next(batches)) for _ in range(2)]

@@ -120,7 +120,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def resumed(folder: Path) -> Finished:
-    """Uninterrupted, left and resumed trainings with DDP and FSDP; one resumed from one process; a stopped one."""
+    """Uninterrupted, left and resumed trainings; one resumed from one process; a stopped one."""
     run(Job("vae", SAVE, STEPS, str(folder / "one"), fault="leave"))
     jobs = [
         job

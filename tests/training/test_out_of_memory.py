@@ -130,7 +130,7 @@ def test_where_not_one_sample_fits_other_params_are_suggested():
             MemoryParam("h", 64, 2, 8, {"w": 104}),
             0.5,
             {"h": 40, "w": 72},
-        ),  # no smaller multiples of 8 are 8:13
+        ),  # none is 8:13
         (MemoryParam("vae.base_channels", 8, 1, 8), 0.5, {}),  # cannot be lowered
     ],
 )

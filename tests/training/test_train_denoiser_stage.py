@@ -1,4 +1,4 @@
-"""The stage train_denoiser: every value of params.yaml arrives where it belongs."""
+"""The stage train_denoiser passes the values of params.yaml on."""
 
 from contextlib import nullcontext
 from pathlib import Path
@@ -18,34 +18,26 @@ from vdp.diffusion.params import DiffusionParams
 from vdp.diffusion.scheduled_sampling import ScheduledSampling
 from vdp.models.denoisers.factory import load_denoiser
 from vdp.training.dataloader import first_batches
-from vdp.training.trainer import Fitted
+from vdp.training.definition import TrainingResult
 
 REPO = Path(__file__).parents[2]
 SMALL = {
-    "base_channels": 8,
-    "channel_mults": [1],
-    "num_res_blocks": 1,
-    "attention_levels": [],
-    "head_levels": 1,
-}
+    "base_channels": 8, "channel_mults": [1], "num_res_blocks": 1, "attention_levels": [], "head_levels": 1,
+}  # fmt: skip
 DIFFUSION = {
-    "schedule": "cosine",
-    "prediction": "v",
-    "min_snr_gamma": 4.0,
-    "time_shift": 2.0,
-    "residual": False,
-}
+    "schedule": "cosine", "prediction": "v", "min_snr_gamma": 4.0, "time_shift": 2.0, "residual": False,
+}  # fmt: skip
 SHARES = {"predict": 0.65, "interpolate": 0.1, "generate": 0.075, "restore": 0.175}
 TRAIN = {
-    "batch_size": 5, "known": 3, "gaps": [1, 3], "max_hops": 1, "targets": 2, "draws": 4, "reverse": True,
-    "context_noise": 0.11, "context_dropout": 0.12,
-    "tasks": SHARES, "span": 5,
-    "scheduled_sampling": 0.13, "scheduled_sampling_frames": 1, "scheduled_sampling_steps": 6, "scheduled_sampling_temperature": 0.15,
+    "batch_size": 5, "context_frames": 3, "target_offsets": [1, 3], "max_hops": 1, "targets": 2, "draws": 4,
+    "reverse": True, "context_noise": 0.11, "context_dropout": 0.12, "tasks": SHARES, "max_span": 5,
+    "scheduled_sampling": 0.13, "scheduled_sampling_frames": 1, "scheduled_sampling_steps": 6,
+    "scheduled_sampling_temperature": 0.15,
 }  # fmt: skip
 
 
-class Gray(nn.Module):
-    """Stands for the codec: the first channel of latents, as gray."""
+class GrayCodec(nn.Module):
+    """Decodes the first channel of latents to gray."""
 
     factor = 2
 
@@ -53,18 +45,18 @@ class Gray(nn.Module):
         return latents[:, :1].expand(-1, 3, -1, -1, -1)
 
 
-class Stands:
-    """Stands for the training; remembers what it was given."""
+class FakeFit:
+    """Stands for `fit` and keeps its arguments."""
 
-    def __call__(self, training, params, engine, seed, log, fabric, states):
-        self.training, self.params, self.seed, self.states = training, params, seed, states
-        self.picture = training.draw(training.network.eval())
-        return Fitted(training.network.eval(), {"best": training.network.state_dict()})
+    def __call__(self, training, params, engine, seed, logger, fabric, checkpoints):
+        self.training, self.params, self.seed = training, params, seed
+        self.picture = training.plot(training.network.eval())
+        return TrainingResult(training.network.eval(), {"best": training.network.state_dict()})
 
 
 @pytest.fixture
-def fitted(tmp_path, monkeypatch):
-    """What the stage trains with, after a run on latents whose second channel is the frame's number."""
+def fit(tmp_path, monkeypatch):
+    """Run the stage on latents whose second channel is the frame number."""
     data = read_file(REPO / "params.yaml")
     data["seed"] = 9
     data["denoiser"] = {**data["denoiser"], "name": "unet"}
@@ -80,15 +72,15 @@ def fitted(tmp_path, monkeypatch):
         write_latents(Path("data/latents") / split, clips, shard_mb=1, conditions=clips[:, [0, 0]])
     write_statistics(Path("data/latents"), Normalisation((0.0, 0.0), (1.0, 2.0)))
     Path("dvc.yaml").write_text((REPO / "dvc.yaml").read_text())
-    monkeypatch.setattr(train_denoiser, "load_frame_codec", lambda folder: Gray())
+    monkeypatch.setattr(train_denoiser, "load_frame_codec", lambda folder: GrayCodec())
     monkeypatch.setattr(train_denoiser, "track_stage", lambda name: nullcontext())
-    monkeypatch.setattr(train_denoiser, "fit", stands := Stands())
+    monkeypatch.setattr(train_denoiser, "fit", fake := FakeFit())
     train_denoiser.main()
-    return stands
+    return fake
 
 
-def test_the_loss_is_the_one_that_params_ask_for(fitted):
-    loss = fitted.training.loss
+def test_the_loss_follows_params(fit):
+    loss = fit.training.loss
     assert (loss.min_snr_gamma, loss.time_shift, loss.draws) == (4.0, 2.0, 4)
     assert (loss.context_noise, loss.context_dropout) == (0.11, 0.12)
     assert loss.scheduled_sampling == ScheduledSampling(share=0.13, frames=1, steps=6, temperature=0.15)
@@ -96,20 +88,20 @@ def test_the_loss_is_the_one_that_params_ask_for(fitted):
         assert (objective.process.prediction, objective.residual) == ("v", False)
 
 
-def test_hops_are_those_that_params_ask_for_of_labelled_and_unlabelled_clips(fitted):
-    batches = fitted.training.batches
+def test_hops_follow_params_and_are_of_train_and_unlabeled_clips(fit):
+    batches = fit.training.batches
     assert (batches.batch_size, batches.reverse) == (5, True)
     assert batches.rule == HopRule(context_frames=3, target_offsets=[1, 3], max_hops=1, targets=2, max_span=5)
     assert batches.tasks == ("predict", "interpolate", "generate", "restore")
     hops = [batches(step, np.random.default_rng(step), range(5)) for step in range(40)]
-    drawn = [task for batch in hops for task in [batch.task]]
+    drawn = [batch.task for batch in hops]
     assert 16 < drawn.count("predict") < 36 and drawn.count("restore") > 0  # of 40: 26 and 7 are expected
     seen = [batch.target[:, 0] for batch in hops]
     assert {float(value) for target in seen for value in target.unique()} == {1.0, 2.0}
 
 
-def test_each_task_is_scaled_by_hops_of_its_own(fitted):
-    batches, objectives = fitted.training.batches, fitted.training.loss.objectives
+def test_each_task_has_a_scale_of_its_hops(fit):
+    batches, objectives = fit.training.batches, fit.training.loss.objectives
     assert set(objectives) == set(SHARES)
     for task, objective in objectives.items():
         assert objective.task == task
@@ -117,37 +109,33 @@ def test_each_task_is_scaled_by_hops_of_its_own(fitted):
         assert torch.equal(objective.scale, scale)
 
 
-def test_validation_is_on_clips_of_its_own_played_forwards(fitted):
-    measure = fitted.training.measure
-    assert measure.objectives is fitted.training.loss.objectives
-    assert dict(measure.shares) == SHARES
-    held_out = fitted.training.held_out
+def test_validation_is_on_val_clips_played_forwards(fit):
+    val_loss = fit.training.val_loss
+    assert val_loss.objectives is fit.training.loss.objectives
+    assert dict(val_loss.shares) == SHARES
+    val_batches = fit.training.val_batches
     for step in range(4):
-        batch = held_out(step, np.random.default_rng(step), range(held_out.batch_size))
+        batch = val_batches(step, np.random.default_rng(step), range(val_batches.batch_size))
         assert [hops.task for hops in batch.parts] == ["predict", "interpolate", "generate", "restore"]
         for hops in batch.parts:
             assert (hops.target[:, 0] == 3).all()
             assert torch.equal(2 * hops.target[:, 1, :, 0, 0], hops.target_index)
 
 
-def test_a_picture_shows_known_predicted_and_true_frames(fitted):
-    """The validation clips are lighter than white throughout, and drawn as white."""
-    assert fitted.picture.ndim == 3 and (fitted.picture[40:60, 20:80] == 255).all()
+def test_the_picture_shows_context_predicted_and_true_frames(fit):
+    """The validation clips are lighter than white, and clipped to white."""
+    assert fit.picture.ndim == 3 and (fit.picture[40:60, 20:80] == 255).all()
 
 
-def test_the_model_tells_what_it_was_trained_with_and_has_its_spare_weights(fitted):
+def test_the_saved_model_has_its_params_and_the_other_weights(fit):
     trained = load_denoiser(train_denoiser.DENOISER, torch.device("cpu"), DiffusionParams)
     config = trained.config
-    assert (config.context_frames, config.target_offsets, config.targets, config.max_span) == (
-        3,
-        [1, 3],
-        2,
-        5,
-    )
+    hops = (config.context_frames, config.target_offsets, config.targets, config.max_span)
+    assert hops == (3, [1, 3], 2, 5)
     assert (config.height, config.width, config.context_dropout) == (8, 8, 0.12)
     assert config.tasks == SHARES
     assert config.diffusion.model_dump().items() >= DIFFUSION.items()
     assert (config.latent_mean, config.latent_std) == ((0.0, 0.0), (1.0, 2.0))
-    for task, objective in fitted.training.loss.objectives.items():
+    for task, objective in fit.training.loss.objectives.items():
         assert torch.equal(trained.data_scale(task), objective.scale)
     assert (train_denoiser.DENOISER / "best.safetensors").is_file()

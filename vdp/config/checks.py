@@ -26,7 +26,7 @@ MIN_SIGNAL = 1e-3  # amplitude by which eps is divided to recover x0
 SIMULATED_UNLABELED = Path("data/raw/simulated/unlabeled")
 
 
-def check_together(sections: Mapping[str, Params], single_frames: bool) -> None:
+def check_sections(sections: Mapping[str, Params], single_frames: bool) -> None:
     """Check sections against each other.
 
     Args:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from pydantic import JsonValue
 
-from vdp.config.checks import check_together
+from vdp.config.checks import check_sections
 from vdp.config.messages import key_list, unknown, validate
 from vdp.config.renames import renamed_keys
 from vdp.config.schema import PARAMS_FILE, SECTIONS, P, ScalarParams, schema
@@ -74,7 +74,7 @@ def check_data(data: dict[str, JsonValue], single_frames: bool = False) -> None:
         if name not in data:
             raise UserError(_missing_section(name, cls))
         sections[name] = validate(cls, data[name], name)
-    check_together(sections, single_frames)
+    check_sections(sections, single_frames)
 
 
 def _scalars(data: dict[str, JsonValue]) -> dict[str, JsonValue]:

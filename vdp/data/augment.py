@@ -24,11 +24,7 @@ ASPECT = 0.1  # largest relative change of a crop's aspect ratio
 class Augment:
     """Random crops (resized back), horizontal flips and brightness, the same for all frames of a call.
 
-    Args:
-        changes: which augmentations are on.
-        height: of the frames, in pixels.
-        width: of the frames, in pixels.
-        share: probability of a crop, and of another brightness, 0..1; flips have 0.5.
+    `share` is the probability of a crop, and of another brightness; that of a flip is 0.5.
     """
 
     def __init__(self, changes: Changes, height: int, width: int, share: float = FRAME_SHARE) -> None:

@@ -29,11 +29,8 @@ def degrade(frames: Pixels, kind: str, strength: float, rng: np.random.Generator
             low_light: remaining share of the brightness, 0.01..1, with sensor noise and quantisation.
             blur: standard deviation of a Gaussian in pixels, 0..64.
             compression: JPEG quality, 1 (worst)..100.
-            dropped: share of lost frames, 0..1; the first is never lost, a lost one repeats the last kept one.
+            dropped: share of lost frames, 0..1, which repeat the last kept one; the first is kept.
         rng: random numbers; with one seed a stronger degradation differs in strength alone.
-
-    Returns:
-        New frames, of the shape and type of `frames`.
 
     Raises:
         ValueError: for an unknown kind, a strength out of range, or frames of another shape or type.

@@ -59,11 +59,10 @@ def encode_conditions(
     batch_frames: int,
     device: torch.device,
 ) -> Iterator[Half]:
-    """Encode `degraded` degraded forms of every clip of a store, each clip to (D, T, C, h, w) float16.
+    """Encode D = `degraded` degraded forms of every clip of a store, (D, T, C, h, w) float16.
 
-    Form d belongs to view d % V, to which it is restored. A clip with degraded frames in the store uses these,
-    in that view; the frames of the others are degraded after the view is taken. Other arguments are those of
-    `encode_clips`.
+    Form d belongs to view d % V, to which it is restored. It is that view of the clip's degraded frames in the
+    store, or without any the degraded view of its frames.
     """
     paired = set(store.paired.tolist())
     for i in range(len(store)):

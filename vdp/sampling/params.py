@@ -8,7 +8,7 @@ from vdp.config.choices import SampleCount, SamplingParams, Spacing
 from vdp.core.tasks import frame_groups
 
 FrameNumber = Annotated[int, Field(ge=2)]  # 1-based
-Hop = FrameNumber | Annotated[list[FrameNumber], Field(min_length=1)]  # one frame, or several together
+Hop = FrameNumber | Annotated[list[FrameNumber], Field(min_length=1)]  # one frame, or several jointly
 
 
 class PredictParams(SamplingParams):
@@ -18,7 +18,7 @@ class PredictParams(SamplingParams):
     spacing: Spacing
     context_noise: Annotated[float, Field(ge=0, le=1)]  # on predicted frames; an input of the network
     samples: SampleCount  # per clip
-    batch_size: Annotated[int, Field(ge=1)]  # samples rolled out together
+    batch_size: Annotated[int, Field(ge=1)]  # samples per batch of the rollout
 
     @property
     def frame_groups(self) -> list[list[int]]:

@@ -14,7 +14,7 @@ from vdp.config.yaml_file import read_file
 from vdp.core.errors import UserError
 from vdp.training.checkpoint import TrainingCheckpoints
 
-PIPELINE, LOCK = Path("dvc.yaml"), Path("dvc.lock")
+PIPELINE, LOCK, IGNORE = Path("dvc.yaml"), Path("dvc.lock"), Path(".dvcignore")
 
 
 def stage_checkpoints(stage: str, root: Path) -> TrainingCheckpoints:
@@ -29,7 +29,7 @@ def training_key(stage: str) -> str:
     """Hash what a training depends on: params and deps of its stage, torch's version, the device.
 
     Outputs of other stages are hashed by their hash in dvc.lock; outside of DVC, where dvc.lock may be
-    outdated, by names, sizes and times of the files.
+    outdated, by names, sizes and times of the files. Files in .dvcignore are left out.
     """
     stages = _stages(PIPELINE)
     if stage not in stages:
@@ -59,13 +59,20 @@ def _stages(path: Path) -> dict[str, dict[str, Any]]:
 
 def _hash_files(path: Path, by_content: bool) -> str:
     """Hash a file or folder by content (code) or by names, sizes and times (data)."""
+    ignored = IGNORE.read_text().splitlines() if IGNORE.is_file() else []
     digest = hashlib.sha256()
     for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
-        if file.is_file() and "__pycache__" not in file.parts:
+        if file.is_file() and "__pycache__" not in file.parts and f"/{file.as_posix()}" not in ignored:
             stat = file.stat()
             content = file.read_bytes() if by_content else f"{stat.st_size} {stat.st_mtime_ns}".encode()
             digest.update(file.as_posix().encode() + b"\0" + hashlib.sha256(content).digest())
     return digest.hexdigest()
+
+
+def _ignored() -> set[str]:
+    """Files that .dvcignore excludes: code in a dep that cannot change the result of a training."""
+    lines = IGNORE.read_text().splitlines() if IGNORE.is_file() else []
+    return {line.removeprefix("/") for line in lines if line.startswith("/")}
 
 
 def _value(params: dict[str, JsonValue], dotted: str) -> JsonValue:

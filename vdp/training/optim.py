@@ -38,12 +38,6 @@ def make_optimizer(network: nn.Module, params: FitParams, fused: bool = True) ->
     return torch.optim.AdamW(groups, lr=params.learning_rate, betas=BETAS, fused=fused)
 
 
-def set_learning_rate(optimizer: FabricOptimizer, rate: float) -> None:
-    """Set the learning rate of all parameter groups."""
-    for group in optimizer.param_groups:
-        group["lr"] = rate
-
-
 def clip_gradients(network: nn.Module, optimizer: FabricOptimizer, max_norm: float, fabric: Fabric) -> float:
     """Clip the norm of the gradient and return the norm before clipping."""
     unscale_gradients(fabric, optimizer)

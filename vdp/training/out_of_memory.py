@@ -5,7 +5,7 @@ import math
 import re
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 
 import torch
@@ -40,18 +40,11 @@ class MemoryParam:
         """Return values that take about `share` of the memory; empty where none is lower than now."""
         params = {self.name: self.value, **self.scaled_with}
         factor = share ** (1 / self.power) + 1e-9  # against rounding below a whole number
-        divisor = math.gcd(*params.values())
-        unit = {name: value // divisor for name, value in params.items()}
-        same_ratio = (
-            {name: value * count for name, value in unit.items()}
-            for count in range(int(divisor * factor), 0, -1)
-            if all(value * count % self.multiple == 0 for value in unit.values())
-        )
-        rounded = {
-            name: max(int(value * factor) // self.multiple, 1) * self.multiple
-            for name, value in params.items()
-        }
-        new = next(same_ratio, rounded)
+        divisor, multiple = math.gcd(*params.values()), self.multiple
+        rounded = {n: max(int(v * factor) // multiple, 1) * multiple for n, v in params.items()}
+        counts = range(int(divisor * factor), 0, -1)
+        same_ratio = ({n: v // divisor * count for n, v in params.items()} for count in counts)
+        new = next((new for new in same_ratio if not any(v % multiple for v in new.values())), rounded)
         return new if all(new[name] < value for name, value in params.items()) else {}
 
 
@@ -63,16 +56,22 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 @contextmanager
-def report_out_of_memory(section: str, memory_params: Sequence[MemoryParam]) -> Iterator[None]:
-    """Raise a UserError if memory is full outside of a step: in loading, validating or saving."""
+def _catch_out_of_memory(message: Callable[[str], str]) -> Iterator[None]:
+    """Raise a UserError if memory is full in the block; `message` gets the text of the error."""
     try:
         yield
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
-        names = " or ".join(param.name for param in memory_params) or "the size of the network"
-        reason = one_line(ValueError(str(error)))
-        raise UserError(f"{section}: out of memory outside of a step: lower {names} ({reason})") from None
+        traceback.clear_frames(error.__traceback__)  # they hold the tensors
+        raise UserError(message(one_line(ValueError(str(error))))) from None
+
+
+def report_out_of_memory(section: str, memory_params: Sequence[MemoryParam]) -> AbstractContextManager[None]:
+    """Raise a UserError if memory is full outside of a step: in loading, validating or saving."""
+    names = " or ".join(param.name for param in memory_params) or "the size of the network"
+    text = f"{section}: out of memory outside of a step: lower {names}"
+    return _catch_out_of_memory(lambda reason: f"{text} ({reason})")
 
 
 class MemoryAdvisor:
@@ -93,18 +92,14 @@ class MemoryAdvisor:
         self.memory_params, self.section, self.part = memory_params, section, part
         self.batch_size, self.processes, self.try_samples = batch_size, processes, try_samples
 
-    @contextmanager
-    def suggest_params(self) -> Iterator[None]:
+    def suggest_params(self) -> AbstractContextManager[None]:
         """Raise a UserError with lower params if memory is full in the block."""
-        try:
-            yield
-        except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error):
-                raise
-            traceback.clear_frames(error.__traceback__)  # they hold the tensors
-            tried = self.processes == 1
-            fits = largest_that_fits(self.try_samples, self.part - 1) if tried else self.part // 2
-            raise UserError(self.message(fits, one_line(ValueError(str(error))), tried)) from None
+        return _catch_out_of_memory(self._message_by_trying)
+
+    def _message_by_trying(self, reason: str) -> str:
+        if self.processes > 1:
+            return self.message(self.part // 2, reason, tried=False)
+        return self.message(largest_that_fits(self.try_samples, self.part - 1), reason)
 
     def message(self, fits: int, reason: str = "", tried: bool = True) -> str:
         """Return one line with the params to lower.

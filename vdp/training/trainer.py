@@ -20,7 +20,7 @@ from vdp.training.dataloader import Batch, BatchRows, prefetch_batches
 from vdp.training.definition import Logger, Network, Training, TrainingResult, ValBatch
 from vdp.training.engine import share_buffers
 from vdp.training.interrupts import catch_stop_signals
-from vdp.training.optim import clip_gradients, learning_rate, set_learning_rate
+from vdp.training.optim import clip_gradients, learning_rate
 from vdp.training.out_of_memory import MemoryAdvisor, report_out_of_memory
 from vdp.training.params import EngineParams, FitParams
 from vdp.training.process_watch import report_lost_process
@@ -96,7 +96,8 @@ def fit(
         ):
             for step in steps:
                 with memory.suggest_params():
-                    set_learning_rate(optimizer, learning_rate(step, params))
+                    for group in optimizer.param_groups:
+                        group["lr"] = learning_rate(step, params)
                     buffers = [buffer.clone() for buffer in network.buffers()]
                     losses: dict[str, float] = {}
                     for part in range(params.accumulate):

@@ -1,9 +1,10 @@
-"""The simulator: equal bytes for equal seeds, masks that tell the truth, and bodies that obey friction."""
+"""The simulator: equal bytes for equal seeds, exact masks, and bodies that obey friction."""
 
 import json
 import math
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 
@@ -20,21 +21,10 @@ from vdp.data.simulator.render import render
 from vdp.data.simulator.scene import FRAME_SECONDS, Scene, draw_scene
 
 SECTION = {
-    "train": 3,
-    "val": 2,
-    "test": 2,
-    "unlabeled": 3,
-    "height": 32,
-    "width": 48,
-    "inside": [2, 4],
-    "entering": [1, 2],
-    "rest_share": 0.7,
-    "speed": [0.4, 1.1],
-    "aim_share": 0.8,
-    "entry_frames": [0, 4],
-    "friction": 0.033,
-    "workers": 1,
-}
+    "train": 3, "val": 2, "test": 2, "unlabeled": 3, "height": 32, "width": 48, "inside": [2, 4],
+    "entering": [1, 2], "rest_share": 0.7, "speed": [0.4, 1.1], "aim_share": 0.8, "entry_frames": [0, 4],
+    "friction": 0.033, "workers": 1,
+}  # fmt: skip
 FRAMES = 4
 GRAVITY = 9.81
 
@@ -43,13 +33,13 @@ def section(**changes: object) -> SimulateParams:
     return validate(SimulateParams, json.loads(json.dumps({**SECTION, **changes})), "simulate")
 
 
-def scene_of(
+def make_scene(
     *names: str,
     at: list[tuple[float, float]],
     speed: list[tuple[float, float]] | None = None,
-    start: float = 0.0,
+    start: float = 0,
 ) -> Scene:
-    """Objects such as 'red metal cube' at floor positions, with velocities in world units a second."""
+    """Objects such as 'red metal cube' at floor positions, with velocities in world units per second."""
     words = [name.split() for name in names]
     return Scene(
         shapes=np.array([SHAPES.index(shape) for _, _, shape in words]),
@@ -58,25 +48,28 @@ def scene_of(
         positions=np.array(at),
         yaws=np.zeros(len(names)),
         velocities=np.array(speed or [(0.0, 0.0)] * len(names)),
-        start_frames=np.full(len(names), start),
+        start_frames=np.full(len(names), float(start)),
     )
+
+
+def render_still(scene: Scene) -> tuple[np.ndarray, np.ndarray]:
+    """Frame (64, 96, 3) and mask (64, 96) of a scene at its start."""
+    images, masks = render(scene, simulate_motion(scene, 1, 0.05), 64, 96)
+    return images[0], masks[0]
 
 
 def files_of(root: Path) -> dict[str, bytes]:
     return {str(path.relative_to(root)): path.read_bytes() for path in root.rglob("*") if path.is_file()}
 
 
-# --- The data set -------------------------------------------------------------------------------------------
-
-
 def test_the_number_of_workers_does_not_change_a_byte(tmp_path, monkeypatch):
-    monkeypatch.setattr(dataset, "VIDEOS_A_TASK", 1)
+    monkeypatch.setattr(dataset, "CHUNK_VIDEOS", 1)
     write_dataset(section(workers=1), 5, FRAMES, tmp_path / "one")
     write_dataset(section(workers=2), 5, FRAMES, tmp_path / "two")
     assert files_of(tmp_path / "one") == files_of(tmp_path / "two")
 
 
-def test_the_layout_and_numbers_are_the_competitions_and_unlabeled_has_no_masks(tmp_path):
+def test_layout_and_numbers_are_those_of_the_competition(tmp_path):
     write_dataset(section(), 0, FRAMES, tmp_path / "simulated")
     frames = {f"image_{k}.png" for k in range(FRAMES)}
     expected = {
@@ -91,8 +84,7 @@ def test_the_layout_and_numbers_are_the_competitions_and_unlabeled_has_no_masks(
     assert masks.shape == (FRAMES, 32, 48) and masks.dtype == np.uint8
 
 
-def test_files_hold_what_make_video_gives(tmp_path):
-    cv2 = pytest.importorskip("cv2")
+def test_files_hold_the_result_of_make_video(tmp_path):
     params = section(train=1, val=1, test=1, unlabeled=0)
     write_dataset(params, 3, FRAMES, tmp_path / "simulated")
     images, masks = make_video(params, 3, FRAMES, ("val", 1000))
@@ -102,7 +94,7 @@ def test_files_hold_what_make_video_gives(tmp_path):
     np.testing.assert_array_equal(np.load(folder / "mask.npy"), masks)
 
 
-def test_an_interrupted_run_leaves_the_earlier_data_set_whole(tmp_path, monkeypatch):
+def test_an_interrupted_run_keeps_the_old_data_set(tmp_path, monkeypatch):
     root = tmp_path / "simulated"
     write_dataset(section(), 0, FRAMES, root)
     before = files_of(root)
@@ -124,11 +116,9 @@ def test_an_interrupted_run_leaves_the_earlier_data_set_whole(tmp_path, monkeypa
     assert [path.name for path in tmp_path.iterdir()] == ["simulated"]
 
 
-def test_more_videos_leave_the_others_as_they_were():
-    few, many = section(train=1), section(train=40)
-    assert np.array_equal(
-        make_video(few, 0, FRAMES, ("train", 0))[0], make_video(many, 0, FRAMES, ("train", 0))[0]
-    )
+def test_a_video_does_not_depend_on_the_number_of_videos():
+    few, many = (make_video(section(train=n), 0, FRAMES, ("train", 0))[0] for n in (1, 40))
+    assert np.array_equal(few, many)
 
 
 def test_seeds_splits_and_numbers_give_different_videos():
@@ -144,67 +134,59 @@ def test_no_two_objects_of_a_video_share_a_class():
         assert classes.min() >= 1 and classes.max() <= 48
 
 
-# --- Pictures and masks -------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("material", MATERIALS)
 @pytest.mark.parametrize("color", COLORS)
-def test_masks_carry_the_class_and_its_colour_is_seen(material, color):
-    """The mean colour inside the mask is nearest, in direction, to the tint of the class's own colour."""
-    scene = scene_of(f"{color} {material} cylinder", at=[(0.0, 0.0)])
-    images, masks = render(scene, simulate_motion(scene, 1, 0.05), 64, 96)
+def test_masks_have_the_class_whose_colour_the_frame_shows(material, color):
+    """The mean colour inside the mask is nearest, in direction, to the tint of the class."""
+    scene = make_scene(f"{color} {material} cylinder", at=[(0.0, 0.0)])
+    image, mask = render_still(scene)
     number = class_id(SHAPES.index("cylinder"), MATERIALS.index(material), COLORS.index(color))
-    assert set(np.unique(masks)) == {0, number}
+    assert set(np.unique(mask)) == {0, number}
     assert factors(number)[2] == COLORS.index(color)
-    seen = ((images[0] / 255.0) ** 2.2)[masks[0] == number].mean(0)
+    seen = ((image / 255.0) ** 2.2)[mask == number].mean(0)
     tints = TINTS[MATERIALS.index(material)]
     likeness = tints @ seen / np.linalg.norm(tints, axis=1)
     assert COLORS[int(likeness.argmax())] == color
 
 
 def test_pixels_far_from_objects_show_the_empty_floor():
-    scene = scene_of("red rubber cube", at=[(0.0, 0.0)])
-    images, masks = render(scene, simulate_motion(scene, 1, 0.05), 64, 96)
+    image, mask = render_still(make_scene("red rubber cube", at=[(0.0, 0.0)]))
     empty = to_bytes(floor_light(64, 96))
-    np.testing.assert_array_equal(images[0][:8], empty[:8])
-    np.testing.assert_array_equal(images[0][:, :8], empty[:, :8])
-    assert (
-        images[0][masks[0] == 0] <= empty[masks[0] == 0]
-    ).mean() > 0.97  # shadows darken; edges mix colours
+    np.testing.assert_array_equal(image[:8], empty[:8])
+    np.testing.assert_array_equal(image[:, :8], empty[:, :8])
+    assert (image[mask == 0] <= empty[mask == 0]).mean() > 0.97  # shadows darken; edges mix colours
 
 
 def test_a_nearer_object_hides_a_farther_one():
     behind = floor_point(0.5, 0.4)
-    scene = scene_of("red rubber cube", "blue metal sphere", at=[(0.0, 0.0), tuple(behind)])
-    _, both = render(scene, simulate_motion(scene, 1, 0.05), 64, 96)
-    alone = scene_of("red rubber cube", at=[(0.0, 0.0)])
-    _, front = render(alone, simulate_motion(alone, 1, 0.05), 64, 96)
+    scene = make_scene("red rubber cube", "blue metal sphere", at=[(0.0, 0.0), tuple(behind)])
+    _, both = render_still(scene)
+    _, front = render_still(make_scene("red rubber cube", at=[(0.0, 0.0)]))
     np.testing.assert_array_equal(both == scene.classes[0], front > 0)
 
 
 def test_a_spheres_mask_is_its_projection():
-    """A pixel shows the ball exactly if its ray passes the middle within a radius."""
-    scene = scene_of("gray rubber sphere", at=[tuple(floor_point(0.3, 0.6))])
-    motion = simulate_motion(scene, 1, 0.05)
-    _, masks = render(scene, motion, 64, 96)
-    middle = motion.positions[0, 0]
+    """A pixel shows the ball exactly if its ray passes the centre within a radius."""
+    scene = make_scene("gray rubber sphere", at=[tuple(floor_point(0.3, 0.6))])
+    _, mask = render_still(scene)
+    centre = simulate_motion(scene, 1, 0.05).positions[0, 0]
     for y in range(64):
         for x in range(96):
             point = np.append(floor_point((x + 0.5) / 96, (y + 0.5) / 64), 0.0)
             ray = (point - EYE_POINT) / np.linalg.norm(point - EYE_POINT)
-            off = np.linalg.norm(np.cross(middle - EYE_POINT, ray))
+            off = np.linalg.norm(np.cross(centre - EYE_POINT, ray))
             if abs(off - RADIUS) > 1e-9:
-                assert (masks[0, y, x] > 0) == (off < RADIUS)
+                assert (mask[y, x] > 0) == (off < RADIUS)
 
 
-def test_the_camera_sees_the_same_at_every_size():
+def test_the_view_is_the_same_at_every_size():
     params = section(entry_frames=[0, 0])
     scene = draw_scene(params, np.random.default_rng(2))
     motion = simulate_motion(scene, 8, params.friction)
     last = Motion(motion.positions[-1:], motion.rotations[-1:], [])
     small_images, small = render(scene, last, 64, 96)
     large_images, large = render(scene, last, 192, 288)
-    np.testing.assert_array_equal(small, large[:, 1::3, 1::3])  # the middles of the pixels coincide
+    np.testing.assert_array_equal(small, large[:, 1::3, 1::3])  # the centres of the pixels coincide
     pooled = large_images.reshape(1, 64, 3, 96, 3, 3).mean((2, 4))
     assert np.abs(pooled - small_images).mean() < 0.5
 
@@ -215,16 +197,13 @@ def test_image_point_undoes_floor_point():
 
 
 def test_a_point_above_the_horizon_has_no_floor():
-    with pytest.raises(ValueError, match="does not look at the floor"):
+    with pytest.raises(ValueError, match="above the horizon"):
         floor_point(0.5, -1.0)
-
-
-# --- Motion -------------------------------------------------------------------------------------------------
 
 
 def test_an_object_at_rest_stays():
     names = [f"red rubber {shape}" for shape in SHAPES]
-    scene = scene_of(*names, at=[(-1.0, 0.0), (0.0, 0.0), (1.0, 0.0)])
+    scene = make_scene(*names, at=[(-1.0, 0.0), (0.0, 0.0), (1.0, 0.0)])
     motion = simulate_motion(scene, 22, 0.033)
     moved = np.abs(motion.positions - motion.positions[0])
     assert moved[:, :, :2].max() < 1e-4 * RADIUS and moved[:, :, 2].max() < 2e-3 * RADIUS  # it settles
@@ -232,10 +211,9 @@ def test_an_object_at_rest_stays():
 
 
 @pytest.mark.parametrize("shape", ["cube", "cylinder"])
-def test_a_sliding_object_stops_where_coulomb_says(shape):
-    """v^2 / (2 mu g), the distance of a block that slides to rest."""
+def test_a_sliding_object_stops_at_the_distance_of_coulomb_friction(shape):
     friction, speed = 0.1, 1.5
-    scene = scene_of(f"red rubber {shape}", at=[(0.0, 0.0)], speed=[(speed, 0.0)])
+    scene = make_scene(f"red rubber {shape}", at=[(0.0, 0.0)], speed=[(speed, 0.0)])
     motion = simulate_motion(scene, 22, friction)
     assert speed / (friction * GRAVITY) < 20 * FRAME_SECONDS
     assert motion.positions[-1, 0, 0] == pytest.approx(speed**2 / (2 * friction * GRAVITY), rel=0.05)
@@ -244,15 +222,15 @@ def test_a_sliding_object_stops_where_coulomb_says(shape):
 
 
 def test_a_rolling_ball_slows_down_but_less():
-    cube = scene_of("red rubber cube", at=[(0.0, 0.0)], speed=[(1.5, 0.0)])
-    ball = scene_of("red rubber sphere", at=[(0.0, 0.0)], speed=[(1.5, 0.0)])
+    cube = make_scene("red rubber cube", at=[(0.0, 0.0)], speed=[(1.5, 0.0)])
+    ball = make_scene("red rubber sphere", at=[(0.0, 0.0)], speed=[(1.5, 0.0)])
     slid, rolled = (simulate_motion(scene, 22, 0.1).positions[:, 0, 0] for scene in (cube, ball))
     steps = np.diff(rolled)
     assert rolled[-1] > slid[-1] and (np.diff(steps) <= 1e-6).all() and steps[-1] < 0.6 * steps[0]
 
 
-def test_a_collision_hands_on_motion_and_creates_no_energy():
-    scene = scene_of(
+def test_a_collision_transfers_motion_and_creates_no_energy():
+    scene = make_scene(
         "red rubber cube", "blue metal cube", at=[(-1.0, 0.0), (0.0, 0.0)], speed=[(2.0, 0.0), (0.0, 0.0)]
     )
     motion = simulate_motion(scene, 12, 0.01)
@@ -272,12 +250,12 @@ def test_objects_neither_sink_nor_fly():
 
 
 def test_an_entering_object_waits_for_its_frame():
-    scene = scene_of("red rubber cylinder", at=[(0.0, 0.0)], speed=[(1.0, 0.0)], start=5.0)
+    scene = make_scene("red rubber cylinder", at=[(0.0, 0.0)], speed=[(1.0, 0.0)], start=5.0)
     places = simulate_motion(scene, 10, 0.02).positions[:, 0, 0]
     assert np.abs(places[:6]).max() < 1e-3 and places[6] == pytest.approx(FRAME_SECONDS, rel=0.1)
 
 
-def test_scenes_keep_to_the_params():
+def test_scenes_follow_the_params():
     params = section(inside=[3, 3], entering=[2, 2], speed=[0.5, 0.6], rest_share=1.0, entry_frames=[2, 3])
     scene = draw_scene(params, np.random.default_rng(0))
     widths = np.linalg.norm(scene.velocities, axis=1) * FRAME_SECONDS / (2 * RADIUS)
@@ -292,9 +270,6 @@ def test_scenes_keep_to_the_params():
     assert min(gaps) > 2 * RADIUS
 
 
-# --- Params -------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -307,6 +282,6 @@ def test_scenes_keep_to_the_params():
         ({"frction": 0.1}, r"simulate\.frction"),
     ],
 )
-def test_a_mistake_in_the_section_is_named(changes, message):
+def test_an_invalid_param_is_named(changes, message):
     with pytest.raises(UserError, match=message):
         section(**changes)

@@ -44,13 +44,7 @@ class Frames(Batch):
 class FrameBatches:
     """Batches of frames of clip stores: an epoch has one random sample of every clip, in shuffled order.
 
-    Args:
-        stores: where the clips are.
-        batch_size: samples of a whole batch.
-        labelled_only: whether to leave out clips without masks.
-        augment: augments the frames and masks of a sample.
-        seed: of the run.
-        length: consecutive frames of a sample.
+    A sample has `length` consecutive frames; clips without masks are left out where `labelled_only`.
 
     Raises:
         ValueError: if there are no clips, or one is shorter than a sample.

@@ -71,7 +71,7 @@ class HopBatches:
         latents: where the clips are.
         batch_size: hops of a whole batch.
         tasks: relative share of the batches of each task.
-        rule: of the hops.
+        rule: selects the frames of a hop.
         reverse: whether to read half of the hops backwards in time; their frame indices still ascend.
         seed: of the run.
 

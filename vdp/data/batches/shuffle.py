@@ -10,11 +10,7 @@ class Shuffled:
     """Clip index at each position of an endless sequence of epochs; an epoch has every clip once.
 
     The order depends on the seed alone, not on earlier reads. One epoch is in memory at a time, 4 bytes per
-    clip; pickling drops it.
-
-    Args:
-        count: number of clips, 1 .. 2**32 - 1.
-        seed: of the run.
+    clip (at most 2**32 - 1); pickling drops it.
     """
 
     def __init__(self, count: int, seed: int) -> None:

@@ -13,9 +13,6 @@ def changed_sources(params: ExtractParams, clips: Path) -> list[str]:
 
     Compares names and sizes of files, not content. Empty where clips are missing, and where a source is a
     data set of the Hugging Face hub, which would need a request.
-
-    Raises:
-        ValueError, OSError: if a source is missing or cannot be used.
     """
     splits = params.splits()
     if any(source.hub for source in splits.values()) or not all((clips / name).is_dir() for name in splits):

@@ -69,7 +69,7 @@ def extract(
 
 
 def _report_skipped(job: ExtractJob, skipped: Sequence[Skipped], policy: ExtractPolicy) -> None:
-    """Print the skipped videos of a split; raise a UserError if they are all, or more than the policy allows."""
+    """Print the skipped videos of a split; raise a UserError if the policy does not allow as many."""
     if not skipped:
         return
     for entry in skipped[:MAX_PRINTED]:

@@ -1,4 +1,4 @@
-"""Plan an extraction: split the videos into units of about one shard, each named after a hash of its inputs."""
+"""Plan an extraction: units of about one shard of videos, each named after a hash of its inputs."""
 
 import hashlib
 import os
@@ -61,19 +61,20 @@ def plan_units(
     code = _code_hash()
     for split, job in jobs.items():
         items, skipped[split] = _unique_stems(job)
-        if skipped[split] and not policy.skip:
-            raise bad_video_error(job, skipped[split][0])
+        check_skipped(job, skipped[split], policy)
         for part in split_items(job, items, policy.shard_mb):
             name = unit_hash(code, job, part, policy.shard_mb)
             units.append(Unit(split, part, work / f"{split.replace('/', '_')}-{name}"))
     return units, skipped
 
 
-def bad_video_error(job: ExtractJob, skipped: Skipped) -> UserError:
-    """The error that stops a run at a video which may not be skipped."""
-    return UserError(
-        f"{job.key}: {skipped['reason']} (or set extract_frames.on_bad_video to skip; decoded videos are kept)"
-    )
+def check_skipped(job: ExtractJob, skipped: Sequence[Skipped], policy: ExtractPolicy) -> None:
+    """Raise a UserError for the first skipped video unless the policy allows it."""
+    if skipped and not policy.skip:
+        raise UserError(
+            f"{job.key}: {skipped[0]['reason']} (or set extract_frames.on_bad_video to skip; decoded videos are "
+            "kept)"
+        )
 
 
 def files_hash(source: Source, items: Sequence[str]) -> str:

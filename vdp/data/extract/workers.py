@@ -8,16 +8,15 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from multiprocessing.sharedctypes import Synchronized
 from multiprocessing.synchronize import Event
-from typing import TextIO
 
 from tqdm import tqdm
 
 from vdp.core.errors import UserError
-from vdp.data.extract.plan import ExtractJob, ExtractPolicy, Unit, bad_video_error
+from vdp.data.extract.plan import ExtractJob, ExtractPolicy, Unit, check_skipped
 from vdp.data.extract.unit import UnitResult, decode_unit
 from vdp.data.video.decode import quiet_decoder
 
@@ -52,7 +51,7 @@ _shared: _Shared | None = None  # set in a worker
 def run_units(
     jobs: Mapping[str, ExtractJob], units: Sequence[Unit], policy: ExtractPolicy
 ) -> list[UnitResult]:
-    """Decode all units in order; raise a UserError at the first unusable video unless the policy skips it."""
+    """Decode all units; raise a UserError at an unusable video unless the policy skips it."""
     workers = min(policy.workers or min(_cores(), MAX_WORKERS), len(units))
     total = sum(len(unit.items) for unit in units)
     results = []
@@ -65,13 +64,8 @@ def run_units(
         for unit in units:
             job = jobs[unit.split]
             results.append(decode_unit(job, unit, policy, bar.update, lambda: None))
-            _check_skipped(job, results[-1], policy)
+            check_skipped(job, results[-1].skipped, policy)
     return results
-
-
-def _check_skipped(job: ExtractJob, result: UnitResult, policy: ExtractPolicy) -> None:
-    if result.skipped and not policy.skip:
-        raise bad_video_error(job, result.skipped[0])
 
 
 def _run_parallel(
@@ -88,7 +82,7 @@ def _run_parallel(
             finished, waiting = wait(waiting, timeout=POLL_SECONDS, return_when=FIRST_COMPLETED)
             bar.update(shared.videos.value - bar.n)
             for future in finished:
-                _check_skipped(jobs[futures[future].split], future.result(), policy)
+                check_skipped(jobs[futures[future].split], future.result().skipped, policy)
         return [future.result() for future in futures]
     except BrokenProcessPool:
         raise UserError(
@@ -137,10 +131,11 @@ def _decode_in_worker(unit: Unit, policy: ExtractPolicy) -> UnitResult:
 
 def _silence_libraries() -> None:
     """Discard what C libraries print about damaged pictures; Python's own messages are kept."""
-    if _writes_to(sys.stderr, 2):
-        sys.stderr.flush()
-        # escapes: the name of a file need not be valid text
-        sys.stderr = os.fdopen(os.dup(2), "w", buffering=1, errors="backslashreplace")
+    with suppress(OSError, ValueError):  # raised by fileno of a buffer or a closed file
+        if sys.stderr.fileno() == 2:
+            sys.stderr.flush()
+            # escapes: the name of a file need not be valid text
+            sys.stderr = os.fdopen(os.dup(2), "w", buffering=1, errors="backslashreplace")
     null = os.open(os.devnull, os.O_WRONLY)
     os.dup2(null, 2)
     os.close(null)
@@ -158,13 +153,6 @@ def _silenced_libraries() -> Iterator[None]:
         if sys.stderr is not before:
             sys.stderr.close()
             sys.stderr = before
-
-
-def _writes_to(file: TextIO, descriptor: int) -> bool:
-    try:
-        return file.fileno() == descriptor
-    except (OSError, ValueError):  # a buffer, a closed file
-        return False
 
 
 def _cores() -> int:

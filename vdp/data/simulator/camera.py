@@ -3,8 +3,8 @@
 Fitted to the real clips: the size of spheres against their height in the image gives the horizon, the lean of
 upright cylinders the vanishing point below, and both together the tilt and the focal length.
 
-World units: floor at z = 0, the half width of an object is `RADIUS`. Image coordinates: u, v in [0, 1] from the
-left and from the top.
+World units: floor at z = 0, the half width of an object is `RADIUS`.
+Image coordinates: u, v in [0, 1] from the left and from the top.
 """
 
 import math

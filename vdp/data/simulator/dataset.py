@@ -6,7 +6,6 @@ A video depends on the seed, its split and its number alone, not on the counts o
 
 import multiprocessing
 import os
-import shutil
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
@@ -17,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from vdp.core.files import replacing
 from vdp.data.simulator.params import SimulateParams
 from vdp.data.simulator.physics import simulate_motion
 from vdp.data.simulator.render import render
@@ -47,37 +47,29 @@ def make_video(
 
 
 def write_video(params: SimulateParams, seed: int, frames: int, root: Path, video: VideoId) -> None:
-    """Write one video's folder under `root`, under a temporary name that is renamed at the end."""
+    """Write one video's folder under `root`, under a temporary name first."""
     split, number = video
     images, masks = make_video(params, seed, frames, video)
-    folder = root / split / f"video_{number:05d}"
-    part = folder.with_name(f".{folder.name}.partial")
-    shutil.rmtree(part, ignore_errors=True)
-    part.mkdir(parents=True)
-    for k, image in enumerate(images):
-        path = part / f"image_{k}.png"
-        if not cv2.imwrite(str(path), image[:, :, ::-1], [cv2.IMWRITE_PNG_COMPRESSION, PNG_COMPRESSION]):
-            raise OSError(f"{path} could not be written: is the disk full?")
-    if split != "unlabeled":
-        np.save(part / "mask.npy", masks)
-    part.rename(folder)
+    with replacing(root / split / f"video_{number:05d}") as folder:
+        for k, image in enumerate(images):
+            path = folder / f"image_{k}.png"
+            if not cv2.imwrite(str(path), image[:, :, ::-1], [cv2.IMWRITE_PNG_COMPRESSION, PNG_COMPRESSION]):
+                raise OSError(f"{path}: could not be written; is the disk full?")
+        if split != "unlabeled":
+            np.save(folder / "mask.npy", masks)
 
 
 def write_dataset(params: SimulateParams, seed: int, frames: int, root: Path) -> None:
     """Write every split, with videos of `frames` frames, under `root`, which is replaced at the end."""
-    part = root.with_name(f".{root.name}.partial")
-    shutil.rmtree(part, ignore_errors=True)
     videos = [
         (split, first + i) for split, first in FIRST_NUMBER.items() for i in range(getattr(params, split))
     ]
-    for split in FIRST_NUMBER:
-        (part / split).mkdir(parents=True)
-    write = partial(write_video, params, seed, frames, part)
-    with tqdm(total=len(videos), desc="simulate", unit="video") as bar:
+    with replacing(root) as part, tqdm(total=len(videos), desc="simulate", unit="video") as bar:
+        for split in FIRST_NUMBER:
+            (part / split).mkdir()
+        write = partial(write_video, params, seed, frames, part)
         for _ in _write_all(write, videos, params.workers or os.cpu_count() or 1):
             bar.update()
-    shutil.rmtree(root, ignore_errors=True)
-    part.rename(root)
 
 
 def _write_all(write: "partial[None]", videos: list[VideoId], workers: int) -> Iterator[None]:

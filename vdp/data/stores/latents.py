@@ -74,7 +74,7 @@ class Moments:
 def write_latents(
     folder: Path, clips: Iterable[Half], shard_mb: int, conditions: Iterable[Half] | None = None
 ) -> None:
-    """Write one split's latents in shards, under a temporary name that is renamed at the end.
+    """Write one split's latents, under a temporary name first.
 
     Args:
         folder: of the split; replaced if it exists.

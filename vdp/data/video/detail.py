@@ -17,21 +17,15 @@ NEIGHBOURHOOD = 21  # pixels a side, where noise shows even if it spares a pixel
 def transfer_detail(
     predicted: Pixels, context: Pixels, decoded: Pixels, weight: NDArray[np.float64]
 ) -> Pixels:
-    """Add the detail of context frames to predicted frames where both show the same.
+    """Add the codec's loss on context frames to predicted frames where both show the same.
 
-    A codec blurs a static background in every predicted frame, while the context frame still has it. The
-    codec's loss on the context frame is added, weighted by the similarity of predicted and decoded context
-    frame.
+    A codec blurs a static background, which the context frame still has.
 
     Args:
         predicted: (F, H, W, 3) uint8.
         context: K frames, (K, H, W, 3) uint8.
         decoded: the context frames after a round trip through the codec, (K, H, W, 3) uint8.
         weight: of each context frame for each predicted one, such as its nearness in time, (F, K), >= 0.
-
-    Returns:
-        (F, H, W, 3) uint8; a predicted frame equal to `decoded[k]`, the only one with weight, becomes
-        `context[k]`.
     """
     lost = context.astype(np.float32) - decoded
     frames = [_transfer_to(frame, lost, decoded, row) for frame, row in zip(predicted, weight, strict=True)]
@@ -39,18 +33,14 @@ def transfer_detail(
 
 
 def keep_detail(restored: Pixels, degraded: Pixels, decoded: Pixels) -> Pixels:
-    """Add the detail of the input frames to restored frames where nothing was restored.
+    """Add the codec's loss on degraded frames to restored frames where nothing was restored.
 
-    Of a clean frame a codec loses edges, of a noisy one something everywhere; noise stays lost, even where it
-    is too weak to change the restored frame.
+    A codec loses the edges of a clean frame, and something everywhere of a noisy one: noise stays lost.
 
     Args:
         restored: (F, H, W, 3) uint8.
         degraded: the input frames, (F, H, W, 3) uint8.
         decoded: the input frames after a round trip through the codec, (F, H, W, 3) uint8.
-
-    Returns:
-        (F, H, W, 3) uint8; a clean frame that restoring left equal to `decoded` becomes `degraded`.
     """
     frames = []
     for frame, given, seen in zip(restored, degraded, decoded, strict=True):

@@ -12,11 +12,7 @@ Fit = Literal["crop", "stretch"]
 def resize_frame(frame: NDArray[np.uint8], height: int, width: int, fit: Fit) -> NDArray[np.uint8]:
     """Resize one uint8 frame (H, W, 3); each new pixel is the mean of the area it covers.
 
-    Args:
-        frame: (H, W, 3).
-        height: new height in pixels.
-        width: new width in pixels.
-        fit: 'crop' cuts the longer side, centred, to the new aspect ratio; 'stretch' changes the ratio.
+    `fit` is 'crop' to cut the longer side, centred, to the new aspect ratio, or 'stretch' to distort.
     """
     return _fit(frame, height, width, fit, cv2.INTER_AREA)
 
