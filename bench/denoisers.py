@@ -1,6 +1,6 @@
 """Cost of a training step and of a prediction, compared with the video denoisers of other libraries.
 
-    pip install -r requirements-dev.txt -r bench/requirements.txt
+    pip install -r requirements.txt -r requirements-dev.txt -r bench/requirements.txt
     OMP_NUM_THREADS=1 python -m bench.denoisers
 
 Seconds are processor time of one thread, the minimum over several rounds in which all rows take turns; ratios

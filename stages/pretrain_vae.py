@@ -24,7 +24,7 @@ from vdp.models.codecs.params import CodecConfig, CodecParams, VAEParams
 from vdp.models.codecs.vae import VAE, vae_loss
 from vdp.models.factored_classes import class_log_probs
 from vdp.tracking.figures import sample_columns
-from vdp.tracking.mlflow_run import Tracker, project_root, track_stage
+from vdp.tracking.mlflow_run import project_root, track_stage
 from vdp.training.checkpoint_key import stage_checkpoints
 from vdp.training.definition import Training
 from vdp.training.engine import launch
@@ -46,64 +46,47 @@ def main() -> None:
     vae = read_section(VAEParams, "vae")
     engine, seed = read_section(EngineParams, "engine"), read_value("seed")
     with track_stage("pretrain_vae") as tracker:
-        if codec.name == "vae":
-            train(vae, params, augment, engine, seed, tracker)
-        elif tracker.is_main:
-            save_model(CODEC, None, CodecConfig(name="pixel", vae=None, has_masks=False))
+        if codec.name == "pixel":
+            if tracker.is_main:
+                save_model(CODEC, None, CodecConfig(name="pixel", vae=None, has_masks=False))
+            return
+        fabric = launch(engine)
+        has_masks = params.mask_weight > 0
+        stores, val_store = existing_stores(CLIPS, ["train", "unlabeled"]), ClipStore(CLIPS / "val")
+        size = (val_store.height, val_store.width)
+        changes, none = Augment(augment.train, *size), Augment(augment.val, *size)
+        length = 1 if vae.temporal_factor == 1 else 1 + GROUPS * vae.temporal_factor
 
+        def loss(network: VAE, batch: Frames, batch_rng: BatchRng) -> dict[str, Tensor]:
+            clips, masks = batch.clips()
+            height, width = (side // vae.spatial_factor for side in clips.shape[-2:])
+            latent_frames = 1 + (clips.shape[2] - 1) // vae.temporal_factor
+            noise = batch_rng.normal(len(clips), vae.latent_channels, latent_frames, height, width)
+            weights = (params.kl_weight, params.detail_weight, params.mask_weight)
+            return vae_loss(network, clips, masks, batch.weight, noise, *weights)
 
-def train(
-    vae: VAEParams,
-    params: PretrainVAEParams,
-    augment: FrameAugment,
-    engine: EngineParams,
-    seed: int,
-    tracker: Tracker,
-) -> None:
-    fabric = launch(engine)
-    has_masks = params.mask_weight > 0
-    stores, val_store = existing_stores(CLIPS, ["train", "unlabeled"]), ClipStore(CLIPS / "val")
-    size = (val_store.height, val_store.width)
-    changes, none = Augment(augment.train, *size), Augment(augment.val, *size)
-    length = 1 if vae.temporal_factor == 1 else 1 + GROUPS * vae.temporal_factor
-
-    def loss(network: VAE, batch: Frames, batch_rng: BatchRng) -> dict[str, Tensor]:
-        clips, masks = batch.clips()
-        height, width = (side // vae.spatial_factor for side in clips.shape[-2:])
-        latent_frames = 1 + (clips.shape[2] - 1) // vae.temporal_factor
-        noise = batch_rng.normal(len(clips), vae.latent_channels, latent_frames, height, width)
-        weights = (params.kl_weight, params.detail_weight, params.mask_weight)
-        return vae_loss(network, clips, masks, batch.weight, noise, *weights)
-
-    val_batches = FrameBatches([val_store], VALIDATION_SIZE, has_masks, none, VALIDATION_SEED, length)
-    shown = plot_batch(val_batches, fabric.device)
-    seed_weights(seed)
-    training = Training(
-        name="pretrain_vae",
-        network=VAE(vae, has_masks=has_masks),
-        loss=loss,
-        batches=FrameBatches(stores, params.batch_size, False, changes, seed, length),
-        val_loss=loss,
-        val_batches=val_batches,
-        plot=lambda network: round_trips(network, shown),
-        memory_params=[
-            MemoryParam("vae.base_channels", vae.base_channels, power=1, multiple=8),
-            MemoryParam(
-                "clip.height",
-                val_store.height,
-                power=2,
-                multiple=8,
-                scaled_with={"clip.width": val_store.width},
-            ),
-        ],
-    )
-    checkpoints = stage_checkpoints("pretrain_vae", project_root())
-    result = fit(training, params, engine, seed, tracker, fabric, checkpoints)
-    if fabric.is_global_zero:
-        save_model(
-            CODEC, result.network, CodecConfig(name="vae", vae=vae, has_masks=has_masks), result.other_weights
+        val_batches = FrameBatches([val_store], VALIDATION_SIZE, has_masks, none, VALIDATION_SEED, length)
+        shown = plot_batch(val_batches, fabric.device)
+        seed_weights(seed)
+        training = Training(
+            name="pretrain_vae",
+            network=VAE(vae, has_masks=has_masks),
+            loss=loss,
+            batches=FrameBatches(stores, params.batch_size, False, changes, seed, length),
+            val_loss=loss,
+            val_batches=val_batches,
+            plot=lambda network: round_trips(network, shown),
+            memory_params=[
+                MemoryParam("vae.base_channels", vae.base_channels, power=1, multiple=8),
+                MemoryParam("clip.height", size[0], power=2, multiple=8, scaled_with={"clip.width": size[1]}),
+            ],
         )
-        checkpoints.clear()
+        checkpoints = stage_checkpoints("pretrain_vae", project_root())
+        result = fit(training, params, engine, seed, tracker, fabric, checkpoints)
+        if fabric.is_global_zero:
+            config = CodecConfig(name="vae", vae=vae, has_masks=has_masks)
+            save_model(CODEC, result.network, config, result.other_weights)
+            checkpoints.clear()
 
 
 def round_trips(network: VAE, shown: Frames) -> NDArray[np.uint8]:

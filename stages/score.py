@@ -14,11 +14,12 @@ import numpy as np
 from tqdm import tqdm
 
 from vdp.config.read import read_section, run_stage
+from vdp.core.classes import class_name
 from vdp.core.files import replacing, write_text
 from vdp.data.stores.clips import list_test_sets
 from vdp.data.stores.prediction_set import PredictionSet
 from vdp.evaluation.frame import Frames, FrameScore, frame_score
-from vdp.evaluation.mask import Confusion, per_class_table
+from vdp.evaluation.mask import Confusion, class_jaccard
 from vdp.evaluation.params import ScoreParams
 from vdp.evaluation.scores import ClipMasks, SetScores, score_masks, set_scores
 from vdp.evaluation.table import ROWS, is_under_copy, score_rows, score_table, verdict
@@ -169,9 +170,10 @@ def hop_table(hops: dict[int, tuple[FrameScore, FrameScore]]) -> Table:
 
 
 def class_table(confusion: Confusion) -> Table:
+    pixels, scores = confusion.sum(1), class_jaccard(confusion)
     rows = [
-        (str(c.class_id), c.name, "" if np.isnan(c.jaccard) else f"{c.jaccard:.4f}", str(c.pixels))
-        for c in per_class_table(confusion)
+        (str(label), class_name(label), "" if np.isnan(score) else f"{score:.4f}", str(pixels[label]))
+        for label, score in enumerate(scores)
     ]
     return Table("Classes", ("class_id", "name", "jaccard", "pixels"), rows, numbers=2)
 

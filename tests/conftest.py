@@ -1,4 +1,4 @@
-"""A small project with toy sections in its params.yaml."""
+"""Shared fixtures: a small project with toy sections in its params.yaml, an MLflow database."""
 
 import sys
 from pathlib import Path
@@ -78,3 +78,13 @@ def toy_project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "params.yaml").write_text(TOY_PARAMS)
     monkeypatch.chdir(tmp_path)
     return tmp_path
+
+
+@pytest.fixture(scope="session")
+def empty_store(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """An initialised MLflow database; creating one takes seconds."""
+    from mlflow import MlflowClient
+
+    path = tmp_path_factory.mktemp("store") / "mlflow.db"
+    MlflowClient(f"sqlite:///{path}").search_experiments()
+    return path.read_bytes()

@@ -1,4 +1,4 @@
-"""The examples of the documents run as they stand."""
+"""The examples of docs/api.md run."""
 
 import os
 import re
@@ -12,16 +12,11 @@ REPO = Path(__file__).parents[1]
 FENCE = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
-def examples(page: Path) -> str:
-    """The Python of a page, as one program."""
-    return "\n".join(FENCE.findall(page.read_text()))
-
-
 def test_the_examples_of_the_api_page_run_in_their_order(tmp_path):
-    """With models in data/models, as in the project's folder; what they assert holds."""
+    """As one program, in a folder with models in data/models."""
     save_small_models(tmp_path / "data/models")
     program = tmp_path / "examples.py"
-    program.write_text(examples(REPO / "docs/api.md"))
+    program.write_text("\n".join(FENCE.findall((REPO / "docs/api.md").read_text())))
     environment = os.environ | {"PYTHONPATH": str(REPO), "MLFLOW_DISABLE_TELEMETRY": "true"}
     done = subprocess.run(
         [sys.executable, program], cwd=tmp_path, env=environment, capture_output=True, text=True

@@ -33,6 +33,7 @@ NO_DEPS = {  # modules that cannot change a stage's bytes, and why
     "vdp/training/process_watch.py": "watches processes",
 }
 NO_DEPS_OF_TRAININGS = {"vdp/tracking/figures.py": "its pictures go to MLflow"}
+SAMPLERS, LEVELS = Path("vdp/sampling/samplers.py"), Path("vdp/config/choices.py")  # a dep where sampled
 
 # --- Deps and params of dvc.yaml -------------------------------------------------------------------------
 
@@ -71,9 +72,13 @@ def read_params(script: Path, root: Path) -> set[str]:
     for path in imported_files(script, root):
         for node in ast.walk(ast.parse((root / path).read_text())):
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
-                place = {"read_section": 1, "read_value": 0}.get(node.func.id)
-                if place is not None and isinstance(node.args[place], ast.Constant):
-                    keys.add(node.args[place].value)
+                position = {"read_section": 1, "read_value": 0}.get(node.func.id)
+                if position is not None:
+                    key = node.args[position]
+                    assert isinstance(key, ast.Constant), (
+                        f"{path}:{node.lineno}: name the section by a literal"
+                    )
+                    keys.add(key.value)
     return keys
 
 
@@ -85,7 +90,10 @@ def errors(name: str, stage: dict[str, list[str]], root: Path) -> list[str]:
     """Missing and unused entries of a stage in dvc.yaml."""
     script = Path("stages", f"{name}.py")
     no_deps = [*NO_DEPS, *(NO_DEPS_OF_TRAININGS if name in TRAININGS else [])]
-    files = {path for path in imported_files(script, root) if not is_under(path, no_deps)}
+    imported = imported_files(script, root)
+    files = {path for path in imported if not is_under(path, no_deps)}
+    if SAMPLERS in imported:
+        files |= {LEVELS} & imported
     code = [dep for dep in stage["deps"] if dep.startswith(("vdp/", "stages/"))]
     found = [f"deps: {path} is missing" for path in sorted(files) if not is_under(path, code)]
     found += [f"deps: {dep} is unused" for dep in code if not any(is_under(path, [dep]) for path in files)]
@@ -214,7 +222,7 @@ def test_a_second_repro_does_nothing(project):
 @pytest.mark.end_to_end
 def test_a_change_in_a_module_that_is_no_dep_changes_no_stage(project):
     changed = [path for entry in NO_DEPS for path in [project / entry, *(project / entry).glob("*.py")]]
-    texts = {path: path.read_text() for path in changed if path.is_file()}
+    texts = {path: path.read_text() for path in changed if path.is_file() and path != project / LEVELS}
     assert len(texts) > len(NO_DEPS)
     try:
         for path, text in texts.items():

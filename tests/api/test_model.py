@@ -5,7 +5,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 import vdp
 from tests.small_models import HEIGHT, WIDTH, save_small_models
@@ -212,10 +211,18 @@ def test_a_round_trip_encodes_and_decodes(model):
     assert model.round_trip(frames(3, 17, 90)).shape == (3, 17, 90, 3)
 
 
-def test_guidance_changes_the_sample_of_a_model_with_context_dropout(tmp_path):
-    guided, clip = load(save_small_models(tmp_path, context_dropout=0.1), "cpu"), frames(4)
-    strong = guided.predict(clip, frames=1, sampling=vdp.Sampling(steps=2, guidance=3.0))
-    assert not np.array_equal(strong, guided.predict(clip, frames=1, sampling=FAST))
+@pytest.fixture(scope="module")
+def guided(tmp_path_factory: pytest.TempPathFactory) -> Model:
+    return load(save_small_models(tmp_path_factory.mktemp("guided"), context_dropout=0.1), "cpu")
+
+
+@pytest.mark.parametrize(
+    "change", [{"sampler": "ddpm"}, {"steps": 4}, {"temperature": 0.3}, {"guidance": 3.0}, {"eta": 0.5}]
+)
+def test_every_setting_of_the_sampler_changes_the_sample(guided, change):
+    clip, base = frames(4), vdp.Sampling(steps=3)
+    predicted = guided.predict(clip, frames=1, sampling=replace(base, **change))
+    assert not np.array_equal(predicted, guided.predict(clip, frames=1, sampling=base))
 
 
 def test_an_eps_prediction_starts_below_pure_noise(model):

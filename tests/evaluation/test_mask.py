@@ -9,7 +9,6 @@ from vdp.evaluation.mask import (
     jaccard,
     jaccard_foreground,
     only_seen_classes,
-    per_class_table,
 )
 
 TRUTH = np.array([[0, 0, 0, 1], [0, 1, 1, 1]], np.uint8)
@@ -53,16 +52,6 @@ def test_permuting_the_classes_changes_nothing():
     names = np.random.default_rng(3).permutation(49).astype(np.uint8)
     before = jaccard(confusion_matrix(prediction, truth))
     assert jaccard(confusion_matrix(names[prediction], names[truth])) == pytest.approx(before)
-
-
-def test_the_class_table_counts_true_pixels_and_names_classes():
-    rows = per_class_table(confusion_matrix(PREDICTION, TRUTH))
-    assert len(rows) == 49
-    assert [(r.class_id, r.name, r.pixels) for r in rows[:3]] == [
-        (0, "background", 4),
-        (1, "gray metal cube", 4),
-        (2, "red metal cube", 0),
-    ]
 
 
 def test_the_ceiling_leaves_out_classes_absent_from_the_context():

@@ -31,32 +31,17 @@ LEARNERS = ["unet-features", "unet-spade", "unet-concat", "dit-one_way"]
 
 
 @every_denoiser
-@pytest.mark.parametrize(("height", "width"), [(1, 1), (7, 5), (4, 13), (8, 12)])
 @torch.no_grad()
-def test_output_has_the_shape_of_xt_for_any_height_and_width(name, height, width):
-    case = Case(height=height, width=width)
-    output = case.output(random_denoiser(name))
-    assert output.shape == case.xt.shape
-    assert output.isfinite().all()
-    assert output.dtype == torch.float32
-
-
-@every_denoiser
-@pytest.mark.parametrize("known", range(1, 13))
-@torch.no_grad()
-def test_number_of_context_frames_is_free(name, known):
-    case = Case(known=known, targets=1, draws=1)
-    output = case.output(random_denoiser(name))
-    assert output.shape == case.xt.shape
-    assert output.isfinite().all()
-
-
-@every_denoiser
-@pytest.mark.parametrize(("targets", "draws"), [(1, 1), (3, 1), (7, 1), (1, 4), (2, 3)])
-@torch.no_grad()
-def test_number_of_target_frames_and_draws_is_free(name, targets, draws):
-    case = Case(targets=targets, draws=draws)
-    assert case.output(random_denoiser(name)).shape == (2, CHANNELS, targets * draws, 6, 9)
+def test_sizes_and_numbers_of_context_frames_target_frames_and_draws_are_free(name):
+    network = random_denoiser(name)
+    cases = [Case(height=height, width=width) for height, width in [(1, 1), (7, 5), (4, 13), (8, 12)]]
+    cases += [Case(known=known, targets=1, draws=1) for known in range(1, 13)]
+    cases += [Case(targets=targets, draws=draws) for targets, draws in [(3, 1), (7, 1), (1, 4)]]
+    for case in cases:
+        output = case.output(network)
+        assert output.shape == case.xt.shape
+        assert output.isfinite().all()
+        assert output.dtype == torch.float32
 
 
 @every_denoiser

@@ -5,7 +5,7 @@ import torch
 from einops import rearrange, repeat
 from torch import Tensor
 
-from tests.models.denoiser_cases import CHANNELS, Case, assert_close, every_dit, new_denoiser, random_denoiser
+from tests.models.denoiser_cases import Case, assert_close, every_dit, new_denoiser, random_denoiser
 from vdp.core.context_frames import nearest_context
 from vdp.models.denoisers.dit import ROPE_BASE, Block, DiT
 

@@ -131,7 +131,7 @@ def test_spade_computes_its_maps_once_for_all_steps_and_draws():
     context = network.context(*case.context)
     for step in range(4):
         network(case.xt, torch.full_like(case.t, step / 4), context)
-    assert sorted(calls) == ["UNetBody"] + ["Spade"] * 3  # a head of two levels: two stages down, one up
+    assert sorted(calls) == ["Spade"] * 3 + ["UNetBody"]  # a head of two levels: two stages down, one up
 
 
 @torch.no_grad()

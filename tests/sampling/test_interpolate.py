@@ -1,175 +1,175 @@
-"""Frames between two clips, from nothing and from degraded ones, by networks whose answer is known."""
+"""Interpolation, generation and restoration by denoisers with a known answer."""
 
 import pytest
 import torch
 from torch import Tensor
 
-from tests.oracle import Oracle, moving_clips
+from tests.oracle import Oracle, moving_clips, output_of
 from tests.processes import objective_of
 from vdp.diffusion.objective import Objective
 from vdp.diffusion.process import target
 from vdp.sampling.generate import generate
-from vdp.sampling.hops import plan_hops, groups
-from vdp.sampling.interpolate import between, blended
+from vdp.sampling.hops import group_frames, plan_hops
+from vdp.sampling.interpolate import interpolate, morph_latents
 from vdp.sampling.restore import restore
-from vdp.sampling.rollout import Normal, Strategy
+from vdp.sampling.rollout import NoiseSource, Strategy
 from vdp.sampling.samplers import make_sampler, time_grid
 
 BATCH, CHANNELS, HEIGHT, WIDTH = 2, 3, 3, 4
 FLOW = objective_of("flow", "flow", torch.tensor([0.5, 2.0, 1.0]), True)
+UNSCALED = objective_of("flow", "flow", torch.ones(CHANNELS), True)
 TRUTH = moving_clips(BATCH, CHANNELS, HEIGHT, WIDTH)
-SPAN = 5
+MAX_SPAN = 5
 
 
-def strategy(steps: int = 2, temperature: float = 1.0, context_frames: int = 4) -> Strategy:
+def make_strategy(steps: int = 2, temperature: float = 1.0) -> Strategy:
     times = time_grid(steps, "trailing", 1000)
-    return Strategy((), make_sampler("ddim", 0.0), times, temperature, 1.0, 0.0, context_frames)
+    return Strategy((), make_sampler("ddim", 0.0), times, temperature, 1.0, 0.0, context_frames=4)
 
 
-def normal_of(batch: int = BATCH, seed: int = 0) -> Normal:
-    generator = torch.Generator().manual_seed(seed)
+def make_noise_source(batch: int = BATCH) -> NoiseSource:
+    generator = torch.Generator().manual_seed(0)
     return lambda frames: torch.randn((batch, CHANNELS, frames, HEIGHT, WIDTH), generator=generator)
 
 
-def at(*times: float) -> Tensor:
-    return torch.tensor(times).expand(BATCH, -1)
+def frames_at(*index: float) -> Tensor:
+    return TRUTH(torch.tensor(index).expand(BATCH, -1))
 
 
-class Line:
-    """A denoiser that draws a straight line, in the times it is told, between the known frames around."""
+class LinearInterpolation:
+    """A denoiser that interpolates linearly between the two nearest context frames, by their indices."""
 
     joint = False
 
     def __init__(self, objective: Objective) -> None:
         self.objective = objective
-        self.gaps: list[float] = []  # told, from the last known frame before a target to the first after it
-        self.told: list[list[float]] = []
+        self.spans: list[float] = []
+        self.indices: list[list[float]] = []
 
     def context(
         self, frames: Tensor, index: Tensor, level: Tensor, dropped: Tensor, target_index: Tensor
     ) -> Tensor:
         times = index[0].tolist()
-        self.told.append(sorted(times))
-        made = []
-        for wanted in target_index[0].tolist():
-            left, right = max(t for t in times if t < wanted), min(t for t in times if t > wanted)
-            self.gaps.append(right - left)
-            share = (wanted - left) / (right - left)
-            one, other = (frames[:, :, times.index(t)] for t in (left, right))
-            made.append((1 - share) * one + share * other)
+        self.indices.append(sorted(times))
+        predicted = []
+        for time in target_index[0].tolist():
+            left, right = max(t for t in times if t < time), min(t for t in times if t > time)
+            self.spans.append(right - left)
+            share = (time - left) / (right - left)
+            before, after = (frames[:, :, times.index(t)] for t in (left, right))
+            predicted.append((1 - share) * before + share * after)
         base = self.objective.base(frames, index, target_index)
-        return self.objective.to_data(torch.stack(made, dim=2), base)
+        return self.objective.to_data(torch.stack(predicted, dim=2), base)
 
     def __call__(self, xt: Tensor, t: Tensor, x0: Tensor) -> Tensor:
-        alpha, sigma = (s[:, None, :, None, None] for s in self.objective.process.schedule(t))
-        noise = torch.where(sigma > 0, (xt - alpha * x0) / sigma, 0)
-        return target(x0, noise, t, self.objective.process)
+        return output_of(x0, xt, t, self.objective)
 
 
-@pytest.mark.parametrize("frames", [1, 2, SPAN - 1])
+@pytest.mark.parametrize("frames", [1, 2, MAX_SPAN - 1])
 @pytest.mark.parametrize("targets", [None, 1, 2])
-def test_a_gap_that_was_trained_is_filled_with_the_truth_by_a_network_that_knows_it(frames, targets):
+def test_a_perfect_denoiser_predicts_the_truth_in_a_trained_span(frames, targets):
     oracle = Oracle(TRUTH, FLOW)
-    ends = TRUTH(at(-2, -1, 0)), TRUTH(at(frames + 1, frames + 2, frames + 3))
-    made = between(oracle, *ends, frames, SPAN, targets, FLOW, strategy(), normal_of())
-    torch.testing.assert_close(made, TRUTH(at(*range(1, frames + 1))), atol=1e-3, rtol=0)
-    assert sorted(oracle.shown[0]) == [-1, 0, frames + 1, frames + 2]  # both sides alike
+    before, after = frames_at(-2, -1, 0), frames_at(frames + 1, frames + 2, frames + 3)
+    predicted = interpolate(
+        oracle, before, after, frames, MAX_SPAN, targets, FLOW, make_strategy(), make_noise_source()
+    )
+    torch.testing.assert_close(predicted, frames_at(*range(1, frames + 1)), atol=1e-3, rtol=0)
+    assert sorted(oracle.indices[0]) == [-1, 0, frames + 1, frames + 2]  # as many on both sides
 
 
-@pytest.mark.parametrize("gap", [2 * SPAN, 3 * SPAN, SPAN**2, 10 * SPAN])
+@pytest.mark.parametrize("span", [2 * MAX_SPAN, 3 * MAX_SPAN, MAX_SPAN**2, 10 * MAX_SPAN])
 @pytest.mark.parametrize("known", [1, 30])
-def test_a_longer_gap_is_crossed_in_strides_that_tell_no_longer_one(gap, known):
-    line = Line(FLOW)
-    moved = torch.arange(1.0 - known, gap + known)[None, None, :, None, None]
-    clip = (moved * torch.linspace(-1, 1, CHANNELS)[:, None, None, None]).expand(
-        BATCH, CHANNELS, -1, HEIGHT, WIDTH
+def test_a_longer_span_is_subdivided_into_trained_ones(span, known):
+    network = LinearInterpolation(FLOW)
+    position = torch.arange(1.0 - known, span + known)[None, None, :, None, None]
+    clip = position * torch.linspace(-1, 1, CHANNELS)[:, None, None, None]
+    clip = clip.expand(BATCH, CHANNELS, -1, HEIGHT, WIDTH)
+    before, inside, after = clip.split([known, span - 1, known], dim=2)
+    predicted = interpolate(
+        network, before, after, span - 1, MAX_SPAN, None, FLOW, make_strategy(), make_noise_source()
     )
-    before, inside, after = clip.split([known, gap - 1, known], dim=2)
-    made = between(line, before, after, gap - 1, SPAN, None, FLOW, strategy(), normal_of())
-    torch.testing.assert_close(made, inside, atol=1e-3 * gap, rtol=1e-3)
-    assert max(line.gaps) <= SPAN
-    steps = {round(b - a, 3) for told in line.told for a, b in zip(told, told[1:], strict=False)}
-    assert max(steps) <= SPAN and min(steps) >= 1
+    torch.testing.assert_close(predicted, inside, atol=1e-3 * span, rtol=1e-3)
+    assert max(network.spans) <= MAX_SPAN
+    steps = {round(b - a, 3) for times in network.indices for a, b in zip(times, times[1:], strict=False)}
+    assert max(steps) <= MAX_SPAN and min(steps) >= 1
 
 
-@pytest.mark.parametrize("frames", [SPAN, SPAN + 1, 17, 101])
+@pytest.mark.parametrize("frames", [MAX_SPAN, MAX_SPAN + 1, 17, 101])
 @pytest.mark.parametrize("targets", [None, 2, 3])
-def test_any_number_of_frames_comes_between(frames, targets):
-    line = Line(FLOW)
-    made = between(
-        line, TRUTH(at(-1, 0)), TRUTH(at(1, 2)), frames, SPAN, targets, FLOW, strategy(1), normal_of()
+def test_number_of_interpolated_frames_is_free(frames, targets):
+    network = LinearInterpolation(FLOW)
+    before, after = frames_at(-1, 0), frames_at(1, 2)
+    predicted = interpolate(
+        network, before, after, frames, MAX_SPAN, targets, FLOW, make_strategy(1), make_noise_source()
     )
-    assert made.shape == (BATCH, CHANNELS, frames, HEIGHT, WIDTH) and made.isfinite().all()
-    assert max(line.gaps) <= SPAN
+    assert predicted.shape == (BATCH, CHANNELS, frames, HEIGHT, WIDTH) and predicted.isfinite().all()
+    assert max(network.spans) <= MAX_SPAN
 
 
-def test_a_morph_of_a_frame_into_itself_is_that_frame_where_the_network_knows_it():
-    frame = TRUTH(at(3))
-    plain = objective_of("flow", "flow", torch.ones(CHANNELS), True)
-    oracle = Oracle(lambda index: frame.expand(-1, -1, index.shape[1], -1, -1), plain)
-    made = blended(oracle, frame, frame, 4, 0.5, None, plain, strategy(10), normal_of())
-    torch.testing.assert_close(made, frame.expand(-1, -1, 4, -1, -1), atol=1e-3, rtol=0)
-    assert oracle.shown == [[]]  # nothing is known
-    assert oracle.calls == 5 + 1 - 1  # the steps below its strength alone
+def test_a_perfect_denoiser_morphs_a_frame_into_itself():
+    frame = frames_at(3)
+    oracle = Oracle(lambda index: frame.expand(-1, -1, index.shape[1], -1, -1), UNSCALED)
+    morphed = morph_latents(
+        oracle, frame, frame, 4, 0.5, None, UNSCALED, make_strategy(10), make_noise_source()
+    )
+    torch.testing.assert_close(morphed, frame.expand(-1, -1, 4, -1, -1), atol=1e-3, rtol=0)
+    assert oracle.indices == [[]]
+    assert oracle.calls == 5  # of ten steps, those below the strength
 
 
-class Keeps(Oracle):
-    """A denoiser that takes what it sees for clean: nothing is changed but the noise's size."""
-
+class PredictsItsInput(Oracle):
     def __call__(self, xt: Tensor, t: Tensor, context: object) -> Tensor:
         return target(xt, torch.zeros_like(xt), t, self.objective.process)
 
 
-def test_a_morph_goes_evenly_from_one_frame_to_the_other():
-    plain = objective_of("flow", "x0", torch.ones(CHANNELS), True)
-    one = torch.ones(BATCH, CHANNELS, 1, HEIGHT, WIDTH)
-    network = Keeps(TRUTH, plain)
-    made = blended(network, one, 3 * one, 3, 0.5, None, plain, strategy(2, temperature=0.0), normal_of())
-    levels = made[0, 0, :, 0, 0]
+def test_a_morph_is_evenly_spaced():
+    objective = objective_of("flow", "x0", torch.ones(CHANNELS), True)
+    first = torch.ones(BATCH, CHANNELS, 1, HEIGHT, WIDTH)
+    network, strategy = PredictsItsInput(TRUTH, objective), make_strategy(temperature=0.0)
+    morphed = morph_latents(network, first, 3 * first, 3, 0.5, None, objective, strategy, make_noise_source())
+    levels = morphed[0, 0, :, 0, 0]
     assert torch.allclose(levels / levels[-1], torch.tensor([1.5, 2.0, 2.5]) / 2.5)
 
 
 @pytest.mark.parametrize("targets", [1, 2])
-def test_clips_from_nothing_begin_with_nothing_known_and_are_rolled_out(targets):
-    plain = objective_of("flow", "flow", torch.ones(CHANNELS), True)
-    oracle = Oracle(TRUTH, plain)
+def test_generate_starts_without_context_and_rolls_out(targets):
+    oracle = Oracle(TRUTH, UNSCALED)
     hops = plan_hops(targets - 1.0, 7 - targets, [1, 2], targets)
-    made = generate(
-        oracle, plain, plain, targets, hops, (BATCH, CHANNELS, HEIGHT, WIDTH), strategy(), normal_of(),
-        torch.device("cpu"),
-    )  # fmt: skip
+    shape, device = (BATCH, CHANNELS, HEIGHT, WIDTH), torch.device("cpu")
+    generated = generate(
+        oracle, UNSCALED, UNSCALED, targets, hops, shape, make_strategy(), make_noise_source(), device
+    )
     frames = targets + sum(map(len, hops))
-    torch.testing.assert_close(made, TRUTH(at(*range(frames))), atol=1e-3, rtol=0)
-    assert oracle.shown[0] == [] and sorted(oracle.shown[1]) == [*range(targets)]
+    torch.testing.assert_close(generated, frames_at(*range(frames)), atol=1e-3, rtol=0)
+    assert oracle.indices[0] == [] and sorted(oracle.indices[1]) == [*range(targets)]
 
 
 @pytest.mark.parametrize("targets", [None, 3])
 @pytest.mark.parametrize("frames", [3, 4, 9])
-def test_every_frame_is_restored_from_the_degraded_ones_around_it(targets, frames):
-    """Truth is told by times from a hop's first frame, so a still clip has one truth."""
-    oracle = Oracle(lambda index: 0 * index[:, None, :, None, None] + 2.5, FLOW)
+def test_every_frame_is_restored_from_the_degraded_frames_around_it(targets, frames):
+    oracle = Oracle(lambda index: 0 * index[:, None, :, None, None] + 2.5, FLOW)  # a static clip
     degraded = torch.randn(CHANNELS, frames, 1, 1, generator=torch.Generator().manual_seed(1))
     degraded = degraded.expand(-1, -1, HEIGHT, WIDTH)
-    seen: list[list[int]] = []
+    batches: list[list[int]] = []
 
-    def normal(starts: list[int]) -> Normal:
-        seen.append(list(starts))
-        return normal_of(len(starts))
+    def noise_source_of(starts: list[int]) -> NoiseSource:
+        batches.append(list(starts))
+        return make_noise_source(len(starts))
 
-    made = restore(oracle, degraded, targets, FLOW, strategy(), normal, rows=2)
-    torch.testing.assert_close(made, torch.full_like(degraded, 2.5), atol=1e-3, rtol=0)
-    assert {len(starts) for starts in seen} <= {1, 2}
-    starts = [start for chunk in seen for start in chunk]
-    assert {start + step for start in starts for step in range(targets or 1)} == set(range(frames))
+    restored = restore(oracle, degraded, targets, FLOW, make_strategy(), noise_source_of, batch_size=2)
+    torch.testing.assert_close(restored, torch.full_like(degraded, 2.5), atol=1e-3, rtol=0)
+    assert {len(starts) for starts in batches} <= {1, 2}
     size = targets or 1
-    for start, shown in zip([chunk[0] for chunk in seen], oracle.shown, strict=True):
-        times = sorted(round(time) + start for time in shown)
-        assert times == [*range(times[0], times[0] + min(4, frames))]
-        assert {start, start + size - 1} <= set(times)
+    starts = [start for batch in batches for start in batch]
+    assert {start + step for start in starts for step in range(size)} == set(range(frames))
+    for start, index in zip([batch[0] for batch in batches], oracle.indices, strict=True):
+        context = sorted(round(time) + start for time in index)
+        assert context == [*range(context[0], context[0] + min(4, frames))]
+        assert {start, start + size - 1} <= set(context)
 
 
 @pytest.mark.parametrize(
-    ("frames", "gaps", "targets", "hops"),
+    ("frames", "target_offsets", "targets", "hops"),
     [
         (5, [1, 2], None, [[1, 2], [3, 4], [5]]),
         (3, [1], None, [[1], [2], [3]]),
@@ -178,20 +178,20 @@ def test_every_frame_is_restored_from_the_degraded_ones_around_it(targets, frame
         (2, [1, 2, 4], 1, [[1], [2]]),
     ],
 )
-def test_no_future_frame_is_left_out_and_no_distance_untrained(frames, gaps, targets, hops):
-    assert plan_hops(10.0, frames, gaps, targets) == tuple(tuple(10.0 + n for n in hop) for hop in hops)
+def test_plan_hops_skips_no_frame_and_uses_trained_offsets(frames, target_offsets, targets, hops):
+    plan = plan_hops(10.0, frames, target_offsets, targets)
+    assert plan == tuple(tuple(10.0 + n for n in hop) for hop in hops)
 
 
-def test_a_network_without_the_distance_of_one_frame_is_refused():
-    with pytest.raises(ValueError, match=r"gaps=\[2\]: expected all distances from 1 to 1"):
-        plan_hops(0.0, 3, [2], None)
-    with pytest.raises(ValueError, match="from 1 to 3"):
-        plan_hops(0.0, 3, [1, 2], 3)
+@pytest.mark.parametrize(("target_offsets", "targets", "limit"), [([2], None, 1), ([1, 2], 3, 3)])
+def test_offsets_that_would_skip_frames_are_rejected(target_offsets, targets, limit):
+    with pytest.raises(ValueError, match=rf"train_denoiser\.target_offsets=.*1\.\.{limit}\b"):
+        plan_hops(0.0, 3, target_offsets, targets)
 
 
-def test_groups_cover_all_places_and_are_whole():
-    assert groups(5, None) == [range(5)]
-    assert groups(5, 2) == [range(0, 2), range(2, 4), range(3, 5)]
-    assert groups(4, 2) == [range(0, 2), range(2, 4)]
-    with pytest.raises(ValueError, match="makes 3 frames at once .* got 2"):
-        groups(2, 3)
+def test_group_frames_covers_all_positions_with_whole_groups():
+    assert group_frames(5, None) == [range(5)]
+    assert group_frames(5, 2) == [range(0, 2), range(2, 4), range(3, 5)]
+    assert group_frames(4, 2) == [range(0, 2), range(2, 4)]
+    with pytest.raises(ValueError, match=r"frames=2: .*train_denoiser\.targets=3"):
+        group_frames(2, 3)

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from tests.models.test_denoisers import denoiser_params
+from tests.models.denoiser_cases import denoiser_params
 from tests.processes import objective_of
 from vdp.core.rng import BatchRng
 from vdp.data.batches.frames import Frames

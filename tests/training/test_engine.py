@@ -13,7 +13,7 @@ from vdp.core.rng import BatchRng
 from vdp.training.engine import launch
 from vdp.training.seeds import seed_weights
 
-NETWORKS = ["vae", "unet-features+scheduled", "dit+scheduled"]
+NETWORKS = ["vae", "unet-features+scheduled", "dit-one_way+scheduled"]
 Curves = list[tuple[int, dict[str, float]]]
 
 every_network = pytest.mark.parametrize("name", NETWORKS)
@@ -105,13 +105,13 @@ def test_recomputed_activations_do_not_change_a_training(name):
 
 
 def test_a_checkpoint_can_be_resumed_with_and_without_recomputed_activations(tmp_path):
-    plain = run(Job("dit", params={"steps": 6}))
+    plain = run(Job("dit-one_way", params={"steps": 6}))
     for first, then in ((True, False), (False, True)):
         folder = str(tmp_path / f"{first}")
         engine: dict[str, object] = {"save_steps": 3}
-        run(Job("dit", {**engine, "checkpointing": first}, {"steps": 6}, folder, fault="leave", step=5))
+        run(Job("dit-one_way", {**engine, "checkpointing": first}, {"steps": 6}, folder, fault="leave", step=5))
         assert [path.stem for path in Path(folder).glob("*.json")] == ["000000003"]
-        assert run(Job("dit", {**engine, "checkpointing": then}, {"steps": 6}, folder)) == plain
+        assert run(Job("dit-one_way", {**engine, "checkpointing": then}, {"steps": 6}, folder)) == plain
 
 
 def test_compiled_blocks_give_the_same_losses_and_names(tmp_path, monkeypatch):

@@ -92,8 +92,8 @@ def test_other_errors_of_an_attempt_are_raised():
 
 def test_the_message_names_params_with_values_that_fit():
     assert message(24, 1, 1, 6, CHANNELS, SIZE) == (
-        "a: out of memory (Tried to allocate 2.25 GiB, total capacity of 8.00 GiB): 6 samples of 24 would fit: "
-        "set a.batch_size=6; or with the same batch, a.accumulate=4; or about "
+        "a: out of memory (Tried to allocate 2.25 GiB, total capacity of 8.00 GiB): 6 samples of 24 would "
+        "fit: set a.batch_size=6; or with the same batch, a.accumulate=4; or about "
         "denoiser.unet.base_channels=16; or about clip.height=32 and clip.width=48"
     )
 

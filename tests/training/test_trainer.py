@@ -131,12 +131,6 @@ def test_the_noise_of_a_step_is_its_own_and_does_not_depend_on_the_draws_of_its_
     assert len(set(noise)) == len(noise) == 4 + VALIDATION_BATCHES
 
 
-def test_each_step_gets_the_batch_of_its_number():
-    batches = Points()
-    fit_line(line_training(batches=batches), fit_params(steps=6))
-    assert batches.steps == list(range(6))
-
-
 def test_training_neither_changes_nor_uses_the_global_generators():
     """Dropout draws from torch's global generator, which is seeded by the step."""
 
@@ -224,14 +218,6 @@ def test_a_line_is_fitted_to_its_points(capsys):
     assert len(cost) == 1 and "samples/s" in cost[0] and "GB" in cost[0]
 
 
-def test_the_result_is_the_average_and_not_the_last_weights():
-    seed_weights(0)
-    training = line_training()
-    result = fit_line(training, fit_params()).network
-    assert result is not training.network
-    assert not torch.equal(result.weight, training.network.weight)
-
-
 def test_curves_have_a_point_at_each_interval_and_end_with_a_validation():
     _, logger = train(fit_params(steps=25, log_every=5, validate_every=10))
     assert [step for step, _ in logger.curve("loss")] == [5, 10, 15, 20, 25]
@@ -248,18 +234,7 @@ def test_a_point_of_a_curve_is_the_mean_since_the_last_one():
     assert means == pytest.approx([sum(losses[i : i + 5]) / 5 for i in range(0, 20, 5)])
 
 
-@pytest.mark.parametrize("accumulate", [2, 4])
-def test_a_batch_in_parts_gives_the_losses_and_weights_of_the_whole_one(accumulate):
-    whole, whole_logger = train(fit_params())
-    parts, logger = train(fit_params(accumulate=accumulate))
-    torch.testing.assert_close(parts.weight, whole.weight, atol=1e-6, rtol=0)
-    for (_, loss), (_, expected) in zip(logger.curve("loss"), whole_logger.curve("loss"), strict=True):
-        assert loss == pytest.approx(expected, abs=1e-6)
-
-
-def test_a_batch_that_cannot_be_split_is_refused():
-    with pytest.raises(UserError, match=r"a_training.batch_size=16: expected a multiple of 3"):
-        fit_line(line_training(), fit_params().model_copy(update={"accumulate": 3}))
+def test_accumulate_has_to_divide_the_batch():
     with pytest.raises(ValueError, match="accumulate=3: expected a divisor of batch_size=16"):
         fit_params(accumulate=3)
 

@@ -122,11 +122,7 @@ def _prepare(
 
 @contextmanager
 def _new_folder(folder: Path) -> Iterator[Path]:
-    """Yield a scratch folder; rename it to `folder` on success, remove it on failure.
-
-    Raises:
-        UserError: if it cannot be created, or `folder` exists by then.
-    """
+    """Yield a scratch folder; rename it to `folder` on success, remove it on failure."""
     try:
         part = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     except OSError as error:

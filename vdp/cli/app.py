@@ -97,11 +97,7 @@ def summary() -> None:
 
 
 def check_project() -> None:
-    """Check that the current folder is a project.
-
-    Raises:
-        UserError: if not.
-    """
+    """Check that the current folder is a project."""
     if not PARAMS_FILE.is_file():
         raise UserError(
             f"{PARAMS_FILE}: no such file in {Path.cwd()}; run this in the folder of a vdp project"

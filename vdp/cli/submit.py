@@ -123,12 +123,7 @@ def _load_predictor(models: Path, clip: ClipParams) -> Predictor:
 
 
 def _numbered_videos(folder: Path) -> dict[int, str]:
-    """Return the video folders by their numbers, ascending.
-
-    Raises:
-        FileNotFoundError: if the folder is missing.
-        UserError: if it has no video, two of one number, or a gap in the numbers.
-    """
+    """Return the video folders by their numbers, ascending."""
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder}: no such folder; expected a folder of video_<number> folders")
     videos: dict[int, str] = {}
@@ -151,11 +146,7 @@ def _numbered_videos(folder: Path) -> dict[int, str]:
 
 
 def _check_videos(source: CompetitionSource, videos: Mapping[int, str], rule: ClipRule) -> None:
-    """Read the known frames of every video once.
-
-    Raises:
-        UserError: for unusable videos; lists their numbers and the first reason.
-    """
+    """Read the known frames of every video once."""
     reasons: dict[int, str] = {}
     numbers = list(videos)
     for (row,) in progress(range(len(numbers)), 1, "check"):
@@ -206,11 +197,7 @@ def _numbers(numbers: Collection[int], count: int) -> str:
 
 
 def _check_output(out: Path, force: bool) -> None:
-    """Check that the output can be written.
-
-    Raises:
-        UserError: if it exists, unless `force`, or its folder is missing or not writable.
-    """
+    """Check that the output can be written."""
     if out.is_dir():
         raise UserError(f"{out}: is a folder; name a file in it, such as {out / 'final_predictions.pt'}")
     if out.exists() and not force:
@@ -222,12 +209,7 @@ def _check_output(out: Path, force: bool) -> None:
 
 
 def _write(masks: torch.Tensor, out: Path, force: bool) -> tuple[int, ...]:
-    """Write masks under a temporary name, verify them, and rename the file.
-
-    Raises:
-        ValueError: if the file differs from the masks.
-        UserError: if the output was created meanwhile, unless `force`; the file is kept.
-    """
+    """Write masks under a temporary name, verify them, and rename the file."""
     part = out.with_name(f"{out.name}.{os.getpid()}.part")
     try:
         data = io.BytesIO()  # torch.save reports no full disk, writing bytes does

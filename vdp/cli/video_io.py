@@ -96,11 +96,7 @@ def plan_jobs(
     force: bool,
     suffixes: Sequence[str] = VIDEO_SUFFIXES,
 ) -> list[Job]:
-    """Name the outputs of each job: `out`, numbered if there are several, and <out>_strip.png.
-
-    Raises:
-        UserError: for a suffix not among `suffixes`, or if an output exists or overwrites an input.
-    """
+    """Name the outputs of each job: `out`, numbered if there are several, and <out>_strip.png."""
     path = Path(out).expanduser()
     if path.suffix.lower() not in suffixes or not path.name:
         choices = ", ".join(suffix or "no suffix (a folder of PNGs)" for suffix in suffixes)
@@ -159,9 +155,6 @@ def read_context(
 
     They keep the clip's size, and so their detail, unless they or the `outputs` predicted frames would exceed
     `MAX_BYTES` at that size.
-
-    Raises:
-        ValueError: if there are fewer than `known`, or the clip does not decode; names the file.
     """
     offset = _offset_to_end(clip, interval) if at_end else 0
     decoded = _with_bar(clip.frames(interval, offset), clip.count(interval), f"reading {clip.name}")
@@ -193,11 +186,7 @@ def _offset_to_end(clip: InputClip, interval: int) -> int:
 def read_clip(
     clip: InputClip, interval: int, limit: int | None, size: Size, check_memory: bool = False
 ) -> Input:
-    """Read all frames of a clip, or the first `limit`, at a size.
-
-    Raises:
-        ValueError: if there are too many frames, or the clip does not decode; names the file.
-    """
+    """Read all frames of a clip, or the first `limit`, at a size."""
     decoded = _with_bar(clip.frames(interval), clip.count(interval), f"reading {clip.name}")
     kept, thumbnails, every, box = [], {}, 1, Letterbox(*clip.size(), *size)
     for index, frame in enumerate(islice(decoded, limit)):
@@ -248,12 +237,7 @@ def write_job(
     force: bool,
     started: float,
 ) -> None:
-    """Write the results (S, T, ...), frames or masks, at the clip's size, and the strip: all files or none.
-
-    Raises:
-        UserError: if the format does not support the frames, or an output was created meanwhile.
-        OSError: if it cannot be written.
-    """
+    """Write the results (S, T, ...), frames or masks, at the clip's size, and the strip; all or none."""
     rate, box, colors = fps or source.rate, source.box, class_colors()
     with atomic_outputs([*job.outputs, job.strip], force) as parts:
         for part, result in zip(parts, results, strict=False):

@@ -61,8 +61,8 @@ def encode_conditions(
 ) -> Iterator[Half]:
     """Encode D = `degraded` degraded forms of every clip of a store, (D, T, C, h, w) float16.
 
-    Form d belongs to view d % V, to which it is restored. It is that view of the clip's degraded frames in the
-    store, or without any the degraded view of its frames.
+    Form d belongs to view d % V, to which it is restored: that view of the degraded frames in the store, or,
+    for a clip without any, the degraded view of its frames.
     """
     paired = set(store.paired.tolist())
     for i in range(len(store)):

@@ -5,25 +5,13 @@ matrix pooled over all clips, macro average, background counted, classes absent 
 left out.
 """
 
-from dataclasses import dataclass
-
 import numpy as np
 from numpy.typing import NDArray
 
-from vdp.core.classes import NUM_CLASSES, class_name
+from vdp.core.classes import NUM_CLASSES
 
 Mask = NDArray[np.uint8]
 Confusion = NDArray[np.int64]  # (classes, classes) pixel counts; rows: true class, columns: predicted class
-
-
-@dataclass(frozen=True)
-class ClassScore:
-    """A row of the per-class table; `jaccard` is NaN where neither mask has the class."""
-
-    class_id: int
-    name: str
-    jaccard: float
-    pixels: int  # of the truth
 
 
 def confusion_matrix(prediction: Mask, truth: Mask, classes: int = NUM_CLASSES) -> Confusion:
@@ -63,12 +51,6 @@ def jaccard_foreground(confusion: Confusion) -> float:
     """`jaccard` without class 0; 1 if neither mask has an object."""
     scores = class_jaccard(confusion)[1:]
     return float(np.nanmean(scores)) if np.isfinite(scores).any() else 1.0
-
-
-def per_class_table(confusion: Confusion) -> list[ClassScore]:
-    """One row per class, ordered by class id."""
-    scores, pixels = class_jaccard(confusion), confusion.sum(1)
-    return [ClassScore(c, class_name(c), float(scores[c]), int(pixels[c])) for c in range(len(confusion))]
 
 
 def only_seen_classes(truth: Mask, context: Mask) -> Mask:

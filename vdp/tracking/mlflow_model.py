@@ -35,7 +35,7 @@ NEEDED = (  # requirements that `vdp.api.mlflow_model` imports, and torchvision 
     "opencv-python-headless",
     "mlflow",
     "pydantic",
-    "PyYAML",
+    "ruamel.yaml",
     "safetensors",
     "tqdm",
 )
@@ -107,7 +107,7 @@ def signature() -> "ModelSignature":
 def pinned_requirements() -> list[str]:
     """Return the pins of requirements.txt that prediction needs."""
     text = (project_files() / "requirements.txt").read_text()
-    pins = re.findall(r"^[\w-]+==[^\s#]+", text, re.MULTILINE)
+    pins = re.findall(r"^[\w.-]+==[^\s#]+", text, re.MULTILINE)
     return [pin for pin in pins if pin.partition("==")[0] in NEEDED]
 
 

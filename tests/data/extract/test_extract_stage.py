@@ -79,13 +79,6 @@ def test_each_named_split_becomes_a_store(tracker, capsys):
     assert "train: 1 clips of 6 frames, 24x16, 1 with masks" in capsys.readouterr().out
 
 
-def test_a_second_run_gives_the_same_bytes(tracker):
-    extract_frames.main()
-    first = {p: p.read_bytes() for p in Path("data/clips").rglob("*") if p.is_file()}
-    extract_frames.main()
-    assert {p: p.read_bytes() for p in Path("data/clips").rglob("*") if p.is_file()} == first
-
-
 def test_a_video_of_context_frames_only_is_refused_outside_of_test_sets(tracker):
     make_video(Path("raw/train/video_1"), 3, labelled=False)
     with pytest.raises(ValueError, match="raw/train/video_1: .*expected at least 6"):

@@ -9,6 +9,7 @@ from tests.data.sources.source_contract import (
     REAL_CLIPS,
     RULE,
     SourceContract,
+    check_refused,
     clips_of,
     frames_of,
     gray_frame,
@@ -30,16 +31,14 @@ class TestImageFolders(SourceContract):
         make_picture_folder(folder / "ünï", frames=22, pattern="{}.BMP")
         return ImageFolderSource(folder)
 
-    def test_each_folder_of_pictures_is_a_video(self, source):
+    def test_each_folder_of_pictures_is_a_video_in_natural_order(self, source):
         assert source.items() == ["walk 2", "walk 10/left", "ünï"]
         assert source.label("walk 10/left") == f"{source.folder}/walk 10/left"
-
-    def test_frames_are_in_natural_order(self, source):
         for item in source.items():
             frames = np.stack([frame.pixels for frame in frames_of(source, item)])
             assert levels(frames) == [10 * (k % 25) for k in range(len(frames))]
 
-    def test_clips_are_cut_at_the_stride(self, source):
+    def test_clips_are_named_by_their_first_frame(self, source):
         rule = replace(RULE, frames=5, min_frames=5, pace=Pace(interval=2, offset=1), stride=3)
         names = [clip.name for clip in clips_of(source, rule)]
         assert names[:3] == ["walk 2_000001", "walk 2_000007", "walk 2_000013"]
@@ -56,7 +55,7 @@ class TestImageFolders(SourceContract):
 
 
 @pytest.mark.parametrize("suffix", [*SUFFIXES, *map(str.upper, SUFFIXES)])
-def test_every_promised_kind_of_file_is_a_picture(tmp_path, suffix):
+def test_every_supported_suffix_is_a_picture(tmp_path, suffix):
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / f"x{suffix}").touch()
     assert ImageFolderSource(tmp_path).items() == ["a"]
@@ -73,24 +72,17 @@ def test_other_and_hidden_files_are_no_pictures(tmp_path):
     assert source.items() == ["a"] and source.count("a") == len(frames_of(source, "a")) == 3
 
 
-def test_an_empty_folder_holds_no_videos(tmp_path):
-    assert ImageFolderSource(tmp_path).items() == []
-
-
-def test_pictures_in_the_folder_itself_are_a_video_of_its_name(tmp_path):
+def test_pictures_in_the_folder_itself_are_a_video_of_its_name(tmp_path, monkeypatch):
     folder = make_picture_folder(tmp_path / "my clip")
     source = ImageFolderSource(folder)
     assert source.items() == ["my clip"] and source.label("my clip") == str(folder)
     assert [clip.name for clip in clips_of(source)] == ["my clip_000000"]
+    monkeypatch.chdir(folder)
+    assert ImageFolderSource(Path()).items() == ["my clip"]
+    assert len(frames_of(ImageFolderSource(Path()), "my clip")) == 22
 
 
-def test_the_folder_itself_may_be_the_current_one(tmp_path, monkeypatch):
-    monkeypatch.chdir(make_picture_folder(tmp_path / "my clip"))
-    source = ImageFolderSource(Path())
-    assert source.items() == ["my clip"] and len(frames_of(source, "my clip")) == 22
-
-
-def test_a_folder_may_have_the_name_of_the_one_it_lies_in(tmp_path):
+def test_a_subfolder_may_have_the_name_of_its_parent(tmp_path):
     make_picture_folder(tmp_path / "v", frames=2)
     make_picture_folder(tmp_path / "v" / "v", frames=3)
     source = ImageFolderSource(tmp_path / "v")
@@ -106,41 +98,31 @@ def test_a_folder_may_have_the_name_of_the_one_it_lies_in(tmp_path):
         ("frame_001.bmp", "frame_1.png"),
     ],
 )
-def test_two_pictures_of_one_place_are_named_before_the_first_frame(tmp_path, one, other):
+def test_two_pictures_at_the_same_position_are_named_before_the_first_frame(tmp_path, one, other):
     folder = make_picture_folder(tmp_path / "a", frames=4, pattern="frame_{}.png")
     (folder / one).write_bytes((folder / other).read_bytes())
-    assert_refused(tmp_path, f"{one} and {other}: two pictures of one place in the order")
+    check_refused(ImageFolderSource(tmp_path), "a", f"{one} and {other}: two pictures at the same position")
 
 
-def test_the_suffix_does_not_count_in_the_order(tmp_path):
+def test_the_order_is_that_of_the_stems_and_may_have_gaps(tmp_path):
     for k, name in enumerate(["a.png", "a1.bmp", "a1b.png", "a2.bmp", "a10.png"]):
         cv2.imwrite(str(tmp_path / name), gray_frame(10 * k))
-    frames = picture_frames(tmp_path, Pace())
+    frames = list(picture_frames(tmp_path, Pace()))
     assert levels(np.stack([frame.pixels for frame in frames])) == [0, 10, 20, 30, 40]
+    assert [frame.number for frame in frames] == [0, 1, 2, 3, 4]
 
 
-def test_numbers_may_have_gaps(tmp_path):
+def test_pictures_have_no_frame_rate(tmp_path):
     folder = make_picture_folder(tmp_path / "a", frames=5)
-    (folder / "image_2.png").unlink()
-    assert [frame.number for frame in picture_frames(folder, Pace())] == [0, 1, 2, 3]
-
-
-def test_a_frame_rate_is_refused(tmp_path):
-    folder = make_picture_folder(tmp_path / "a", frames=5)
-    with pytest.raises(ValueError, match=f"{folder}: states no frame rate; set fps to null"):
+    with pytest.raises(ValueError, match=f"{folder}: no frame rate; set fps to null"):
         list(picture_frames(folder, Pace(fps=5)))
 
 
-def test_a_picture_of_another_size_is_named(tmp_path):
+def test_the_size_of_pictures_matters_only_if_they_are_selected(tmp_path):
     folder = make_picture_folder(tmp_path / "a", frames=5)
     cv2.imwrite(str(folder / "image_3.png"), gray_frame(0, width=95))
-    assert_refused(tmp_path, "image_3.png: expected the size of image_0.png, 96x64, got 95x64", good=3)
-
-
-def test_pictures_that_are_not_taken_may_be_anything(tmp_path):
-    folder = make_picture_folder(tmp_path / "a", frames=5)
-    (folder / "image_1.png").write_bytes(b"broken")
-    cv2.imwrite(str(folder / "image_3.png"), gray_frame(0, width=95))
+    message = "image_3.png: expected the size of the first frame, 96x64, got 95x64"
+    check_refused(ImageFolderSource(tmp_path), "a", message, good=3)
     assert [frame.number for frame in picture_frames(folder, Pace(interval=2))] == [0, 2, 4]
 
 
@@ -148,20 +130,4 @@ def test_pictures_that_are_not_taken_may_be_anything(tmp_path):
 def test_masks_of_another_number_than_the_pictures_are_named(tmp_path, frames):
     folder = make_picture_folder(tmp_path / "a", frames=5)
     np.save(folder / "mask.npy", np.zeros((frames, 64, 96), np.uint8))
-    assert_refused(tmp_path, r"mask.npy: expected uint8 masks of shape \(5, 64, 96\)")
-
-
-def test_an_unreadable_picture_is_named(tmp_path):
-    folder = make_picture_folder(tmp_path / "a", frames=5)
-    (folder / "image_0.png").write_bytes(b"")
-    assert_refused(tmp_path, "image_0.png: not a readable picture")
-
-
-def assert_refused(source: Path, message: str, good: int = 0) -> None:
-    """One line names the file of video `a` at fault, after the `good` frames before it."""
-    frames = ImageFolderSource(source).frames("a", Pace())
-    for _ in range(good):
-        next(frames)
-    with pytest.raises(ValueError, match=message) as error:
-        next(frames)
-    assert str(error.value).startswith(f"{source}/a/") and "\n" not in str(error.value)
+    check_refused(ImageFolderSource(tmp_path), "a", r"mask.npy: expected uint8 masks of shape \(5, 64, 96\)")

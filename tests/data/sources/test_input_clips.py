@@ -1,4 +1,4 @@
-"""Finding and reading what a user names, and writing frames where nothing is lost."""
+"""Find and read input clips; write frames without overwriting other files."""
 
 from pathlib import Path
 
@@ -32,30 +32,25 @@ def levels(word: str, interval: int = 1) -> list[int]:
 
 
 def test_a_folder_a_glob_and_a_video_give_the_same_frames():
-    pictures("a/video_3")
+    pictures("a[1]/video_3")
     write_frames(Path("b.mp4"), iter(GRAY), 25)
-    for word in ("a/video_3", "a", "a/video_3/*.png", "a/*/image_?.png", "b.mp4", "b*"):
+    for word in ("a[1]/video_3", "a[1]", "a*/video_3/*.png", "a*/*/image_?.png", "b.mp4", "b*"):
         assert levels(word) == pytest.approx([0, 60, 120, 180, 240], abs=4), word
-    assert levels("a", interval=2) == [0, 120, 240]
-    assert (find_clip("a").count(2), find_clip("b.mp4").count(2)) == (3, 3)
-    assert (find_clip("a").rate(), find_clip("b.mp4").rate(2)) == (10, 12.5)
+    assert levels("a[1]", interval=2) == [0, 120, 240]
+    assert (find_clip("a[1]").count(2), find_clip("b.mp4").count(2)) == (3, 3)
+    assert (find_clip("a[1]").rate(), find_clip("b.mp4").rate(2)) == (10, 12.5)
 
 
-def test_pictures_are_in_the_natural_order_of_their_names():
+def test_pictures_are_in_natural_order():
     pictures("a", [np.full((2, 2, 3), level, np.uint8) for level in range(12)])
     assert levels("a") == levels("a/*.png") == list(range(12))
 
 
-def test_pictures_of_each_folder_are_a_clip_and_none_is_taken_twice():
+def test_pictures_of_each_folder_are_one_clip_without_repetition():
     pictures("a/1"), pictures("a/2", GRAY[:2])
     clips = find_clips(["a/*/*.png", "a/2/image_0.png"])
     assert [(clip.name, clip.count()) for clip in clips] == [("a/1", 5), ("a/2", 2)]
     assert [clip.name for clip in find_clips(["a/*", "a/1"])] == ["a/1", "a/2"]
-
-
-def test_a_name_with_brackets_is_a_name():
-    pictures("a[1]")
-    assert levels("a[1]")[:2] == [0, 60]
 
 
 @pytest.mark.parametrize(
@@ -64,17 +59,17 @@ def test_a_name_with_brackets_is_a_name():
         ("film.mpg", r"film.mpg: no such file or folder \(did you mean film.mp4\?\)"),
         ("*.avi", r"\*.avi: matches nothing"),
         ("", "'': an empty name"),
-        ("empty", "empty: no pictures and no video in this folder"),
+        ("empty", "empty: no pictures and no video"),
         ("two", "two: holds 2 clips; name one of them: two/1, two/2"),
         ("both", "both: holds both pictures and video files; name one of them: both/film.mp4"),
-        ("two/*", "names 2 clips, expected one"),
-        ("double", "double/a_01.png and a_1.png: two pictures of one place"),
+        ("two/*", "2 clips, expected one"),
+        ("double", "double/a_01.png and a_1.png: two pictures at the same position"),
         ("film.mp4", "film.mp4: not a readable video"),
         ("text.png", "text.png: not a readable picture"),
-        ("sizes", "sizes/b.png: expected the size of the frames before it, 20x12, got 20x10"),
+        ("sizes", "sizes/b.png: expected the size of the first frame, 20x12, got 20x10"),
     ],
 )
-def test_what_cannot_be_read_is_told(word, message):
+def test_an_unusable_name_is_refused_in_one_line(word, message):
     Path("film.mp4").write_text("no film")
     Path("text.png").write_text("no picture")
     Path("empty").mkdir()
@@ -83,9 +78,9 @@ def test_what_cannot_be_read_is_told(word, message):
     write_picture(Path("sizes/b.png"), GRAY[0][2:])
     pictures("double", GRAY[:1], "a_1.png")
     write_picture(Path("double/a_01.png"), GRAY[0])
-    with pytest.raises((ValueError, FileNotFoundError), match=message) as caught:
+    with pytest.raises((ValueError, FileNotFoundError), match=message) as error:
         list(find_clip(word).frames())
-    assert "\n" not in str(caught.value)
+    assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 33), (63, 95), (64, 96)])
@@ -101,7 +96,7 @@ def test_every_frame_of_every_size_is_written(size, suffix):
     assert frame_rate(path) == 25 and count_frames(path) in (0, 4)
 
 
-def test_colours_and_the_repetition_of_a_gif_are_kept():
+def test_a_gif_keeps_its_colors_and_repeats():
     ramp = np.linspace(0, 255, 40 * 60 * 3).reshape(40, 60, 3).astype(np.uint8)
     write_frames(Path("a.gif"), iter([ramp, ramp[::-1]]), 10)
     _, read = cv2.imreadanimation("a.gif")
@@ -110,7 +105,7 @@ def test_colours_and_the_repetition_of_a_gif_are_kept():
     assert np.abs(first.astype(int) - ramp).mean() < 6
 
 
-def test_a_folder_and_masks_are_written_to_the_byte():
+def test_pictures_and_masks_are_written_without_loss():
     write_frames(Path("out"), iter(GRAY), 10)
     assert [path.name for path in sorted(Path("out").iterdir())] == [f"frame_0000{n}.png" for n in range(5)]
     assert levels("out") == [0, 60, 120, 180, 240]
@@ -119,17 +114,15 @@ def test_a_folder_and_masks_are_written_to_the_byte():
     assert np.array_equal(np.load("masks.npy"), masks)
 
 
-def test_frames_that_do_not_fit_are_told():
-    with pytest.raises(UserError, match="film.mp4: frames of 9000x2 pixels do not fit into an mp4"):
+def test_frames_too_large_for_mp4_are_refused():
+    with pytest.raises(UserError, match="film.mp4: .*9000x2"):
         write_frames(Path("film.mp4"), iter([np.zeros((2, 9000, 3), np.uint8)]), 10)
 
 
-def test_nothing_takes_its_place_unless_all_is_written():
+def test_outputs_are_replaced_only_when_all_are_written():
     Path("a.png").write_text("old")
-    with (
-        pytest.raises(OSError, match="full"),
-        atomic_outputs([Path("a.png"), Path("b.png")], force=True) as parts,
-    ):
+    outputs = atomic_outputs([Path("a.png"), Path("b.png")], force=True)
+    with pytest.raises(OSError, match="full"), outputs as parts:
         parts[0].write_text("new")
         raise OSError("full")
     assert [path.read_text() for path in Path().iterdir()] == ["old"]
@@ -138,37 +131,37 @@ def test_nothing_takes_its_place_unless_all_is_written():
     assert [str(path) for path in Path("new").rglob("*")] == ["new/a.png"]
 
 
-def test_what_has_appeared_meanwhile_is_not_replaced():
-    with (
-        pytest.raises(UserError, match="a.png: already exists"),
-        atomic_outputs([Path("a.png"), Path("b.png")], force=False) as parts,
-    ):
+def test_a_file_that_appeared_during_writing_is_not_replaced():
+    outputs = atomic_outputs([Path("a.png"), Path("b.png")], force=False)
+    with pytest.raises(UserError, match="a.png"), outputs as parts:
         parts[0].write_text("new")
         parts[1].write_text("new")
         Path("a.png").write_text("user's")
     assert [path.read_text() for path in Path().iterdir()] == ["user's"]
 
 
-def test_places_where_something_would_be_lost_are_refused():
-    pictures("in")
+@pytest.mark.parametrize(
+    ("output", "force"),
+    [
+        ("film.mp4", True),
+        ("out/../film.mp4", True),
+        ("in", True),
+        ("in/strip.png", True),
+        ("made", False),
+        ("mine", True),
+        ("a\udcff.mp4", False),
+        ("out/../film.mp4/a", False),
+    ],
+)
+def test_outputs_that_would_destroy_files_are_refused(output, force):
+    pictures("in"), pictures("mine")
     write_frames(Path("made"), iter(GRAY), 10)
-    pictures("own")
     Path("film.mp4").touch()
     Path("out").mkdir()
-    read = [find_clip("in").files, [Path("film.mp4")], [Path("one.png")]]
-    for place, force, message in [
-        ("film.mp4", True, "is an input"),
-        ("out/../film.mp4", True, "is an input"),
-        ("in", True, "is an input"),
-        ("in/strip.png", True, "among the input pictures"),
-        ("made", False, "already exists"),
-        ("own", True, "holds other files than written frames"),
-        ("a\udcff.mp4", False, "is not valid text"),
-        ("out/../film.mp4/a", False, "cannot be written: .*film.mp4 is not a writable folder"),
-    ]:
-        with pytest.raises(UserError, match=message):
-            check_outputs([Path(place)], read, force)
-    check_outputs([Path("made"), Path("strip.png"), Path("x/y/z.mp4")], read, force=True)
+    inputs = [find_clip("in").files, [Path("film.mp4")], [Path("one.png")]]
+    with pytest.raises(UserError):
+        check_outputs([Path(output)], inputs, force)
+    check_outputs([Path("made"), Path("strip.png"), Path("x/y/z.mp4")], inputs, force=True)
     with atomic_outputs([Path("made")], force=True) as parts:
         write_frames(parts[0], iter(GRAY[:1]), 10)
     assert len(list(Path("made").iterdir())) == 1

@@ -107,8 +107,8 @@ class HopBatches:
     def __call__(self, step: int, rng: np.random.Generator, rows: range) -> HopBatch:
         """Return rows of the batch of a step; `rng`, of that step, draws everything but the clips."""
         task = self._draw_task(rng)
-        most = self.rule.context_frames
-        context = most if rng.random() < FULL_CONTEXT else int(rng.integers(1, most + 1))
+        limit = self.rule.context_frames
+        context = limit if rng.random() < FULL_CONTEXT else int(rng.integers(1, limit + 1))
         frames = self.latents.num_frames
         drawn = [self.rule.draw(task, rng, frames, context) for _ in range(self.batch_size)]
         choices = self.latents.degraded if task == "restore" else self.latents.views

@@ -15,7 +15,7 @@ MAX_STEM = 100  # bytes of a clip's name before its frame number: it becomes par
 
 
 def cut_clips(source: Source, item: str, rule: ClipRule) -> Iterator[Clip]:
-    """Cut one video into clips that start `rule.stride` taken frames apart; holds one clip in memory.
+    """Cut one video into clips that start `rule.stride` selected frames apart; holds one clip in memory.
 
     A clip is named after its video and the 0-based number of its first frame, or after the video alone where
     the source is precut. Frames left over at the end are dropped.

@@ -43,7 +43,7 @@ def extract(
     if multiprocessing.parent_process() is not None:
         # a script without a main guard runs again in each process that it starts and would wait for the lock
         raise UserError(
-            "extract was called by one of its own processes: call it below if __name__ == '__main__'"
+            "extract: called in one of its worker processes; call it below if __name__ == '__main__'"
         )
     quiet_decoder()  # before the first header is read: FFmpeg reads the variable once
     with locked(work / LOCK, "another extraction is running in this checkout; waiting for it to end"):

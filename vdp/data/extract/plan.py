@@ -71,10 +71,8 @@ def plan_units(
 def check_skipped(job: ExtractJob, skipped: Sequence[Skipped], policy: ExtractPolicy) -> None:
     """Raise a UserError for the first skipped video unless the policy allows it."""
     if skipped and not policy.skip:
-        raise UserError(
-            f"{job.key}: {skipped[0]['reason']} (or set extract_frames.on_bad_video to skip; decoded videos are "
-            "kept)"
-        )
+        hint = "or set extract_frames.on_bad_video to skip; decoded videos are kept"
+        raise UserError(f"{job.key}: {skipped[0]['reason']} ({hint})")
 
 
 def files_hash(source: Source, items: Sequence[str]) -> str:

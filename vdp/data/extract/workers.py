@@ -86,8 +86,8 @@ def _run_parallel(
         return [future.result() for future in futures]
     except BrokenProcessPool:
         raise UserError(
-            "extract_frames: a worker process was killed, perhaps out of memory; lower extract_frames.workers "
-            "and run again: decoded videos are kept"
+            "extract_frames: a worker process was killed, perhaps out of memory; lower "
+            "extract_frames.workers and run again: decoded videos are kept"
         ) from None
     finally:
         shared.stop.set()

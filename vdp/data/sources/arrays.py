@@ -23,11 +23,8 @@ class ArraySource:
 
     A video is frames, a tuple (frames, masks), or a mapping with `frames` and optionally `masks` and
     `conditions` (degraded frames). Frames and conditions are uint8 or float in [0, 1], of shape (T, H, W, 3)
-    or gray (T, H, W); masks are integer class ids (T, H, W).
-
-    Args:
-        videos: any sequence, or an object with `len` and integer indices that loads a video. Other processes
-            receive it pickled, a list of arrays with all its content.
+    or gray (T, H, W); masks are integer class ids (T, H, W). `videos` is a sequence, or an object with `len`
+    and integer indices that loads a video; other processes receive it pickled.
     """
 
     layout: ClassVar[str] = "a sequence of arrays (T, H, W, 3)"
@@ -37,11 +34,6 @@ class ArraySource:
         self.videos = videos
 
     def items(self) -> list[str]:
-        """Names of the videos.
-
-        Raises:
-            ValueError: if `videos` has no length.
-        """
         try:
             return [f"video_{index:05d}" for index in range(len(self.videos))]
         except TypeError as error:

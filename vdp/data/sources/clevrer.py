@@ -39,9 +39,6 @@ class ClevrerSource:
     """The videos at or below a folder of CLEVRER; at its root, items begin with `video_train/`...
 
     A video is labelled if its proposals are in the folder or one of the three above it.
-
-    Raises:
-        ValueError: if two files of proposals have the same number; names both.
     """
 
     layout: ClassVar[str] = "CLEVRER's folders video_<digits>-<digits> of video_<digits>.mp4"
@@ -73,11 +70,7 @@ class ClevrerSource:
         return FRAMES
 
     def frames(self, item: str, pace: Pace) -> Iterator[Frame]:
-        """As `Source`; see `paint_mask` for the masks.
-
-        Raises:
-            ValueError: also if the video has not 128 frames, or a selected frame has no proposals.
-        """
+        """As `Source`; a video must have 128 frames, and proposals for each selected frame or for none."""
         proposal = self._proposal(item)
         objects = None if proposal is None else read_proposals(Path(proposal))
         for number, pixels in decode_frames(self.folder / item, pace, exactly=FRAMES):
@@ -119,11 +112,8 @@ def paint_mask(objects: list[object], height: int, width: int, where: str) -> Pi
         score = _field(item, "score", name, int, float)
         if not abs(score) < math.inf:
             raise _error(name, "a finite score", str(score))
-        number = class_id(
-            shape=_factor(item, "shape", SHAPES, name),
-            material=_factor(item, "material", MATERIALS, name),
-            color=_factor(item, "color", COLORS, name),
-        )
+        factors = {"shape": SHAPES, "material": MATERIALS, "color": COLORS}
+        number = class_id(**{key: _factor(item, key, names, name) for key, names in factors.items()})
         mask = _field(item, "mask", name, dict)
         size = _field(mask, "size", name, list)
         if size != [height, width]:

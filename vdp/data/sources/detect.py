@@ -24,15 +24,10 @@ FILES = {"videos": SUFFIXES, "pairs": LISTS, "huggingface": (".parquet",)}  # su
 
 
 def open_source(path: Path, kind: str, key: str) -> Source:
-    """Open the source at a path.
-
-    Args:
-        path: the user's folder, video file, or list of pairs.
-        kind: a key of `KINDS`, or 'auto' to detect it.
-        key: the key of params.yaml that names the path, for messages.
+    """Open a user's folder, video file or list of pairs; `key` of params.yaml names it in messages.
 
     Raises:
-        FileNotFoundError: if the path does not exist or holds no usable videos.
+        FileNotFoundError: if the path does not exist or holds no usable videos of `kind` ('auto': of any).
         ValueError: if several kinds are possible, or the source is broken as a whole.
     """
     path = path.expanduser()

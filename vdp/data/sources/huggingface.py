@@ -44,9 +44,8 @@ class HuggingFaceSource:
     holds class ids, a list of gray Images or integers (T, H, W), null or empty for a video without. Items are
     row_000012, or train/row_000012 if there are splits.
 
-    Args:
-        folder: written by `save_to_disk`, or with parquet files at any depth, or one parquet file. The split
-            of a parquet file is in its name (train-00000-of-00002.parquet) or the name of its folder.
+    `folder` is written by `save_to_disk`, or holds parquet files at any depth, or is one parquet file. The
+    split of a parquet file is in its name (train-00000-of-00002.parquet) or the name of its folder.
     """
 
     layout: ClassVar[str] = "a Hugging Face data set (saved by save_to_disk, or parquet files)"
@@ -61,21 +60,14 @@ class HuggingFaceSource:
     def from_hub(cls, name: str, config: str | None = None, revision: str | None = None) -> Self:
         """Build a data set of the hub (user/name), downloaded to the library's cache by the first `items`.
 
-        Args:
-            name: user/name.
-            config: one of its configurations, if it has several.
-            revision: commit, tag or branch; None: the newest.
+        `config` is one of several configurations, `revision` a commit, tag or branch (None: the newest).
         """
         source = cls(Path(name))
         source._hub = _Hub(name, config, revision)
         return source
 
     def items(self) -> list[str]:
-        """Names of the rows; empty if the folder is no such data set.
-
-        Raises:
-            ValueError: if it is one and cannot be used as a whole; names it.
-        """
+        """Names of the rows; empty if the folder is no such data set."""
         rows = ((f"{name}/" if name else "", split.ends[-1]) for name, split in self._splits().items())
         return [f"{prefix}row_{row:06d}" for prefix, count in rows for row in range(count)]
 

@@ -31,8 +31,7 @@ class InputClip:
         """Yield every `interval`-th frame from `offset` on, (H, W, 3) uint8 RGB, decoded one at a time.
 
         Raises:
-            ValueError: if nothing decodes, or a frame has not the size of the first; names the file.
-            OSError: if a file cannot be opened.
+            ValueError, OSError: if nothing decodes, or a frame has not the size of the first; names the file.
         """
         first: tuple[int, ...] = ()
         for name, frame in self._decode(Pace(interval, offset=offset)):
@@ -68,10 +67,8 @@ def find_clips(words: Sequence[str]) -> list[InputClip]:
     """Find the clips that words of a command line name, in their order, each once; only names are read.
 
     A clip is a video file, or a folder with pictures, or a folder with one of these below it. Pictures named
-    one by one, as by a glob, form one clip per folder, in natural order.
-
-    Args:
-        words: paths, or globs that the shell has not expanded (`**` enters folders).
+    one by one, as by a glob, form one clip per folder, in natural order. A glob that the shell has not
+    expanded may contain `**`.
 
     Raises:
         FileNotFoundError: if a word matches nothing, or is a folder without a clip.

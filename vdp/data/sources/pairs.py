@@ -50,10 +50,6 @@ class PairSource:
 
     An item is named after the pair in the two folders, without suffix, or after its input in the list. Inputs
     are resized to their targets.
-
-    Raises:
-        ValueError: if a list or an entry of it cannot be used, or a video has not exactly one partner.
-        OSError: if the list cannot be opened.
     """
 
     layout: ClassVar[str] = (
@@ -64,11 +60,10 @@ class PairSource:
 
     def __init__(self, path: Path) -> None:
         self.folder = path if path.is_dir() else path.parent
-        # read here, so that a mistake in a list is found before anything is decoded
-        if path.is_dir():
-            self._pairs = _match_folders(path)
-        else:
-            self._pairs = _read_list(path) if _has_suffix(path, LISTS) else {}
+        # read here, so that a mistake is found before anything is decoded
+        self._pairs: dict[str, Pair] = {}
+        if path.is_dir() or _has_suffix(path, LISTS):
+            self._pairs = _match_folders(path) if path.is_dir() else _read_list(path)
 
     def items(self) -> list[str]:
         """Names of the pairs; those of a list in its own order."""
@@ -89,12 +84,9 @@ class PairSource:
         return len(list_pictures(path)) if path.is_dir() else count_frames(path)
 
     def frames(self, item: str, pace: Pace) -> Iterator[Frame]:
-        """As `Source`; both videos are decoded to their ends.
+        """As `Source`, at the target's frame rate, or the input's if the target is a folder of pictures.
 
-        The frame rate is the target's, or the input's if the target is a folder of pictures.
-
-        Raises:
-            ValueError: also if the videos differ in length.
+        Both videos are decoded to their ends, since they must have the same length.
         """
         pair = self._pairs[item]
         degraded, clean = self.folder / pair.input, self.folder / pair.target

@@ -25,12 +25,7 @@ class Selection:
 
 
 def select_videos(params: ExtractParams) -> dict[str, Selection]:
-    """Select the videos of every split that has a source, by split; only names are read.
-
-    Raises:
-        FileNotFoundError: if a source does not exist or holds no usable videos.
-        ValueError: if its videos cannot be detected or split; one line that names the key.
-    """
+    """Select the videos of every split that has a source; only names are read. Errors name the key."""
     found: dict[str, Selection] = {}
     for split, settings in params.splits().items():
         key, role = key_of(split), split.partition("/")[0]

@@ -14,11 +14,7 @@ _FOLDER = re.compile(
 
 
 def videos_of(items: Sequence[str], role: str) -> list[str]:
-    """Return the videos of a role: by folder if top folders are named after train and another role, else all.
-
-    Raises:
-        ValueError: if they are, and none is named after this role.
-    """
+    """Return the videos of a role: by folder if top folders name train and another role, else all."""
     groups = _by_folder(items)
     if groups is None:
         return list(items)
@@ -45,9 +41,6 @@ def train_and_val(
     A video keeps its split when others are added or removed, unless the share of a small set selects none:
     then the video with the lowest hash validates. Videos of equal `label` (pairs of one target, links) stay
     together.
-
-    Raises:
-        ValueError: if there is only one video.
     """
     groups = _by_folder(items)
     if groups is not None and groups["val"]:

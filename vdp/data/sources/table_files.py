@@ -22,9 +22,7 @@ TOO_SHORT = "fewer rows than its header states"
 def open_table(path: Path) -> "TableFile":
     """Open a parquet file or, of any other suffix, an Arrow stream; cached per process.
 
-    Raises:
-        pa.lib.ArrowException, OSError, ValueError: if it does not exist or is not such a file (`UNREADABLE`),
-            as do the methods of the returned file if it is broken.
+    For a missing or broken file this and the methods of the returned file raise one of `UNREADABLE`.
     """
     status = path.stat()
     if not stat.S_ISREG(status.st_mode):

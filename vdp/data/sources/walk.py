@@ -24,9 +24,6 @@ def walk(folder: Path) -> Iterator[tuple[str, list[str], list[str]]]:
     As `os.walk`: subfolders removed from the list are not entered. Names are in natural order. Hidden names,
     pipes and devices are skipped. A broken link counts as a file, so that reading it fails instead of a frame
     being dropped silently. Linked folders are entered, but not again below themselves.
-
-    Raises:
-        OSError: if a folder cannot be listed; names it.
     """
     # a stack, not a recursion: folders may be nested deeper than Python's recursion limit
     todo: list[tuple[str, frozenset[tuple[int, int]]]] = [("", frozenset())]

@@ -68,7 +68,7 @@ def decode_frames(path: Path, pace: Pace, exactly: int | None = None) -> Iterato
         counted = _header_frames(video)
         if decoded < MIN_DECODED_SHARE * counted:
             name = printable(str(path))
-            sys.stderr.write(f"{name}: the header says {counted} frames, {decoded} decode; these are used\n")
+            sys.stderr.write(f"{name}: the header counts {counted} frames, {decoded} decode; these are used\n")
 
 
 def count_frames(path: Path) -> int:
