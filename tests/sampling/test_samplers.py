@@ -52,7 +52,7 @@ def circle(t: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def curved(x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-    """No belief that any data would give, but one that depends on all it is given."""
+    """A nonlinear function of both inputs."""
     return torch.tanh(x) * (1 - t), torch.sin(3 * x) + t
 
 
@@ -60,7 +60,7 @@ def curved(x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class Gaussian:
-    """Data N(m, s^2): its ideal denoiser is linear, and the answer of exact sampling is known."""
+    """Data N(m, s^2), with a linear ideal denoiser and a known probability flow."""
 
     def __init__(self, m: float, s: float, schedule: Schedule) -> None:
         self.m, self.s, self.schedule = m, s, schedule
@@ -71,7 +71,7 @@ class Gaussian:
         return self.m + alpha * self.s**2 * unexplained, sigma * unexplained
 
     def noised(self, score: Tensor, t: float) -> Tensor:
-        """Data at time t of a standard score: the probability flow keeps the score from time to time."""
+        """Data at time t of a standard score, which the probability flow preserves."""
         alpha, sigma = self.schedule(torch.tensor(t, dtype=torch.float64))
         return alpha * self.m + (alpha**2 * self.s**2 + sigma**2).sqrt() * score
 
@@ -79,7 +79,7 @@ class Gaussian:
 @every_schedule
 @every_sampler
 @pytest.mark.parametrize("s", [0.5, 2.0])
-def test_samples_have_the_mean_and_the_spread_of_gaussian_data(name, sampler, s):
+def test_samples_have_the_mean_and_deviation_of_gaussian_data(name, sampler, s):
     data, count = Gaussian(3.0, s, schedule_of(name)), 10_000
     start = data.noised(normal(count), 1.0)
     sample = sampler(data.denoise, start, grid(200), data.schedule, fresh(count))
@@ -89,7 +89,7 @@ def test_samples_have_the_mean_and_the_spread_of_gaussian_data(name, sampler, s)
 
 @every_schedule
 @every_deterministic
-def test_what_is_not_drawn_follows_the_probability_flow_of_gaussian_data(name, sampler):
+def test_deterministic_samplers_follow_the_probability_flow_of_gaussian_data(name, sampler):
     data, score = Gaussian(3.0, 0.5, schedule_of(name)), normal(50)
     sample = sampler(data.denoise, data.noised(score, 1.0), grid(500), data.schedule, no_draw)
     torch.testing.assert_close(sample, 3.0 + 0.5 * score, atol=0.01, rtol=0)
@@ -99,7 +99,7 @@ def test_what_is_not_drawn_follows_the_probability_flow_of_gaussian_data(name, s
 @every_sampler
 @both_spacings
 @pytest.mark.parametrize("steps", [1, 2, 7])
-def test_data_that_is_one_point_is_found_in_any_number_of_steps(name, sampler, spacing, steps):
+def test_a_single_data_point_is_reached_in_any_number_of_steps(name, sampler, spacing, steps):
     schedule, point = schedule_of(name), normal(5, 3, seed=2)
 
     def ideal(x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
@@ -112,7 +112,7 @@ def test_data_that_is_one_point_is_found_in_any_number_of_steps(name, sampler, s
 
 
 @every_sampler
-def test_one_step_of_flow_is_the_noise_less_the_velocity_at_time_one(sampler):
+def test_one_step_of_flow_subtracts_the_velocity(sampler):
     noise, velocity = normal(4), torch.tensor([1.0, -2.0, 3.0, 0.5], dtype=torch.float64)
 
     def denoise(x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
@@ -126,11 +126,8 @@ def test_one_step_of_flow_is_the_noise_less_the_velocity_at_time_one(sampler):
 @pytest.mark.parametrize(("name", "order"), [("euler", 1), ("ddim", 1), ("heun", 2), ("dpmpp", 2)])
 @pytest.mark.parametrize("schedule", [schedule_of("flow"), circle], ids=["flow", "circle"])
 @pytest.mark.parametrize("s", [0.5, 1.5])
-def test_halving_the_steps_divides_the_error_by_two_to_the_order(name, order, schedule, s):
-    """Between times where the log of the signal-to-noise ratio, which dpmpp steps along, is smooth.
-
-    It has no bound at 0 and 1; towards these, error * steps^2 of dpmpp still grows with log(steps).
-    """
+def test_order_of_convergence(name, order, schedule, s):
+    """Between times with a smooth log-SNR, along which dpmpp steps; it is unbounded at 0 and 1."""
     data, score = Gaussian(1.0, s, schedule), normal(50)
 
     def error(steps: int) -> float:
@@ -143,7 +140,7 @@ def test_halving_the_steps_divides_the_error_by_two_to_the_order(name, order, sc
 
 @pytest.mark.parametrize("name", ["heun", "dpmpp"])
 @pytest.mark.parametrize("schedule", [schedule_of("flow"), circle], ids=["flow", "circle"])
-def test_second_order_takes_a_fraction_of_the_error_of_first_order_from_noise_to_data(name, schedule):
+def test_second_order_samplers_have_a_fifth_of_the_error_of_ddim(name, schedule):
     data, score = Gaussian(1.0, 0.5, schedule), normal(50)
 
     def error(sampler: str, steps: int) -> float:
@@ -154,19 +151,19 @@ def test_second_order_takes_a_fraction_of_the_error_of_first_order_from_noise_to
     assert error(name, 50) < 0.2 * error("ddim", 50)
 
 
-# --- Samplers that are one another -----------------------------------------------------------------------
+# --- Identities between samplers -------------------------------------------------------------------------
 
 
 @every_schedule
 @both_spacings
 @pytest.mark.parametrize("steps", [1, 3, 10])
-def test_eulers_method_is_ddim_without_fresh_noise(name, spacing, steps):
+def test_euler_equals_ddim_without_fresh_noise(name, spacing, steps):
     schedule = schedule_of(name)
 
     def denoise(x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         alpha, sigma = schedule(t)
         x0 = torch.sin(3 * x) + t
-        return x0, (x - alpha * x0) / sigma  # as of every network: the two make up x
+        return x0, (x - alpha * x0) / sigma
 
     runs = [
         SAMPLERS[sampler](denoise, normal(50), time_grid(steps, spacing, 1000), schedule, no_draw)
@@ -175,7 +172,7 @@ def test_eulers_method_is_ddim_without_fresh_noise(name, spacing, steps):
     torch.testing.assert_close(runs[0], runs[1], atol=1e-9, rtol=1e-9)
 
 
-def test_on_flow_ddim_is_the_method_of_euler():
+def test_on_flow_ddim_and_euler_are_euler_s_method():
     def velocity(x: Tensor, t: Tensor) -> Tensor:
         return torch.sin(3 * x) + t
 
@@ -186,11 +183,11 @@ def test_on_flow_ddim_is_the_method_of_euler():
     for step in range(8):
         x = x - velocity(x, torch.tensor(1 - step / 8, dtype=torch.float64)) / 8
     for sampler in ("ddim", "euler"):
-        made = SAMPLERS[sampler](denoise, noise, grid(8), schedule_of("flow"), no_draw)
-        torch.testing.assert_close(made, x)
+        sample = SAMPLERS[sampler](denoise, noise, grid(8), schedule_of("flow"), no_draw)
+        torch.testing.assert_close(sample, x)
 
 
-def test_on_flow_heun_is_the_method_of_heun():
+def test_on_flow_heun_is_heun_s_method():
     def velocity(x: Tensor, t: Tensor) -> Tensor:
         return torch.sin(3 * x) + t
 
@@ -201,13 +198,13 @@ def test_on_flow_heun_is_the_method_of_heun():
     for _ in range(4):
         slope, t = velocity(x, t), t - 0.2
         x = x - 0.2 * (slope + velocity(x - 0.2 * slope, t)) / 2
-    made = SAMPLERS["heun"](denoise, normal(50), grid(5), schedule_of("flow"), no_draw)
-    torch.testing.assert_close(made, x - 0.2 * velocity(x, t))
+    sample = SAMPLERS["heun"](denoise, normal(50), grid(5), schedule_of("flow"), no_draw)
+    torch.testing.assert_close(sample, x - 0.2 * velocity(x, t))
 
 
 @every_schedule
 @pytest.mark.parametrize("steps", [1, 2, 12])
-def test_ddpm_is_ddim_with_all_noise_fresh(name, steps):
+def test_ddpm_equals_ddim_at_eta_1(name, steps):
     ddpm, ddim = (
         SAMPLERS[sampler](curved, normal(50), grid(steps), schedule_of(name), fresh(50))
         for sampler in ("ddpm", "ddim-full")
@@ -217,8 +214,7 @@ def test_ddpm_is_ddim_with_all_noise_fresh(name, steps):
 
 @every_schedule
 @pytest.mark.parametrize(("now", "after"), [(0.5, 0.3), (0.9, 0.1), (0.002, 0.001)])
-def test_a_step_of_ddpm_is_bayes_rule(name, now, after):
-    """Prior of x at `after` given x0, times likelihood of x at `now` given it: two Gaussians."""
+def test_a_step_of_ddpm_is_the_gaussian_posterior(name, now, after):
     schedule = schedule_of(name)
     times = torch.tensor([now, after, 0.0], dtype=torch.float64)
     (alpha, alpha_after, _), (sigma, sigma_after, _) = schedule(times)
@@ -227,62 +223,52 @@ def test_a_step_of_ddpm_is_bayes_rule(name, now, after):
     x0, x, drawn = normal(6, seed=2), normal(6, seed=3), normal(6, seed=4)
     precision = 1 / sigma_after**2 + ratio**2 / noise_of_step
     mean = (alpha_after * x0 / sigma_after**2 + ratio * x / noise_of_step) / precision
-    seen = []
+    inputs = []
 
     def denoise(xt: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-        seen.append(xt)
+        inputs.append(xt)
         return x0, (xt - schedule(t)[0] * x0) / schedule(t)[1]
 
     SAMPLERS["ddpm"](denoise, x, times, schedule, lambda: drawn)
-    torch.testing.assert_close(seen[1], mean + drawn / precision.sqrt(), atol=1e-9, rtol=1e-9)
+    torch.testing.assert_close(inputs[1], mean + drawn / precision.sqrt(), atol=1e-9, rtol=1e-9)
 
 
-# --- Calls -----------------------------------------------------------------------------------------------
+# --- Calls of the network and draws of noise -------------------------------------------------------------
 
 
 @every_schedule
 @every_sampler
 @both_spacings
 @pytest.mark.parametrize("steps", [1, 4])
-def test_the_network_is_called_once_a_step_at_the_times_but_twice_by_heun(name, sampler, spacing, steps):
+def test_the_network_is_called_once_per_step_and_twice_by_heun(name, sampler, spacing, steps):
     times = time_grid(steps, spacing, 1000)
-    seen: list[Tensor] = []
+    calls: list[Tensor] = []
 
     def denoise(x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-        seen.append(t)
+        calls.append(t)
         return curved(x, t)
 
     sampler(denoise, normal(2), times, schedule_of(name), fresh(2))
     expected = times[:-1].tolist()
-    if sampler is SAMPLERS["heun"]:  # at both ends of each step, but not where nothing is left to see
+    if sampler is SAMPLERS["heun"]:  # at both ends of each step but the last
         expected = [t for step in itertools.pairwise(expected) for t in step] + expected[-1:]
-    assert [t.item() for t in seen] == expected
-    assert all(t.shape == () for t in seen)
-
-
-def counted(draw: Draw) -> tuple[Draw, list[Tensor]]:
-    drawn: list[Tensor] = []
-
-    def counting() -> Tensor:
-        drawn.append(draw())
-        return drawn[-1]
-
-    return counting, drawn
+    assert [t.item() for t in calls] == expected
+    assert all(t.shape == () for t in calls)
 
 
 @every_schedule
 @every_sampler
 @pytest.mark.parametrize("steps", [1, 2, 9])
-def test_noise_is_drawn_for_every_step_but_the_last_by_stochastic_samplers_alone(name, sampler, steps):
-    draw, drawn = counted(fresh(3))
-    sampler(curved, normal(3), grid(steps), schedule_of(name), draw)
+def test_stochastic_samplers_draw_noise_in_every_step_but_the_last(name, sampler, steps):
+    draw, drawn = fresh(3), []
+    sampler(curved, normal(3), grid(steps), schedule_of(name), lambda: drawn.append(draw()) or drawn[-1])
     stochastic = any(sampler is SAMPLERS[name] for name in STOCHASTIC)
     assert len(drawn) == (steps - 1 if stochastic else 0)
 
 
 @every_schedule
 @every_sampler
-def test_the_sample_is_a_function_of_the_noise_and_the_draws_alone(name, sampler):
+def test_the_sample_is_deterministic_in_noise_and_draws(name, sampler):
     noise = normal(20)
     kept = noise.clone()
     first = sampler(curved, noise, grid(5), schedule_of(name), fresh(20))
@@ -293,7 +279,7 @@ def test_the_sample_is_a_function_of_the_noise_and_the_draws_alone(name, sampler
 
 @every_schedule
 @every_stochastic
-def test_other_draws_make_other_samples(name, sampler):
+def test_other_draws_give_other_samples(name, sampler):
     one, other = (
         sampler(curved, normal(20), grid(5), schedule_of(name), fresh(20, seed=seed)) for seed in (1, 2)
     )
@@ -301,8 +287,7 @@ def test_other_draws_make_other_samples(name, sampler):
 
 
 @every_stochastic
-def test_draws_of_zero_take_no_more_noise_than_the_start_gave(sampler):
-    """At temperature 0 there is one sample: all noise, and all draws, are zeros."""
+def test_zero_noise_gives_the_mean_of_gaussian_data(sampler):
     data = Gaussian(3.0, 0.5, schedule_of("flow"))
     sample = sampler(data.denoise, torch.zeros(4), grid(50), data.schedule, lambda: torch.zeros(4))
     torch.testing.assert_close(sample, torch.full((4,), 3.0))
@@ -310,7 +295,7 @@ def test_draws_of_zero_take_no_more_noise_than_the_start_gave(sampler):
 
 @every_schedule
 @every_sampler
-def test_single_precision_stays_single_precision(name, sampler):
+def test_single_precision_is_kept(name, sampler):
     def denoise(x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         assert x.dtype == t.dtype == torch.float32
         assert t.device == x.device
@@ -324,8 +309,7 @@ def test_single_precision_stays_single_precision(name, sampler):
 
 
 @every_sampler
-def test_levels_without_any_signal_are_no_step(sampler):
-    """Many betas lose the data, to alpha = 0, before the last of them."""
+def test_schedules_may_reach_pure_noise_before_the_last_level(sampler):
 
     def early(t: Tensor) -> tuple[Tensor, Tensor]:
         alpha = (1 - t / 0.75).clamp(min=0)
@@ -341,7 +325,7 @@ def test_levels_without_any_signal_are_no_step(sampler):
 
 
 @pytest.mark.parametrize(
-    ("steps", "spacing", "levels", "of"),
+    ("steps", "spacing", "levels", "num_timesteps"),
     [
         (1, "trailing", [1000, 0], 1000),
         (4, "trailing", [1000, 750, 500, 250, 0], 1000),
@@ -353,19 +337,15 @@ def test_levels_without_any_signal_are_no_step(sampler):
         (5, "leading", [5, 4, 3, 2, 1, 0], 5),
     ],
 )
-def test_the_times_are_the_levels_of_the_spacing(steps, spacing, levels, of):
-    times = time_grid(steps, spacing, of)
+def test_times_of_each_spacing(steps, spacing, levels, num_timesteps):
+    times = time_grid(steps, spacing, num_timesteps)
     assert times.dtype == torch.float64
-    assert times.tolist() == [level / of for level in levels]
-
-
-def test_ten_trailing_steps_are_at_exact_tenths():
-    assert grid(10).tolist() == [1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1, 0.0]
+    assert times.tolist() == [level / num_timesteps for level in levels]
 
 
 @both_spacings
 @pytest.mark.parametrize("num_timesteps", [2, 10, 97, 1000])
-def test_times_descend_from_level_to_level_down_to_clean_for_every_number_of_steps(spacing, num_timesteps):
+def test_times_descend_over_noise_levels_to_zero_for_every_number_of_steps(spacing, num_timesteps):
     for steps in range(1, num_timesteps + 1, max(1, num_timesteps // 60)):
         times = time_grid(steps, spacing, num_timesteps)
         assert times.shape == (steps + 1,)
@@ -378,6 +358,6 @@ def test_times_descend_from_level_to_level_down_to_clean_for_every_number_of_ste
 
 @both_spacings
 @pytest.mark.parametrize("steps", [0, -1, 51])
-def test_no_steps_or_more_than_there_are_levels_are_refused(spacing, steps):
+def test_numbers_of_steps_out_of_range_are_rejected(spacing, steps):
     with pytest.raises(ValueError, match=rf"steps={steps}: expected 1\.\.num_timesteps=50"):
         time_grid(steps, spacing, 50)

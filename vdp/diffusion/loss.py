@@ -119,12 +119,12 @@ def times_at_levels(levels: Sequence[float], schedule: Schedule) -> Tensor:
 
     The noise increases in time; the time of a level that the schedule does not reach is 1.
     """
-    wanted = torch.tensor(levels, dtype=torch.float64)
-    before, after = torch.zeros_like(wanted), torch.ones_like(wanted)
+    level = torch.tensor(levels, dtype=torch.float64)
+    before, after = torch.zeros_like(level), torch.ones_like(level)
     for _ in range(BISECTIONS):
         middle = (before + after) / 2
         alpha, sigma = schedule(middle)
-        reached = sigma / (alpha + sigma) >= wanted
+        reached = sigma / (alpha + sigma) >= level
         before, after = before.where(reached, middle), middle.where(reached, after)
     return after
 

@@ -47,11 +47,7 @@ def base_frames(known: Tensor, index: Tensor, target_index: Tensor, residual: bo
 
 
 def data_scale(batches: Sequence[Hops], residual: bool) -> Tensor:
-    """Compute the root mean square of the diffused data per channel, (C,), over hops of the training set.
-
-    Raises:
-        ValueError: if a channel is zero throughout, as the residuals of static clips are.
-    """
+    """Compute the root mean square of the diffused data per channel, (C,); ValueError if one is zero."""
     data = [
         hops.target - base_frames(hops.known, hops.index, hops.target_index, residual, hops.task)
         for hops in batches

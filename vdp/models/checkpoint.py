@@ -32,11 +32,7 @@ def save_model(
 ) -> None:
     """Write a model folder under a temporary name, then rename it over the old one.
 
-    Args:
-        folder: replaced if it exists.
-        network: its weights are written; None for a codec without weights.
-        config: the network can be rebuilt from it.
-        extra_weights: other weights of the network, by file name without suffix.
+    The network is None for a codec without weights; `extra_weights` are further files, by their stems.
     """
     with replacing(folder) as part:
         if network is not None:

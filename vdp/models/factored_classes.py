@@ -21,11 +21,7 @@ IGNORE_INDEX = -1  # factor of background pixels
 
 
 def class_log_probs(logits: Tensor) -> Tensor:
-    """Compute log-probabilities of the 49 classes, (B, 14, H, W) -> (B, 49, H, W) in fp32.
-
-    Raises:
-        ValueError: if axis 1 has not 14 logits.
-    """
+    """Compute log-probabilities of the 49 classes, (B, 14, H, W) -> (B, 49, H, W) in fp32."""
     if logits.shape[1] != NUM_LOGITS:
         raise ValueError(f"logits: expected {NUM_LOGITS} factor logits on axis 1, got {tuple(logits.shape)}")
     is_object, shape, material, color = logits.float().split(SPLITS, dim=1)

@@ -37,11 +37,7 @@ def plan_hops(last: float, frames: int, target_offsets: Sequence[int], targets: 
 
 
 def group_frames(count: int, size: int | None) -> list[range]:
-    """Split positions 0..count-1 into groups of `size` (None: one group); the last two groups may overlap.
-
-    Raises:
-        ValueError: if there are fewer positions than `size`.
-    """
+    """Split positions 0..count-1 into groups of `size` (None: one group); the last two groups may overlap."""
     if size is None:
         return [range(count)]
     if count < size:

@@ -94,19 +94,17 @@ def _interpolate_span(
     before, after = before[:, :, -side:], after[:, :, :side]
     times = [*range(1 - before.shape[2], 1), *range(frames + 1, frames + 1 + after.shape[2])]
     index = torch.tensor(times, dtype=torch.float32, device=before.device).expand(len(before), -1)
-    wanted = [step + 1.0 for step in range(frames)]
+    indices = [step + 1.0 for step in range(frames)]
     if targets is not None and frames < targets:  # fill the hop with indices between the last two frames
         extra = targets - frames
-        wanted += [frames + step / (extra + 1) for step in range(1, extra + 1)]
+        indices += [frames + step / (extra + 1) for step in range(1, extra + 1)]
     known = torch.cat([before, after], dim=2)
     predicted: dict[float, Tensor] = {}
-    for group in group_frames(
-        len(wanted), targets
-    ):  # from the ends only: predicted frames would displace one
-        hop = tuple(wanted[i] for i in group)
+    for group in group_frames(len(indices), targets):  # with the ends as the only context
+        hop = tuple(indices[i] for i in group)
         rows = rollout(denoiser, known, index, objective, replace(strategy, hops=(hop,)), noise_source)
         predicted |= dict(zip(hop, rows.split(1, dim=2), strict=True))
-    return torch.cat([predicted[time] for time in wanted[:frames]], dim=2)
+    return torch.cat([predicted[time] for time in indices[:frames]], dim=2)
 
 
 def morph_latents(

@@ -65,10 +65,10 @@ def decode_frames(path: Path, pace: Pace, exactly: int | None = None) -> Iterato
             raise ValueError(
                 f"{path}: {decoded} frames decode, expected {exactly}; download it again or remove it"
             )
-        counted = _header_frames(video)
-        if decoded < MIN_DECODED_SHARE * counted:
+        total = _header_frames(video)
+        if decoded < MIN_DECODED_SHARE * total:
             name = printable(str(path))
-            sys.stderr.write(f"{name}: the header counts {counted} frames, {decoded} decode; these are used\n")
+            sys.stderr.write(f"{name}: the header counts {total} frames, {decoded} decode; these are used\n")
 
 
 def count_frames(path: Path) -> int:

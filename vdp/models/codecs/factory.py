@@ -9,12 +9,7 @@ from vdp.models.codecs.vae import VAE
 
 
 def load_codec(folder: Path) -> VAE | PixelCodec:
-    """Load a codec in evaluation mode from its folder.
-
-    Raises:
-        FileNotFoundError: if the folder holds no model.
-        UserError: if the model is of another version.
-    """
+    """Load a codec in evaluation mode from its folder; errors as of `load_config` and `load_weights`."""
     config = load_config(folder, CodecConfig)
     if config.vae is None:
         return PixelCodec()
@@ -25,12 +20,7 @@ def load_codec(folder: Path) -> VAE | PixelCodec:
 
 
 def load_frame_codec(folder: Path) -> VAE | PixelCodec:
-    """`load_codec`, restricted to codecs of single frames.
-
-    Raises:
-        FileNotFoundError: if the folder holds no model.
-        ValueError: if the temporal factor is above 1.
-    """
+    """`load_codec` that raises ValueError if the temporal factor is above 1."""
     codec = load_codec(folder)
     if codec.temporal_factor > 1:
         raise ValueError(

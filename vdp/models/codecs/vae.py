@@ -197,11 +197,7 @@ class VAE(nn.Module):
         return pixels.float().clamp(-1, 1)
 
     def mask_logits(self, latents: Tensor) -> Tensor:
-        """Predict mask logits by factor, (B, C, N, h, w) -> (B, 14, T, H, W) in fp32.
-
-        Raises:
-            ValueError: if the mask head was not trained.
-        """
+        """Predict mask logits by factor, (B, C, N, h, w) -> (B, 14, T, H, W); ValueError if untrained."""
         if not self.has_masks:
             raise ValueError(
                 "the codec's mask head was not trained: set pretrain_vae.mask_weight above 0, "

@@ -150,9 +150,7 @@ class Block(nn.Module):
         """Apply the block; only frames from `first` on are queries and are returned.
 
         Args:
-            x: tokens, (G, F, N, D).
-            embedding: of their frames, (G, F, D).
-            rotation: of the tokens, (2, G, F, N, P).
+            x, embedding, rotation: see `Tokens`.
             context: keys and values of the clip's context, as this method returns them.
             first: 0..F; at F only keys and values are computed.
 

@@ -35,12 +35,7 @@ class TrainedDenoiser(Generic[Diffusion]):
 def load_denoiser(
     folder: Path, device: torch.device, diffusion: type[Diffusion]
 ) -> TrainedDenoiser[Diffusion]:
-    """Load a denoiser in evaluation mode from its folder; `diffusion` is the schema of its section.
-
-    Raises:
-        FileNotFoundError: if the folder holds no model.
-        UserError: if the model is of another version.
-    """
+    """Load a denoiser in evaluation mode from its folder; errors as of `load_config` and `load_weights`."""
     config = load_config(folder, DenoiserConfig[diffusion])  # type: ignore[valid-type]
     network = build_denoiser(config.denoiser, config.channels).to(device)
     load_weights(network, folder)

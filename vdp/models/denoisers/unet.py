@@ -77,7 +77,7 @@ class Slots(nn.Module):
         offsets = fourier_features(offset.gather(2, order), FEATURES, MAX_OFFSET)
         level = level.masked_fill(dropped[:, None], 0)
         levels = fourier_features(level[:, None].expand_as(offset).gather(2, order), FEATURES, TIME_PERIOD)
-        # tells a masked frame from a black one
+        # distinguishes a masked frame from a black one
         present = torch.ones_like(offsets[..., :1]).masked_fill(dropped[:, None, None, None], 0)
         embedding = F.pad(torch.cat([offsets, levels, present], dim=-1), (0, 0, 0, self.count - used))
         stack = rearrange(chosen, "b n s c h w -> (b n) (s c) h w")

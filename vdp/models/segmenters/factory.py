@@ -8,12 +8,7 @@ from vdp.models.segmenters.unetpp import UNetPlusPlus
 
 
 def load_segmenter(folder: Path) -> UNetPlusPlus:
-    """Load a segmenter in evaluation mode from its folder.
-
-    Raises:
-        FileNotFoundError: if the folder holds no model.
-        UserError: if the model is of another version.
-    """
+    """Load a segmenter in evaluation mode from its folder; errors as of `load_config` and `load_weights`."""
     segmenter = UNetPlusPlus(load_config(folder, SegmenterConfig).segmenter)
     load_weights(segmenter, folder)
     segmenter.eval()

@@ -15,10 +15,6 @@ def round_trip(codec: Codec, frames: Tensor, share: float, noise: float, batch_r
         frames: (B, 3, H, W) in [-1, 1].
         share: of the frames of the whole batch, from the first.
         noise: max standard deviation of the noise, relative to each frame's latents per channel.
-        batch_rng: on the frames' device.
-
-    Returns:
-        (B, 3, H, W) in the order of `frames`.
     """
     batch, _, height, width = frames.shape
     strength = noise * batch_rng.uniform(batch, 1, 1, 1, 1)
