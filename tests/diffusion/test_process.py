@@ -83,8 +83,8 @@ def test_each_frame_of_each_clip_is_noised_to_its_own_time(name):
     for clip in range(2):
         for frame in range(5):
             at = (slice(clip, clip + 1), slice(None), slice(frame, frame + 1))
-            alone = add_noise(X0[at], NOISE[at], INSIDE[clip : clip + 1, frame : frame + 1], schedule)
-            torch.testing.assert_close(alone, xt[at])
+            single = add_noise(X0[at], NOISE[at], INSIDE[clip : clip + 1, frame : frame + 1], schedule)
+            torch.testing.assert_close(single, xt[at])
 
 
 @pytest.mark.parametrize("shape", [(2, 4), (3, 5), (2,), (2, 1)])

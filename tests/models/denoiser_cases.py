@@ -50,7 +50,7 @@ def new_denoiser(name: str, **changed: object) -> UNet | DiT:
 def randomise(network: nn.Module) -> None:
     """Replace constant weights, so that layers initialised to zero have an effect."""
     for module in network.modules():
-        factor = 2 if isinstance(module, nn.RMSNorm) else 1  # makes attention uneven
+        factor = 2 if isinstance(module, nn.RMSNorm) else 1  # so that attention is uneven
         for parameter in module.parameters(recurse=False):
             if parameter.unique().numel() == 1:
                 nn.init.normal_(parameter, mean=factor * parameter.flatten()[0].item(), std=0.2)

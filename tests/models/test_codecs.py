@@ -1,4 +1,4 @@
-"""Contract of a codec, for every codec that params.yaml can name, and the loss of the VAE."""
+"""Protocol of a codec, for every codec that params.yaml can name, and the loss of the VAE."""
 
 import json
 import math
@@ -85,9 +85,9 @@ def test_frames_are_encoded_and_decoded_independently(codec):
     latents = codec.encode(clip)
     decoded = codec.decode(latents)
     for frame in range(4):
-        alone = codec.encode(clip[:, :, frame : frame + 1])
-        torch.testing.assert_close(alone[:, :, 0], latents[:, :, frame], atol=1e-5, rtol=0)
-        torch.testing.assert_close(codec.decode(alone)[:, :, 0], decoded[:, :, frame], atol=1e-5, rtol=0)
+        single = codec.encode(clip[:, :, frame : frame + 1])
+        torch.testing.assert_close(single[:, :, 0], latents[:, :, frame], atol=1e-5, rtol=0)
+        torch.testing.assert_close(codec.decode(single)[:, :, 0], decoded[:, :, frame], atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("codec", [PixelCodec(), make_vae(has_masks=False)], ids=["pixel", "vae"])
@@ -199,11 +199,11 @@ def test_a_prefix_of_a_clip_is_coded_as_the_whole_clip(codec):
     clip = clip_of(1, 1 + 3 * f, 16, 24)
     latents = codec.encode(clip)
     for latent in range(3):
-        alone = codec.encode(clip[:, :, : 1 + latent * f])
-        torch.testing.assert_close(alone, latents[:, :, : 1 + latent], atol=1e-5, rtol=0)
+        single = codec.encode(clip[:, :, : 1 + latent * f])
+        torch.testing.assert_close(single, latents[:, :, : 1 + latent], atol=1e-5, rtol=0)
         for decode in (codec.decode, codec.mask_logits):
             prefix = decode(latents)[:, :, : 1 + latent * f]
-            torch.testing.assert_close(decode(alone), prefix, atol=1e-4, rtol=0)
+            torch.testing.assert_close(decode(single), prefix, atol=1e-4, rtol=0)
 
 
 @every_clip_codec
@@ -228,10 +228,10 @@ def test_clips_of_a_batch_are_independent(codec):
     clips = clip_of(3, 1 + 2 * codec.temporal_factor, 16, 24)
     latents = codec.encode(clips)
     for i in range(3):
-        alone = codec.encode(clips[i : i + 1])
-        torch.testing.assert_close(alone, latents[i : i + 1], atol=1e-5, rtol=0)
+        single = codec.encode(clips[i : i + 1])
+        torch.testing.assert_close(single, latents[i : i + 1], atol=1e-5, rtol=0)
         for decode in (codec.decode, codec.mask_logits):
-            torch.testing.assert_close(decode(alone), decode(latents)[i : i + 1], atol=1e-4, rtol=0)
+            torch.testing.assert_close(decode(single), decode(latents)[i : i + 1], atol=1e-4, rtol=0)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Contract of a denoiser, for every denoiser that params.yaml can name."""
+"""Protocol of a denoiser, for every denoiser that params.yaml can name."""
 
 import pytest
 import torch
@@ -99,10 +99,10 @@ def test_target_frames_of_a_draw_depend_on_each_other_in_joint_denoisers_only(na
     assert (changed > 1e-4).tolist() == [[joint, False, True, False, joint, False], [False] * 6]
     if not joint:
         for target in range(3):
-            alone, kept = Case(targets=3, draws=1), slice(2 * target, 2 * target + 1)
-            alone.xt, alone.t = case.xt[:, :, kept], case.t[:, kept]
-            alone.target_index = case.target_index[:, target : target + 1]
-            assert_close(alone.output(network), case.output(network)[:, :, kept])
+            single, kept = Case(targets=3, draws=1), slice(2 * target, 2 * target + 1)
+            single.xt, single.t = case.xt[:, :, kept], case.t[:, kept]
+            single.target_index = case.target_index[:, target : target + 1]
+            assert_close(single.output(network), case.output(network)[:, :, kept])
 
 
 @every_denoiser
@@ -111,9 +111,9 @@ def test_draws_are_adjacent_and_independent(name):
     network, case = random_denoiser(name), Case(targets=2, draws=3)
     before = case.output(network)
     for draw in range(3):
-        alone = Case(targets=2, draws=1)
-        alone.xt, alone.t = case.xt[:, :, draw::3], case.t[:, draw::3]
-        assert_close(alone.output(network), before[:, :, draw::3])
+        single = Case(targets=2, draws=1)
+        single.xt, single.t = case.xt[:, :, draw::3], case.t[:, draw::3]
+        assert_close(single.output(network), before[:, :, draw::3])
 
 
 @every_denoiser

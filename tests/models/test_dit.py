@@ -1,4 +1,4 @@
-"""The DiT against one pass over all tokens under an attention mask; the contract is in test_denoisers.py."""
+"""The DiT against one pass over all tokens under an attention mask; the protocol is tested in test_denoisers.py."""
 
 import pytest
 import torch

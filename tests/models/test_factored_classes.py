@@ -86,8 +86,8 @@ def test_losses_of_frames_are_independent():
     logits, mask = random_logits(4), torch.zeros(2, 5, 7, dtype=torch.uint8)
     mask[1, 1:4, 2:6] = torch.arange(1, 13, dtype=torch.uint8).reshape(3, 4)
     losses = factor_loss(logits, mask)
-    alone = torch.cat([factor_loss(logits[i : i + 1], mask[i : i + 1]) for i in range(2)])
-    torch.testing.assert_close(losses, alone)
+    single = torch.cat([factor_loss(logits[i : i + 1], mask[i : i + 1]) for i in range(2)])
+    torch.testing.assert_close(losses, single)
 
 
 def test_cross_entropy_is_that_of_the_classes():

@@ -1,4 +1,4 @@
-"""The U-Net's layers and conditioning; the contract of a denoiser is in test_denoisers.py."""
+"""The U-Net's layers and conditioning; the protocol is tested in test_denoisers.py."""
 
 from typing import get_args
 

@@ -242,8 +242,8 @@ def test_predictions_of_a_clip_do_not_depend_on_its_batch(sampler):
     batch = predict_samples([0, 1, 2], sampler=sampler)
     assert batch.shape == (3, 2, CHANNELS, 4, HEIGHT, WIDTH)
     for clip in range(3):
-        alone = predict_samples([clip], sampler=sampler)[0]
-        torch.testing.assert_close(alone, batch[clip], atol=1e-6, rtol=0)
+        single = predict_samples([clip], sampler=sampler)[0]
+        torch.testing.assert_close(single, batch[clip], atol=1e-6, rtol=0)
     torch.testing.assert_close(predict_samples([2, 0], sampler=sampler), batch[[2, 0]], atol=1e-6, rtol=0)
 
 

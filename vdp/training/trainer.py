@@ -72,13 +72,14 @@ def fit(
         cost = CostReport(name, network, size, params.accumulate, fabric)
 
         def forward_backward(batch: Batch, batch_rng: BatchRng) -> dict[str, Tensor]:
+            """Add the gradients of a part; if memory is full, the tensors are freed with this frame."""
             batch = batch.to(device)
             part_losses = model(lambda network: training.loss(network, batch, batch_rng))
             fabric.backward(part_losses["loss"] / params.accumulate)
             return {key: value.detach() for key, value in part_losses.items()}
 
         def try_samples(samples: int) -> None:
-            """Compute the gradients of a few samples of the current step, and no step."""
+            """Compute the gradients of a few samples of the current step, to find what fits into memory."""
             optimizer.zero_grad(set_to_none=True)
             missing = 0 if optimizer.state else 2  # moments of AdamW, which the first step allocates
             moments = [torch.empty_like(p) for p in network.parameters() for _ in range(missing)]
@@ -104,7 +105,7 @@ def fit(
                         batch = curves.next_batch(parts)
                         batch_rng = noise_rng(seed, step, rows.part(part), size, device)
                         seed_network(seed, step, fabric.global_rank * params.accumulate + part)
-                        last = part + 1 == params.accumulate  # FSDP would stop to sync after enabled=False
+                        last = part + 1 == params.accumulate  # enabled=False would leave FSDP without sync
                         with nullcontext() if last else fabric.no_backward_sync(model), cost.count_flops():
                             part_losses = forward_backward(batch, batch_rng)
                         for key, value in part_losses.items():
