@@ -1,5 +1,6 @@
 """The examples of docs/api.md run."""
 
+import pytest
 import os
 import re
 import subprocess
@@ -7,6 +8,8 @@ import sys
 from pathlib import Path
 
 from tests.small_models import save_small_models
+
+pytestmark = pytest.mark.slow
 
 REPO = Path(__file__).parents[1]
 FENCE = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)

@@ -16,6 +16,8 @@ from vdp.api.model import Sampling, load
 from vdp.tracking.mlflow_model import log_predictor, save_predictor
 from vdp.tracking.mlflow_run import track_stage
 
+pytestmark = pytest.mark.slow
+
 REPO = Path(__file__).parents[2]
 PACKAGES = {
     "segmentation_models_pytorch": "segmentation-models-pytorch",

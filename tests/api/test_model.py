@@ -14,6 +14,8 @@ from vdp.core.errors import UserError
 from vdp.models.checkpoint import save_model
 from vdp.models.codecs.params import CodecConfig
 
+pytestmark = pytest.mark.slow
+
 FAST = vdp.Sampling(steps=2)
 
 

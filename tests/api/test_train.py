@@ -11,6 +11,8 @@ from vdp.api.train import train
 from vdp.core.errors import UserError
 from vdp.data.stores.clips import ClipStore
 
+pytestmark = pytest.mark.slow
+
 
 def video(seed: int, masks: bool = False, count: int = 22):
     rng = np.random.default_rng(seed)

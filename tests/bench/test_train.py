@@ -12,6 +12,8 @@ from vdp.core.errors import UserError
 from vdp.training.engine import launch
 from vdp.training.seeds import seed_weights, step_rng
 
+pytestmark = pytest.mark.slow
+
 CONSTANT = {"lr_schedule": "constant", "warmup_steps": 0}
 
 

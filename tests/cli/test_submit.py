@@ -23,6 +23,8 @@ from vdp.data.sources.protocols import ClipRule, Pace
 from vdp.data.stores.clips import Clip, write_clips
 from vdp.data.video.resize import resize_mask
 
+pytestmark = pytest.mark.slow
+
 REPO = Path(__file__).parents[2]
 NUMBERS = (8, 9, 10, 11)  # in the order of text, 10 precedes 8
 KNOWN = 3

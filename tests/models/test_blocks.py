@@ -17,6 +17,8 @@ from vdp.models.factored_classes import NUM_LOGITS
 from vdp.models.segmenters.params import SegmenterParams
 from vdp.models.segmenters.unetpp import UNetPlusPlus
 
+pytestmark = pytest.mark.slow
+
 Network = DiT | UNet | VAE | UNetPlusPlus
 
 

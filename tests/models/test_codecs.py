@@ -16,6 +16,8 @@ from vdp.models.codecs.pixel import PixelCodec
 from vdp.models.codecs.vae import VAE, detail_weight, kl_divergence, reparametrise, vae_loss
 from vdp.models.factored_classes import NUM_LOGITS
 
+pytestmark = pytest.mark.slow
+
 
 def vae_params(factor: int = 4, temporal: int = 1) -> VAEParams:
     return VAEParams(

@@ -26,6 +26,8 @@ from vdp.models.codecs.vae import VAE
 from vdp.models.denoisers.factory import build_denoiser, load_denoiser
 from vdp.models.denoisers.params import DenoiserConfig
 
+pytestmark = pytest.mark.slow
+
 STEPS = 110
 LEARNERS = ["unet-features", "unet-spade", "unet-concat", "dit-one_way"]
 

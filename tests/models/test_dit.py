@@ -1,4 +1,4 @@
-"""The DiT against one pass over all tokens under an attention mask; the protocol is tested in test_denoisers.py."""
+"""The DiT against one masked pass over all tokens; the protocol is tested in test_denoisers.py."""
 
 import pytest
 import torch
@@ -8,6 +8,8 @@ from torch import Tensor
 from tests.models.denoiser_cases import Case, assert_close, every_dit, new_denoiser, random_denoiser
 from vdp.core.context_frames import nearest_context
 from vdp.models.denoisers.dit import ROPE_BASE, Block, DiT
+
+pytestmark = pytest.mark.slow
 
 
 def complex_rope(x: Tensor, position: Tensor) -> Tensor:

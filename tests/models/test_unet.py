@@ -32,6 +32,8 @@ from vdp.models.denoisers.unet import (
 )
 from vdp.models.layers import ImageAttention, ResBlock, fourier_features, modulate
 
+pytestmark = pytest.mark.slow
+
 SLOTS = UNET["context_slots"]
 every_conditioning = pytest.mark.parametrize("conditioning", CONDITIONINGS)
 

@@ -18,6 +18,8 @@ from vdp.training.checkpoint import TrainingCheckpoints
 from vdp.training.checkpoint_key import stage_checkpoints, training_key
 from vdp.training.seeds import seed_weights
 
+pytestmark = pytest.mark.slow
+
 Run = tuple[dict[str, Tensor], dict[str, Tensor], list[tuple[int, dict[str, float]]]]
 STATE_12 = "000000012.safetensors"
 

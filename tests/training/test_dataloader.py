@@ -25,7 +25,7 @@ from vdp.training.engine import launch
 from vdp.training.seeds import seed_weights, step_rng
 from vdp.training.trainer import fit
 
-pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create")
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore:This DataLoader will create")]
 
 
 @pytest.fixture(autouse=True)

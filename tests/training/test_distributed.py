@@ -16,6 +16,8 @@ import pytest
 from tests.training.process import Job, run
 from tests.training.test_engine import NETWORKS, assert_close, losses
 
+pytestmark = pytest.mark.slow
+
 TIMEOUT = 900  # seconds
 DDP: dict[str, object] = {"devices": 2}
 FSDP: dict[str, object] = {"devices": 2, "strategy": "fsdp"}

@@ -13,6 +13,8 @@ from vdp.core.rng import BatchRng
 from vdp.training.engine import launch
 from vdp.training.seeds import seed_weights
 
+pytestmark = pytest.mark.slow
+
 NETWORKS = ["vae", "unet-features+scheduled", "dit-one_way+scheduled"]
 Curves = list[tuple[int, dict[str, float]]]
 
@@ -108,10 +110,10 @@ def test_a_checkpoint_can_be_resumed_with_and_without_recomputed_activations(tmp
     plain = run(Job("dit-one_way", params={"steps": 6}))
     for first, then in ((True, False), (False, True)):
         folder = str(tmp_path / f"{first}")
-        engine: dict[str, object] = {"save_steps": 3}
-        run(Job("dit-one_way", {**engine, "checkpointing": first}, {"steps": 6}, folder, fault="leave", step=5))
+        engines = [{"save_steps": 3, "checkpointing": checkpointing} for checkpointing in (first, then)]
+        run(Job("dit-one_way", engines[0], {"steps": 6}, folder, fault="leave", step=5))
         assert [path.stem for path in Path(folder).glob("*.json")] == ["000000003"]
-        assert run(Job("dit-one_way", {**engine, "checkpointing": then}, {"steps": 6}, folder)) == plain
+        assert run(Job("dit-one_way", engines[1], {"steps": 6}, folder)) == plain
 
 
 def test_compiled_blocks_give_the_same_losses_and_names(tmp_path, monkeypatch):

@@ -8,6 +8,8 @@ import torch
 
 from vdp.training.out_of_memory import MemoryAdvisor, MemoryParam, is_out_of_memory, largest_that_fits
 
+pytestmark = pytest.mark.slow
+
 CHANNELS = MemoryParam("denoiser.unet.base_channels", 64, 1, 8)
 SIZE = MemoryParam("clip.height", 64, 2, 4, {"clip.width": 96})
 CUDA = (

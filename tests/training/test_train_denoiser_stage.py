@@ -20,6 +20,8 @@ from vdp.models.denoisers.factory import load_denoiser
 from vdp.training.dataloader import first_batches
 from vdp.training.definition import TrainingResult
 
+pytestmark = pytest.mark.slow
+
 REPO = Path(__file__).parents[2]
 SMALL = {
     "base_channels": 8, "channel_mults": [1], "num_res_blocks": 1, "attention_levels": [], "head_levels": 1,

@@ -33,6 +33,8 @@ from vdp.training.out_of_memory import MemoryParam
 from vdp.training.seeds import seed_weights, step_rng
 from vdp.training.validation import VALIDATION_BATCHES, VALIDATION_SIZE, validation_losses
 
+pytestmark = pytest.mark.slow
+
 # --- Optimizer and average -------------------------------------------------------------------------------
 
 

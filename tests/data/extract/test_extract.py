@@ -26,6 +26,8 @@ from vdp.data.sources.protocols import ClipRule, Frame, Pace, Source
 from vdp.data.sources.videos import VideoSource
 from vdp.data.stores.clips import Clip, ClipStore, ShardWriter
 
+pytestmark = pytest.mark.slow
+
 STOP = ExtractPolicy(shard_mb=1, skip=False, max_bad_share=0.0, workers=1)
 SKIP = replace(STOP, skip=True, max_bad_share=0.5)
 BIG = replace(RULE, height=64, width=96)  # 0.39 MiB a clip: two fill a shard of 1 MiB

@@ -10,6 +10,8 @@ import pytest
 from stages import extract_frames
 from vdp.data.stores.clips import ClipStore
 
+pytestmark = pytest.mark.slow
+
 PARAMS = """
 clip: {frames: 6, known: 3, height: 16, width: 24}
 extract_frames:

@@ -20,6 +20,8 @@ from vdp.data.simulator.physics import HALF_HEIGHTS, Motion, simulate_motion
 from vdp.data.simulator.render import render
 from vdp.data.simulator.scene import FRAME_SECONDS, Scene, draw_scene
 
+pytestmark = pytest.mark.slow
+
 SECTION = {
     "train": 3, "val": 2, "test": 2, "unlabeled": 3, "height": 32, "width": 48, "inside": [2, 4],
     "entering": [1, 2], "rest_share": 0.7, "speed": [0.4, 1.1], "aim_share": 0.8, "entry_frames": [0, 4],

@@ -13,6 +13,8 @@ from tests.data.sources.small_sources import REPO, make_images, params_text
 from vdp.core.errors import printable
 from vdp.data.stores.clips import ClipStore
 
+pytestmark = pytest.mark.slow
+
 CASES = 300
 
 
