@@ -1,11 +1,12 @@
 """The examples of docs/api.md run."""
 
-import pytest
 import os
 import re
 import subprocess
 import sys
 from pathlib import Path
+
+import pytest
 
 from tests.small_models import save_small_models
 

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 REPO = Path(__file__).parents[1]
 FOLDERS = ("vdp", "stages", "recipes", "bench")
 FILES = (

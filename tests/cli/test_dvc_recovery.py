@@ -12,6 +12,8 @@ from dvc.schema import COMPILED_LOCKFILE_SCHEMA
 from vdp.cli.dvc_recovery import LOCK, PROCESS_LOCK, RWLOCK, repair_locks
 from vdp.config.yaml_file import read_file
 
+pytestmark = pytest.mark.slow
+
 ENTRY = """\
   {name}:
     cmd: python -m stages.{name}

@@ -15,6 +15,8 @@ from vdp.data.params import DegradeParams
 from vdp.data.stores.clips import Clip, ClipStore, write_clips
 from vdp.evaluation.tasks import blend
 
+pytestmark = pytest.mark.slow
+
 FRAMES, KNOWN, HEIGHT, WIDTH = 8, 3, 16, 24
 DEGRADE = {"noise": [0.1, 0.3], "low_light": None, "blur": [1.0, 1.0], "compression": None, "dropped": None}
 PARAMS = f"""

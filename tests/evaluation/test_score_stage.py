@@ -12,6 +12,8 @@ from tests.evaluation.recorder import Recorder, results
 from vdp.data.stores.clips import Clip, write_clips
 from vdp.evaluation.table import verdict
 
+pytestmark = pytest.mark.slow
+
 HOPS = [13, 17, 22]
 
 

@@ -19,6 +19,8 @@ from vdp.models.segmenters.params import SegmenterConfig, SegmenterParams, Segme
 from vdp.models.segmenters.round_trip import round_trip
 from vdp.models.segmenters.unetpp import UNetPlusPlus
 
+pytestmark = pytest.mark.slow
+
 CPU = torch.device("cpu")
 
 

@@ -34,7 +34,10 @@ from vdp.config.choices import Prediction
 from vdp.diffusion.process import Process, Schedule, add_noise, predict_x0_eps, target
 from vdp.sampling.samplers import Draw, Sampler, make_sampler, time_grid
 
-pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore:__array__ implementation")]  # of diffusers, with new numpy
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore:__array__ implementation"),  # of diffusers, with new numpy
+]
 
 LEVELS = 1000
 SHAPE = (2, 3, 4, 2, 2)

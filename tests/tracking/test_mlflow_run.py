@@ -18,6 +18,8 @@ from vdp.core.rank import process_rank
 from vdp.tracking import mlflow_run
 from vdp.tracking.mlflow_run import Tracker, experiment_key, read_stats, save_stats, track_stage
 
+pytestmark = pytest.mark.slow
+
 REPO = Path(__file__).parents[2]
 RANKS = ("RANK", "LOCAL_RANK", "NODE_RANK", "SLURM_PROCID")
 PARAMS = "seed: 3\nclip:\n  frames: 22\n  known: 11\npredict:\n  hops: [13, 22]\n"
@@ -234,7 +236,6 @@ def test_time_and_memory_are_kept_per_stage(store, project):
     assert stats["score"]["peak_memory_mb"] > 10
 
 
-@pytest.mark.slow
 def test_two_first_runs_in_parallel_share_one_store(project):
     """Without the lock both processes create the tables, and one of them fails."""
     code = (

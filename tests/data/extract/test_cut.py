@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 from vdp.data.extract.cut import MAX_STEM, clip_stem, cut_clips
 from vdp.data.sources.protocols import ClipRule, Frame, Pace
 
+pytestmark = pytest.mark.slow
+
 quick = settings(derandomize=True, database=None, deadline=None, max_examples=50)
 
 RULE = ClipRule(frames=5, min_frames=5, height=4, width=6, fit="crop", pace=Pace(), stride=5)

@@ -34,6 +34,8 @@ from vdp.data.sources.huggingface import HuggingFaceSource
 from vdp.data.sources.protocols import Pace
 from vdp.data.sources.table_files import open_table
 
+pytestmark = pytest.mark.slow
+
 datasets.disable_progress_bars()
 
 ROW = "row_000000"
