@@ -122,7 +122,7 @@ class Evaluation:
     sampling: Sampling
 
     def evaluate(self, name: str, clips: list[TrueClip], generated: Generated | None) -> dict[str, Result]:
-        """Score the learned tasks on one test set."""
+        """Score the trained tasks on one test set."""
         results = {}
         if "predict" in self.model.tasks and self.model.every_frame:
             results["predict"] = self.predict(name, clips)
@@ -140,7 +140,7 @@ class Evaluation:
         truth = [clip.frames[known:] for clip in clips]
         predicted = [
             self.model.predict(clip.frames[:known], frames=len(clip.frames) - known, sampling=sampling)[0]
-            for clip in each(clips, f"{name}: predict")
+            for clip in with_bar(clips, f"{name}: predict")
         ]
         copies = [
             np.broadcast_to(clip.frames[known - 1], true.shape)
@@ -170,7 +170,7 @@ class Evaluation:
                 self.model.interpolate(
                     clip.frames[:start], clip.frames[stop:], frames=count, sampling=self.sampling
                 )[0]
-                for clip in each(clips, f"{name}: interpolate {count}")
+                for clip in with_bar(clips, f"{name}: interpolate {count}")
             ]
             blends = [blend(*pair, count) for pair in ends]
             baselines = {"blend": blends, "nearest": [nearest(*pair, count) for pair in ends]}
@@ -195,18 +195,18 @@ class Evaluation:
         for kind, degraded, inputs in degraded_clips(clips, self.degradations, self.sampling.seed):
             restored = [
                 self.model.restore(inputs[clip.name], self.sampling)
-                for clip in each(degraded, f"{name}: restore {kind}")
+                for clip in with_bar(degraded, f"{name}: restore {kind}")
             ]
-            true, given = [clip.frames for clip in degraded], [inputs[clip.name] for clip in degraded]
-            scores[kind] = score_frames(restored, true, {"degraded": given})
-            trio = {f"{kind}, {degraded[0].name}": given[0], "restored": restored[0], "true": true[0]}
+            true, shown = [clip.frames for clip in degraded], [inputs[clip.name] for clip in degraded]
+            scores[kind] = score_frames(restored, true, {"degraded": shown})
+            compared = {f"{kind}, {degraded[0].name}": shown[0], "restored": restored[0], "true": true[0]}
             thirds = [(len(true[0]) - 1) * at // 3 for at in (1, 2)]
-            rows.append([(caption, part[k]) for k in thirds for caption, part in trio.items()])
-            film = film or trio
+            rows.append([(caption, part[k]) for k in thirds for caption, part in compared.items()])
+            film = film or compared
         return Result(scores, rows, film)
 
     def generate(self) -> Generated | None:
-        """Generate clips without context and segment them; None if the task was not learned."""
+        """Generate clips without context and segment them; None if the task was not trained."""
         if "generate" not in self.model.tasks:
             return None
         sampling = replace(self.sampling, temperature=self.params.generate_temperature)
@@ -215,7 +215,9 @@ class Evaluation:
 
     def compare_objects(self, name: str, clips: list[TrueClip], generated: Generated) -> Result:
         """Count objects per frame in generated and in true clips, with the same segmenter."""
-        true = np.concatenate([self.model.segment(clip.frames) for clip in each(clips, f"{name}: objects")])
+        true = np.concatenate(
+            [self.model.segment(clip.frames) for clip in with_bar(clips, f"{name}: objects")]
+        )
         masks = {"generated": generated.masks.reshape(-1, *true.shape[1:]), "true": true}
         scores = {
             kind: object_statistics([count_objects(mask, self.params.object_pixels) for mask in found])
@@ -241,7 +243,7 @@ def degraded_clips(
         yield kind, clips, degraded
 
 
-def each(clips: list[TrueClip], label: str) -> Iterator[TrueClip]:
+def with_bar(clips: list[TrueClip], label: str) -> Iterator[TrueClip]:
     """Yield the clips under a progress bar."""
     for (row,) in progress(range(len(clips)), 1, label):
         yield clips[row]
@@ -250,7 +252,7 @@ def each(clips: list[TrueClip], label: str) -> Iterator[TrueClip]:
 def write_pictures(
     results: dict[str, dict[str, Result]], generated: Generated | None, max_clips: int
 ) -> None:
-    """Write the sheets and GIFs to results/tasks, which DVC expects even if it stays empty."""
+    """Write the sheets and GIFs to results/tasks, which DVC expects even if empty."""
     with replacing(RESULTS / "tasks") as folder:
         for name, tasks in results.items():
             for task, result in tasks.items():

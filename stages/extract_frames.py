@@ -16,7 +16,7 @@ from vdp.data.stores.clips import ClipStore
 from vdp.tracking.mlflow_run import project_root, track_stage
 
 CLIPS = Path("data/clips")
-WORK = Path(".resume/extract_frames")  # in the main checkout, also from a temporary one: it survives a stop
+WORK = Path(".resume/extract_frames")  # in the main checkout, to resume from a temporary one
 
 
 def main() -> None:
@@ -38,7 +38,7 @@ def main() -> None:
 
 
 def make_job(clip: ClipParams, params: ExtractParams, chosen: Selection) -> ExtractJob:
-    """The extraction of a split; only test clips may end with the context frames, which are not scored."""
+    """Build the job of a split; only test clips may end with the context frames, and are not scored then."""
     settings = chosen.params
     # ExtractParams.splits has filled in the defaults
     assert settings.interval is not None and settings.offset is not None and settings.stride is not None

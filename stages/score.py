@@ -56,7 +56,7 @@ def main() -> None:
         for name, folder in list_test_sets(CLIPS).items()
     }
     with track_stage("score") as tracker:
-        results = {name: score_set(name, answers, params) for name, answers in sets.items()}
+        results = {name: score_set(name, predictions, params) for name, predictions in sets.items()}
         metrics = {name: result.scores for name, result in results.items() if result.scores is not None}
         write_results(results, metrics)
         tracker.headline(metrics)
@@ -68,71 +68,76 @@ def main() -> None:
         print(f"{name}: {NOT_SCORED}")
 
 
-def score_set(name: str, answers: PredictionSet, params: ScoreParams) -> SetResult:
-    """Score the clips of a test set that have truth, and draw some of all its clips."""
-    shown = np.linspace(0, len(answers) - 1, min(params.strips, len(answers))).round().astype(int).tolist()
-    strips = {f"{name}_{answers.names[row]}": clip_strip(clip_picture(answers, row)) for row in shown}
-    rows = answers.scored()
+def score_set(name: str, predictions: PredictionSet, params: ScoreParams) -> SetResult:
+    """Score the clips of a test set that have truth, and draw strips of some clips."""
+    shown = (
+        np.linspace(0, len(predictions) - 1, min(params.strips, len(predictions)))
+        .round()
+        .astype(int)
+        .tolist()
+    )
+    strips = {f"{name}_{predictions.names[row]}": clip_strip(clip_picture(predictions, row)) for row in shown}
+    rows = predictions.scored()
     if not rows:
         return SetResult(strips)
-    known = answers.segmented_known.shape[1]
-    clips = tqdm(clip_masks(answers, rows, known), desc=f"{name}: masks", total=len(rows), unit="clip")
-    masks = score_masks(clips, answers.target - known, params.decay)
+    known = predictions.segmented_context.shape[1]
+    clips = tqdm(clip_masks(predictions, rows, known), desc=f"{name}: masks", total=len(rows), unit="clip")
+    masks = score_masks(clips, predictions.target - known, params.decay)
     hops = {
-        number: score_hop(answers, rows, known, number)
-        for number in tqdm(answers.hops, desc=f"{name}: frames", unit="hop")
+        number: score_hop(predictions, rows, known, number)
+        for number in tqdm(predictions.hops, desc=f"{name}: frames", unit="hop")
     }
-    target, _ = hops[answers.target]
+    target, _ = hops[predictions.target]
     tables = {"hops": hop_table(hops), "per_class": class_table(masks.confusion["prediction"])}
     return SetResult(strips, set_scores(masks, target.psnr, target.ssim), tables)
 
 
-def clip_masks(answers: PredictionSet, rows: list[int], known: int) -> Iterator[ClipMasks]:
-    segmented, round_trip = answers.segmented_target(), answers.segmented_round_trip()
-    unetpp = answers.unetpp_target()
+def clip_masks(predictions: PredictionSet, rows: list[int], known: int) -> Iterator[ClipMasks]:
+    segmented, round_trip = predictions.segmented_target(), predictions.segmented_round_trip()
+    unetpp = predictions.unetpp_target()
     for row in rows:
-        true = answers.true_masks(row)
+        true = predictions.true_masks(row)
         yield ClipMasks(
-            prediction=answers.prediction[row],
-            segmented_context=answers.segmented_known[row],
+            prediction=predictions.prediction[row],
+            segmented_context=predictions.segmented_context[row],
             segmented_target=segmented[row],
             unetpp_target=unetpp[row],
             segmented_round_trip=round_trip[row],
             context=true[:known],
-            target=true[answers.target - 1],
+            target=true[predictions.target - 1],
         )
 
 
 def score_hop(
-    answers: PredictionSet, rows: list[int], known: int, number: int
+    predictions: PredictionSet, rows: list[int], known: int, number: int
 ) -> tuple[FrameScore, FrameScore]:
     """Score all samples of predicted frame `number`, and the last context frame in its place."""
-    hop = answers.hops.index(number)
+    hop = predictions.hops.index(number)
 
     def predicted() -> Iterator[tuple[Frames, Frames]]:
         for row in rows:
-            samples = answers.frames[row, :, hop]
-            yield samples, np.broadcast_to(answers.true_frame(row, number), samples.shape)
+            samples = predictions.frames[row, :, hop]
+            yield samples, np.broadcast_to(predictions.true_frame(row, number), samples.shape)
 
     def copied() -> Iterator[tuple[Frames, Frames]]:
         for row in rows:
-            yield answers.true_frame(row, known)[None], answers.true_frame(row, number)[None]
+            yield predictions.true_frame(row, known)[None], predictions.true_frame(row, number)[None]
 
     return frame_score(predicted()), frame_score(copied())
 
 
-def clip_picture(answers: PredictionSet, row: int) -> ClipPicture:
-    """The first sample of a clip, beside the truth where it has one."""
-    known = answers.segmented_known.shape[1]
-    has_truth = row in answers.scored()
+def clip_picture(predictions: PredictionSet, row: int) -> ClipPicture:
+    """Return the first sample of a clip, beside the truth where it has one."""
+    known = predictions.segmented_context.shape[1]
+    has_truth = row in predictions.scored()
     return ClipPicture(
-        title=f"{answers.names[row]}: first of {answers.frames.shape[1]} samples",
-        target=answers.target,
-        known={n: answers.true_frame(row, n) for n in sorted({1, (known + 1) // 2, known})},
-        predicted={n: answers.frames[row, 0, hop] for hop, n in enumerate(answers.hops)},
-        true={n: answers.true_frame(row, n) for n in answers.hops if answers.has_frame(row, n)},
-        predicted_mask=answers.prediction[row],
-        true_mask=answers.true_masks(row)[answers.target - 1] if has_truth else None,
+        title=f"{predictions.names[row]}: first of {predictions.frames.shape[1]} samples",
+        target=predictions.target,
+        known={n: predictions.true_frame(row, n) for n in sorted({1, (known + 1) // 2, known})},
+        predicted={n: predictions.frames[row, 0, hop] for hop, n in enumerate(predictions.hops)},
+        true={n: predictions.true_frame(row, n) for n in predictions.hops if predictions.has_frame(row, n)},
+        predicted_mask=predictions.prediction[row],
+        true_mask=predictions.true_masks(row)[predictions.target - 1] if has_truth else None,
     )
 
 

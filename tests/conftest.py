@@ -1,5 +1,6 @@
 """Shared fixtures: a small project with toy sections in its params.yaml, an MLflow database."""
 
+import re
 import sys
 from pathlib import Path
 from typing import Annotated, Literal, Self
@@ -9,6 +10,8 @@ from pydantic import Field, model_validator
 
 from vdp.config import checks, read, schema
 from vdp.config.schema import Params
+
+SLOW_MODULE = re.compile(r"^pytestmark = \[?\s*pytest\.mark\.slow", re.MULTILINE)
 
 TOY_PARAMS = """\
 # Every value a run may change.
@@ -58,6 +61,13 @@ class ToyPredictParams(Params):
     hops: tuple[Annotated[int, Field(ge=1)], ...]
     folders: dict[str, Path]
     flip: bool | None
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Do not import modules marked slow where slow tests are deselected: the imports take seconds."""
+    if collection_path.suffix == ".py" and "not slow" in config.option.markexpr:
+        return bool(SLOW_MODULE.search(collection_path.read_text())) or None
+    return None
 
 
 @pytest.fixture

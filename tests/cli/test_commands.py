@@ -299,6 +299,7 @@ def test_info_formats_nested_values(model, monkeypatch, capsys):
     ]
 
 
+@pytest.mark.slow
 def test_submit_prints_the_output(model, monkeypatch, capsys):
     calls = []
     monkeypatch.setattr("vdp.cli.submit.submit", lambda *args: calls.append(args) or (5, 160, 240))

@@ -9,6 +9,8 @@ from tests.processes import every_schedule, schedule_of
 from vdp.diffusion.process import Schedule
 from vdp.sampling.samplers import Draw, make_sampler, time_grid
 
+pytestmark = pytest.mark.slow
+
 SAMPLERS = {
     "ddpm": make_sampler("ddpm", 0.0),
     "ddim": make_sampler("ddim", 0.0),

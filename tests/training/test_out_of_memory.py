@@ -115,7 +115,7 @@ def test_the_suggested_batch_fits_and_can_be_split(batch, processes, accumulate,
 
 def test_where_not_one_sample_fits_other_params_are_suggested():
     assert message(4, 4, 1, 0, CHANNELS, SIZE).endswith(
-        "not one sample fits: try denoiser.unet.base_channels=32; or clip.height=40 and clip.width=60; or "
+        "no sample fits: try denoiser.unet.base_channels=32; or clip.height=40 and clip.width=60; or "
         "engine.checkpointing=true"
     )
 

@@ -77,7 +77,7 @@ class LatentDiffusion:
         """Roll out S samples of each of B clips.
 
         Args:
-            names: of the clips; the noise depends on the name and the seed alone.
+            names: of the clips; the noise of a clip depends on its name and the seed only.
             context: first K frames of each clip, (K, H, W, 3) uint8.
             strategy: hops to N frames, the sampler and its times.
             samples: S.

@@ -21,7 +21,7 @@ class Predictor(PythonModel):
         """Load the networks of the MLflow model."""
         self.model = load(context.artifacts[MODELS])
 
-    # plain types: MLflow derives a signature of its own from any other
+    # plain types: from others MLflow derives another signature
     def predict(
         self, context: PythonModelContext, model_input: np.ndarray, params: dict[str, float] | None = None
     ) -> np.ndarray:
@@ -49,7 +49,7 @@ class Predictor(PythonModel):
 
 
 def check_clips(clips: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Check what the signature does not."""
+    """Check the number of axes and the range of the pixels."""
     if clips.ndim != 5 or not clips.size:
         raise ValueError(f"inputs: expected clips of one length and size, (N, T, H, W, 3), got {clips.shape}")
     if clips.max() <= 1:  # JSON numbers have been truncated to integers

@@ -113,9 +113,9 @@ class Model:
         check_integer("count", count)
         check_integer("frames", frames)
         model, strategy = self._model, self._strategy(sampling, "generate")
-        config, opening = model.config, self._targets or 1
-        later = frames - opening
-        hops = plan_hops(opening - 1.0, later, config.target_offsets, self._targets) if later > 0 else ()
+        config, initial = model.config, self._targets or 1
+        later = frames - initial
+        hops = plan_hops(initial - 1.0, later, config.target_offsets, self._targets) if later > 0 else ()
         factor = model.codec.factor
         like = torch.empty(
             config.channels, 1, self.height // factor, self.width // factor, device=model.device
@@ -125,7 +125,7 @@ class Model:
             shape = (len(numbers), like.shape[0], *like.shape[2:])
             noise = self._noise(sampling, like, numbers)
             first, then = model.objectives["generate"], model.objectives["predict"]
-            return generate(model.network, first, then, opening, hops, shape, strategy, noise, model.device)
+            return generate(model.network, first, then, initial, hops, shape, strategy, noise, model.device)
 
         return self._sample(count, sample)[:, :frames]
 
@@ -156,7 +156,7 @@ class Model:
         check_integer("samples", samples)
         model, config, targets = self._model, self._model.config, self._targets
         strategy = self._strategy(sampling, "generate" if latent else "interpolate")
-        side = config.max_span * config.context_frames  # what strides over a long span may read
+        side = config.max_span * config.context_frames  # read by strides over a long span
         left, right = model.encode(box.fit(before[-side:])), model.encode(after_box.fit(after[:side]))
 
         def sample(numbers: Sequence[int]) -> Tensor:
@@ -224,8 +224,8 @@ class Model:
             )
         restored = np.empty_like(frames)
         for part in (slice(first, first + batch) for first in range(0, len(frames), batch)):
-            decoded, seen = (model.decode(latents[None, :, part])[0] for latents in (clean, degraded))
-            restored[part] = keep_detail(decoded, frames[part], seen)
+            predicted, round_trip = (model.decode(latents[None, :, part])[0] for latents in (clean, degraded))
+            restored[part] = keep_detail(predicted, frames[part], round_trip)
         return restored[:, : box.rows, : box.columns] if full_size else box.restore(restored)
 
     def round_trip(self, clip: Frames) -> Frames:
@@ -272,7 +272,7 @@ class Model:
 
     @property
     def _targets(self) -> int | None:
-        """Frames per hop of a joint network, whose targets attend to each other; None otherwise."""
+        """Frames per hop of a joint network; None for others."""
         return self._model.config.targets if self._model.network.joint else None
 
     def _letterbox(self, name: str, clip: Frames) -> Letterbox:
@@ -294,7 +294,6 @@ class Model:
         return np.pad(clip, ((0, 0), (0, below), (0, right), (0, 0)), mode="edge")
 
     def _strategy(self, sampling: Sampling, task: str) -> Strategy:
-        """Return the strategy of a task, without hops."""
         config = self._model.config
         if task not in self.tasks:
             raise UserError(
@@ -326,12 +325,12 @@ class Model:
         if times[0] < MIN_START_TIME:
             raise UserError(
                 f"steps={steps}: too few for this model, which predicts eps and starts below pure noise; "
-                "take more steps"
+                "use more steps"
             )
         return times
 
     def _noise(self, sampling: Sampling, like: Tensor, numbers: Sequence[int]) -> SampleNoise:
-        """Return the noise of numbered samples, for latents like (C, T, h, w)."""
+        """Return the noise of samples by number, for latents like (C, T, h, w)."""
         shape = (like.shape[0], *like.shape[2:])
         return SampleNoise(sampling.seed, numbers, 1, shape, self._model.device)
 
@@ -347,10 +346,10 @@ class Model:
     def _add_detail(
         self, frames: Frames, ends: Sequence[tuple[Frames, Letterbox, Tensor]], weight: NDArray[np.float64]
     ) -> Frames:
-        """Add to frames (S, F, H, W, 3) what resizing and codec lost of the context frames beside them."""
+        """Add to frames (S, F, H, W, 3) the detail of context frames that resizing and the codec lost."""
         context = np.stack([frame for frame, _, _ in ends])
-        seen = np.stack([box.restore(self._decode(latents[None])[0])[0] for _, box, latents in ends])
-        return np.stack([transfer_detail(sample, context, seen, weight) for sample in frames])
+        decoded = np.stack([box.restore(self._decode(latents[None])[0])[0] for _, box, latents in ends])
+        return np.stack([transfer_detail(sample, context, decoded, weight) for sample in frames])
 
     def _decode(self, latents: Tensor) -> Frames:
         """Decode normalised latents (B, C, T, h, w) to frames (B, T, H, W, 3)."""
@@ -406,5 +405,4 @@ def clip_size(clip: Frames) -> tuple[int, int]:
 
 
 def count_parameters(network: nn.Module) -> int:
-    """Number of weights of a network."""
     return sum(parameter.numel() for parameter in network.parameters())

@@ -49,7 +49,7 @@ def train(
         videos: any sequence; each an array (T, H, W, 3) uint8 RGB, a tuple (frames, masks) with masks
             (T, H, W) of class ids, or a mapping (see `vdp.data.sources.arrays`). They
             are cut into clips of `clip.frames` frames, resized to `clip.height` x `clip.width`.
-        folder: of everything that is written; must not exist, except with `resume`.
+        folder: output folder; must not exist, except with `resume`.
         val: videos to validate on; None takes every tenth of `videos`.
         recipe: name of a recipe of the project, such as 'smoke'; None takes params.yaml as it is.
         changes: values by their names in params.yaml: {'train_denoiser.steps': 500}.
@@ -104,7 +104,7 @@ def _params(recipe: str | None, changes: Mapping[str, JsonValue]) -> dict[str, J
 def _prepare(
     folder: Path, videos: Sequence[Video], val: Sequence[Video] | None, params: dict[str, JsonValue]
 ) -> None:
-    """Write params, clips and links to the code, or nothing."""
+    """Write params, clips and links to the code, atomically."""
     splits = dict(zip(("train", "val"), _split(videos, val), strict=True))
     with _new_folder(folder) as part:
         cut = validate(ExtractParams, params["extract_frames"], "extract_frames")
@@ -116,7 +116,7 @@ def _prepare(
             params = merged(params, {"pretrain_vae": {"mask_weight": 0.0}, "segment": {"codec_vote": 0.0}})
         (part / PARAMS_FILE).write_text(yaml.safe_dump(params, sort_keys=False))
         shutil.copy(project_files() / "dvc.yaml", part / "dvc.yaml")
-        for code in (PACKAGE, project_files() / "stages"):  # states of a training are keyed by the code too
+        for code in (PACKAGE, project_files() / "stages"):  # checkpoints are keyed by the code too
             (part / code.name).symlink_to(code, target_is_directory=True)
 
 
@@ -138,15 +138,13 @@ def _new_folder(folder: Path) -> Iterator[Path]:
 
 
 def _has_masks(clips: Path) -> bool:
-    """Whether both splits have clips with masks."""
     return all(len(ClipStore(clips / split).labelled) for split in ("train", "val"))
 
 
 def _split(videos: Sequence[Video], val: Sequence[Video] | None) -> tuple[Sequence[Video], Sequence[Video]]:
-    """Return the videos to train on and to validate on."""
-    for name, given in (("videos", videos), ("val", val)):
-        if given is not None and not (
-            hasattr(given, "__len__") and hasattr(given, "__getitem__") and len(given)
+    for name, value in (("videos", videos), ("val", val)):
+        if value is not None and not (
+            hasattr(value, "__len__") and hasattr(value, "__getitem__") and len(value)
         ):
             raise UserError(f"{name}: expected a sequence of at least one video, such as a list of arrays")
     if val is not None:
@@ -159,7 +157,7 @@ def _split(videos: Sequence[Video], val: Sequence[Video] | None) -> tuple[Sequen
 
 
 def _job(videos: Sequence[Video], params: Mapping[str, JsonValue], split: str) -> ExtractJob:
-    """Return the extraction of a split, by sections `clip` and `extract_frames`."""
+    """Build the extraction job of a split from sections `clip` and `extract_frames`."""
     clip = validate(ClipParams, params["clip"], "clip")
     cut = validate(ExtractParams, params["extract_frames"], "extract_frames")
     pace = Pace(cut.interval if cut.fps is None else 1, cut.fps, cut.offset)

@@ -105,7 +105,6 @@ def check_project() -> None:
 
 
 def _cost_table() -> str:
-    """Format the time and memory of each stage's last run."""
     stats = read_stats()
     if not stats:
         return "No stage has run yet."

@@ -53,7 +53,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "--fps": (1, 240),
 }
 TRIAL_FRAMES, TRIAL_STEPS = 11, 3  # max frames and steps that a dry run samples
-OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")  # texts of torch's errors
+OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")  # in torch's messages
 
 P = ParamSpec("P")
 
@@ -334,7 +334,7 @@ def sampling_options(
 
 
 def check_ranges(**values: float | None) -> None:
-    """Check the other numbers; None is an option that was not given."""
+    """Check the ranges of the other options; None: not set."""
     for name, value in values.items():
         option = f"-{name}" if len(name) == 1 else f"--{name}"
         low, high = RANGES[option]
@@ -378,7 +378,6 @@ def estimate_steps(sample: Callable[[Sampling], object], sampling: Sampling) -> 
 
 
 def time_call(function: Callable[[], object]) -> float:
-    """Return the seconds that a call takes."""
     started = time.monotonic()
     function()
     return time.monotonic() - started

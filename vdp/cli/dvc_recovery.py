@@ -1,7 +1,7 @@
 """Repair the lock files of a killed DVC.
 
 DVC writes `dvc.lock` and `.dvc/tmp/rwlock` in place. A kill during the write leaves a truncated file, which
-it then refuses to read. DVC's run cache still has the results of the finished stages.
+DVC cannot read. DVC's run cache still has the results of the finished stages.
 """
 
 import fcntl
@@ -16,7 +16,7 @@ from vdp.config.yaml_file import read_file
 from vdp.core.errors import UserError
 
 LOCK = Path("dvc.lock")
-PROCESS_LOCK = Path(".dvc/tmp/lock")  # held by a DVC, except while it waits for a stage
+PROCESS_LOCK = Path(".dvc/tmp/lock")  # held by DVC, except while it waits for a stage
 RWLOCK = Path(".dvc/tmp/rwlock")  # processes that read and write each path
 
 
@@ -35,14 +35,14 @@ class PathLocks(TypedDict, total=False):
 
 
 def repair_locks() -> list[str]:
-    """Repair the lock files in the current folder, unless a DVC is running there; returns messages."""
+    """Repair the lock files in the current folder, unless DVC is running there; return messages."""
     with _exclusive() as acquired:
         return [*_repair_lock(), *_repair_rwlock()] if acquired else []
 
 
 @contextmanager
 def _exclusive() -> Iterator[bool]:
-    """Hold DVC's process lock; yield False if there is none or a DVC holds it."""
+    """Hold DVC's process lock; yield False if there is none or DVC holds it."""
     if not PROCESS_LOCK.parent.is_dir():
         yield False
         return
@@ -102,7 +102,7 @@ def _repair_rwlock() -> Iterator[str]:
 
 
 def _may_be_dvc(process: Process) -> bool:
-    """Whether a process is a DVC; True on systems without /proc."""
+    """Whether a process may be DVC; True on systems without /proc."""
     if not Path("/proc/self/cmdline").is_file():
         return True
     command = Path(f"/proc/{process['pid']}/cmdline")

@@ -1,6 +1,6 @@
 """The competition's submission: the mask of the last frame of every hidden video, in one verified file.
 
-A hidden set is a folder of `video_<number>` folders, each with the known frames `image_0.png` and on.
+A hidden set is a folder of `video_<number>` folders, each with the context frames, from `image_0.png` on.
 """
 
 import io
@@ -53,7 +53,7 @@ class Predictor:
         return clips_per_batch(self.params)
 
     def masks(self, clips: Sequence[Clip]) -> list[Pixels]:
-        """Predict the class ids (H, W) uint8 of the last frame of clips, given their known frames."""
+        """Predict the class ids (H, W) uint8 of the last frame of clips from their context frames."""
         names, context = [clip.name for clip in clips], [clip.frames for clip in clips]
         strategy = self.model.strategy(self.params)
         frames, latents = self.model.sample_clips(names, context, strategy, self.params.samples, self.seed)
@@ -123,7 +123,6 @@ def _load_predictor(models: Path, clip: ClipParams) -> Predictor:
 
 
 def _numbered_videos(folder: Path) -> dict[int, str]:
-    """Return the video folders by their numbers, ascending."""
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder}: no such folder; expected a folder of video_<number> folders")
     videos: dict[int, str] = {}
@@ -136,8 +135,8 @@ def _numbered_videos(folder: Path) -> dict[int, str]:
     first, last = min(videos), max(videos)
     missing = last - first + 1 - len(videos)
     if missing:
-        gaps = (number for number in range(first, last + 1) if number not in videos)
-        numbers = [number for number, _ in zip(gaps, range(MAX_NUMBERS), strict=False)]
+        absent = (number for number in range(first, last + 1) if number not in videos)
+        numbers = [number for number, _ in zip(absent, range(MAX_NUMBERS), strict=False)]
         raise UserError(
             f"{folder}: {missing} of video_{first} to video_{last} missing, number "
             f"{_numbers(numbers, missing)}; a submission needs every video, restore them"
@@ -146,7 +145,6 @@ def _numbered_videos(folder: Path) -> dict[int, str]:
 
 
 def _check_videos(source: CompetitionSource, videos: Mapping[int, str], rule: ClipRule) -> None:
-    """Read the known frames of every video once."""
     reasons: dict[int, str] = {}
     numbers = list(videos)
     for (row,) in progress(range(len(numbers)), 1, "check"):
@@ -162,7 +160,7 @@ def _check_videos(source: CompetitionSource, videos: Mapping[int, str], rule: Cl
 
 
 def _problem(source: CompetitionSource, item: str, rule: ClipRule) -> str | None:
-    """Return why a video cannot be used, or None."""
+    """Return the reason why a video cannot be used, or None."""
     label = source.label(item)
     try:
         pictures = [path.name for path in source.files(item) if PICTURE.fullmatch(path.name)]
@@ -183,7 +181,6 @@ def _problem(source: CompetitionSource, item: str, rule: ClipRule) -> str | None
 
 
 def _read(source: CompetitionSource, item: str, rule: ClipRule) -> Clip:
-    """Read the known frames of a video."""
     return next(cut_clips(source, item, rule))
 
 
@@ -197,7 +194,6 @@ def _numbers(numbers: Collection[int], count: int) -> str:
 
 
 def _check_output(out: Path, force: bool) -> None:
-    """Check that the output can be written."""
     if out.is_dir():
         raise UserError(f"{out}: is a folder; name a file in it, such as {out / 'final_predictions.pt'}")
     if out.exists() and not force:

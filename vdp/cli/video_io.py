@@ -176,7 +176,7 @@ def read_context(
 
 
 def _offset_to_end(clip: InputClip, interval: int) -> int:
-    """Frames to skip so that the last frame is one of every `interval`-th."""
+    """Frames to skip so that every `interval`-th frame includes the last one."""
     if interval == 1:
         return 0
     total = sum(1 for _ in clip.frames()) if clip.is_video else clip.count()  # a header may be wrong
@@ -197,7 +197,7 @@ def read_clip(
             _check_memory(clip, len(kept), size)
         if index % every == 0:
             thumbnails[index] = thumbnail(frame)
-        if len(thumbnails) > 2 * COLUMNS:  # the length is unknown up to the end: thin them out
+        if len(thumbnails) > 2 * COLUMNS:  # keep every second one, as the length is unknown
             every *= 2
             thumbnails = {index: picture for index, picture in thumbnails.items() if index % every == 0}
     pictures = list(thumbnails.items())
@@ -285,10 +285,10 @@ def thumbnail(picture: Pixels) -> Pixels:
     scale = min(1.0, TILE_WIDTH / columns, MAX_ASPECT * TILE_WIDTH / rows)
     if scale < 1:
         size = max(1, round(columns * scale)), max(1, round(rows * scale))
-        how = cv2.INTER_AREA if picture.ndim == 3 else cv2.INTER_NEAREST_EXACT
-        picture = cv2.resize(picture, size, interpolation=how).astype(np.uint8, copy=False)
-    beside = max(0, -(-picture.shape[0] // MAX_ASPECT) - picture.shape[1])
-    return np.pad(picture, ((0, 0), (0, beside), (0, 0))[: picture.ndim], mode="edge")
+        interpolation = cv2.INTER_AREA if picture.ndim == 3 else cv2.INTER_NEAREST_EXACT
+        picture = cv2.resize(picture, size, interpolation=interpolation).astype(np.uint8, copy=False)
+    padding = max(0, -(-picture.shape[0] // MAX_ASPECT) - picture.shape[1])
+    return np.pad(picture, ((0, 0), (0, padding), (0, 0))[: picture.ndim], mode="edge")
 
 
 # --- Console ---------------------------------------------------------------------------------------------
@@ -313,7 +313,7 @@ def print_plan(job: Job, source: Input, task: str, seconds: float, sampling: Sam
 
 
 def print_start(job: Job, source: Input, task: str) -> None:
-    """Print the task and its working size to stderr, before it runs."""
+    """Print the task and its working size to stderr."""
     names = ", ".join(clip.name for clip in job.clips)
     line = f"{task}, at {source.box.width}x{source.box.height} pixels ..."
     print(printable(f"{names}: {line}" if names else line), file=sys.stderr)

@@ -36,7 +36,7 @@ def validate(cls: type[P], value: JsonValue, name: str) -> P:
 
 def first_error(cls: type[Params], data: object, error: ValidationError, section: str) -> str:
     """Describe the first mistake in the content of a section, and count the others."""
-    # Unknown keys first: a misspelt key is the reason why the right one is missing.
+    # Unknown keys first: a misspelt key is also missing under its right name.
     found = sorted(error.errors(), key=lambda e: e["type"] != "extra_forbidden")
     more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
     return _message(cls, data, found[0], section) + more
@@ -89,7 +89,7 @@ def _inside(rule: Any, part: str | int) -> Any:
 
 
 def _options(root: Any, rule: Any) -> list[Any]:
-    """Return the branches of a union, else the rule alone."""
+    """Return the branches of a union, or a list of the rule."""
     return [_resolve(root, option) for option in rule.get("anyOf", rule.get("oneOf", [rule]))]
 
 

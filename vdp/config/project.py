@@ -10,7 +10,7 @@ PACKAGE = Path(__file__).parents[1]  # the folder vdp
 def project_files() -> Path:
     """Return the folder of params.yaml, dvc.yaml, requirements.txt, recipes/ and stages/.
 
-    A wheel ships them as `vdp/project` (see setup.py); in a checkout they lie beside `vdp`.
+    A wheel ships them as `vdp/project` (see setup.py); in a checkout they are beside `vdp`.
 
     Raises:
         FileNotFoundError: if neither folder has them.

@@ -1,6 +1,6 @@
 """Base class of the schemas of params.yaml, its top-level keys, and the schema of each section.
 
-The schema of a section lives beside the code it configures and is imported on demand.
+The schema of a section is beside the code that it configures, and is imported on demand.
 """
 
 import importlib

@@ -10,10 +10,10 @@ NUM_CLASSES = 1 + len(SHAPES) * len(MATERIALS) * len(COLORS)  # 0 is the backgro
 
 
 def class_id(shape: int, material: int, color: int) -> int:
-    """Return the class id, 1..48, of the positions in `SHAPES`, `MATERIALS` and `COLORS`.
+    """Return the class id, 1..48, of indices into `SHAPES`, `MATERIALS` and `COLORS`.
 
     Raises:
-        ValueError: if a position is out of range.
+        ValueError: if an index is out of range.
     """
     if not (0 <= shape < len(SHAPES) and 0 <= material < len(MATERIALS) and 0 <= color < len(COLORS)):
         raise ValueError(

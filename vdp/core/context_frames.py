@@ -1,4 +1,4 @@
-"""Selection of context frames by their distance to a target, and the frame that a target's change is from.
+"""Select context frames by their distance to a target, and compute the base frames of residuals.
 
 Shapes: B clips, C channels, K context frames, N target frames. Frame indices are real-valued.
 """
@@ -18,14 +18,14 @@ class Hops:
     """A batch of hops, one per clip, all of one task."""
 
     known: Tensor  # normalised latents of the context frames, (B, C, K, h, w)
-    index: Tensor  # frame indices of them, (B, K)
+    index: Tensor  # their frame indices, (B, K)
     target: Tensor  # normalised latents, (B, C, N, h, w)
     target_index: Tensor  # (B, N)
     task: Task = "predict"
 
 
 def distance(index: Tensor, target_index: Tensor) -> Tensor:
-    """Return the frames between context (B, K) and targets (B, N), (B, N, K); ties favour the later frame."""
+    """Return distances in frames, context (B, K), targets (B, N) -> (B, N, K); ties favour the later one."""
     offset = index[:, None, :] - target_index[:, :, None]
     return offset.abs() - TIE_BONUS * offset.sign()
 

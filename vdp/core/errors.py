@@ -12,8 +12,8 @@ class UserError(ValueError):
 class Interrupted(KeyboardInterrupt):
     """A training was stopped by a signal and can be resumed.
 
-    Only the main process prints the message and exits with 128 + signal. The others exit with 0: a launcher
-    that sees one of them fail kills the main process.
+    Only the main process prints the message and exits with 128 + signal. The others exit with 0, as a
+    launcher kills the main process if another one fails.
     """
 
     def __init__(self, signal: int, message: str, is_main: bool) -> None:

@@ -19,12 +19,11 @@ Positions = tuple[list[int], list[int]]  # 0-based: context frames, nearest firs
 def draw_predict_hop(
     rng: np.random.Generator, frames: int, context: int, offsets: Sequence[int], max_hops: int, targets: int
 ) -> Positions:
-    """Draw a hop of a rollout at a random place of a clip.
+    """Draw a hop of a rollout at a random position in a clip.
 
-    As in a rollout, the context is dense in given frames and has `STRIDE` between predicted ones.
+    As in a rollout, true context frames are consecutive and predicted ones `STRIDE` frames from each other.
 
     Args:
-        rng: random numbers.
         frames: length of the clip.
         context: context frames.
         offsets: target offsets to draw from, without replacement while they last.
@@ -51,10 +50,9 @@ def draw_predict_hop(
 def draw_interpolate_hop(
     rng: np.random.Generator, frames: int, context: int, max_span: int, targets: int
 ) -> Positions:
-    """Draw consecutive targets between context frames on both sides, one at least on each.
+    """Draw consecutive targets between context frames, at least one on each side.
 
     Args:
-        rng: random numbers.
         frames: length of the clip.
         context: context frames, at least 2.
         max_span: max frames from the last context frame before the targets to the first after them.
@@ -112,7 +110,7 @@ def draw_restore_hop(rng: np.random.Generator, frames: int, context: int, target
 def degraded_around(targets: Sequence[int], frames: int, count: int) -> list[int]:
     """Return `count` positions around consecutive targets and at them, nearest to the first target first.
 
-    They are shifted at the ends of the clip; a shorter clip gives all of its frames.
+    They are shifted at the ends of the clip; for a shorter clip, all of its frames.
     """
     count = min(max(count, len(targets)), frames)
     start = targets[0] - (count - len(targets)) // 2

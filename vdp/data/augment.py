@@ -57,9 +57,9 @@ class Augment:
 
 
 class ClipViews:
-    """Views of a clip to encode: the clip itself, then its mirror image and random views where they are on.
+    """Views of a clip to encode: the clip itself, then its mirror image and random views if enabled.
 
-    A random view depends on the seed, the split's name and the clip's index alone.
+    A random view depends on the seed, the split's name and the clip's index only.
     """
 
     def __init__(self, changes: ClipChanges, height: int, width: int, seed: int, split: str) -> None:

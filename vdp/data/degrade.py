@@ -30,7 +30,7 @@ def degrade(frames: Pixels, kind: str, strength: float, rng: np.random.Generator
             blur: standard deviation of a Gaussian in pixels, 0..64.
             compression: JPEG quality, 1 (worst)..100.
             dropped: share of lost frames, 0..1, which repeat the last kept one; the first is kept.
-        rng: random numbers; with one seed a stronger degradation differs in strength alone.
+        rng: random numbers; with equal seeds, degradations differ in strength only.
 
     Raises:
         ValueError: for an unknown kind, a strength out of range, or frames of another shape or type.
@@ -54,7 +54,7 @@ def draw_degradation(params: DegradeParams, rng: np.random.Generator) -> tuple[s
 class Degradations:
     """Random degradations of a split's clips.
 
-    One depends on the seed, the split's name, the clip's index and its number alone.
+    One depends on the seed, the split's name, the clip's index and its number only.
     """
 
     def __init__(self, params: DegradeParams, seed: int, split: str) -> None:

@@ -67,10 +67,10 @@ def encode_conditions(
     paired = set(store.paired.tolist())
     for i in range(len(store)):
         has_conditions = i in paired
-        shown = _cycle(views, store.conditions(i) if has_conditions else store.frames(i), i)
+        repeated = _cycle(views, store.conditions(i) if has_conditions else store.frames(i), i)
         encoded = [
             encode_frames(encode, view if has_conditions else degrade(view, i, d), batch_frames, device)
-            for d, view in zip(range(degraded), shown, strict=False)
+            for d, view in zip(range(degraded), repeated, strict=False)
         ]
         yield _to_half(encoded)
 

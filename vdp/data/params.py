@@ -34,7 +34,7 @@ class SourceParams(Params):
     stride: Stride | None = Field(default=None, description="frames from the start of a clip to the next")
 
     @model_validator(mode="after")
-    def one_place(self) -> Self:
+    def folder_or_hub(self) -> Self:
         if (self.folder is None) == (self.hub is None):
             raise ValueError("a source needs either folder or hub")
         if self.hub is not None and self.kind not in ("auto", "huggingface"):
@@ -133,11 +133,11 @@ class ExtractParams(Params):
     def _full(self, source: Path | SourceParams) -> SourceParams:
         if isinstance(source, Path):
             source = SourceParams(folder=source)
-        own_rate = source.interval is not None or source.fps is not None
+        has_rate = source.interval is not None or source.fps is not None
         return source.model_copy(
             update={
-                "interval": (source.interval or 1) if own_rate else self.interval,
-                "fps": source.fps if own_rate else self.fps,
+                "interval": (source.interval or 1) if has_rate else self.interval,
+                "fps": source.fps if has_rate else self.fps,
                 "offset": self.offset if source.offset is None else source.offset,
                 "stride": source.stride or self.stride,
             }

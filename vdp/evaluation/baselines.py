@@ -1,8 +1,8 @@
 """Mask baselines without a network: each object of the last context mask is copied or moved on.
 
 A class occurs once in a clip, so a class is an object; it keeps its shape and moves with the velocity of its
-centroid, measured over the last 3 context frames. An object seen in the last 2 only is measured over these;
-one seen in the last frame only stays. Objects hidden in the last context frame are not restored. Where moved
+centroid over the last 3 context frames, or over the last 2 if it is absent from the third last; one that is
+only in the last frame stays. Objects hidden in the last context frame are not restored. Where moved
 objects overlap, the one that reaches lower in the picture is nearer to the camera and is drawn on top.
 """
 
@@ -15,7 +15,7 @@ BASE = 2  # frames over which velocity is measured
 
 
 def copy_last(context: Mask) -> Mask:
-    """The last context mask, (H, W), of masks (K, H, W)."""
+    """Return the last context mask, (K, H, W) -> (H, W)."""
     return context[-1]
 
 

@@ -1,4 +1,4 @@
-"""results/metrics.json as a text table, with a verdict for each test set."""
+"""Format results/metrics.json as a text table, with a verdict for each test set."""
 
 from collections.abc import Mapping
 

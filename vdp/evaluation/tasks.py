@@ -21,7 +21,7 @@ TaskScores: TypeAlias = Mapping[str, Union[float, "TaskScores"]]  # one task of 
 def score_frames(
     predicted: Sequence[Pixels], truth: Sequence[Pixels], baselines: Mapping[str, Sequence[Pixels]]
 ) -> TaskScores:
-    """PSNR in dB and SSIM over all frames of some clips, and the same of each baseline.
+    """Compute PSNR in dB and SSIM over all frames of some clips, and those of each baseline.
 
     `gain_db` is the difference in PSNR to the first baseline; without baselines it is left out.
     """
@@ -71,7 +71,7 @@ def _check_span(before: Pixels, after: Pixels, count: int) -> None:
 
 
 def count_objects(mask: Pixels, min_pixels: int) -> int:
-    """Count objects: 8-connected components of the foreground, whatever their classes.
+    """Count objects: 8-connected components of the foreground, of any classes.
 
     Args:
         mask: class ids, (H, W); 0 is the background.

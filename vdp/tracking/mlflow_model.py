@@ -52,7 +52,7 @@ def log_predictor(tracker: Tracker, models: Path) -> str | None:
     """Log the networks with the stage's run as the MLflow model `predictor`.
 
     Args:
-        tracker: of the stage; a store that fails costs a warning.
+        tracker: of the stage; if its store fails, a warning is printed.
         models: folder of the trained networks.
 
     Returns:
@@ -72,7 +72,7 @@ def save_predictor(folder: Path, models: Path, model: "Model | None" = None) -> 
     from mlflow.pyfunc import save_model
 
     with tempfile.TemporaryDirectory() as scratch, warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # no input example: one clip is a page of numbers
+        warnings.simplefilter("ignore")  # no input example: even one clip is too long
         networks = Path(scratch) / MODELS
         for network in NETWORKS:
             for file in FILES:

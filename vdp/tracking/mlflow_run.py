@@ -1,8 +1,8 @@
 """MLflow runs: one per experiment, with a nested run per stage; the time and memory of each stage.
 
 The store is `mlflow.db` and `mlartifacts/` in the main checkout, also for `dvc exp run --temp` and queued
-experiments; MLFLOW_TRACKING_URI overrides it. Metrics are logged in batches, since one costs as much as a
-thousand. MLflow takes seconds to import and is imported at the first flush.
+experiments; MLFLOW_TRACKING_URI overrides it. Metrics are logged in batches, as one
+takes as long as a thousand. MLflow takes seconds to import and is imported at the first flush.
 """
 
 import hashlib
@@ -170,7 +170,7 @@ class Tracker:
         return None
 
     def _connect(self) -> "_Runs | None":
-        """The runs to log to, opened at the first call; None when nothing is logged."""
+        """Open the runs at the first call; None if nothing is logged."""
         if self._runs is None and not self._disabled:
             self._update_child_peak()
             with self._reporting():
@@ -184,7 +184,7 @@ class Tracker:
 
     @contextmanager
     def _reporting(self) -> Iterator[None]:
-        """Turn an error of the store into one warning, so that it does not end the stage."""
+        """Print an error of the store as one warning; the stage continues."""
         # no telemetry, no minutes of silent retries, no progress bars
         os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
         os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "ERROR")
@@ -279,9 +279,9 @@ def _parent_run(client: "MlflowClient", experiment: str, key: str, started_ms: i
 
 
 def _end_killed_runs(client: "MlflowClient", experiment: str, parent: str, stage: str) -> None:
-    """End the stage's runs that are RUNNING without a process: SIGKILL leaves them so."""
-    own = f"tags.mlflow.parentRunId = '{parent}' and attributes.run_name = '{stage}'"
-    for run in client.search_runs([experiment], f"{own} and attributes.status = 'RUNNING'"):
+    """End the stage's runs that are RUNNING without a process, as after SIGKILL."""
+    query = f"tags.mlflow.parentRunId = '{parent}' and attributes.run_name = '{stage}'"
+    for run in client.search_runs([experiment], f"{query} and attributes.status = 'RUNNING'"):
         host, _, pid = run.data.tags.get(PROCESS_TAG, "").partition(":")
         if host == socket.gethostname() and not Path(f"/proc/{pid}").exists():
             client.set_terminated(run.info.run_id, "KILLED")
@@ -291,7 +291,7 @@ def _end_killed_runs(client: "MlflowClient", experiment: str, parent: str, stage
 
 
 def project_root() -> Path:
-    """The main checkout, also inside the temporary checkouts that DVC creates for experiments."""
+    """Return the main checkout, also inside the temporary checkouts of DVC's experiments."""
     return Path(os.environ.get("DVC_ROOT") or ".").resolve()
 
 
@@ -352,7 +352,7 @@ def save_stats(stage: str, usage: Mapping[str, float]) -> None:
 
 
 def _stats_file() -> Path:
-    return project_root() / ".stats" / "stages.json"  # outside git and DVC: equal runs differ in it
+    return project_root() / ".stats" / "stages.json"  # outside git and DVC: differs between equal runs
 
 
 def _process_start() -> float:
@@ -360,7 +360,7 @@ def _process_start() -> float:
     stat = Path("/proc/self/stat")
     if not stat.is_file():
         return time.time()
-    ticks = int(stat.read_text().rpartition(")")[2].split()[19])  # field 22; the name may hold spaces
+    ticks = int(stat.read_text().rpartition(")")[2].split()[19])  # field 22; the name may contain spaces
     return time.time() - (time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK"))
 
 

@@ -1,6 +1,6 @@
 """Files of the checkpoints that a training resumes from.
 
-A checkpoint is `<step>.safetensors` and `<step>.json`, which has the numbers and the hash of the other file.
+A checkpoint is `<step>.safetensors` and `<step>.json`, with the metadata and the hash of the first.
 The JSON is written last: without it a checkpoint is incomplete. Two are kept, in case one is damaged.
 """
 
@@ -22,11 +22,11 @@ from vdp.core.errors import UserError, one_line
 from vdp.core.files import locked
 
 MAX_KEPT = 2
-Notes = dict[str, Any]  # the numbers of a checkpoint, in its JSON file
+Metadata = dict[str, Any]  # content of the JSON file, without the hash
 
 
 class TrainingCheckpoints:
-    """The checkpoints of one training, in a folder of its own."""
+    """The folder of one training's checkpoints."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -44,14 +44,14 @@ class TrainingCheckpoints:
         with locked(self.folder / "lock", waiting):
             yield
 
-    def save(self, step: int, tensors: Mapping[str, Tensor], notes: Notes) -> None:
+    def save(self, step: int, tensors: Mapping[str, Tensor], metadata: Metadata) -> None:
         """Write a checkpoint; keep it and the one before. Later ones were damaged and are deleted.
 
         Raises:
             OSError: if it cannot be written; the others stay as they were.
         """
         content = save({name: value.contiguous() for name, value in tensors.items()})
-        summary = {"sha256": hashlib.sha256(content).hexdigest(), "notes": notes}
+        summary = {"sha256": hashlib.sha256(content).hexdigest(), "notes": metadata}
         self.folder.mkdir(parents=True, exist_ok=True)
         weights = self._weights(step)
         try:
@@ -63,10 +63,10 @@ class TrainingCheckpoints:
             raise
         steps = self._steps()
         for old in [later for later in steps if later > step] + [at for at in steps if at <= step][MAX_KEPT:]:
-            self._weights(old).with_suffix(".json").unlink()  # first: it makes the checkpoint complete
+            self._weights(old).with_suffix(".json").unlink()  # first: without it a checkpoint is incomplete
             self._weights(old).unlink(missing_ok=True)
 
-    def newest(self) -> tuple[dict[str, Tensor], Notes] | None:
+    def newest(self) -> tuple[dict[str, Tensor], Metadata] | None:
         """Read the newest intact checkpoint to the CPU; None without one. Print which ones are damaged."""
         for step in self._steps():
             try:
@@ -76,7 +76,7 @@ class TrainingCheckpoints:
                 print(f"warning: {self._weights(step)}: skipped, it is damaged ({reason})", file=sys.stderr)
         return None
 
-    def read(self, step: int) -> tuple[dict[str, Tensor], Notes]:
+    def read(self, step: int) -> tuple[dict[str, Tensor], Metadata]:
         """Read a checkpoint; ValueError if its hash differs."""
         weights = self._weights(step)
         summary = json.loads(weights.with_suffix(".json").read_text())
@@ -97,7 +97,7 @@ class TrainingCheckpoints:
 
 
 def _write(path: Path, content: bytes) -> None:
-    """Write a file atomically, also on a power cut."""
+    """Write a file atomically and sync it to the disk."""
     part = path.with_suffix(path.suffix + ".part")
     with part.open("wb") as file:
         file.write(content)

@@ -70,7 +70,7 @@ def _hash_files(path: Path, by_content: bool) -> str:
 
 
 def _ignored() -> set[str]:
-    """Files that .dvcignore excludes: code in a dep that cannot change the result of a training."""
+    """Return the files in .dvcignore, which cannot change the result of a training."""
     lines = IGNORE.read_text().splitlines() if IGNORE.is_file() else []
     return {line.removeprefix("/") for line in lines if line.startswith("/")}
 

@@ -91,14 +91,14 @@ def matmul_rate(device: torch.device, dtype: torch.dtype) -> float:
     """Return the FLOP/s of a large square matmul, the best of a few; takes about 0.1 s."""
     side = GPU_SIDE if device.type == "cuda" else CPU_SIDE
     a, b, out = (torch.ones(side, side, dtype=dtype, device=device) for _ in range(3))
-    begun, best = time.perf_counter(), float("inf")
+    first_start, best = time.perf_counter(), float("inf")
     for repeat in range(REPEATS + 1):
         started = _now(device)
         torch.mm(a, b, out=out)
         ended = _now(device)
         if repeat > 0:  # the first one chooses a kernel
             best = min(best, ended - started)
-            if ended - begun > SECONDS:
+            if ended - first_start > SECONDS:
                 break
     return 2 * side**3 / best
 

@@ -20,7 +20,7 @@ from vdp.training.seeds import VAL_BATCH_STREAM, step_rng
 
 
 class Movable(Protocol):
-    """A batch on the CPU; a tensor is one."""
+    """Protocol of a batch on the CPU, such as a tensor."""
 
     def to(self, device: torch.device) -> Self: ...
 
@@ -48,7 +48,7 @@ class Batches(Protocol[BatchT_co]):
 
 
 def first_batches(batches: Batches[Batch], seed: int, count: int = 4) -> list[Batch]:
-    """Return a few whole batches on the CPU, by other random numbers than those of the training."""
+    """Return a few whole batches on the CPU, drawn with other random numbers than in the training."""
     rows = range(batches.batch_size)
     return [batches(step, step_rng(seed, step, VAL_BATCH_STREAM), rows) for step in range(count)]
 
@@ -98,13 +98,13 @@ def prefetch_batches(
     With workers, `batches` is pickled, and each worker reads two parts ahead.
 
     Raises:
-        ValueError, OSError: from `batches`, in whichever process.
+        ValueError, OSError: from `batches`, in any process.
         UserError: if a worker process was killed or shared memory is full.
     """
     if num_workers == 0:
         yield (batches(step, step_rng(seed, step), part) for step, part in rows)
         return
-    # spawn: a fork would copy CUDA's state and OpenMP's locks, and hang on either
+    # spawn: a fork copies CUDA's state and OpenMP's locks, and may hang
     loader = DataLoader(
         _PartDataset(batches, seed),
         batch_size=None,
@@ -119,19 +119,19 @@ def prefetch_batches(
     try:
         yield _raise_failures(received, len(rows))
     except RuntimeError as error:
-        # torch raises the death of a worker wherever this process is, not only in the iterator
+        # torch raises the error of a killed worker anywhere in this process, not only in the iterator
         if not str(error).startswith(("DataLoader worker", "Pin memory thread")):
             raise
         raise _prefetch_error(str(error)) from None
     finally:
-        # explicit: while a traceback refers to the workers, the death of one would be raised anywhere
+        # explicit: while a traceback refers to the workers, the error of a killed one may be raised anywhere
         with suppress(RuntimeError):
             shutdown_workers(received)
 
 
 @dataclass(frozen=True)
 class _Failure:
-    """A user error in a worker; the loader would put its traceback into the message."""
+    """A user error in a worker, returned, as the loader would add a traceback to the message."""
 
     error: ValueError | OSError
 

@@ -19,7 +19,7 @@ Picture = NDArray[np.uint8]  # (H, W, 3), RGB
 
 
 class Logger(Protocol):
-    """Receives curves and pictures; `vdp.tracking.mlflow_run.Tracker` is one."""
+    """Protocol of a logger of curves and pictures, such as `vdp.tracking.mlflow_run.Tracker`."""
 
     def log(self, metrics: dict[str, float], step: int) -> None: ...
 

@@ -1,6 +1,6 @@
-"""Set-up by Lightning Fabric: precision, processes, DDP and FSDP, as section `engine` asks for.
+"""Set-up by Lightning Fabric: precision, processes, DDP and FSDP, by section `engine`.
 
-All other files see a rank and a mean over processes only.
+Other modules use only the rank and means over processes.
 """
 
 import functools
@@ -63,7 +63,6 @@ def launch(params: EngineParams) -> Fabric:
 
 
 def _devices(params: EngineParams, accelerator: str) -> int:
-    """Number of processes on this node."""
     gpus = torch.cuda.device_count() if accelerator == "cuda" else None
     if params.devices == "auto":
         return int(os.environ.get("LOCAL_WORLD_SIZE") or _srun("SLURM_STEP_TASKS_PER_NODE") or gpus or 1)
@@ -82,7 +81,7 @@ def _srun(name: str) -> int | None:
 
 
 def _check_launcher(params: EngineParams, devices: int) -> None:
-    """Check the number of processes that torchrun or srun started: each would train alone if it differs."""
+    """Check the number of processes started by torchrun or srun; with another, each trains separately."""
     started = int(os.environ.get("WORLD_SIZE") or _srun("SLURM_STEP_NUM_TASKS") or 0)
     if started > 0 and started != devices * params.num_nodes:
         raise UserError(
@@ -146,7 +145,7 @@ def setup_model(network: nn.Module, fabric: Fabric, params: EngineParams) -> Fab
             )
             forward = functools.partial(checkpoint, block.forward, use_reentrant=False, context_fn=contexts)
             block.forward = forward
-        if params.compile and not (params.checkpointing and has_norms):  # that would drop the contexts
+        if params.compile and not (params.checkpointing and has_norms):  # compile would drop the contexts
             block.compile()
     return fabric.setup_module(ForwardWrapper(network))
 
@@ -180,7 +179,7 @@ def setup_eval_model(network: nn.Module, fabric: Fabric) -> nn.Module:
 
 
 def share_buffers(network: nn.Module, fabric: Fabric) -> None:
-    """Broadcast the buffers of the main process: batch norm on CPUs sees the samples of its process only."""
+    """Broadcast the buffers of the main process: on CPUs batch norm is per process."""
     if fabric.world_size > 1 and fabric.device.type == "cpu":
         for buffer in network.buffers():
             torch.distributed.broadcast(buffer, src=0)

@@ -16,7 +16,7 @@ class StopRequest:
         self.signal = 0
 
     def handle(self, number: int, frame: FrameType | None) -> None:
-        """Handle a signal; the second Ctrl-C stops at once."""
+        """Handle a signal; the second Ctrl-C stops immediately."""
         if self.signal == signal.SIGINT == number:
             raise KeyboardInterrupt
         self.signal = number

@@ -77,7 +77,7 @@ def report_out_of_memory(section: str, memory_params: Sequence[MemoryParam]) -> 
 class MemoryAdvisor:
     """Suggests lower params if memory is full in a step: the batch size, then `memory_params`.
 
-    `try_samples` computes some samples, to find a batch that fits; with several processes it is guessed.
+    `try_samples` computes some samples, to find a batch that fits; with several processes it is estimated.
     """
 
     def __init__(
@@ -94,17 +94,17 @@ class MemoryAdvisor:
 
     def suggest_params(self) -> AbstractContextManager[None]:
         """Raise a UserError with lower params if memory is full in the block."""
-        return _catch_out_of_memory(self._message_by_trying)
+        return _catch_out_of_memory(self._measured_message)
 
-    def _message_by_trying(self, reason: str) -> str:
+    def _measured_message(self, reason: str) -> str:
         if self.processes > 1:
-            return self.message(self.part // 2, reason, tried=False)
+            return self.message(self.part // 2, reason, measured=False)
         return self.message(largest_that_fits(self.try_samples, self.part - 1), reason)
 
-    def message(self, fits: int, reason: str = "", tried: bool = True) -> str:
+    def message(self, fits: int, reason: str = "", measured: bool = True) -> str:
         """Return one line with the params to lower.
 
-        `fits` samples of a part fit, by trying or by a guess; `reason` is the text of the error.
+        `fits` samples of a part fit, measured or estimated; `reason` is the text of the error.
         """
         sizes = ", ".join(match[0] for match in SIZES.finditer(reason))
         head = f"{self.section}: out of memory{f' ({sizes})' if sizes else ''}: "
@@ -112,15 +112,15 @@ class MemoryAdvisor:
         scaled = [new for param in self.memory_params if (new := param.scaled(share))][:MAX_PARAMS]
         lower = [" and ".join(f"{name}={value}" for name, value in new.items()) for new in scaled]
         if not fits:
-            return f"{head}not one sample fits: try {'; or '.join([*lower, 'engine.checkpointing=true'])}"
-        own, rest = divmod(self.batch_size, self.processes)
+            return f"{head}no sample fits: try {'; or '.join([*lower, 'engine.checkpointing=true'])}"
+        size, rest = divmod(self.batch_size, self.processes)
         ways = [f"set {self.section}.batch_size={self.batch_size // self.part * fits}"]
         if rest == 0:  # the fewest equal parts with at most `fits` samples each
-            accumulate = next(n for n in range(1, own + 1) if own % n == 0 and own // n <= fits)
+            accumulate = next(n for n in range(1, size + 1) if size % n == 0 and size // n <= fits)
             ways.append(f"with the same batch, {self.section}.accumulate={accumulate}")
         ways += [f"about {way}" for way in lower]
         samples = f"{fits} sample{'s' * (fits > 1)} of {self.part}"
-        return f"{head}{samples} {'would' if tried else 'may'} fit: {'; or '.join(ways)}"
+        return f"{head}{samples} {'would' if measured else 'may'} fit: {'; or '.join(ways)}"
 
 
 def largest_that_fits(attempt: Callable[[int], None], samples: int) -> int:
@@ -128,16 +128,16 @@ def largest_that_fits(attempt: Callable[[int], None], samples: int) -> int:
 
     Bisection: about log2(samples) attempts. Other errors of `attempt` are raised.
     """
-    fits, most = 0, samples
-    while fits < most:
-        count = (fits + most + 1) // 2
+    fits, upper = 0, samples
+    while fits < upper:
+        count = (fits + upper + 1) // 2
         release_memory()  # outside of the except block, in which the traceback holds the tensors
         try:
             attempt(count)
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
-            most = count - 1
+            upper = count - 1
         else:
             fits = count
     release_memory()
@@ -145,7 +145,7 @@ def largest_that_fits(attempt: Callable[[int], None], samples: int) -> int:
 
 
 def release_memory() -> None:
-    """Free the memory that nothing refers to."""
+    """Free unreferenced memory."""
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()

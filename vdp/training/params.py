@@ -56,7 +56,7 @@ class PretrainVAEParams(FitParams):
     """Section `pretrain_vae`; a sample is a frame, or a short clip if vae.temporal_factor > 1."""
 
     kl_weight: Annotated[float, Field(ge=0)]  # of the KL term, per element
-    detail_weight: Annotated[float, Field(ge=1, le=100)]  # max weight of a pixel that stands out; 1: off
+    detail_weight: Annotated[float, Field(ge=1, le=100)]  # max weight of a pixel by local contrast; 1: off
     mask_weight: Annotated[float, Field(ge=0)]  # of the loss of the mask head; 0 without masks
 
 

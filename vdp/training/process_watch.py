@@ -1,6 +1,6 @@
-"""Processes of a training that end together: none waits for one that is gone.
+"""End all processes of a training when one of them fails.
 
-Fabric leaves the others behind where the main process fails. Processes of torchrun or srun are ended by them.
+Fabric does not end the others if the main process fails; torchrun and srun end theirs.
 """
 
 import os
@@ -21,12 +21,12 @@ from vdp.training.out_of_memory import is_out_of_memory
 MAIN = "VDP_MAIN_PROCESS"  # environment variable of the launched processes: id of the main one
 PERIOD = 0.5  # seconds between two checks
 GRACE = 30.0  # seconds for the main process to report that another one has failed; torchrun's value
-# Texts of gloo's errors, which have no class of their own.
+# texts of gloo's errors, which have no exception class
 LOST_TEXTS = ("gloo/transport", "Connection closed by peer", "Connection reset by peer")
 
 
 def launch_processes(fabric: Fabric) -> None:
-    """Launch the other processes of a training; they end after the main one, and it after one that fails."""
+    """Launch the other processes of a training; all end when one of them fails."""
     main = os.environ.pop(MAIN, None)
     if main is not None:
         _in_background(lambda: _exit_after_main(int(main)))

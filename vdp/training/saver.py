@@ -1,4 +1,4 @@
-"""When a training saves a checkpoint, stops on a signal, and resumes."""
+"""Save checkpoints of a training, stop it on a signal, and resume it."""
 
 import sys
 import time
@@ -60,7 +60,7 @@ class CheckpointSaver(Generic[Network]):
         tensors, step, failed = self.state.tensors(), self.state.progress.step, 0
         if self.fabric.is_global_zero:
             try:
-                self.checkpoints.save(step, tensors, self.state.notes())
+                self.checkpoints.save(step, tensors, self.state.metadata())
             except OSError as error:
                 failed = 1
                 lost = f"{self.state.name}: the checkpoint after step {step} was not saved: {one_line(error)}"

@@ -28,7 +28,7 @@ class Progress:
     sums: dict[str, float] = field(default_factory=dict)  # of losses since the last point of the curves
     counted: int = 0  # steps in those sums
     skipped: int = 0  # steps with a non-finite gradient
-    in_a_row: int = 0  # consecutive ones up to now
+    in_a_row: int = 0  # consecutive skipped steps up to now
     best_loss: float = float("inf")
     curve: list[tuple[int, dict[str, float]]] = field(default_factory=list)  # all points logged
 
@@ -66,11 +66,11 @@ class TrainingState(Generic[Network]):
                 tensors[f"optimizer/{key}/{name}"] = gather(value)
         return tensors | {f"best/{name}": value for name, value in self.best.items()}
 
-    def notes(self) -> dict[str, Any]:
-        """Return all numbers of the state."""
+    def metadata(self) -> dict[str, Any]:
+        """Return the state without tensors."""
         return {"progress": vars(self.progress), "scaler": self.scaler.state_dict() if self.scaler else {}}
 
-    def load(self, tensors: Mapping[str, Tensor], notes: Mapping[str, Any]) -> None:
+    def load(self, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> None:
         """Load the state from a checkpoint; ValueError if it is of another network."""
         load_whole(self.network, strip_prefix(tensors, "network/"))
         load_whole(self.ema, strip_prefix(tensors, "average/"))
@@ -85,9 +85,9 @@ class TrainingState(Generic[Network]):
                 moment = value.to(parameter.device)
             self.optimizer.state[parameter][key] = moment
         self.best = strip_prefix(tensors, "best/")
-        self.progress = Progress(**notes["progress"])
+        self.progress = Progress(**metadata["progress"])
         if self.scaler is not None:
-            self.scaler.load_state_dict(notes["scaler"])
+            self.scaler.load_state_dict(metadata["scaler"])
 
     def average_sums(self) -> None:
         """Average the sums of losses over the processes: a resumed training may have fewer of them."""

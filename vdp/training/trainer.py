@@ -42,10 +42,6 @@ def fit(
 ) -> TrainingResult[Network]:
     """Train a network; resume from the newest of `checkpoints` if there is one.
 
-    Args:
-        params, engine: sections of params.yaml.
-        fabric: from `vdp.training.engine.launch`.
-
     Raises:
         UserError: if gradients or weights are not finite, memory is full, a worker process was killed, or
             checkpoints cannot be written.

@@ -57,8 +57,6 @@ def validation_losses(
     Args:
         model: a `vdp.training.engine.ForwardWrapper` in evaluation mode.
         loss: named scalars, means over the samples of a batch.
-        batches: for validation.
-        fabric: of the processes.
     """
     sums: dict[str, Tensor] = {}
     for first in range(0, VALIDATION_BATCHES, fabric.world_size):

@@ -34,10 +34,10 @@ def copy_whole(tensor: Tensor, value: Tensor) -> None:
 
 def load_whole(module: nn.Module, values: Mapping[str, Tensor]) -> None:
     """Load whole parameters and buffers; ValueError if names or shapes differ."""
-    own = module.state_dict()
-    if own.keys() != values.keys() or any(own[name].shape != value.shape for name, value in values.items()):
+    state = module.state_dict()
+    if state.keys() != values.keys() or any(state[n].shape != v.shape for n, v in values.items()):
         raise ValueError("the checkpoint is of another network: remove .resume and run again")
-    for name, tensor in own.items():
+    for name, tensor in state.items():
         copy_whole(tensor, values[name])
 
 

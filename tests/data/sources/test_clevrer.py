@@ -260,6 +260,7 @@ def test_masks_encoded_by_coco_are_decoded(height, width, share, seed):
     damage=st.text(st.characters(min_codepoint=47, max_codepoint=112), max_size=2),
     lost=st.integers(0, 2),
 )
+@pytest.mark.slow
 def test_a_damaged_mask_is_refused_or_decoded_as_by_coco(seed, position, damage, lost):
     text = rle(np.random.default_rng(seed).integers(0, 2, (4, 5)))
     cut = round(position * len(text))

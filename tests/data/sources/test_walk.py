@@ -94,6 +94,7 @@ def test_names_need_not_be_valid_text(tmp_path):
     assert (tmp_path / name).is_file()
 
 
+@pytest.mark.slow
 def test_folders_may_be_nested_deeper_than_the_recursion_limit(tmp_path):
     folders = [tmp_path / "a"]
     while len(folders) < 1200:

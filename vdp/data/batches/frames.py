@@ -1,4 +1,4 @@
-"""Training batches of frames, or of short runs of frames, with masks; they depend on seed and step alone.
+"""Training batches of frames, or of short runs of frames, with masks; they depend on seed and step only.
 
 Random numbers are drawn for the whole batch, of which any rows can be read separately.
 """

@@ -1,4 +1,4 @@
-"""Training batches of hops: context and target frames of clips; they depend on seed and step alone.
+"""Training batches of hops: context and target frames of clips; they depend on seed and step only.
 
 Random numbers are drawn for the whole batch, of which any rows can be read separately. A batch has one task.
 """
@@ -68,12 +68,11 @@ class HopBatches:
     A batch has one task and one number of context frames.
 
     Args:
-        latents: where the clips are.
+        latents: the encoded clips.
         batch_size: hops of a whole batch.
         tasks: relative share of the batches of each task.
         rule: selects the frames of a hop.
         reverse: whether to read half of the hops backwards in time; their frame indices still ascend.
-        seed: of the run.
 
     Raises:
         ValueError: if hops do not fit into the clips, or there are no degraded clips for restore.
@@ -94,7 +93,7 @@ class HopBatches:
                 "train_denoiser.tasks: restore needs degraded clips, and none are encoded: set "
                 "encode_latents.degraded to 1 or more"
             )
-        for task in self.tasks:  # raises at once where hops do not fit into the clips
+        for task in self.tasks:  # raises early if hops do not fit into the clips
             rule.draw(task, np.random.default_rng(0), latents.num_frames, rule.context_frames)
         self.latents = latents
         self.batch_size = batch_size
@@ -131,7 +130,7 @@ class HopBatches:
         return [self.latents.name(clip) for clip in self._clips(step)]
 
     def _draw_task(self, rng: np.random.Generator) -> Task:
-        if len(self.tasks) == 1:  # draws nothing
+        if len(self.tasks) == 1:  # no random number is drawn
             return self.tasks[0]
         return self.tasks[rng.choice(len(self.tasks), p=self._shares)]
 
@@ -147,7 +146,6 @@ class HopBatches:
         return degraded, self.latents.read(clips, views, positions[:, count:].tolist())
 
     def _clips(self, step: int) -> list[int]:
-        """Clips of a whole batch."""
         first = step * self.batch_size
         return [self._order[position] for position in range(first, first + self.batch_size)]
 

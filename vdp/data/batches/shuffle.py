@@ -9,7 +9,7 @@ STREAM = 2**16  # second word of the seeds of the orders, which no training step
 class Shuffled:
     """Clip index at each position of an endless sequence of epochs; an epoch has every clip once.
 
-    The order depends on the seed alone, not on earlier reads. One epoch is in memory at a time, 4 bytes per
+    The order depends on the seed only, not on earlier reads. One epoch is in memory at a time, 4 bytes per
     clip (at most 2**32 - 1); pickling drops it.
     """
 

@@ -34,14 +34,13 @@ def extract(
         jobs: by split, which is also the path of its store below `out`.
         out: replaced as a whole when all splits are decoded.
         work: folder of decoded units; kept when the run fails or is interrupted, emptied at the end.
-        policy: of the run.
 
     Raises:
         UserError: for a video that cannot be used and may not be skipped, for too many skipped videos, or
             for a split without clips; one line that names the file.
     """
     if multiprocessing.parent_process() is not None:
-        # a script without a main guard runs again in each process that it starts and would wait for the lock
+        # without a main guard a script runs again in each process that it starts, and would wait for the lock
         raise UserError(
             "extract: called in one of its worker processes; call it below if __name__ == '__main__'"
         )
@@ -69,7 +68,7 @@ def extract(
 
 
 def _report_skipped(job: ExtractJob, skipped: Sequence[Skipped], policy: ExtractPolicy) -> None:
-    """Print the skipped videos of a split; raise a UserError if the policy does not allow as many."""
+    """Print the skipped videos of a split; raise a UserError if the policy does not allow them."""
     if not skipped:
         return
     for entry in skipped[:MAX_PRINTED]:

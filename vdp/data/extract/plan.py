@@ -76,7 +76,7 @@ def check_skipped(job: ExtractJob, skipped: Sequence[Skipped], policy: ExtractPo
 
 
 def files_hash(source: Source, items: Sequence[str]) -> str:
-    """Hash the videos' names and file sizes; the result does not depend on where the source lies."""
+    """Hash the videos' names and file sizes; the result does not depend on the path of the source."""
     digest = hashlib.sha256()
     for item in items:
         digest.update(os.fsencode(item) + b"\0")
@@ -136,7 +136,7 @@ def _estimate_clips(source: Source, item: str, rule: ClipRule) -> float:
 
 
 def unit_hash(code: str, job: ExtractJob, items: Sequence[str], shard_mb: int) -> str:
-    """Hash everything that the bytes of a unit depend on."""
+    """Hash all inputs of a unit."""
     source = job.source
     digest = hashlib.sha256()
     for part in (code, type(source).__name__, repr(asdict(job.rule)), str(shard_mb)):

@@ -31,8 +31,6 @@ class UnitResult:
 
 @dataclass
 class _Progress:
-    """State of an unfinished unit."""
-
     writer: ShardWriter
     item: int  # number of the current video
     clips: int  # clips of it written so far
@@ -49,7 +47,7 @@ def decode_unit(
 ) -> UnitResult:
     """Decode the videos of a unit; continue after the last full shard of an earlier run.
 
-    A video that cannot be used leaves no clips. Where it may not be skipped, decoding ends there and the next
+    A video that cannot be used yields no clips. Where it may not be skipped, decoding ends there and the next
     run reads it again. `advance` is called with the number of videos done, `check_stop` for every clip; it
     raises to stop the run.
     """
@@ -108,10 +106,10 @@ def _append_video(
 
 
 def _reason(label: str, error: Exception) -> str:
-    """One line that names the video and its fault."""
+    """Return one line with the name of the video and the error."""
     label = printable(label)
     if isinstance(error, MemoryError):
-        text = "needs more memory than there is"
+        text = "does not fit into memory"
     elif isinstance(error, cv2.error):
         text = f"OpenCV cannot read it ({' '.join(str(error.err).split())})"
     elif isinstance(error, ValueError | OSError):

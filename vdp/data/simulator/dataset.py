@@ -1,7 +1,7 @@
 """Write the simulated data set in the competition's layout.
 
 `<root>/<split>/video_<number>/image_0.png ...` and, except for `unlabeled`, `mask.npy` (T, H, W) class ids.
-A video depends on the seed, its split and its number alone, not on the counts or the number of workers.
+A video depends on the seed, its split and its number, not on the counts or the number of workers.
 """
 
 import multiprocessing
@@ -24,13 +24,12 @@ from vdp.data.simulator.scene import Scene, draw_scene
 
 FIRST_NUMBER = {"train": 0, "val": 1000, "unlabeled": 2000, "test": 15000}  # as in the competition
 PNG_COMPRESSION = 1  # of 9: fast; the files are read once
-CHUNK_VIDEOS = 8  # videos sent to a worker at once
+CHUNK_VIDEOS = 8  # videos per task of a worker
 
 VideoId = tuple[str, int]  # split, video number
 
 
 def draw_video_scene(params: SimulateParams, seed: int, video: VideoId) -> Scene:
-    """Draw the initial scene of a video."""
     split, number = video
     # seeded by the split too: with more than 1000 training videos their numbers overlap those of val
     rng = np.random.default_rng(np.random.SeedSequence([seed, FIRST_NUMBER[split], number]))
@@ -73,7 +72,6 @@ def write_dataset(params: SimulateParams, seed: int, frames: int, root: Path) ->
 
 
 def _write_all(write: "partial[None]", videos: list[VideoId], workers: int) -> Iterator[None]:
-    """Write every video, in this process or in `workers` others; yield after each."""
     if workers == 1 or len(videos) <= CHUNK_VIDEOS:
         yield from map(write, videos)
         return

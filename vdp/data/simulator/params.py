@@ -18,35 +18,33 @@ class SimulateParams(Params):
     unlabeled: int = Field(ge=0, le=50_000)  # videos without masks
     height: int = Field(ge=16, le=1024)  # pixels
     width: int = Field(ge=24, le=1536)  # pixels; 3:2 with height
-    inside: tuple[int, int]  # fewest and most objects inside the view at the start
-    entering: tuple[int, int]  # fewest and most objects that come in from outside
-    rest_share: Share  # part of the inside objects that start at rest
-    speed: tuple[float, float]  # range of the starting speed, object widths a frame
-    aim_share: Share  # part of the entering objects that head for an inside object
-    entry_frames: tuple[float, float]  # range of the frame at which an entering object sets off
+    inside: tuple[int, int]  # min and max objects in the view at the start
+    entering: tuple[int, int]  # min and max objects that enter from outside
+    rest_share: Share  # share of the objects in the view that start at rest
+    speed: tuple[float, float]  # range of the starting speed, object widths per frame
+    aim_share: Share  # share of the entering objects that move towards one in the view
+    entry_frames: tuple[float, float]  # range of the frame at which an entering object starts
     friction: float = Field(ge=0, le=1)  # Coulomb coefficient between floor and objects
     workers: int = Field(ge=0, le=256)  # processes; 0 is one for each core
 
     @model_validator(mode="after")
-    def ranges_make_sense(self) -> Self:
-        """Name the key whose range is reversed, negative or too large."""
-        for key, least, most in (
+    def ranges_are_valid(self) -> Self:
+        for key, lowest, highest in (
             ("inside", 1, 8),
             ("entering", 0, 8),
             ("speed", 0.0, 4.0),
             ("entry_frames", 0.0, 1000.0),
         ):
             low, high = getattr(self, key)
-            if not least <= low <= high <= most:
+            if not lowest <= low <= high <= highest:
                 raise ValueError(
                     f"simulate.{key}=[{low}, {high}]: expected two values in order, "
-                    f"{least} <= low <= high <= {most}"
+                    f"{lowest} <= low <= high <= {highest}"
                 )
         return self
 
     @model_validator(mode="after")
     def view_is_three_to_two(self) -> Self:
-        """The camera is made for the real clips' shape."""
         if self.height * 3 != self.width * 2:
             raise ValueError(
                 f"simulate.height={self.height}, simulate.width={self.width}: expected the camera's "

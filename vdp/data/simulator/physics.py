@@ -70,7 +70,7 @@ def simulate_motion(scene: Scene, frames: int, friction: float) -> Motion:
 def _start_object(data: mujoco.MjData, scene: Scene, i: int) -> None:
     vx, vy = scene.velocities[i]
     data.qvel[6 * i : 6 * i + 2] = vx, vy
-    if SHAPES[scene.shapes[i]] == "sphere":  # already rolling, in the ball's own frame
+    if SHAPES[scene.shapes[i]] == "sphere":  # already rolling, in the ball's frame
         spin = np.array([-vy, vx, 0.0]) / RADIUS
         data.qvel[6 * i + 3 : 6 * i + 6] = data.xmat[1 + i].reshape(3, 3).T @ spin
 

@@ -29,7 +29,7 @@ Bytes = NDArray[np.uint8]
 Interval = tuple[float, float]
 Box = tuple[int, int, int, int]
 
-SAMPLES = 2  # rays along each side of a pixel that shows or borders an object
+SAMPLES = 2  # rays along each side of a pixel of an object or next to one
 FLOOR_SAMPLES, OBJECT_SAMPLES = 4, 2  # rays along each side of a lamp, from the floor and from objects
 BEVEL, BEVEL_LEAN = 0.87, 1.0  # flat share of a face, and the normal's lean at its edge; outlines stay sharp
 AMBIENT, AMBIENT_UP = 0.50, 0.08  # light on all rubber, and additional light on faces that point up
@@ -47,14 +47,7 @@ LAMP_X, LAMP_HALF, LAMP_FLOOR, LAMP_RUBBER, LAMP_GLOW, LAMP_POWER = 0, 3, 4, 5, 
 
 
 def render(scene: Scene, motion: Motion, height: int, width: int) -> tuple[Bytes, Bytes]:
-    """Render a video: frames (T, H, W, 3) and the class id at each pixel's centre (T, H, W), both uint8.
-
-    Args:
-        scene: shapes, materials and colours of the objects.
-        motion: their poses in T frames.
-        height: pixels.
-        width: pixels; 3:2 with the height.
-    """
+    """Render a video: frames (T, H, W, 3) and class ids at pixel centres (T, H, W), uint8; W is 3/2 H."""
     floor, empty = _empty_scene(height, width)
     images = np.repeat(empty[None], len(motion.positions), axis=0)
     masks = np.zeros(images.shape[:3], np.uint8)
@@ -440,7 +433,7 @@ def _shadow_bits(objects: Array, camera: Array, lamps: Array, width: int, height
 
 @njit(cache=True)
 def _near_object(ids: Bits, x: int, y: int) -> bool:
-    """Whether a pixel shows an object or is next to one that does."""
+    """Whether a pixel or one next to it is of an object."""
     height, width = ids.shape
     for row in range(max(y - 1, 0), min(y + 2, height)):
         for column in range(max(x - 1, 0), min(x + 2, width)):

@@ -11,7 +11,7 @@ from vdp.data.simulator.params import SimulateParams
 
 SPACING = 2.7 * RADIUS  # minimum distance between the centres of two objects at the start
 FRAME_SECONDS = 0.2  # time between two frames
-SIDES = (0.36, 0.36, 0.18, 0.10)  # how often an object enters from the left, right, front, back
+SIDES = (0.36, 0.36, 0.18, 0.10)  # probabilities that an object enters from the left, right, front, back
 MAX_TRIES = 500
 
 Array = NDArray[np.float64]
@@ -67,7 +67,6 @@ def draw_scene(params: SimulateParams, rng: np.random.Generator) -> Scene:
 
 
 def _place_inside(params: SimulateParams, rng: np.random.Generator) -> tuple[Array, Array]:
-    """Draw position and velocity."""
     position = floor_point(rng.uniform(0.1, 0.9), rng.uniform(0.19, 0.84))
     angle, speed = rng.uniform(0, 2 * np.pi), _draw_speed(params, rng)
     if rng.random() < params.rest_share:

@@ -1,4 +1,4 @@
-"""Source of arrays that a program holds or loads."""
+"""Source of arrays in memory, or of an object that loads them by index."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import takewhile

@@ -179,7 +179,6 @@ def _factor(item: object, key: str, names: tuple[str, ...], where: str) -> int:
 
 
 def _field(record: object, key: str, where: str, *kinds: type[T]) -> T:
-    """Value of a key of a JSON object, of one of these types."""
     if not isinstance(record, dict) or key not in record:
         raise _error(where, f"an object with {key!r}", shown(record))
     value = record[key]

@@ -1,4 +1,4 @@
-"""Detect what a user's folder, file or list holds."""
+"""Detect the kind of a user's folder, file or list."""
 
 from pathlib import Path
 

@@ -89,7 +89,7 @@ class HuggingFaceSource:
             return 0
 
     def frames(self, item: str, pace: Pace) -> Iterator[Frame]:
-        """As `Source`. What is stored as arrays is checked before the first frame."""
+        """As `Source`. Arrays are checked before the first frame."""
         label = self.label(item)
         split, path, index = self._locate(item)
         columns = split.columns
@@ -127,7 +127,6 @@ class HuggingFaceSource:
         return self._found
 
     def _locate(self, item: str) -> "tuple[_Split, Path, int]":
-        """Split of a row, file that holds it, and index in the file."""
         name, row = _parse(item)
         split = self._splits()[name]
         number = bisect_right(split.ends, row)
@@ -258,7 +257,7 @@ def _split_name(path: Path) -> str:
 
 
 def _saved_files(folder: Path) -> list[Path]:
-    """The Arrow files that `Dataset.save_to_disk` lists."""
+    """Arrow files listed by `Dataset.save_to_disk`."""
     entries = _read_list(folder / "state.json", "_data_files")
     return [folder / str(entry.get("filename") if isinstance(entry, dict) else entry) for entry in entries]
 

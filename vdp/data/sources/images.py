@@ -22,7 +22,7 @@ MASK = "mask.npy"
 
 
 class ImageFolderSource:
-    """The folders with pictures at or below a folder; the folder itself is an item of its own name."""
+    """The folders with pictures at or below a folder; the folder itself is an item with its name."""
 
     layout: ClassVar[str] = "folders of pictures (png, jpg, ...), one for each video"
     precut: ClassVar[bool] = False

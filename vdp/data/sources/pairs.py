@@ -60,13 +60,13 @@ class PairSource:
 
     def __init__(self, path: Path) -> None:
         self.folder = path if path.is_dir() else path.parent
-        # read here, so that a mistake is found before anything is decoded
+        # read here, to find a mistake before decoding
         self._pairs: dict[str, Pair] = {}
         if path.is_dir() or _has_suffix(path, LISTS):
             self._pairs = _match_folders(path) if path.is_dir() else _read_list(path)
 
     def items(self) -> list[str]:
-        """Names of the pairs; those of a list in its own order."""
+        """Names of the pairs, in the order of the list if there is one."""
         return list(self._pairs)
 
     def label(self, item: str) -> str:
@@ -137,11 +137,11 @@ def _match_folders(folder: Path) -> dict[str, Pair]:
         return {}
     inputs, targets = _videos_by_name(folder, INPUT), _videos_by_name(folder, TARGET)
     for side, other, videos, partners in ((INPUT, TARGET, inputs, targets), (TARGET, INPUT, targets, inputs)):
-        alone = [name for name in videos if name not in partners]
-        if alone:
-            more = f" ({len(alone)} such videos)" if len(alone) > 1 else ""
+        unmatched = [name for name in videos if name not in partners]
+        if unmatched:
+            more = f" ({len(unmatched)} such videos)" if len(unmatched) > 1 else ""
             raise ValueError(
-                f"{folder / videos[alone[0]]}: no video of the same name in {folder / other}{more}; "
+                f"{folder / videos[unmatched[0]]}: no video of the same name in {folder / other}{more}; "
                 f"add it, or remove this {side}"
             )
     return {name: Pair(inputs[name], targets[name], None) for name in inputs}

@@ -14,7 +14,7 @@ MAX_RATIO = 1.001  # a requested frame rate may exceed the video's by rounding: 
 
 @dataclass(frozen=True)
 class Frame:
-    """One frame of a video; a mask (a condition) is given for all frames of a video or for none."""
+    """One frame of a video; either all frames of a video have a mask (a condition), or none."""
 
     number: int  # 0-based position in the video
     pixels: Pixels  # (H, W, 3) uint8 RGB

@@ -39,8 +39,8 @@ def train_and_val(
     """Split a training source by video: by its folders, else by a hash of the videos' names.
 
     A video keeps its split when others are added or removed, unless the share of a small set selects none:
-    then the video with the lowest hash validates. Videos of equal `label` (pairs of one target, links) stay
-    together.
+    then the video with the lowest hash is selected. Videos of equal `label` (pairs of one target, links)
+    have the same split.
     """
     groups = _by_folder(items)
     if groups is not None and groups["val"]:

@@ -67,7 +67,7 @@ class Stack:
     """Pictures (H, W, 3) or masks (H, W) of one video, uint8."""
 
     count: int
-    read: Callable[[int], Pixels]  # decodes the one of a number
+    read: Callable[[int], Pixels]  # decodes one by its index
 
 
 def choose_columns(schema: pa.Schema, name: str) -> Columns:

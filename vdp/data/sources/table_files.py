@@ -36,8 +36,6 @@ def _open(path: Path, _modified: int) -> "TableFile":
 
 
 class _ArrowFile:
-    """A memory-mapped Arrow stream."""
-
     def __init__(self, path: Path) -> None:
         self._table: pa.Table = pa.ipc.open_stream(pa.memory_map(str(path))).read_all()
         self.schema: pa.Schema = self._table.schema

@@ -119,12 +119,10 @@ class ClipStore:
         return np.concatenate(parts) if parts else np.zeros(0, np.int64)
 
     def name(self, index: int) -> str:
-        """Name of clip `index`."""
         shard, row = self._locate(index)
         return bytes(self._map("names", shard)[row]).decode()
 
     def num_frames(self, index: int) -> int:
-        """Number of frames of clip `index`."""
         return self._lengths[self._locate(index)[0]]
 
     def lengths(self) -> list[int]:
@@ -166,7 +164,6 @@ class ClipStore:
         )
 
     def _locate(self, index: int) -> tuple[int, int]:
-        """Shard and row of a clip."""
         if not 0 <= index < len(self):
             raise IndexError(f"{self.folder}: expected a clip of 0..{len(self) - 1}, got {index}")
         shard = int(np.searchsorted(self._starts, index, side="right")) - 1
@@ -366,7 +363,7 @@ def _write_header(file: BinaryIO, shape: tuple[int, ...]) -> None:
 
 
 def _truncate(path: Path, length: int) -> None:
-    """Shorten a .npy file to `length` items; the header of a killed writer may count fewer than there are."""
+    """Shorten a .npy file to `length` items; the header of a killed writer may count too few."""
     try:
         with path.open("r+b") as file:
             np.lib.format.read_magic(file)

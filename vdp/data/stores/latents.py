@@ -1,4 +1,4 @@
-"""Encoded clips: raw float16 latents on disk, normalised per channel when read, here and nowhere else.
+"""Encoded clips: raw float16 latents on disk, normalised per channel when read, only in this module.
 
 A split's folder holds `manifest.json` and `latents_000.npy` (n, V, T, C, h, w) with V views of each clip: the
 clip itself and its augmented views. With degraded clips there is `conditions_000.npy` (n, D, T, C, h, w)
@@ -56,7 +56,6 @@ class Moments:
         self.squares = np.zeros(channels)
 
     def add(self, latents: Half) -> None:
-        """Add latents (V, T, C, h, w)."""
         wide = latents.astype(np.float64)
         self.count += wide.size // wide.shape[2]
         self.total += wide.sum(axis=(0, 1, 3, 4))
@@ -209,7 +208,6 @@ class LatentClips:
         return self.normalisation.apply(raw)
 
     def _locate(self, clip: int) -> tuple[int, int]:
-        """Shard and row of a clip."""
         shard = bisect_right(self._starts, clip) - 1
         return shard, clip - self._starts[shard]
 

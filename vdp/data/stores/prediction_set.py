@@ -17,7 +17,7 @@ class PredictionSet:
         hops: 1-based numbers of the predicted frames; the last is the target.
         frames: predictions, (N, S, hops, H, W, 3) for S samples.
         prediction: masks of the target, (N, H, W).
-        segmented_known: masks of the true context frames, (N, K, H, W).
+        segmented_context: masks of the true context frames, (N, K, H, W).
 
     Raises:
         FileNotFoundError: if an array is missing.
@@ -35,7 +35,7 @@ class PredictionSet:
         self.hops: list[int] = listing["hops"]
         self.frames = _load(predictions / FRAMES, "predict", len(self.names))
         self.prediction = _load(masks / "prediction.npy", "segment", len(self.names))
-        self.segmented_known = _load(masks / "known.npy", "segment", len(self.names))
+        self.segmented_context = _load(masks / "known.npy", "segment", len(self.names))
         index = {name: i for i, name in enumerate(self.store.names)}
         unknown = [name for name in self.names if name not in index]
         if unknown:

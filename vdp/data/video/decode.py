@@ -47,9 +47,9 @@ def decode_frames(path: Path, pace: Pace, exactly: int | None = None) -> Iterato
     """
     with _open_video(path) as video:
         decoded = 0
-        if video.isOpened():  # a file that is no video has no frame rate: this must not be its error
-            wanted = pace.numbers(_header_rate(video), str(path))
-            number = next(wanted)
+        if video.isOpened():  # a file that is no video is reported below, not by its frame rate
+            selected = pace.numbers(_header_rate(video), str(path))
+            number = next(selected)
             while video.grab():
                 if decoded == number:
                     ok, frame = video.retrieve()
@@ -57,7 +57,7 @@ def decode_frames(path: Path, pace: Pace, exactly: int | None = None) -> Iterato
                         break
                     pixels = cv2.cvtColor(frame, cv2.COLOR_BGR2RGB, dst=frame)
                     yield number, pixels.astype(np.uint8, copy=False)
-                    number = next(wanted)
+                    number = next(selected)
                 decoded += 1
         if not decoded:
             raise ValueError(f"{path}: not a readable video; convert it to mp4 (H.264) or remove it")

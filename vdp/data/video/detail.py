@@ -8,10 +8,10 @@ from numpy.typing import NDArray
 
 from vdp.data.stores.clips import Pixels
 
-SAME_SCALE = 8.0  # of 255: scale of the difference at which two frames no longer show the same
+SAME_SCALE = 8.0  # of 255: scale of the difference from which on two frames differ in content
 RESTORED_SCALE = 3.0  # of 255: scale of the change at which a neighbourhood counts as restored
 NOISE_SCALE = 4.0  # of 255: median codec loss of a frame from which on the loss is noise
-NEIGHBOURHOOD = 21  # pixels a side, where noise shows even if it spares a pixel
+NEIGHBOURHOOD = 21  # side in pixels, large enough to detect noise at every pixel
 
 
 def transfer_detail(
@@ -35,7 +35,7 @@ def transfer_detail(
 def keep_detail(restored: Pixels, degraded: Pixels, decoded: Pixels) -> Pixels:
     """Add the codec's loss on degraded frames to restored frames where nothing was restored.
 
-    A codec loses the edges of a clean frame, and something everywhere of a noisy one: noise stays lost.
+    A codec loses the edges of a clean frame, and detail everywhere in a noisy one; noise is not added back.
 
     Args:
         restored: (F, H, W, 3) uint8.
@@ -43,12 +43,12 @@ def keep_detail(restored: Pixels, degraded: Pixels, decoded: Pixels) -> Pixels:
         decoded: the input frames after a round trip through the codec, (F, H, W, 3) uint8.
     """
     frames = []
-    for frame, given, seen in zip(restored, degraded, decoded, strict=True):
+    for frame, source, reconstructed in zip(restored, degraded, decoded, strict=True):
         size = (NEIGHBOURHOOD, NEIGHBOURHOOD)
-        changed = cv2.blur(_difference(frame, seen), size, borderType=cv2.BORDER_REFLECT)
-        untouched = np.exp(-np.square(changed[..., None] / RESTORED_SCALE))
-        clean = np.exp(-((np.median(_difference(given, seen)) / NOISE_SCALE) ** 4))
-        frames.append(_to_pixels(frame + clean * untouched * (given.astype(np.float32) - seen)))
+        changed = cv2.blur(_difference(frame, reconstructed), size, borderType=cv2.BORDER_REFLECT)
+        unchanged = np.exp(-np.square(changed[..., None] / RESTORED_SCALE))
+        clean = np.exp(-((np.median(_difference(source, reconstructed)) / NOISE_SCALE) ** 4))
+        frames.append(_to_pixels(frame + clean * unchanged * (source.astype(np.float32) - reconstructed)))
     return np.stack(frames)
 
 
@@ -58,8 +58,8 @@ def _transfer_to(
     """`transfer_detail` to one frame (H, W, 3)."""
     largest = np.zeros((*frame.shape[:2], 1), np.float32)
     total, detail = np.full_like(largest, 1e-6), np.zeros(frame.shape, np.float32)
-    for change, seen, share in zip(lost, decoded, weight, strict=True):
-        similarity = np.exp(-np.square(_difference(frame, seen)[..., None] / SAME_SCALE))
+    for change, reconstructed, share in zip(lost, decoded, weight, strict=True):
+        similarity = np.exp(-np.square(_difference(frame, reconstructed)[..., None] / SAME_SCALE))
         largest = np.maximum(largest, similarity if share > 0 else 0)
         total += share * similarity
         detail += share * similarity * change

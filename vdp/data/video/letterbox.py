@@ -102,7 +102,7 @@ def _resize(frame: Pixels, height: int, width: int) -> Pixels:
 
 
 def _map_frames(frames: Pixels, function: Callable[[Pixels], Pixels], shape: tuple[int, ...]) -> Pixels:
-    """Apply a function with results of `shape` to each frame, whatever the leading axes."""
+    """Apply a function with results of `shape` to each frame; any leading axes."""
     leading = frames.shape[: frames.ndim - len(shape)]
     flat = frames.reshape(-1, *frames.shape[frames.ndim - len(shape) :])
     result = np.empty((len(flat), *shape), np.uint8)

@@ -11,7 +11,7 @@ from vdp.core.classes import NUM_CLASSES
 from vdp.data.stores.clips import Pixels
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff")
-# numpy parses the header of an array as Python; a broken one raises most of what Python can raise
+# numpy parses the header of an array as Python; a broken one may raise almost any exception
 HEADER_ERRORS = (
     ValueError, TypeError, IndexError, OverflowError, SyntaxError, TokenError, MemoryError, RecursionError,
 )  # fmt: skip
@@ -50,7 +50,7 @@ def read_masks(path: Path, shape: tuple[int, int, int]) -> Pixels:
         if not path.is_file():  # opening a pipe would block
             raise FileNotFoundError(path)
         with warnings.catch_warnings(action="ignore"):  # headers that Python 2 wrote are read with a warning
-            # not np.load: it opens archives too, and has more ways to fail
+            # not np.load, which also opens archives
             masks = np.lib.format.open_memmap(path, mode="r")
     except (OSError, *HEADER_ERRORS) as error:
         raise ValueError(f"{path}: not a readable .npy array; restore the file or remove it") from error

@@ -1,4 +1,4 @@
-"""Write frames as an mp4, a GIF or a folder of PNGs, completely or not at all."""
+"""Write frames atomically as an mp4, a GIF or a folder of PNGs."""
 
 import itertools
 import os
@@ -100,12 +100,12 @@ def _write_mp4(path: Path, shape: tuple[int, ...], frames: Iterator[Pixels], rat
 
 
 def check_outputs(outputs: Sequence[Path], inputs: Sequence[Sequence[Path]], force: bool) -> None:
-    """Refuse to write where a user's file would be lost or changed.
+    """Raise an error for an output that would replace or change a user's file.
 
     Args:
         outputs: all files and folders to write.
-        inputs: files of each input clip. They are never written, nor is a picture put among those of a clip
-            of several, as it would be one of its frames the next time.
+        inputs: files of each input clip. They are never replaced, and no picture is written beside those of a
+            clip, where it would become a frame of it.
         force: whether an existing file, or a folder that holds nothing but written frames, may be replaced.
 
     Raises:
