@@ -42,7 +42,6 @@ def test_the_flops_of_a_linear_layer_are_those_of_its_matmuls():
     assert both.get_total_flops() == 3 * 2 * m * n * k
 
 
-@pytest.mark.slow
 def test_a_layer_is_compiled_after_its_flops_are_counted():
     compiled = []
 

@@ -1,7 +1,7 @@
 """Scheduled sampling (Bengio et al. 2015, arXiv:1506.03099) of context frames in training.
 
 In a share of the training steps the newest context frames are replaced by predictions from the older ones, as
-in a rollout. No gradient flows through the predictions; the target frames stay true.
+in a rollout. No gradient flows through the predictions; the target frames are not replaced.
 Shapes: B clips, C channels, K context frames, nearest to the target first, N target frames.
 """
 
@@ -37,7 +37,7 @@ def replace_newest_frames(
     params: ScheduledSampling,
     batch_rng: BatchRng,
 ) -> Hops:
-    """Replace the newest context frames by predictions, oldest first; one context frame at least is kept."""
+    """Replace the newest context frames by predictions, oldest first; at least one is not replaced."""
     limit = min(params.frames, hops.index.shape[1] - 1)
     count = 1 + int(batch_rng.shared() * limit) if limit > 0 else 0
     known = hops.known
@@ -69,8 +69,8 @@ def sample_frames(
         noise: initial noise, (B, C, N, h, w).
     """
     clean = torch.zeros_like(index)
-    kept = torch.zeros(len(index), dtype=torch.bool, device=index.device)
-    context = denoiser.context(known, index, clean, kept, target_index)
+    dropped = torch.zeros(len(index), dtype=torch.bool, device=index.device)
+    context = denoiser.context(known, index, clean, dropped, target_index)
     x = noise
     for step in range(steps, 0, -1):
         t, next_t = (torch.full_like(target_index, n / steps) for n in (step, step - 1))

@@ -34,7 +34,7 @@ def sigmoid_betas(num: int, start: float, end: float) -> Tensor:
 
 
 def zero_terminal_snr(betas: Tensor) -> Tensor:
-    """Rescale betas so that the last level is pure noise and the first one stays, (num,).
+    """Rescale betas so that the last level is pure noise and the first one is unchanged, (num,).
 
     Source: Lin et al. 2023 (arXiv:2305.08891), algorithm 1: shift and scale the amplitude of the signal.
     """

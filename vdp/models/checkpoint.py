@@ -1,6 +1,6 @@
 """Model folders: `model.safetensors` and a `config.json` to rebuild the model from; nothing is unpickled.
 
-Other weights of the same network lie beside it, such as `best.safetensors`.
+Other weights of the same network are beside it, such as `best.safetensors`.
 """
 
 import hashlib
@@ -92,7 +92,7 @@ def load_weights(network: nn.Module, folder: Path) -> None:
 
 
 def fingerprint(network: nn.Module) -> str:
-    """Hash the weights and their names; equal for equal networks, whatever their files."""
+    """Hash the weights and their names; independent of their files."""
     digest = hashlib.sha256()
     for name, value in sorted(network.state_dict().items()):
         digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())

@@ -43,7 +43,7 @@ def group_frames(count: int, size: int | None) -> list[range]:
     if count < size:
         raise ValueError(
             f"frames={count}: expected at least train_denoiser.targets={size}, the frames that this network "
-            "denoises jointly; ask for more"
+            "denoises jointly; raise frames"
         )
     starts = [*range(0, count - size, size), count - size]
     return [range(start, start + size) for start in starts]

@@ -100,7 +100,7 @@ def _interpolate_span(
         indices += [frames + step / (extra + 1) for step in range(1, extra + 1)]
     known = torch.cat([before, after], dim=2)
     predicted: dict[float, Tensor] = {}
-    for group in group_frames(len(indices), targets):  # with the ends as the only context
+    for group in group_frames(len(indices), targets):  # the ends are the only context
         hop = tuple(indices[i] for i in group)
         rows = rollout(denoiser, known, index, objective, replace(strategy, hops=(hop,)), noise_source)
         predicted |= dict(zip(hop, rows.split(1, dim=2), strict=True))

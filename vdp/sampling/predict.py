@@ -20,9 +20,7 @@ ContextT = TypeVar("ContextT")
 
 
 class SampleNoise:
-    """Standard normal noise from one generator per sample.
-
-    So the predictions of a clip depend neither on its batch nor on the number of samples.
+    """Standard normal noise from one generator per sample, independent of batch and number of samples.
 
     Args:
         seed: of the run.
@@ -81,7 +79,6 @@ def predict(
 
     Args:
         known: normalised latents of frames 0..K-1, (B, C, K, h, w).
-        clips: a number per clip, for its noise.
 
     Returns:
         Normalised latents of the hops' frames, (B, S, C, N, h, w).

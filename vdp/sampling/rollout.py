@@ -119,9 +119,9 @@ def sample_hop(
         target_index: frame indices of the target frames, (B, N).
         start: noised data at the first of the strategy's times, (B, C, N, h, w).
     """
-    kept = torch.zeros(len(known), dtype=torch.bool, device=known.device)
-    context = denoiser.context(known, index, level, kept, target_index)
-    masked = None if strategy.guidance == 1 else denoiser.context(known, index, level, ~kept, target_index)
+    dropped = torch.zeros(len(known), dtype=torch.bool, device=known.device)
+    context = denoiser.context(known, index, level, dropped, target_index)
+    masked = None if strategy.guidance == 1 else denoiser.context(known, index, level, ~dropped, target_index)
     network = GuidedDenoiser(denoiser, strategy.guidance, context, masked)
 
     def denoise(xt: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:

@@ -2,7 +2,7 @@
 
 Frames are folded into the batch, so each is coded independently. A temporal factor f above 1 adds causal
 layers around the bottleneck that downsample time, as in CogVideoX (Yang et al. 2024, arXiv:2408.06072): the
-first frame is the first latent frame, each further group of f frames is one more. The mask head on the
+first frame is the first latent frame, each further group of f frames is another. The mask head on the
 decoder's trunk, trained where masks exist, keeps the identity of objects in the latents.
 Shapes: B clips, T = 1 + f n frames, N = 1 + n latent frames, C latent channels, H and W pixels,
 h = H / factor, w = W / factor.
@@ -78,7 +78,7 @@ class TimeDownsample(nn.Module):
 
 
 class TimeUpsample(nn.Module):
-    """1 + n frames to 1 + 2n: the first and each further one twice, plus a causal convolution."""
+    """1 + n frames to 1 + 2n: the first once and the others twice, plus a causal convolution."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -86,7 +86,7 @@ class TimeUpsample(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:  # (B, C, 1 + n, h, w) -> (B, C, 1 + 2n, h, w)
         change = rearrange(self.change(x), "b (c two) t h w -> b c (t two) h w", two=2)
-        return (x.repeat_interleave(2, dim=2) + change)[:, :, 1:]  # the first frame stays one
+        return (x.repeat_interleave(2, dim=2) + change)[:, :, 1:]  # the first frame is not doubled
 
 
 class Encoder(nn.Module):

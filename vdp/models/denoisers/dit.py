@@ -96,13 +96,13 @@ def attend_in_time(q: Tensor, k: Tensor, v: Tensor, context: KeyValues | None) -
     if context is None:
         return scores.softmax(dim=-1).to(v.dtype) @ v
     context_k, context_v = context
-    batch, frames, known = len(context_k), q.shape[3], context_k.shape[3]
+    batch, frames, context_len = len(context_k), q.shape[3], context_k.shape[3]
     fold, unfold = "(b g) h n f d -> b h n (g f) d", "b h n (g f) d -> (b g) h n f d"
     context_scores = rearrange(q, fold, b=batch) @ context_k.transpose(-1, -2)
     scores = torch.cat([rearrange(context_scores, unfold, f=frames), scores], dim=-1)
     weights = scores.softmax(dim=-1).to(v.dtype)
-    y = rearrange(weights[..., :known], fold, b=batch) @ context_v
-    return rearrange(y, unfold, f=frames) + weights[..., known:] @ v
+    y = rearrange(weights[..., :context_len], fold, b=batch) @ context_v
+    return rearrange(y, unfold, f=frames) + weights[..., context_len:] @ v
 
 
 class Attention(nn.Module):

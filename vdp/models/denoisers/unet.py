@@ -88,7 +88,7 @@ class TimeConv(nn.Module):
     """Convolution of size 3 along the target frames of a draw; a zero-initialised residual branch.
 
     The temporal half of a (2+1)D convolution (Tran et al. 2018, arXiv:1711.11248, section 3.5), zero-padded.
-    Target frames are neighbours in the order given, whatever their offset.
+    Target frames are neighbours in their given order, at any offset.
     """
 
     def __init__(self, channels: int) -> None:

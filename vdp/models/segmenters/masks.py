@@ -93,15 +93,15 @@ class MaskPredictor:
             'round_trip' (H, W); the last three are zero without a true target frame.
         """
         threshold, vote = self.params.object_threshold, self.params.codec_vote
-        known_probs = self.probs(known, self.encode(known), vote)
-        known_masks = probs_to_masks(known_probs, threshold, None)
+        context_probs = self.probs(known, self.encode(known), vote)
+        context_masks = probs_to_masks(context_probs, threshold, None)
         allowed = None
         if self.params.seen_classes_only:
-            allowed = seen_classes(known_masks[None], self.params.seen_pixels)
-            known_masks = probs_to_masks(known_probs, threshold, allowed.expand(len(known_probs), -1))
+            allowed = seen_classes(context_masks[None], self.params.seen_pixels)
+            context_masks = probs_to_masks(context_probs, threshold, allowed.expand(len(context_probs), -1))
         codes = torch.from_numpy(np.array(latents, np.float32)).to(self.device)
         mean_probs = self.probs(samples, codes, vote).mean(dim=0, keepdim=True)
-        masks = {"known": known_masks, "prediction": probs_to_masks(mean_probs, threshold, allowed)[0]}
+        masks = {"known": context_masks, "prediction": probs_to_masks(mean_probs, threshold, allowed)[0]}
         if truth is None:
             empty = torch.zeros_like(masks["prediction"])
             masks |= {"truth": empty, "truth_unetpp": empty, "round_trip": empty}

@@ -1,4 +1,4 @@
-"""Trace which modules and parameters of a library's network are used, remove the others, find its blocks."""
+"""Trace the used modules and parameters of a library's network, remove the others, find its blocks."""
 
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -57,10 +57,10 @@ def trace_usage(network: nn.Module) -> ModuleUsage:
 def remove_unused(network: nn.Module, usage: ModuleUsage) -> None:
     """Replace modules that never run, as encoder stages below the depth, by the identity.
 
-    Modules that run without effect on the output stay, as the library calls them; their weights are frozen.
+    Modules that run without effect on the output are kept, as the library calls them, with frozen weights.
     """
     for name, module in list(network.named_modules()):
-        names = {f"{name}.{own}" for own, _ in module.named_parameters()}
+        names = {f"{name}.{parameter}" for parameter, _ in module.named_parameters()}
         ran = any(f"{other}.".startswith(f"{name}.") for other in usage.called)
         if name and names and not ran and not names & usage.reached:
             network.set_submodule(name, nn.Identity())
