@@ -1,10 +1,10 @@
 """Kill `dvc repro` at random moments and check that it resumes: `python -m bench.kills --help`.
 
 Each trial runs the smoke recipe, with longer trainings that save a checkpoint every second step, in a clone
-of the last commit with an empty cache, as `make run` does (vdp check, dvc repro). All its processes get SIGKILL
-at a moment drawn uniformly over the processor time of an undisturbed run, which does not depend on the load
-of the machine; then it is run again. Its dvc.lock and scores must equal those of the undisturbed run, and a
-training with a checkpoint must have resumed from it. Prints a table; exit code 1 if a trial fails.
+of the last commit with an empty cache, as `make run` does (vdp check, dvc repro). All its processes get
+SIGKILL at a moment drawn uniformly over the processor time of an undisturbed run, which does not depend on
+the load of the machine; then it is run again. Its dvc.lock and scores must equal those of the undisturbed
+run, and a training with a checkpoint must have resumed from it. Prints a table; exit code 1 if a trial fails.
 """
 
 import argparse

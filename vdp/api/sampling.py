@@ -9,7 +9,7 @@ from vdp.config.choices import SAMPLING_DEFAULTS, SamplerName, check_sampling
 
 @dataclass(frozen=True)
 class Sampling:
-    """How frames are sampled; equal seeds give equal frames.
+    """Settings of the sampler; equal seeds give equal frames.
 
     Raises:
         UserError: for a value out of its range.

@@ -54,5 +54,5 @@ def jaccard_foreground(confusion: Confusion) -> float:
 
 
 def only_seen_classes(truth: Mask, context: Mask) -> Mask:
-    """The true mask (H, W) without objects that no context mask (K, H, W) shows: an upper bound."""
+    """Return the true mask (H, W) without classes absent from the context masks (K, H, W): an upper bound."""
     return np.where(np.isin(truth, np.unique(context)), truth, np.uint8(0)).astype(np.uint8)

@@ -60,7 +60,7 @@ def score_masks(clips: Iterable[ClipMasks], steps: int, decay: float) -> MaskSco
 
 
 def set_scores(masks: MaskScores, psnr: float, ssim: float) -> SetScores:
-    """The entry of one test set in results/metrics.json."""
+    """Build the entry of one test set in results/metrics.json."""
     scores = {kind: jaccard(confusion) for kind, confusion in masks.confusion.items()}
     return {
         "jaccard": _number(scores["prediction"]),

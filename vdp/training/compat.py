@@ -1,4 +1,4 @@
-"""The private names of torch and Lightning Fabric that the trainings use, each with its reason."""
+"""Private names of torch and Lightning Fabric that the trainings need, each with its reason."""
 
 import subprocess
 from collections.abc import Iterator

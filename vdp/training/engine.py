@@ -75,7 +75,7 @@ def _devices(params: EngineParams, accelerator: str) -> int:
 
 
 def _srun(name: str) -> int | None:
-    """A number in the environment of srun, such as '4' or '4(x2)'."""
+    """Read a number from the environment of srun, such as '4' or '4(x2)'."""
     value = os.environ.get(name, "").partition("(")[0]
     return int(value) if value.isdigit() else None
 

@@ -10,7 +10,7 @@ STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 class StopRequest:
-    """The signal that has requested a stop; 0: none."""
+    """Number of the signal that requested a stop; 0: none."""
 
     def __init__(self) -> None:
         self.signal = 0

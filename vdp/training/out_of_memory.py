@@ -28,7 +28,7 @@ MAX_PARAMS = 2  # in a message, beside the batch size
 
 @dataclass(frozen=True)
 class MemoryParam:
-    """A param that the memory of a training grows with, as about value**power."""
+    """A param that determines the memory of a training, about in proportion to value**power."""
 
     name: str  # dotted
     value: int

@@ -1,4 +1,4 @@
-"""The state of a training: all that a checkpoint holds."""
+"""State of a training, as stored in a checkpoint."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field

@@ -35,7 +35,7 @@ class ExtractJob:
 
 @dataclass(frozen=True)
 class ExtractPolicy:
-    """How an extraction runs; the keys of section `extract_frames`."""
+    """Settings of an extraction, from section `extract_frames`."""
 
     shard_mb: int  # maximum size of a shard, in MiB of frames
     skip: bool  # skip a video that cannot be used and list it in the manifest, or stop

@@ -10,7 +10,7 @@ Share = Annotated[float, Field(ge=0, le=1)]
 
 
 class SimulateParams(Params):
-    """How many videos to simulate, at which size, and how their objects move."""
+    """Numbers and size of the simulated videos, and the motion of their objects."""
 
     train: int = Field(ge=1, le=50_000)  # videos in the training split
     val: int = Field(ge=1, le=50_000)  # videos in the validation split

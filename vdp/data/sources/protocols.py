@@ -48,7 +48,7 @@ class Pace:
 
 @dataclass(frozen=True)
 class ClipRule:
-    """How videos are cut into clips."""
+    """Rule by which videos are cut into clips."""
 
     frames: int  # of a whole clip
     min_frames: int  # of the shortest clip allowed; below `frames` only for clips without targets
