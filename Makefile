@@ -24,8 +24,7 @@ test quick: $(VENV)/test.stamp
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy
-	OMP_NUM_THREADS=1 $(PY) -m pytest --numprocesses auto --maxprocesses 8 --dist loadfile \
-	  --no-loadscope-reorder $(SELECT)
+	OMP_NUM_THREADS=1 $(PY) -m pytest --numprocesses auto --maxprocesses 8 --dist loadfile $(SELECT)
 
 mlflow: $(VENV)/run.stamp
 	@echo "http://127.0.0.1:$(PORT)/#/experiments/1   (stop with Ctrl-C)"

@@ -11,7 +11,6 @@ from pydantic import Field, model_validator
 from vdp.config import checks, read, schema
 from vdp.config.schema import Params
 
-MARKS = ("end_to_end", "slow")
 SLOW_MODULE = re.compile(r"^pytestmark = \[?\s*pytest\.mark\.slow", re.MULTILINE)
 
 TOY_PARAMS = """\
@@ -69,12 +68,6 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
     if collection_path.suffix == ".py" and "not slow" in config.option.markexpr:
         return bool(SLOW_MODULE.search(collection_path.read_text())) or None
     return None
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Start with the files that take longest, so that no process works alone at the end."""
-    marked = {name: {item.path for item in items if item.get_closest_marker(name)} for name in MARKS}
-    items.sort(key=lambda item: [item.path not in marked[name] for name in MARKS])
 
 
 @pytest.fixture
