@@ -9,7 +9,7 @@ from torch import Tensor
 from vdp.core import device
 from vdp.core.pixels import to_pixels
 from vdp.data.augment import ClipViews
-from vdp.data.encode import decode_frames, encode_clips, encode_conditions, encode_context, encode_frames
+from vdp.data.encode import decode_frames, encode_clips, encode_conditions, encode_frames
 from vdp.data.params import ClipChanges
 from vdp.data.stores.clips import Clip, ClipStore, write_clips
 from vdp.data.stores.latents import Moments
@@ -127,14 +127,6 @@ def test_moments_are_those_of_the_encoded_clips(tmp_path):
     assert encoded.shape == (3, 1, 5, 3, 8, 6)
     mean = encoded.astype(np.float64).mean(axis=(0, 1, 2, 4, 5))
     np.testing.assert_allclose(moments.normalisation().mean, mean)
-
-
-def test_context_is_the_first_frames_of_the_given_clips(tmp_path):
-    store = make_store(tmp_path / "test")
-    known = encode_context(half, store, [2, 0], 3, CPU)
-    assert known.shape == (2, 3, 3, 8, 6)
-    expected = torch.stack([half(to_pixels(store.frames(i)[:3]).transpose(0, 1)) for i in (2, 0)])
-    assert torch.equal(known, expected)
 
 
 def test_decoding_undoes_encoding():

@@ -1,7 +1,7 @@
 """Encode and decode clips with a codec, one clip in memory at a time."""
 
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 import torch
@@ -84,14 +84,6 @@ def _cycle(views: Views, frames: np.ndarray, clip: int) -> Iterator[np.ndarray]:
 def _to_half(encoded: list[Tensor]) -> Half:
     """Stack V latents (C, T, h, w) to (V, T, C, h, w) float16."""
     return torch.stack(encoded).transpose(1, 2).to(torch.float16).cpu().numpy()
-
-
-def encode_context(
-    encode: Encode, store: ClipStore, clips: Sequence[int], known: int, device: torch.device
-) -> Tensor:
-    """Encode the first `known` frames of some clips: raw latents (B, C, K, h, w), fp32."""
-    frames = [encode_frames(encode, store.frames(i)[:known], known, device) for i in clips]
-    return torch.stack(frames)
 
 
 def decode_frames(decode: Decode, latents: Tensor, device: torch.device) -> np.ndarray:

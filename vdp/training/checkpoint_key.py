@@ -69,12 +69,6 @@ def _hash_files(path: Path, by_content: bool) -> str:
     return digest.hexdigest()
 
 
-def _ignored() -> set[str]:
-    """Return the files in .dvcignore, which cannot change the result of a training."""
-    lines = IGNORE.read_text().splitlines() if IGNORE.is_file() else []
-    return {line.removeprefix("/") for line in lines if line.startswith("/")}
-
-
 def _value(params: dict[str, JsonValue], dotted: str) -> JsonValue:
     value: JsonValue = params
     for key in dotted.split("."):
