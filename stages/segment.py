@@ -1,7 +1,9 @@
-"""DVC stage segment: segment the predicted target frames, and true frames for the baselines and ceilings.
+"""DVC stage segment: segment the predicted target frames, and true ones for the ceilings.
 
-Reads   data/clips/test, data/predictions, data/models/{codec,segmenter}; params.yaml: clip, segment
-Writes  data/masks/<test set>: prediction.npy, known.npy, truth.npy, truth_unetpp.npy, round_trip.npy
+Reads   data/clips/test, data/predictions, data/motion, data/tracks, data/models/{codec,segmenter};
+        params.yaml: clip, segment
+Writes  data/masks/<test set>: prediction.npy, known.npy, truth.npy, truth_unetpp.npy, round_trip.npy and, with a
+        motion model, motion_only.npy and tracked.npy
 """
 
 from pathlib import Path
@@ -14,6 +16,7 @@ from vdp.core.device import pick_device
 from vdp.core.files import replacing
 from vdp.data.stores.clips import ClipStore, list_test_sets
 from vdp.data.stores.predictions import FRAMES, read_latents
+from vdp.data.stores.tracks import FRAME_MASKS, TrackStore
 from vdp.models.codecs.factory import load_frame_codec
 from vdp.models.segmenters.factory import load_segmenter
 from vdp.models.segmenters.masks import MaskPredictor
@@ -23,6 +26,8 @@ from vdp.tracking.progress import progress
 
 CLIPS = Path("data/clips")
 PREDICTIONS = Path("data/predictions")
+MOTION = Path("data/motion")
+TRACKS = Path("data/tracks/test")
 CODEC = Path("data/models/codec")
 SEGMENTER = Path("data/models/segmenter")
 MASKS = Path("data/masks")
@@ -37,17 +42,38 @@ def main() -> None:
 
     with track_stage("segment"), replacing(MASKS) as part:
         for name, folder in list_test_sets(CLIPS).items():
-            store = ClipStore(folder)
+            store, tracks = ClipStore(folder), TrackStore(TRACKS / name)
             frames = np.load(PREDICTIONS / name / FRAMES, mmap_mode="r")
             latents = read_latents(PREDICTIONS / name)
+            known = np.load(TRACKS / name / FRAME_MASKS)
+            motion = MOTION / name
+            composed = np.load(motion / "masks.npy", mmap_mode="r") if motion.is_dir() else None
             rows = []
             for (i,) in progress(range(len(store)), 1, f"segment {name}"):
-                target = store.frames(i)[clip.frames - 1] if store.num_frames(i) >= clip.frames else None
-                context = store.frames(i)[: clip.known]
-                rows.append(predictor.clip_masks(context, frames[i, :, -1], latents[i], target))
+                allowed = predictor.allowed_classes(known[i])
+                samples = None if composed is None else np.asarray(composed[i])
+                row = {"prediction": predictor.prediction(frames[i, :, -1], latents[i], allowed, samples)}
+                if store.num_frames(i) >= clip.frames:
+                    row |= predictor.truth(np.asarray(store.frames(i)[clip.frames - 1]))
+                else:
+                    row |= dict.fromkeys(
+                        ("truth", "truth_unetpp", "round_trip"), np.zeros_like(row["prediction"])
+                    )
+                rows.append(row)
+            arrays = {kind: np.stack([row[kind] for row in rows]) for kind in rows[0]} | {"known": known}
+            if motion.is_dir():
+                arrays["motion_only"] = np.load(motion / "motion_only.npy")
+                arrays["tracked"] = tracked_masks(tracks)
             (part / name).mkdir()
-            for kind in rows[0]:
-                np.save(part / name / f"{kind}.npy", np.stack([row[kind] for row in rows]))
+            for kind, masks in arrays.items():
+                np.save(part / name / f"{kind}.npy", masks)
+
+
+def tracked_masks(tracks: TrackStore) -> np.ndarray:
+    """Class ids of the context frames by the tracks, (clips, K, H, W)."""
+    background = np.zeros((len(tracks), 1), np.uint8)
+    classes = np.concatenate([background, tracks.classes], axis=1)
+    return np.stack([classes[row][tracks.labels[row]] for row in range(len(tracks))])
 
 
 if __name__ == "__main__":

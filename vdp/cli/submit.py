@@ -26,10 +26,10 @@ from vdp.data.sources.protocols import ClipRule, Pace
 from vdp.data.sources.walk import list_folder
 from vdp.data.stores.clips import Clip, Pixels
 from vdp.data.video.resize import resize_mask
-from vdp.models.segmenters.factory import load_segmenter
 from vdp.models.segmenters.masks import MaskPredictor
-from vdp.models.segmenters.params import SegmentParams
-from vdp.sampling.params import PredictParams
+from vdp.models.segmenters.params import SegmentParams, TrackParams
+from vdp.models.segmenters.track import ObjectTracker
+from vdp.sampling.params import PredictParams, SampleMotionParams
 from vdp.tracking.progress import progress
 
 HEIGHT, WIDTH = 160, 240  # pixels of a submitted mask
@@ -39,11 +39,32 @@ MAX_CROP = 0.01  # relative difference of the aspect ratios of pictures and clip
 
 
 @dataclass(frozen=True)
+class MotionPredictor:
+    """Compose masks as the stages track_objects and predict_motion do."""
+
+    tracker: ObjectTracker
+    motion: ObjectMotion
+    params: SampleMotionParams
+
+    def masks(self, clip: Clip, frames: Sequence[int], seed: int) -> tuple[Pixels, Pixels]:
+        """Return the masks of a clip's context frames and the composed ones of the last of `frames`."""
+        found = self.tracker(clip.frames)
+        states = object_states(found.labels, len(found.classes))
+        places = self.motion.sample(
+            [clip.name], states[None], found.classes[None], frames, self.params,
+            self.params.samples, self.params.temperature, seed,
+        )[0]  # fmt: skip
+        composer = self.motion.composer(clip.frames, found.labels, states, found.classes)
+        return found.frame_masks, np.stack([composer.mask(sample[:, -1]) for sample in places])
+
+
+@dataclass(frozen=True)
 class Predictor:
-    """Predict masks as the stages predict and segment do."""
+    """Predict masks as the stages of the pipeline do."""
 
     model: LatentDiffusion
     mask_predictor: MaskPredictor
+    motion: MotionPredictor
     params: PredictParams
     seed: int
 
@@ -57,10 +78,12 @@ class Predictor:
         names, context = [clip.name for clip in clips], [clip.frames for clip in clips]
         strategy = self.model.strategy(self.params)
         frames, latents = self.model.sample_clips(names, context, strategy, self.params.samples, self.seed)
-        return [
-            self.mask_predictor.clip_masks(clip.frames, frames[row, :, -1], latents[row], None)["prediction"]
-            for row, clip in enumerate(clips)
-        ]
+        masks = []
+        for row, clip in enumerate(clips):
+            known, composed = self.motion.masks(clip, [n - 1 for n in self.params.frames], self.seed)
+            allowed = self.mask_predictor.allowed_classes(known)
+            masks.append(self.mask_predictor.prediction(frames[row, :, -1], latents[row], allowed, composed))
+        return masks
 
 
 def submit(hidden: Path, out: Path, models: Path, force: bool) -> tuple[int, ...]:
@@ -114,9 +137,13 @@ def _load_predictor(models: Path, clip: ClipParams) -> Predictor:
             f"predict.hops={params.hops}: has target offset {untrained[0]}; the denoiser in {models} was "
             f"trained on {', '.join(map(str, offsets))}; change the hops, or run `dvc repro`"
         )
-    segmenter = load_segmenter(models / SEGMENTER).to(device)
-    masks = MaskPredictor(segmenter, model.codec, read_section(SegmentParams, "segment"), device)
-    return Predictor(model, masks, params, read_value("seed"))
+    tracker = load_tracker(
+        models, read_section(SegmentParams, "segment"), read_section(TrackParams, "track_objects"), device
+    )
+    motion = MotionPredictor(
+        tracker, load_motion(models, device), read_section(SampleMotionParams, "sample_motion")
+    )
+    return Predictor(model, tracker.masks, motion, params, read_value("seed"))
 
 
 # --- The videos ------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Sections `engine`, `pretrain_vae`, `train_denoiser` and `train_segmenter` of params.yaml."""
+"""Section `engine` and the sections of the trainings of params.yaml."""
 
 from typing import Annotated, Literal, Self
 
@@ -13,7 +13,7 @@ Span = Annotated[int, Field(ge=2)]  # frames from the last context frame before 
 
 
 class EngineParams(Params):
-    """Section `engine`, shared by the three trainings."""
+    """Section `engine`, shared by all trainings."""
 
     precision: Literal["auto", 32, "bf16", 16]  # of the networks; weights and losses stay in fp32
     devices: Literal["auto"] | Annotated[int, Field(ge=1, le=1024)]  # processes per node, one GPU each
@@ -93,3 +93,20 @@ class TrainSegmenterParams(FitParams):
 
     round_trip: Share  # share of frames that pass through the codec
     latent_noise: Annotated[float, Field(ge=0, le=2)]  # max standard deviation of noise on their latents
+
+
+class TrainClassifierParams(FitParams):
+    """Section `train_classifier`; a sample is a crop around an object."""
+
+    jitter: Share  # max shift of a crop; fraction of its side
+
+
+class TrainMotionParams(FitParams):
+    """Section `train_motion`; a sample is a clip of objects."""
+
+    draws: Annotated[int, Field(ge=1)]  # noise draws per clip; the context is encoded once
+    time_shift: Annotated[float, Field(gt=0, le=10)]  # above 1: more training at high noise
+    seen_weight: Annotated[float, Field(ge=0)]  # of visibility beside each coordinate
+    jitter: Annotated[
+        float, Field(ge=0, le=0.1)
+    ]  # standard deviation of noise on known places; frame heights

@@ -16,6 +16,7 @@ class SimulateParams(Params):
     val: int = Field(ge=1, le=50_000)  # videos in the validation split
     test: int = Field(ge=1, le=50_000)  # videos in the test split
     unlabeled: int = Field(ge=0, le=50_000)  # videos without masks
+    tracks: int = Field(ge=0, le=1_000_000)  # clips of which only the tracks are written
     height: int = Field(ge=16, le=1024)  # pixels
     width: int = Field(ge=24, le=1536)  # pixels; 3:2 with height
     inside: tuple[int, int]  # min and max objects in the view at the start

@@ -11,6 +11,7 @@ the camera a table of five rows; the constants below name their columns and rows
 """
 
 import math
+from collections.abc import Iterator
 from functools import lru_cache
 
 import numpy as np
@@ -51,18 +52,33 @@ def render(scene: Scene, motion: Motion, height: int, width: int) -> tuple[Bytes
     floor, empty = _empty_scene(height, width)
     images = np.repeat(empty[None], len(motion.positions), axis=0)
     masks = np.zeros(images.shape[:3], np.uint8)
-    camera = np.array([*BASIS, EYE_POINT, [FOCAL_LENGTH, 0, 0]])
-    curve = to_bytes(np.arange(CURVE_STEPS + 1) / CURVE_STEPS)
+    camera, curve = _camera(), to_bytes(np.arange(CURVE_STEPS + 1) / CURVE_STEPS)
+    for frame, objects in enumerate(_object_tables(scene, motion)):
+        _draw_frame(objects, scene.classes, camera, LAMPS, floor, curve, images[frame], masks[frame])
+    return images, masks
+
+
+def object_labels(scene: Scene, motion: Motion, height: int, width: int) -> Bytes:
+    """Number of the object at each pixel's centre, (T, H, W) uint8, 1..n; 0 is the floor. No shading."""
+    camera = _camera()
+    tables = _object_tables(scene, motion)
+    return np.stack([_visible_ids(objects, camera, width, height) + 1 for objects in tables]).astype(np.uint8)
+
+
+def _camera() -> Array:
+    return np.array([*BASIS, EYE_POINT, [FOCAL_LENGTH, 0, 0]])
+
+
+def _object_tables(scene: Scene, motion: Motion) -> Iterator[Array]:
+    """The table of the objects in each frame, (n, columns)."""
     half_widths, half_heights = HALF_WIDTHS[scene.shapes], HALF_HEIGHTS[scene.shapes]
     across = np.where(scene.shapes == CUBE, np.sqrt(2.0), 1.0) * half_widths
     bounds = np.where(scene.shapes == SPHERE, half_widths, np.hypot(across, half_heights))
     look = np.column_stack(
         [scene.materials, TINTS[scene.materials, scene.colors], half_widths, half_heights, bounds]
     )
-    for frame, (positions, rotations) in enumerate(zip(motion.positions, motion.rotations, strict=True)):
-        objects = np.column_stack([positions, scene.shapes, rotations.reshape(-1, 9), look])
-        _draw_frame(objects, scene.classes, camera, LAMPS, floor, curve, images[frame], masks[frame])
-    return images, masks
+    for positions, rotations in zip(motion.positions, motion.rotations, strict=True):
+        yield np.column_stack([positions, scene.shapes, rotations.reshape(-1, 9), look])
 
 
 @lru_cache(maxsize=4)

@@ -77,41 +77,53 @@ class MaskPredictor:
         self.params = params
         self.device = device
 
-    def clip_masks(
-        self, known: np.ndarray, samples: np.ndarray, latents: np.ndarray, truth: np.ndarray | None
-    ) -> dict[str, np.ndarray]:
-        """Predict the masks of one clip.
+    def context_masks(self, probs: Tensor) -> np.ndarray:
+        """Decide the masks of a clip's context frames one by one, probabilities (K, 49, H, W) -> (K, H, W)."""
+        masks = probs_to_masks(probs, self.params.object_threshold, None)
+        if self.params.seen_classes_only:
+            allowed = seen_classes(masks[None], self.params.seen_pixels)
+            masks = probs_to_masks(probs, self.params.object_threshold, allowed.expand(len(probs), -1))
+        return masks.cpu().numpy()
+
+    def allowed_classes(self, masks: np.ndarray) -> np.ndarray:
+        """Classes that a predicted frame may have, (49,) bool, by the masks of its context frames (K, H, W)."""
+        if not self.params.seen_classes_only:
+            return np.ones(NUM_CLASSES, bool)
+        return np.bincount(masks.ravel(), minlength=NUM_CLASSES) > 0
+
+    def prediction(
+        self, samples: np.ndarray, latents: np.ndarray, allowed: np.ndarray, composed: np.ndarray | None
+    ) -> np.ndarray:
+        """Decide the mask of a clip's predicted target frame, (H, W) uint8.
 
         Args:
-            known: context frames, (K, H, W, 3) uint8.
             samples: predicted target frame of each sample, (S, H, W, 3) uint8.
             latents: their raw latents, (S, C, h, w).
-            truth: true target frame, (H, W, 3) uint8, or None.
-
-        Returns:
-            uint8 masks 'known' (K, H, W) and 'prediction', 'truth', 'truth_unetpp' (by UNet++ only) and
-            'round_trip' (H, W); the last three are zero without a true target frame.
+            allowed: classes that the masks of predicted frames may have, (49,) bool.
+            composed: composed masks of the sampled motions, (R, H, W) uint8; None without a motion model.
         """
+        weight = 0.0 if composed is None else self.params.motion_vote
+        probs = torch.zeros(1, NUM_CLASSES, *samples.shape[1:3])
+        if weight < 1:
+            codes = torch.from_numpy(np.array(latents, np.float32)).to(self.device)
+            mean = self.probs(samples, codes, self.params.codec_vote).mean(dim=0, keepdim=True).float().cpu()
+            probs = (1 - weight) * mean * torch.from_numpy(allowed)[None, :, None, None]
+        if composed is not None and weight > 0:
+            votes = [(composed == label).mean(axis=0) for label in range(NUM_CLASSES)]
+            probs = probs + weight * torch.from_numpy(np.stack(votes)).float()
+        return probs_to_masks(probs, self.params.object_threshold, None)[0].numpy()
+
+    def truth(self, frame: np.ndarray) -> dict[str, np.ndarray]:
+        """Decide the masks of a true frame (H, W, 3): 'truth', by UNet++ only, and of its codec round trip."""
         threshold, vote = self.params.object_threshold, self.params.codec_vote
-        context_probs = self.probs(known, self.encode(known), vote)
-        context_masks = probs_to_masks(context_probs, threshold, None)
-        allowed = None
-        if self.params.seen_classes_only:
-            allowed = seen_classes(context_masks[None], self.params.seen_pixels)
-            context_masks = probs_to_masks(context_probs, threshold, allowed.expand(len(context_probs), -1))
-        codes = torch.from_numpy(np.array(latents, np.float32)).to(self.device)
-        mean_probs = self.probs(samples, codes, vote).mean(dim=0, keepdim=True)
-        masks = {"known": context_masks, "prediction": probs_to_masks(mean_probs, threshold, allowed)[0]}
-        if truth is None:
-            empty = torch.zeros_like(masks["prediction"])
-            masks |= {"truth": empty, "truth_unetpp": empty, "round_trip": empty}
-        else:
-            encoded = self.encode(truth[None])
-            decoded = self.decode(encoded)
-            masks["truth"] = probs_to_masks(self.probs(truth[None], encoded, vote), threshold, None)[0]
-            masks["truth_unetpp"] = probs_to_masks(self.probs(truth[None], encoded, 0), threshold, None)[0]
-            masks["round_trip"] = probs_to_masks(self.probs(decoded, encoded, vote), threshold, None)[0]
-        return {kind: mask.cpu().numpy() for kind, mask in masks.items()}
+        encoded = self.encode(frame[None])
+        decoded = self.decode(encoded)
+        masks = {
+            "truth": self.probs(frame[None], encoded, vote),
+            "truth_unetpp": self.probs(frame[None], encoded, 0),
+            "round_trip": self.probs(decoded, encoded, vote),
+        }
+        return {kind: probs_to_masks(p, threshold, None)[0].cpu().numpy() for kind, p in masks.items()}
 
     @torch.inference_mode()
     def probs(self, frames: np.ndarray, latents: Tensor, vote: float) -> Tensor:

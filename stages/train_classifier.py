@@ -1,0 +1,83 @@
+"""DVC stage train_classifier: train a classifier of object crops, whose evidence gives tracks their classes.
+
+Reads   data/clips; params.yaml: seed, engine, classifier, train_classifier
+Writes  data/models/classifier; an empty folder where no clip has masks
+"""
+
+from pathlib import Path
+
+from torch import Tensor
+
+from vdp.config.read import read_section, read_value, run_stage
+from vdp.core.files import replacing
+from vdp.core.rng import BatchRng
+from vdp.data.batches.crops import CropBatches, Crops
+from vdp.data.stores.clips import ClipStore
+from vdp.models.checkpoint import save_model
+from vdp.models.classifiers.crops import FACTORS, CropClassifier, crop_loss
+from vdp.models.classifiers.params import ClassifierConfig, ClassifierParams
+from vdp.tracking.mlflow_run import project_root, track_stage
+from vdp.training.checkpoint_key import stage_checkpoints
+from vdp.training.definition import Training
+from vdp.training.engine import launch
+from vdp.training.params import EngineParams, TrainClassifierParams
+from vdp.training.seeds import seed_weights
+from vdp.training.trainer import fit
+from vdp.training.validation import VALIDATION_SEED
+
+CLIPS = Path("data/clips")
+CLASSIFIER = Path("data/models/classifier")
+VALIDATION_CROPS = 256  # crops of a validation batch
+
+
+def main() -> None:
+    classifier = read_section(ClassifierParams, "classifier")
+    params = read_section(TrainClassifierParams, "train_classifier")
+    engine, seed = read_section(EngineParams, "engine"), read_value("seed")
+
+    with track_stage("train_classifier") as tracker:
+        train, val = ClipStore(CLIPS / "train"), ClipStore(CLIPS / "val")
+        if not train.num_labelled:
+            with replacing(CLASSIFIER):
+                return
+        fabric = launch(engine)
+        size, scale = classifier.crop, classifier.crop_scale
+        seed_weights(seed)
+        training = Training(
+            name="train_classifier",
+            network=CropClassifier(classifier),
+            loss=loss,
+            batches=CropBatches(train, params.batch_size, size, scale, params.jitter, seed),
+            val_loss=val_loss,
+            val_batches=CropBatches(val, VALIDATION_CROPS, size, scale, 0.0, VALIDATION_SEED),
+        )
+        checkpoints = stage_checkpoints("train_classifier", project_root())
+        result = fit(training, params, engine, seed, tracker, fabric, checkpoints)
+        if fabric.is_global_zero:
+            config = ClassifierConfig(classifier=classifier)
+            save_model(CLASSIFIER, result.network, config, result.other_weights)
+            checkpoints.clear()
+
+
+def loss(network: CropClassifier, batch: Crops, batch_rng: BatchRng) -> dict[str, Tensor]:
+    losses = crop_loss(network(batch.crops), batch.classes.clamp(min=1)) * batch.weight
+    return {"loss": losses.mean()}
+
+
+def val_loss(network: CropClassifier, batch: Crops, batch_rng: BatchRng) -> dict[str, Tensor]:
+    """The loss, and the share of crops whose shape, material and colour are right."""
+    logits, ids = network(batch.crops), batch.classes.clamp(min=1).long() - 1
+    losses = crop_loss(logits, ids + 1) * batch.weight
+    shapes, materials, colors = FACTORS
+    truth = (ids // (materials * colors), ids // colors % materials, ids % colors)
+    right = {
+        name: ((part.argmax(dim=1) == label).float() * batch.weight).sum() / batch.weight.sum().clamp(min=1)
+        for name, part, label in zip(
+            ("shape", "material", "color"), logits.split(FACTORS, dim=1), truth, strict=True
+        )
+    }
+    return {"loss": losses.mean(), **right}
+
+
+if __name__ == "__main__":
+    run_stage(main)

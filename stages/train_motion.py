@@ -1,0 +1,86 @@
+"""DVC stage train_motion: train a diffusion model of the motion of objects.
+
+Reads   data/tracks, data/raw/simulated/tracks; params.yaml: seed, clip, engine, motion, diffusion, train_motion
+Writes  data/models/motion; an empty folder where there are no tracks
+"""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from vdp.config.read import read_section, read_value, run_stage
+from vdp.config.schema import ClipParams
+from vdp.core.files import replacing
+from vdp.data.batches.motion import MotionBatches
+from vdp.data.stores.tracks import track_stores
+from vdp.diffusion.motion import MotionLevelLoss, MotionLoss, MotionObjective, motion_scale
+from vdp.diffusion.params import DiffusionParams
+from vdp.diffusion.schedules import make_process
+from vdp.models.checkpoint import save_model
+from vdp.models.motion.factory import build_motion
+from vdp.models.motion.params import MotionConfig, MotionParams
+from vdp.sampling.compose import fit_size
+from vdp.tracking.mlflow_run import project_root, track_stage
+from vdp.training.checkpoint_key import stage_checkpoints
+from vdp.training.dataloader import first_batches
+from vdp.training.definition import Training
+from vdp.training.engine import launch
+from vdp.training.params import EngineParams, TrainMotionParams
+from vdp.training.seeds import seed_weights
+from vdp.training.trainer import fit
+from vdp.training.validation import VALIDATION_SEED
+
+TRACKS = Path("data/tracks")
+SIMULATED = Path("data/raw/simulated")
+MOTION = Path("data/models/motion")
+VALIDATION_CLIPS = 64  # clips of a validation batch
+MEASURED_CLIPS = 1000  # clips from which the size of objects by their place is fitted
+
+
+def main() -> None:
+    clip = read_section(ClipParams, "clip")
+    motion, diffusion = read_section(MotionParams, "motion"), read_section(DiffusionParams, "diffusion")
+    params = read_section(TrainMotionParams, "train_motion")
+    engine, seed = read_section(EngineParams, "engine"), read_value("seed")
+
+    with track_stage("train_motion") as tracker:
+        stores = [*track_stores(SIMULATED, ["tracks"]), *track_stores(TRACKS, ["train", "unlabeled"])]
+        if not track_stores(TRACKS, ["train"]):  # no clip has masks
+            with replacing(MOTION):
+                return
+        fabric = launch(engine)
+        window = (clip.known, motion.target_slots)
+        batches = MotionBatches(stores, params.batch_size, *window, True, params.jitter, seed)
+        val = track_stores(TRACKS, ["val"]) or stores
+        val_batches = MotionBatches(val, VALIDATION_CLIPS, *window, False, 0.0, VALIDATION_SEED)
+        process = make_process(diffusion)
+        scale = torch.stack([motion_scale(batch, process) for batch in first_batches(batches, seed)]).mean(0)
+        objective = MotionObjective(process, scale.to(fabric.device))
+        seed_weights(seed)
+        training = Training(
+            name="train_motion",
+            network=build_motion(motion),
+            loss=MotionLoss(objective, params.time_shift, params.draws, params.seen_weight),
+            batches=batches,
+            val_loss=MotionLevelLoss(objective, params.time_shift, params.draws, params.seen_weight),
+            val_batches=val_batches,
+        )
+        checkpoints = stage_checkpoints("train_motion", project_root())
+        result = fit(training, params, engine, seed, tracker, fabric, checkpoints)
+        size = fit_size(
+            np.concatenate([s.states[:MEASURED_CLIPS].reshape(-1, 1, 1, s.states.shape[3]) for s in stores])
+        )
+        config = MotionConfig(
+            motion=motion,
+            diffusion=diffusion,
+            data_scale=tuple(scale.tolist()),
+            size_at_place=(size.offset, size.slope),
+        )
+        if fabric.is_global_zero:
+            save_model(MOTION, result.network, config, result.other_weights)
+            checkpoints.clear()
+
+
+if __name__ == "__main__":
+    run_stage(main)

@@ -1,0 +1,35 @@
+"""Build and load motion models; each implements `vdp.diffusion.protocols.Denoiser` on clips of objects."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Generic
+
+import torch
+
+from vdp.models.checkpoint import load_config, load_weights
+from vdp.models.motion.params import Diffusion, MotionConfig, MotionParams
+from vdp.models.motion.transformer import MotionTransformer
+
+
+def build_motion(params: MotionParams) -> MotionTransformer:
+    """Build the motion model of section `motion`."""
+    return MotionTransformer(params)
+
+
+@dataclass(frozen=True)
+class TrainedMotion(Generic[Diffusion]):
+    """A motion model and its training configuration."""
+
+    network: MotionTransformer
+    config: MotionConfig[Diffusion]
+
+
+def load_motion_model(
+    folder: Path, device: torch.device, diffusion: type[Diffusion]
+) -> TrainedMotion[Diffusion]:
+    """Load a motion model in evaluation mode; errors as of `load_config` and `load_weights`."""
+    config = load_config(folder, MotionConfig[diffusion])  # type: ignore[valid-type]
+    network = build_motion(config.motion).to(device)
+    load_weights(network, folder)
+    network.eval()
+    return TrainedMotion(network, config)
