@@ -1,9 +1,10 @@
 """DVC stage track_objects: the objects of each clip over time, one identity and class per object.
 
 Reads   data/clips, data/models/{codec,segmenter,classifier}; params.yaml: clip, segment, track_objects
-Writes  data/tracks/{train,val}: from the true masks of all frames; data/tracks/unlabeled: from the segmenter's;
-        data/tracks/test/<test set>: from the segmenter's masks of the context frames, with the pixels of the
-        objects (labels.npy) and the masks decided frame by frame (frame_masks.npy). Empty without masks.
+Writes  data/tracks/{train,val}: from the true masks of all frames; data/tracks/unlabeled: from the
+        segmenter's; data/tracks/test/<test set>: from the segmenter's masks of the context frames, with the
+        pixels of the objects (labels.npy) and the masks decided frame by frame (frame_masks.npy). Empty without
+        masks.
 """
 
 from collections.abc import Iterator
@@ -55,7 +56,7 @@ def main() -> None:
 
 
 def true_tracks(store: ClipStore, frames: int, split: str) -> Iterator[Tracks]:
-    """Tracks of the labelled clips of a split from their true masks; clips that are too short are left out."""
+    """Tracks of the labelled clips of a split from their true masks; those of fewer frames are left out."""
     rows = [row for row in store.labelled if store.num_frames(row) >= frames]
     for (row,) in progress(rows, 1, f"track {split}"):
         labels, classes = class_labels(np.asarray(store.masks(row)[:frames]))

@@ -1,6 +1,7 @@
 """DVC stage train_motion: train a diffusion model of the motion of objects.
 
-Reads   data/tracks, data/raw/simulated/tracks; params.yaml: seed, clip, engine, motion, diffusion, train_motion
+Reads   data/tracks, data/raw/simulated/tracks; params.yaml: seed, clip, engine, motion, diffusion,
+        train_motion
 Writes  data/models/motion; an empty folder where there are no tracks
 """
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from vdp.api.loading import SEGMENTER, LatentDiffusion, clips_per_batch, load_latent_diffusion
+from vdp.api.loading import LatentDiffusion, clips_per_batch, load_latent_diffusion
 from vdp.config.read import check_file, read_section, read_value
 from vdp.config.schema import ClipParams
 from vdp.core.classes import NUM_CLASSES

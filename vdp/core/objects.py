@@ -1,8 +1,8 @@
 """Features of an object in a frame, and their latents: clips of objects in place of pixels.
 
-Latents of objects have the axes of other latents, (B, C, T, 1, N): the features of `FEATURES` and, constant in
-time, one channel per shape and material of the object's class. Lengths are in frame heights, so that they do not
-depend on the resolution; the origin is the frame's centre.
+Latents of objects have the axes of other latents, (B, C, T, 1, N): the features of `FEATURES` and, constant
+in time, one channel per shape and material of the object's class. Lengths are in frame heights, so that they
+do not depend on the resolution; the origin is the frame's centre.
 """
 
 from vdp.core.classes import MATERIALS, SHAPES

@@ -1,8 +1,8 @@
 """Diffusion of the motion of objects: their places and visibility in the target frames.
 
-The base of a place is the object's last visible place, moved on with a velocity that decays. What is diffused is
-the inverse hyperbolic sine of the change from the base: changes have heavy tails, as most objects stay and some
-are hit. Visibility is diffused as -1 or 1.
+The base of a place is the object's last visible place, moved on with a velocity that decays. What is diffused
+is the inverse hyperbolic sine of the change from the base: changes have heavy tails, as most objects stay and
+some are hit. Visibility is diffused as -1 or 1.
 Shapes: B clips, C = vdp.core.objects.CHANNELS, K context frames, T target frames, N objects.
 """
 
@@ -29,7 +29,7 @@ MAX_ARGUMENT = 7.0  # bounds sinh of a sample that has left the data: 14 frame h
 
 @dataclass(frozen=True)
 class MotionObjective:
-    """The process, and the mapping between states of objects and its clean data; implements `DiffusedData`."""
+    """The process, and the mapping between states of objects and its data; implements `DiffusedData`."""
 
     process: Process
     scale: Tensor  # root mean square of the diffused changes of x and y, (2,)
@@ -53,7 +53,7 @@ class MotionObjective:
         return torch.cat([change, 2 * frames[:, SEEN : SEEN + 1] - 1], dim=1)
 
     def to_frames(self, x0: Tensor, base: Tensor) -> Tensor:
-        """Invert `to_data`; the other features stay those of the base. Visibility is a number of about 0 to 1."""
+        """Invert `to_data`; the other features are those of the base. Visibility is about 0 to 1."""
         change = TAIL * torch.sinh((x0[:, :2] * self._column()).clamp(-MAX_ARGUMENT, MAX_ARGUMENT))
         frames = base.clone()
         frames[:, [X, Y]] = base[:, [X, Y]] + change
@@ -122,7 +122,7 @@ class MotionLevelLoss(MotionLoss):
     """Validation loss at fixed noise levels, and the distance of the most likely place from the true one."""
 
     def __call__(self, denoiser: Denoiser[ContextT], hops: Hops, batch_rng: BatchRng) -> dict[str, Tensor]:
-        """Return the losses of `MotionLoss` and 'distance', the mean error of the last frame in frame heights."""
+        """Return the losses of `MotionLoss` and 'distance', the mean error at the last frame, frame heights."""
         batch, _, targets, _, objects = hops.target.shape
         process, draws = self.objective.process, len(LEVELS) + 1
         levels = torch.cat([times_at_levels(LEVELS, process.schedule), torch.ones(1, dtype=torch.float64)])

@@ -1,4 +1,4 @@
-"""Protocols of a denoiser, for any number of context and target frames at any frame index, and of its data."""
+"""Protocols of a denoiser, with any number of context and target frames at any index, and of its data."""
 
 from typing import Protocol, TypeVar
 

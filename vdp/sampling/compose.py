@@ -22,7 +22,7 @@ Float = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class SizeAtPlace:
-    """Size of an object by its place: the square root of its area is linear in y, as a plane seen in perspective."""
+    """Size of an object by its place: the root of its area is linear in y, as on a plane in perspective."""
 
     offset: float  # frame heights, at the frame's middle
     slope: float  # frame heights per frame height downwards

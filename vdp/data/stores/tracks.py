@@ -2,7 +2,7 @@
 
 A folder holds `tracks.json` (names of the clips, frames, features), `states.npy` (clips, N, T, F) float32 as
 `vdp.data.object_states.object_states` measures them, `classes.npy` (clips, N) uint8 with 0 for an absent
-object, and, where the pixels of the objects are kept, `labels.npy` (clips, K, H, W) uint8 with object numbers.
+object, and, where the pixels of the objects are kept, `labels.npy` (clips, K, H, W) uint8, object numbers.
 """
 
 import json

@@ -1,7 +1,7 @@
 """Classifier of objects from crops around them: shape, material and colour of the object in the middle.
 
-A crop shows an object ten times as often as a frame at equal arithmetic, and pooling over it teaches shapes that
-a mask decided pixel by pixel confuses.
+Crops show an object ten times as often as frames at equal arithmetic, and pooling over it teaches shapes
+that a mask decided pixel by pixel confuses.
 Shapes: B crops of S x S pixels.
 """
 

@@ -22,7 +22,8 @@ class MotionParams(Params):
     def heads_divide_dim(self) -> Self:
         if self.hidden_dim % self.num_heads:
             raise ValueError(
-                f"motion.hidden_dim={self.hidden_dim}: expected a multiple of motion.num_heads={self.num_heads}"
+                f"motion.hidden_dim={self.hidden_dim}: expected a multiple of motion.num_heads="
+                f"{self.num_heads}"
             )
         return self
 

@@ -1,11 +1,11 @@
 """Transformer over the objects of a clip: a denoiser of all target frames at once.
 
-A token is an object with all its frames, so the cost does not grow with the frames squared. Pairs of objects enter
-as a bias of the attention and as a part of its values (Shaw et al. 2018, arXiv:1803.02155, for pairs of positions;
-here for pairs of objects, from their distance now and as their velocities extrapolate it). Objects have no order.
-The context is encoded once; a head of fewer blocks denoises.
-Shapes: B clips, K context frames, T target frames, R noise draws, N objects, D channels per token, E channels per
-pair, H heads, S slots: frames by their distance from the last context frame.
+A token is an object with all its frames, so the cost does not grow with the frames squared. Pairs of objects
+enter as a bias of the attention and as a part of its values (Shaw et al. 2018, arXiv:1803.02155, for pairs of
+positions; here from the distance of two objects, now and as their velocities extrapolate it). Objects have no
+order. The context is encoded once; a head of fewer blocks denoises.
+Shapes: B clips, K context frames, T target frames, R noise draws, N objects, D channels per token, E channels
+per pair, H heads, S slots: frames by their distance from the last context frame.
 """
 
 from dataclasses import dataclass
@@ -13,7 +13,6 @@ from dataclasses import dataclass
 import torch
 from einops import rearrange
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from vdp.core.anchor import find_anchor
 from vdp.core.objects import AREA, CHANNELS, FEATURES, HEIGHT, SEEN, WIDTH, X, Y
@@ -40,7 +39,7 @@ class MotionContext:
 
 
 def slot_frames(frames: Tensor, offsets: Tensor, slots: int) -> Tensor:
-    """Sort frames into slots: (B, C, K, N), offsets (B, K) -> (B, C, slots, N); frames beyond them are left out."""
+    """Sort frames into slots, leaving out those beyond: (B, C, K, N), offsets (B, K) -> (B, C, slots, N)."""
     slot = offsets.round().long()
     inside = (slot >= 0) & (slot < slots)
     index = torch.where(inside, slot, slots)[:, None, :, None].expand_as(frames)
@@ -116,7 +115,7 @@ class MotionTransformer(nn.Module):
     def context(
         self, frames: Tensor, index: Tensor, level: Tensor, dropped: Tensor, target_index: Tensor
     ) -> MotionContext:
-        """Encode the objects of the context frames, (B, C, K, 1, N); `dropped` clips have no visible object."""
+        """Encode the objects of the context, (B, C, K, 1, N); `dropped` clips have no visible object."""
         frames = frames * ~dropped[:, None, None, None, None]
         last = index.amax(dim=1, keepdim=True)
         found = find_anchor(frames, index)
@@ -174,7 +173,7 @@ class MotionTransformer(nn.Module):
 
 
 def pair_features(place: Tensor, velocity: Tensor, kind: Tensor) -> Tensor:
-    """Features of ordered pairs of objects: places and velocities (B, 2, N), kinds (B, S, N) -> (B, N, N, E_in)."""
+    """Features of ordered pairs: places and velocities (B, 2, N), kinds (B, S, N) -> (B, N, N, E_in)."""
     apart = place[:, :, None, :] - place[:, :, :, None]  # from the first to the second
     relative = velocity[:, :, None, :] - velocity[:, :, :, None]
     distances = torch.stack([(apart + h * relative).norm(dim=1) for h in HORIZONS], dim=1)

@@ -78,7 +78,7 @@ class MaskPredictor:
         self.device = device
 
     def context_masks(self, probs: Tensor) -> np.ndarray:
-        """Decide the masks of a clip's context frames one by one, probabilities (K, 49, H, W) -> (K, H, W)."""
+        """Decide the masks of a clip's context frames one by one, probs (K, 49, H, W) -> (K, H, W)."""
         masks = probs_to_masks(probs, self.params.object_threshold, None)
         if self.params.seen_classes_only:
             allowed = seen_classes(masks[None], self.params.seen_pixels)
@@ -86,7 +86,7 @@ class MaskPredictor:
         return masks.cpu().numpy()
 
     def allowed_classes(self, masks: np.ndarray) -> np.ndarray:
-        """Classes that a predicted frame may have, (49,) bool, by the masks of its context frames (K, H, W)."""
+        """Classes that a predicted frame may have, (49,) bool, by its context's masks (K, H, W)."""
         if not self.params.seen_classes_only:
             return np.ones(NUM_CLASSES, bool)
         return np.bincount(masks.ravel(), minlength=NUM_CLASSES) > 0
@@ -114,7 +114,7 @@ class MaskPredictor:
         return probs_to_masks(probs, self.params.object_threshold, None)[0].numpy()
 
     def truth(self, frame: np.ndarray) -> dict[str, np.ndarray]:
-        """Decide the masks of a true frame (H, W, 3): 'truth', by UNet++ only, and of its codec round trip."""
+        """Decide the masks of a true frame (H, W, 3): 'truth', by UNet++ only and of its round trip."""
         threshold, vote = self.params.object_threshold, self.params.codec_vote
         encoded = self.encode(frame[None])
         decoded = self.decode(encoded)

@@ -17,7 +17,6 @@ from vdp.models.segmenters.link import Track, assign_classes, clip_tracks, track
 from vdp.models.segmenters.masks import MaskPredictor
 from vdp.models.segmenters.params import TrackParams
 
-
 Cropper = Callable[[NDArray[np.uint8], float, float], NDArray[np.uint8]]  # frame, row, column -> crop
 
 
