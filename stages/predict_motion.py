@@ -1,9 +1,9 @@
 """DVC stage predict_motion: sample futures of the objects of every test clip and compose them.
 
 Reads   data/clips/test, data/tracks, data/models/motion; params.yaml: seed, clip, predict, sample_motion
-Writes  data/motion/<test set>: places.npy (clips, R, N, hops, 3), composed.npy (clips, hops, H, W, 3) of the
-        most likely future, motion_only.npy (clips, H, W) its mask of the last frame, masks.npy (clips, R, H, W)
-        of the samples' last frames; nothing without tracks
+Writes  data/motion/<test set>: places.npy (clips, R, N, hops, 3), masks.npy (clips, R, H, W) of the samples'
+        last frames, composed.npy (clips, hops, H, W, 3) of the most likely future and motion_only.npy
+        (clips, H, W), its last mask; nothing without tracks
 """
 
 from pathlib import Path

@@ -2,8 +2,8 @@
 
 Reads   data/clips/test, data/predictions, data/motion, data/tracks, data/models/{codec,segmenter};
         params.yaml: clip, segment
-Writes  data/masks/<test set>: prediction.npy, known.npy, truth.npy, truth_unetpp.npy, round_trip.npy and, with
-        a motion model, motion_only.npy and tracked.npy
+Writes  data/masks/<test set>: prediction.npy, known.npy, truth.npy, truth_unetpp.npy, round_trip.npy and,
+        with a motion model, motion_only.npy and tracked.npy
 """
 
 from pathlib import Path

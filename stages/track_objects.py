@@ -3,8 +3,8 @@
 Reads   data/clips, data/models/{codec,segmenter,classifier}; params.yaml: clip, segment, track_objects
 Writes  data/tracks/{train,val}: from the true masks of all frames; data/tracks/unlabeled: from the
         segmenter's; data/tracks/test/<test set>: from the segmenter's masks of the context frames, with the
-        pixels of the objects (labels.npy) and the masks decided frame by frame (frame_masks.npy). Empty without
-        masks.
+        pixels of the objects (labels.npy) and the masks decided frame by frame (frame_masks.npy).
+        Empty without masks.
 """
 
 from collections.abc import Iterator

@@ -13,6 +13,8 @@ import numpy as np
 import torch
 
 from vdp.api.loading import LatentDiffusion, clips_per_batch, load_latent_diffusion
+from vdp.api.motion import ObjectMotion, load_motion
+from vdp.api.tracks import load_tracker
 from vdp.config.read import check_file, read_section, read_value
 from vdp.config.schema import ClipParams
 from vdp.core.classes import NUM_CLASSES
@@ -20,6 +22,7 @@ from vdp.core.device import pick_device
 from vdp.core.errors import UserError, one_line
 from vdp.core.tasks import hop_offsets
 from vdp.data.extract.cut import cut_clips
+from vdp.data.object_states import object_states
 from vdp.data.params import ExtractParams
 from vdp.data.sources.competition import FOLDER, PICTURE, CompetitionSource
 from vdp.data.sources.protocols import ClipRule, Pace

@@ -122,7 +122,7 @@ class MotionLevelLoss(MotionLoss):
     """Validation loss at fixed noise levels, and the distance of the most likely place from the true one."""
 
     def __call__(self, denoiser: Denoiser[ContextT], hops: Hops, batch_rng: BatchRng) -> dict[str, Tensor]:
-        """Return the losses of `MotionLoss` and 'distance', the mean error at the last frame, frame heights."""
+        """Return the losses of `MotionLoss` and 'distance', the mean error at the last frame in heights."""
         batch, _, targets, _, objects = hops.target.shape
         process, draws = self.objective.process, len(LEVELS) + 1
         levels = torch.cat([times_at_levels(LEVELS, process.schedule), torch.ones(1, dtype=torch.float64)])
