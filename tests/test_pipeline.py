@@ -19,7 +19,7 @@ from tests.runtime_imports import imported_modules
 
 REPO = Path(__file__).parents[1]
 STAGES = yaml.safe_load((REPO / "dvc.yaml").read_text())["stages"]
-TRAININGS = ("pretrain_vae", "train_denoiser", "train_segmenter")
+TRAININGS = ("pretrain_vae", "train_denoiser", "train_segmenter", "train_classifier", "train_motion")
 
 NO_DEPS = {  # modules that cannot change a stage's bytes, and why
     "vdp/__init__.py": "lazy exports",

@@ -5,7 +5,13 @@ in time, one channel per shape and material of the object's class. Lengths are i
 do not depend on the resolution; the origin is the frame's centre.
 """
 
+import numpy as np
+from numpy.typing import NDArray
+
 from vdp.core.classes import MATERIALS, SHAPES
+
+Labels = NDArray[np.uint8]  # object numbers of pixels, 1..N; 0 is the background
+States = NDArray[np.float32]  # (..., F)
 
 X, Y, SEEN, WIDTH, HEIGHT, CUT, AREA = range(7)
 FEATURES = ("x", "y", "seen", "width", "height", "cut", "area")

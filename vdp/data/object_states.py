@@ -6,12 +6,9 @@ Shapes: N objects, T frames of H x W pixels, F = len(FEATURES).
 import numpy as np
 from numpy.typing import NDArray
 
-from vdp.core.objects import AREA, CUT, FEATURES, HEIGHT, SEEN, WIDTH, X, Y
+from vdp.core.objects import AREA, CUT, FEATURES, HEIGHT, SEEN, WIDTH, Labels, States, X, Y
 
 MIN_PIXELS = 3  # of a visible object: the centroid of fewer is not a place
-
-Labels = NDArray[np.uint8]  # object numbers of pixels, 1..N; 0 is the background
-States = NDArray[np.float32]
 
 
 def object_states(labels: Labels, count: int) -> States:

@@ -14,8 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vdp.core.files import replacing
-from vdp.core.objects import FEATURES
-from vdp.data.object_states import Labels, States
+from vdp.core.objects import FEATURES, Labels, States
 
 LISTING = "tracks.json"
 FRAME_MASKS = (
