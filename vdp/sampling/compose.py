@@ -103,11 +103,12 @@ class Composer:
         for sprite, place in zip(self.sprites, places, strict=True):
             if sprite is None or place[2] < MIN_VISIBILITY:
                 continue
-            shape = cv2.warpAffine(
-                sprite.mask.astype(np.float32),
-                self._transform(sprite, place),
-                (self.width, self.height),
-                flags=cv2.INTER_LINEAR,
+            moved = self._transform(sprite, place)
+            shape = np.asarray(
+                cv2.warpAffine(
+                    sprite.mask.astype(np.float32), moved, (self.width, self.height), flags=cv2.INTER_LINEAR
+                ),
+                np.float32,
             )
             rows = np.flatnonzero((shape >= 0.5).any(axis=1))
             if len(rows):
@@ -155,12 +156,13 @@ def background(frames: Pixels, hidden: NDArray[np.bool_]) -> Pixels:
     Pixels that are hidden in every frame are filled from around them (Telea 2004).
     """
     shown = np.ma.masked_array(frames, np.broadcast_to(hidden[..., None], frames.shape))
-    median = np.ma.median(shown, axis=0).filled(0).round().astype(np.uint8)
+    median = np.asarray(np.ma.median(shown, axis=0).filled(0).round(), np.uint8)
     holes = hidden.all(axis=0)
     if holes.all():
         return frames[-1].copy()
     if holes.any():
-        median = cv2.inpaint(median, holes.astype(np.uint8), INPAINT_RADIUS, cv2.INPAINT_TELEA)
+        filled = cv2.inpaint(median, holes.astype(np.uint8), INPAINT_RADIUS, cv2.INPAINT_TELEA)
+        return np.asarray(filled, np.uint8)
     return median
 
 

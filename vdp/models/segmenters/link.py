@@ -66,7 +66,7 @@ class Track:
 
     def pixel_probs(self) -> Float:
         """Class probabilities of the mean log-probability of its pixels, (48,)."""
-        return _softmax(sum(part.evidence for part in self.parts.values()) / self.pixels)
+        return _softmax(np.sum([part.evidence for part in self.parts.values()], axis=0) / self.pixels)
 
     def evidence(self) -> Float:
         """Sum over its frames of the mean log-probability of the pixels, (48,)."""
@@ -182,6 +182,6 @@ def _cost(track: Track, part: Part, frame: int, height: int) -> float:
     return distance + CLASS_DISTANCE * (1 - similarity)
 
 
-def _softmax(logits: Float) -> Float:
+def _softmax(logits: NDArray[np.floating]) -> Float:
     powers = np.exp(logits - logits.max())
-    return powers / powers.sum()
+    return (powers / powers.sum()).astype(np.float32)
