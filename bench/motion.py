@@ -1,7 +1,7 @@
 """Motion and votes on validation clips: `python -m bench.motion --help`.
 
 Reads data/clips/val and data/models of a finished run, and params.yaml. Rolls out some labelled clips from
-their true tracks and from the segmenter's, and prints the errors of the places, the Jaccard index of each answer
+their true tracks and from the segmenter's; prints the errors of the places, the Jaccard index of each answer
 with its ceilings and, with --votes, that over the weights of the vote and the threshold, from which section
 `segment` is chosen. --folder names another store, such as data/clips/test/simulated, for a report.
 """

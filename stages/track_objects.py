@@ -42,8 +42,8 @@ def main() -> None:
                 write_tracks(part / split, true_tracks(store, clip.frames, split), clip.frames)
         tracker = load_tracker(MODELS, segment, params, pick_device())
         for store in existing_stores(CLIPS, ["unlabeled"]):
-            rows = range(min(params.unlabeled, len(store)))
-            tracks = (tracked(tracker, store, row, clip.frames)[0] for row in progress(rows, 1, "unlabeled"))
+            rows = progress(range(min(params.unlabeled, len(store))), 1, "track unlabeled")
+            tracks = (tracked(tracker, store, row, clip.frames)[0] for (row,) in rows)
             write_tracks(part / "unlabeled", tracks, clip.frames)
         for name, folder in list_test_sets(CLIPS).items():
             store = ClipStore(folder)

@@ -17,7 +17,6 @@ def probs_of(masks: np.ndarray, sure: float = 0.9) -> np.ndarray:
     """Probabilities (K, 49, H, W) that have the masks (K, H, W) as their likeliest classes."""
     probs = np.full((len(masks), NUM_CLASSES, *masks.shape[1:]), (1 - sure) / (NUM_CLASSES - 1), np.float32)
     np.put_along_axis(probs, masks[:, None].astype(int), sure, axis=1)
-    probs[:, 0] += np.where(masks == 0, 0, -0.0)
     return probs / probs.sum(axis=1, keepdims=True)
 
 
@@ -29,7 +28,7 @@ def box(label: int, top: int, left: int, side: int = 6) -> np.ndarray:
 
 def labelled(masks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     tracks = clip_tracks(probs_of(masks), PARAMS)
-    classes = assign_classes(tracks, [track.evidence() for track in tracks])
+    classes = assign_classes(tracks, [track.evidence for track in tracks])
     return track_labels(tracks, classes, len(masks), SIZE)
 
 
@@ -65,7 +64,7 @@ def test_two_objects_that_cross_keep_their_identity():
 def test_objects_of_one_frame_have_different_classes():
     masks = np.stack([box(5, 4, 4) + box(5, 20, 30) for _ in range(4)])
     tracks = clip_tracks(probs_of(masks), PARAMS)
-    classes = assign_classes(tracks, [track.evidence() for track in tracks])
+    classes = assign_classes(tracks, [track.evidence for track in tracks])
     assert len(set(classes)) == 2
 
 
@@ -87,7 +86,7 @@ def test_evidence_beside_the_masks_decides_the_class():
     (track,) = clip_tracks(probs_of(masks, sure=0.5), PARAMS)
     other = np.zeros(NUM_CLASSES - 1, np.float32)
     other[36] = 100
-    assert assign_classes([track], [track.evidence() + other]) == [37]
+    assert assign_classes([track], [track.evidence + other]) == [37]
 
 
 def test_an_empty_clip_has_no_objects():

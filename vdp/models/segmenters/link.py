@@ -25,17 +25,14 @@ SMOOTHING = 0.5  # share of the newest displacement in a track's velocity
 TRIED_CLASSES = 6  # a track none of whose likeliest classes is free is a fragment of another object
 
 
-@dataclass
+@dataclass(frozen=True)
 class Part:
     """One part of the foreground of a frame."""
 
     mask: Mask  # (H, W)
     centre: NDArray[np.float64]  # row and column
-    evidence: Float  # sum of its pixels' log-probabilities of the object classes, (48,)
-
-    @property
-    def pixels(self) -> int:
-        return int(self.mask.sum())
+    pixels: int
+    evidence: Float  # mean of its pixels' log-probabilities of the object classes, (48,)
 
 
 @dataclass
@@ -43,15 +40,15 @@ class Track:
     """One object: its part in each frame where it was found."""
 
     parts: dict[int, Part] = field(default_factory=dict)
+    last: int = -1  # frame of the newest part
+    pixels: int = 0  # of all parts
+    evidence: Float = field(
+        default_factory=lambda: np.zeros(NUM_CLASSES - 1, np.float32)
+    )  # sum over its frames
+    pixel_evidence: Float = field(
+        default_factory=lambda: np.zeros(NUM_CLASSES - 1, np.float32)
+    )  # over pixels
     velocity: NDArray[np.float64] = field(default_factory=lambda: np.zeros(2))  # pixels per frame
-
-    @property
-    def last(self) -> int:
-        return max(self.parts)
-
-    @property
-    def pixels(self) -> int:
-        return sum(part.pixels for part in self.parts.values())
 
     def predict(self, frame: int) -> NDArray[np.float64]:
         """Extrapolate the centre to a frame."""
@@ -62,15 +59,10 @@ class Track:
             moved = (part.centre - self.parts[self.last].centre) / (frame - self.last)
             share = SMOOTHING if len(self.parts) > 1 else 1.0
             self.velocity = (1 - share) * self.velocity + share * moved
-        self.parts[frame] = part
-
-    def pixel_probs(self) -> Float:
-        """Class probabilities of the mean log-probability of its pixels, (48,)."""
-        return _softmax(np.sum([part.evidence for part in self.parts.values()], axis=0) / self.pixels)
-
-    def evidence(self) -> Float:
-        """Sum over its frames of the mean log-probability of the pixels, (48,)."""
-        return np.sum([part.evidence / part.pixels for part in self.parts.values()], axis=0)
+        self.parts[frame], self.last = part, frame
+        self.pixels += part.pixels
+        self.evidence = self.evidence + part.evidence
+        self.pixel_evidence = self.pixel_evidence + part.pixels * part.evidence
 
 
 def find_parts(probs: Float, threshold: float, min_pixels: int) -> list[Part]:
@@ -86,24 +78,33 @@ def find_parts(probs: Float, threshold: float, min_pixels: int) -> list[Part]:
     objects = probs[1:]
     foreground = objects.sum(axis=0) >= threshold
     likeliest = np.where(foreground, objects.argmax(axis=0) + 1, 0).astype(np.uint8)
-    regions: list[Mask] = []
+    regions: list[tuple[int, Mask]] = []
     for label in np.unique(likeliest[likeliest > 0]):
-        count, components = cv2.connectedComponents((likeliest == label).astype(np.uint8))
-        regions += [components == number for number in range(1, count)]
-    regions.sort(key=lambda region: -int(region.sum()))
-    kept: list[Mask] = []
-    for region in regions:
+        same = (likeliest == label).astype(np.uint8)
+        count, components, stats, _ = cv2.connectedComponentsWithStats(same)
+        regions += [
+            (int(stats[number, cv2.CC_STAT_AREA]), components == number) for number in range(1, count)
+        ]
+    regions.sort(key=lambda region: -region[0])
+    owner = np.zeros(foreground.shape, np.int64)  # number of the part at each pixel; 0 is none
+    sizes = [0]  # of the parts by number
+    for size, region in regions:
         grown = cv2.dilate(region.astype(np.uint8), np.ones((3, 3), np.uint8)) > 0
-        touching = [(grown & host).sum() * (region.sum() < FRAGMENT * host.sum()) for host in kept]
-        if touching and max(touching) > 0:
-            kept[int(np.argmax(touching))] |= region
-        elif region.sum() >= min_pixels:
-            kept.append(region)
+        touched = np.bincount(owner[grown], minlength=len(sizes))
+        touched[size >= FRAGMENT * np.array(sizes)] = 0
+        if touched.any():
+            host = int(touched.argmax())
+            owner[region], sizes[host] = host, sizes[host] + size
+        elif size >= min_pixels:
+            owner[region] = len(sizes)
+            sizes.append(size)
     parts = []
-    for mask in kept:
+    for number in range(1, len(sizes)):
+        mask = owner == number
         pixels = objects[:, mask]
         log_probs = np.log(pixels / np.maximum(pixels.sum(axis=0), 1e-6) + FLOOR)
-        parts.append(Part(mask, np.argwhere(mask).mean(axis=0), log_probs.sum(axis=1)))
+        centre = np.argwhere(mask).mean(axis=0)
+        parts.append(Part(mask, centre, sizes[number], log_probs.mean(axis=1)))
     return parts
 
 
@@ -123,7 +124,7 @@ def link_parts(
         active = [track for track in tracks if number - track.last <= max_gap]
         free = set(range(len(parts)))
         if active and parts:
-            cost = np.array([[_cost(track, part, number, height) for part in parts] for track in active])
+            cost = _costs(active, parts, number, height)
             for row, column in zip(*linear_sum_assignment(cost), strict=True):
                 if cost[row, column] < max_distance:
                     active[row].append(number, parts[column])
@@ -175,13 +176,15 @@ def clip_tracks(probs: Float, params: TrackParams) -> list[Track]:
     return link_parts(parts, probs.shape[2], params.max_gap, params.max_distance)
 
 
-def _cost(track: Track, part: Part, frame: int, height: int) -> float:
-    """Distance of a part from a track's extrapolated centre and class, in frame heights."""
-    distance = float(np.hypot(*(part.centre - track.predict(frame)))) / height
-    similarity = float(np.sqrt(_softmax(part.evidence / part.pixels) * track.pixel_probs()).sum())
-    return distance + CLASS_DISTANCE * (1 - similarity)
+def _costs(tracks: Sequence[Track], parts: Sequence[Part], frame: int, height: int) -> NDArray[np.float64]:
+    """Distance of parts from the tracks' extrapolated centres and classes, in frame heights."""
+    centres = np.stack([track.predict(frame) for track in tracks])[:, None] - [part.centre for part in parts]
+    of_tracks = _softmax(np.stack([track.pixel_evidence / track.pixels for track in tracks]))
+    of_parts = _softmax(np.stack([part.evidence for part in parts]))
+    similarity = np.sqrt(of_tracks) @ np.sqrt(of_parts).T  # Bhattacharyya coefficient
+    return np.hypot(centres[..., 0], centres[..., 1]) / height + CLASS_DISTANCE * (1 - similarity)
 
 
-def _softmax(logits: NDArray[np.floating]) -> Float:
-    powers = np.exp(logits - logits.max())
-    return (powers / powers.sum()).astype(np.float32)
+def _softmax(logits: Float) -> Float:
+    powers = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return powers / powers.sum(axis=1, keepdims=True)

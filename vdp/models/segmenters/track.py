@@ -43,7 +43,7 @@ class ObjectTracker:
         frame_masks = self.masks.context_masks(probs)
         tracks = clip_tracks(probs.cpu().numpy(), self.params)
         evidence = [
-            track.evidence() + self.params.classifier_weight * crops
+            track.evidence + self.params.classifier_weight * crops
             for track, crops in zip(tracks, self._crop_evidence(frames, tracks), strict=True)
         ]
         labels, classes = track_labels(
