@@ -1,5 +1,6 @@
 """Mask scores of one test set: the prediction, its baselines and its ceilings on the same clips."""
 
+from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 
@@ -74,17 +75,15 @@ def score_masks(clips: Iterable[ClipMasks], steps: int, decay: Decay) -> MaskSco
         ValueError: if there are no clips, or only some have a mask that is optional.
     """
     prediction = _Tally()
-    baselines: dict[str, _Tally] = {}
-    ceilings: dict[str, _Tally] = {}
+    baselines: defaultdict[str, _Tally] = defaultdict(_Tally)
+    ceilings: defaultdict[str, _Tally] = defaultdict(_Tally)
     per_video = []
     for clip in clips:
         per_video.append(jaccard(prediction.add(clip.prediction, clip.target)))
-        for tallies, masks in (
-            (baselines, _baselines(clip, steps, decay.value)),
-            (ceilings, _ceilings(clip)),
-        ):
-            for name, mask in masks.items():
-                tallies.setdefault(name, _Tally()).add(mask, clip.target)
+        for name, mask in _baselines(clip, steps, decay.value).items():
+            baselines[name].add(mask, clip.target)
+        for name, mask in _ceilings(clip).items():
+            ceilings[name].add(mask, clip.target)
     count = len(per_video)
     return MaskScores(
         prediction.candidate("prediction", count),
@@ -121,12 +120,12 @@ class _Tally:
 def _baselines(clip: ClipMasks, steps: int, decay: float) -> dict[str, Mask]:
     contexts = {"": clip.segmented_context, "_truth": clip.context, "_tracked": clip.tracked_context}
     given = {suffix: context for suffix, context in contexts.items() if context is not None}
-    moved = {} if clip.motion_only is None else {"motion_only": clip.motion_only}
+    motion = {} if clip.motion_only is None else {"motion_only": clip.motion_only}
     return {
         **{f"copy_last{suffix}": copy_last(context) for suffix, context in given.items()},
         "constant_velocity": constant_velocity(clip.segmented_context, steps),
         **{f"decayed_velocity{suffix}": decayed_velocity(c, steps, decay) for suffix, c in given.items()},
-        **moved,
+        **motion,
     }
 
 
