@@ -141,7 +141,7 @@ def test_summary_prints_scores_costs_and_paths(project, monkeypatch, capsys):
     save_stats("score", {"seconds": 5.0, "peak_memory_mb": 50.0})
     assert run(monkeypatch, "summary") == 0
     printed = capsys.readouterr().out
-    for part in ("0.5000", "simulate", "1 min 1 s", "1 min 6 s", "results/report.html", "mlflow.db"):
+    for part in ("0.500", "simulate", "1 min 1 s", "1 min 6 s", "results/report.html", "mlflow.db"):
         assert part in printed
 
 
