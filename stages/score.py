@@ -1,6 +1,6 @@
 """DVC stage score: compare predicted frames and masks with the truth, beside baselines and ceilings.
 
-Reads   data/clips/{val,test}, data/predictions, data/masks; params.yaml: score
+Reads   data/clips/{val,test}, data/predictions, data/motion, data/tracks, data/masks; params.yaml: score
 Writes  results/metrics.json, results/plots/<set>_per_class.csv, results/plots/<set>_hops.csv,
         results/strips/<set>_<clip>.png, results/report.html
 """
@@ -17,7 +17,7 @@ from vdp.config.read import read_section, run_stage
 from vdp.core.classes import class_name
 from vdp.core.files import replacing, write_text
 from vdp.data.stores.clips import Pixels, existing_stores, list_test_sets
-from vdp.data.stores.prediction_set import PredictionSet
+from vdp.data.stores.prediction_set import MotionSet, PredictionSet
 from vdp.evaluation.baselines import DECAYS, choose_decay
 from vdp.evaluation.bootstrap import RESAMPLES
 from vdp.evaluation.frame import Frames, FrameScore, frame_score
@@ -33,13 +33,15 @@ from vdp.evaluation.table import (
     score_table,
     verdict,
 )
-from vdp.tracking.figures import ClipPicture, Picture, clip_strip, encode_png, encode_webp
+from vdp.tracking.figures import ClipPicture, ObjectPath, Picture, clip_strip, encode_png, encode_webp
 from vdp.tracking.mlflow_run import track_stage
 from vdp.tracking.report import Section, Table, html_report
 
 CLIPS = Path("data/clips")
 PREDICTIONS = Path("data/predictions")
 MASKS = Path("data/masks")
+MOTION = Path("data/motion")
+TRACKS = Path("data/tracks/test")
 RESULTS = Path("results")
 
 SEED = 0  # of the resamples: equal runs give equal intervals, whatever the seed of the run
@@ -74,7 +76,9 @@ def main() -> None:
         for name, folder in list_test_sets(CLIPS).items()
     }
     with track_stage("score") as tracker:
-        results = {name: score_set(name, predictions, params) for name, predictions in sets.items()}
+        results = {
+            name: score_set(name, predictions, motion_set(name), params) for name, predictions in sets.items()
+        }
         metrics = {name: result.scores for name, result in results.items() if result.scores is not None}
         write_results(results, metrics)
         tracker.headline(metrics)
@@ -86,7 +90,14 @@ def main() -> None:
         print(f"{name}: {NOT_SCORED}")
 
 
-def score_set(name: str, predictions: PredictionSet, params: ScoreParams) -> SetResult:
+def motion_set(name: str) -> MotionSet | None:
+    """Sampled motions of a test set; None without a motion model."""
+    return MotionSet(MOTION / name, TRACKS / name) if (MOTION / name).is_dir() else None
+
+
+def score_set(
+    name: str, predictions: PredictionSet, motion: MotionSet | None, params: ScoreParams
+) -> SetResult:
     """Score the clips of a test set that have truth, and draw strips of some clips."""
     shown = (
         np.linspace(0, len(predictions) - 1, min(params.strips, len(predictions)))
@@ -94,7 +105,10 @@ def score_set(name: str, predictions: PredictionSet, params: ScoreParams) -> Set
         .astype(int)
         .tolist()
     )
-    strips = {f"{name}_{predictions.names[row]}": clip_strip(clip_picture(predictions, row)) for row in shown}
+    strips = {
+        f"{name}_{predictions.names[row]}": clip_strip(clip_picture(predictions, motion, row))
+        for row in shown
+    }
     rows = predictions.scored()
     if not rows:
         return SetResult(strips)
@@ -104,10 +118,10 @@ def score_set(name: str, predictions: PredictionSet, params: ScoreParams) -> Set
     clips = tqdm(clip_masks(predictions, rows, known), desc=f"{name}: masks", total=len(rows), unit="clip")
     masks = score_masks(clips, steps, decay)
     hops = {
-        number: score_hop(predictions, rows, known, number)
+        number: score_hop(predictions, motion, rows, known, number)
         for number in tqdm(predictions.hops, desc=f"{name}: frames", unit="hop")
     }
-    target, _ = hops[predictions.target]
+    target = hops[predictions.target]["predicted"]
     tables = {"hops": hop_table(hops), "per_class": class_table(masks.prediction.confusion)}
     scores = set_scores(masks, target.psnr, target.ssim, np.random.default_rng(SEED))
     return SetResult(strips, scores, tables)
@@ -142,9 +156,9 @@ def clip_masks(predictions: PredictionSet, rows: list[int], known: int) -> Itera
 
 
 def score_hop(
-    predictions: PredictionSet, rows: list[int], known: int, number: int
-) -> tuple[FrameScore, FrameScore]:
-    """Score all samples of predicted frame `number`, and the last context frame in its place."""
+    predictions: PredictionSet, motion: MotionSet | None, rows: list[int], known: int, number: int
+) -> dict[str, FrameScore]:
+    """Score frame `number`: all predicted samples, the last context frame copied, and the composed frame."""
     hop = predictions.hops.index(number)
 
     def predicted() -> Iterator[tuple[Frames, Frames]]:
@@ -156,11 +170,18 @@ def score_hop(
         for row in rows:
             yield predictions.true_frame(row, known)[None], predictions.true_frame(row, number)[None]
 
-    return frame_score(predicted()), frame_score(copied())
+    def composed(frames: Pixels) -> Iterator[tuple[Frames, Frames]]:
+        for row in rows:
+            yield frames[row, hop][None], predictions.true_frame(row, number)[None]
+
+    scores = {"predicted": frame_score(predicted()), "copy": frame_score(copied())}
+    if motion is not None:
+        scores["composed"] = frame_score(composed(motion.composed))
+    return scores
 
 
-def clip_picture(predictions: PredictionSet, row: int) -> ClipPicture:
-    """Return the first sample of a clip, beside the truth where it has one."""
+def clip_picture(predictions: PredictionSet, motion: MotionSet | None, row: int) -> ClipPicture:
+    """Return the first sample of a clip, beside the truth where it has one, and its composed frames."""
     known = predictions.segmented_context.shape[1]
     has_truth = row in predictions.scored()
     return ClipPicture(
@@ -171,6 +192,8 @@ def clip_picture(predictions: PredictionSet, row: int) -> ClipPicture:
         true={n: predictions.true_frame(row, n) for n in predictions.hops if predictions.has_frame(row, n)},
         predicted_mask=predictions.prediction[row],
         true_mask=predictions.true_masks(row)[predictions.target - 1] if has_truth else None,
+        composed={} if motion is None else dict(zip(predictions.hops, motion.composed[row], strict=True)),
+        paths=[] if motion is None else [ObjectPath(*path) for path in motion.paths(row)],
     )
 
 
@@ -200,12 +223,18 @@ def section(name: str, result: SetResult) -> Section:
     return Section(name, verdict(scores), is_under_copy(scores), [decay_note(scores)], tables, strips)
 
 
-def hop_table(hops: dict[int, tuple[FrameScore, FrameScore]]) -> Table:
-    rows = [
-        (str(number), f"{predicted.psnr:.4f}", f"{predicted.ssim:.4f}", f"{copied.psnr:.4f}")
-        for number, (predicted, copied) in hops.items()
-    ]
-    return Table("Predicted frames", ("frame", "psnr", "ssim", "copy_psnr"), rows)
+def hop_table(hops: dict[int, dict[str, FrameScore]]) -> Table:
+    heads = ["frame", "psnr", "ssim", "copy_psnr"]
+    rows = []
+    for number, scores in hops.items():
+        row = [str(number), f"{scores['predicted'].psnr:.4f}", f"{scores['predicted'].ssim:.4f}"]
+        row.append(f"{scores['copy'].psnr:.4f}")
+        if "composed" in scores:
+            row += [f"{scores['composed'].psnr:.4f}", f"{scores['composed'].ssim:.4f}"]
+        rows.append(tuple(row))
+    if rows and len(rows[0]) > len(heads):
+        heads += ["composed_psnr", "composed_ssim"]
+    return Table("Predicted frames", tuple(heads), rows)
 
 
 def class_table(confusion: Confusion) -> Table:

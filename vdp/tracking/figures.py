@@ -5,7 +5,7 @@ label of two letters, its material's and its shape's: a longer label would cover
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import cv2
 import numpy as np
@@ -28,6 +28,7 @@ METAL_LIGHT = 0.35  # share of white
 MATERIAL_LETTERS = {"metal": "m", "rubber": "r"}
 SHAPE_LETTERS = {"cube": "C", "sphere": "S", "cylinder": "Y"}
 SHAPE_SHADE = {"cube": 1.0, "sphere": 0.84, "cylinder": 0.68}
+PATH_SHADE = 0.35  # of the line of one sample; where samples agree the lines add up
 LEGEND = "masks: m metal, r rubber; C cube, S sphere, Y cylinder"
 
 
@@ -45,6 +46,17 @@ class ClipPicture:
     true: dict[int, Picture]
     predicted_mask: Picture
     true_mask: Picture | None
+    composed: dict[int, Picture] = field(default_factory=dict)  # frames of the most likely motion, every hop
+    paths: Sequence["ObjectPath"] = ()  # of its objects
+
+
+@dataclass(frozen=True)
+class ObjectPath:
+    """Places of an object, in pixels of a frame (column, row)."""
+
+    label: int  # class id
+    known: NDArray[np.float32]  # in the context frames where it is visible, (K, 2)
+    samples: NDArray[np.float32]  # sampled places in the target frames, (R, T, 2)
 
 
 def evenly_spaced(count: int, max_count: int) -> list[int]:
@@ -74,7 +86,12 @@ def clip_strip(clip: ClipPicture) -> Picture:
     if clip.true_mask is not None:
         top.append(mask_tile(clip.true_mask, f"true mask {clip.target}"))
     top.append(mask_tile(clip.predicted_mask, f"predicted mask {clip.target}"))
+    if clip.paths:
+        last = max(clip.known)
+        top.append(path_tile(clip.known[last], clip.paths, f"sampled tracks from {last}"))
     rows = [top, [tile(frame, f"predicted {number}") for number, frame in clip.predicted.items()]]
+    if clip.composed:
+        rows.append([tile(frame, f"composed {number}") for number, frame in clip.composed.items()])
     if clip.true:
         rows.append([tile(frame, f"true {number}") for number, frame in clip.true.items()])
     return sheet(f"{clip.title}; {LEGEND}", rows)
@@ -126,6 +143,20 @@ def mask_tile(mask: Picture, caption: str) -> Picture:
     return np.concatenate([_text_bar(caption, picture.shape[1]), picture])
 
 
+def path_tile(frame: Picture, paths: Sequence[ObjectPath], caption: str) -> Picture:
+    """A frame with the known path of each object in white and its sampled paths in its colour."""
+    picture = np.ascontiguousarray(_enlarge(frame))
+    factor, colors = picture.shape[0] // frame.shape[0], class_colors()
+    for path in paths:
+        last = path.known[-1:]
+        for sample in path.samples:
+            over = picture.copy()
+            _draw_path(over, np.concatenate([last, sample]), factor, colors[path.label].tolist())
+            picture = np.rint(picture + PATH_SHADE * (over.astype(np.float32) - picture)).astype(np.uint8)
+        _draw_path(picture, path.known, factor, list(PAPER))
+    return np.concatenate([_text_bar(caption, picture.shape[1]), picture])
+
+
 def encode_png(picture: Picture) -> bytes:
     """Encode as PNG; equal pictures give equal bytes."""
     return _encode(picture, ".png", [cv2.IMWRITE_PNG_COMPRESSION, 9])
@@ -167,6 +198,11 @@ def _label(picture: Picture, text: str, x: int, y: int) -> None:
     y = int(np.clip(y + height // 2, height + 1, picture.shape[0] - 2))
     for color, thickness in ((INK, 2), (PAPER, 1)):
         cv2.putText(picture, text, (x, y), FONT, FONT_SCALE * 0.8, color, thickness, cv2.LINE_AA)
+
+
+def _draw_path(picture: Picture, places: NDArray[np.float32], factor: int, color: list[int]) -> None:
+    points = np.rint((places + 0.5) * factor).astype(np.int32)[:, None]
+    cv2.polylines(picture, [points], isClosed=False, color=color, thickness=1, lineType=cv2.LINE_AA)
 
 
 def _text_bar(text: str, width: int) -> Picture:

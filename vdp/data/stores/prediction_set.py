@@ -5,8 +5,41 @@ from pathlib import Path
 
 import numpy as np
 
+from vdp.core.objects import SEEN, X, Y
 from vdp.data.stores.clips import ClipStore, Pixels
 from vdp.data.stores.predictions import FRAMES, LISTING
+from vdp.data.stores.tracks import TrackStore
+
+
+class MotionSet:
+    """Sampled motions of the objects of a test set, memory-mapped; row n of every array is clip n.
+
+    Attributes:
+        tracks: the objects in the context frames.
+        places: x, y and visibility in the predicted frames, (N, R, objects, hops, 3) for R samples.
+        composed: frames composed of the most likely motion, (N, hops, H, W, 3).
+    """
+
+    def __init__(self, motion: Path, tracks: Path) -> None:
+        self.tracks = TrackStore(tracks)
+        self.places: np.ndarray = np.load(motion / "places.npy", mmap_mode="r")
+        self.composed: Pixels = np.load(motion / "composed.npy", mmap_mode="r")
+
+    def paths(self, row: int) -> list[tuple[int, np.ndarray, np.ndarray]]:
+        """Class id, known places (K, 2) and sampled ones (R, hops, 2) of each object of a clip, in pixels."""
+        height, width = self.composed.shape[2:4]
+        centre = np.array([width - 1, height - 1]) / 2
+
+        def pixels(places: np.ndarray) -> np.ndarray:
+            return (places * height + centre).astype(np.float32)
+
+        found = []
+        for number, label in enumerate(self.tracks.classes[row]):
+            states = self.tracks.states[row, number]
+            known = states[states[:, SEEN] > 0][:, [X, Y]]
+            if label and len(known):
+                found.append((int(label), pixels(known), pixels(self.places[row, :, number, :, :2])))
+        return found
 
 
 class PredictionSet:
