@@ -58,13 +58,14 @@ def main() -> None:
         process = make_process(diffusion)
         scale = torch.stack([motion_scale(batch, process) for batch in first_batches(batches, seed)]).mean(0)
         objective = MotionObjective(process, scale.to(fabric.device))
+        settings = (objective, params.time_shift, params.draws, params.seen_weight)
         seed_weights(seed)
         training = Training(
             name="train_motion",
             network=build_motion(motion),
-            loss=MotionLoss(objective, params.time_shift, params.draws, params.seen_weight),
+            loss=MotionLoss(*settings, params.unroll, motion.target_slots),
             batches=batches,
-            val_loss=MotionLevelLoss(objective, params.time_shift, params.draws, params.seen_weight),
+            val_loss=MotionLevelLoss(*settings),
             val_batches=val_batches,
         )
         checkpoints = stage_checkpoints("train_motion", project_root())

@@ -146,3 +146,44 @@ def test_objects_absent_from_the_context_do_not_count():
     where[..., 0] = 1
     losses = loss()(Oracle(h, 1.0, where), h, rng())
     assert losses["loss"].item() == pytest.approx(0, abs=1e-6)
+
+
+class LastStep:
+    """A denoiser whose context is the newest frame: it predicts that nothing changes from the base."""
+
+    joint = True
+
+    def __init__(self) -> None:
+        self.contexts: list[torch.Tensor] = []
+
+    def context(self, known, index, level, dropped, target_index):
+        self.contexts.append(known)
+        return None
+
+    def __call__(self, xt, t, context):
+        x0 = torch.zeros_like(xt)
+        x0[:, 2] = 1  # visible
+        return (xt - x0) / t[:, None, :, None, None].clamp(min=1e-3)
+
+
+@pytest.mark.parametrize("hop_frames", [1, 2])
+def test_an_unrolled_context_ends_with_the_network_s_own_frames(hop_frames):
+    """A network that predicts the base moves objects on with their decaying velocity."""
+    h = hops()
+    known = h.known.clone()
+    known[:, [X, Y], 2:] += 5.0  # true frames that a rollout would not see
+    unrolled, predicted = replace(h, known=known), set()
+    for seed in range(8):
+        denoiser = LastStep()
+        generator = torch.Generator().manual_seed(seed)
+        MotionLoss(OBJECTIVE, 1.0, 1, 0.5, unroll=2, hop_frames=hop_frames)(
+            denoiser, unrolled, whole_batch(generator, 2)
+        )
+        last = denoiser.contexts[-1]
+        same = (last == known).flatten(3).all(dim=(0, 1, 3)).tolist()
+        assert same[:2] == [True, True]
+        predicted.add(same.count(False))
+        if same.count(False) == 2:
+            base = OBJECTIVE.base(known[:, :, :2], h.index[:, :2], h.index[:, 2:3])
+            torch.testing.assert_close(last[:, [X, Y], 2], base[:, [X, Y], 0], atol=1e-5, rtol=1e-5)
+    assert predicted == {0, 1, 2}

@@ -10,20 +10,26 @@ from vdp.models.motion.factory import build_motion
 from vdp.models.motion.params import MotionParams
 
 K, T = 5, 4
+NAMES = ("transformer", "interaction")
 
 
-def params(**changes: int) -> MotionParams:
+@pytest.fixture(params=NAMES)
+def name(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+def params(name: str = "transformer", **changes: int) -> MotionParams:
     values = {
-        "hidden_dim": 32, "pair_dim": 8, "depth": 2, "head_depth": 2, "num_heads": 4,
+        "name": name, "hidden_dim": 32, "pair_dim": 8, "depth": 2, "head_depth": 2, "num_heads": 4,
         "context_slots": 6, "target_slots": 6,
     }  # fmt: skip
     return MotionParams(**{**values, **changes})
 
 
-def network(seed: int = 0) -> torch.nn.Module:
+def network(name: str) -> torch.nn.Module:
     """A network whose zero-initialised output has random weights."""
-    torch.manual_seed(seed)
-    model = build_motion(params())
+    torch.manual_seed(0)
+    model = build_motion(params(name))
     torch.nn.init.normal_(model.out.weight, std=0.5)
     return model.eval()
 
@@ -61,8 +67,8 @@ def test_latents_hold_the_features_and_the_class():
     assert not z[0, len(FEATURES) :, 0, 0, 1].any()  # absent
 
 
-def test_the_output_permutes_with_the_objects():
-    model, known, order = network(), latents(2, 4), torch.tensor([2, 0, 3, 1])
+def test_the_output_permutes_with_the_objects(name):
+    model, known, order = network(name), latents(2, 4), torch.tensor([2, 0, 3, 1])
     output, xt = denoise(model, known)
     index = torch.arange(float(K)).expand(2, -1)
     target_index = torch.arange(float(K), K + T).expand(2, -1)
@@ -74,8 +80,8 @@ def test_the_output_permutes_with_the_objects():
     torch.testing.assert_close(permuted, output[..., order], atol=1e-5, rtol=1e-5)
 
 
-def test_absent_objects_change_nothing():
-    model, known = network(), latents(2, 3)
+def test_absent_objects_change_nothing(name):
+    model, known = network(name), latents(2, 3)
     padded = torch.cat([known, torch.zeros_like(known)], dim=-1)
     output, xt = denoise(model, known)
     index = torch.arange(float(K)).expand(2, -1)
@@ -88,8 +94,8 @@ def test_absent_objects_change_nothing():
     torch.testing.assert_close(more[..., :3], output, atol=1e-5, rtol=1e-5)
 
 
-def test_draws_of_one_context_are_independent():
-    model, known = network(), latents(2, 3)
+def test_draws_of_one_context_are_independent(name):
+    model, known = network(name), latents(2, 3)
     output, xt = denoise(model, known, draws=3)
     index = torch.arange(float(K)).expand(2, -1)
     target_index = torch.arange(float(K), K + T).expand(2, -1)
@@ -101,8 +107,8 @@ def test_draws_of_one_context_are_independent():
     torch.testing.assert_close(second, output[:, :, 1::3], atol=1e-5, rtol=1e-5)
 
 
-def test_only_the_distance_in_time_counts():
-    model, known = network(), latents(2, 3)
+def test_only_the_distance_in_time_counts(name):
+    model, known = network(name), latents(2, 3)
     early, _ = denoise(model, known)
     batch = len(known)
     index = torch.arange(float(K)).expand(batch, -1) + 7
@@ -117,8 +123,8 @@ def test_only_the_distance_in_time_counts():
 
 
 @pytest.mark.parametrize("change", ["place", "neighbour", "time", "class"])
-def test_the_output_depends_on_each_input(change):
-    model, known = network(), latents(1, 3)
+def test_the_output_depends_on_each_input(name, change):
+    model, known = network(name), latents(1, 3)
     output, _ = denoise(model, known)
     other, t = known.clone(), 0.4
     if change == "place":
@@ -133,17 +139,17 @@ def test_the_output_depends_on_each_input(change):
     assert (changed - output)[..., 0].abs().max() > 1e-4
 
 
-def test_a_dropped_context_hides_every_object():
-    model = network()
+def test_a_dropped_context_hides_every_object(name):
+    model = network(name)
     one, _ = denoise(model, latents(1, 3, seed=1), dropped=True)
     other, _ = denoise(model, latents(1, 3, seed=2), dropped=True)
     torch.testing.assert_close(one, other)
     assert torch.isfinite(one).all()
 
 
-def test_targets_beyond_the_slots_are_refused():
+def test_targets_beyond_the_slots_are_refused(name):
     with pytest.raises(ValueError, match="target_slots"):
-        denoise(network(), latents(1, 2), target_index=torch.tensor([[K + 6.0]]))
+        denoise(network(name), latents(1, 2), target_index=torch.tensor([[K + 6.0]]))
 
 
 def test_heads_divide_the_width():
@@ -151,8 +157,8 @@ def test_heads_divide_the_width():
         params(hidden_dim=30)
 
 
-def test_gradients_reach_every_weight():
-    model = network().train()
+def test_gradients_reach_every_weight(name):
+    model = network(name).train()
     known = latents(2, 3)
     index = torch.arange(float(K)).expand(2, -1)
     target_index = torch.arange(float(K), K + T).expand(2, -1)

@@ -19,10 +19,10 @@ from vdp.diffusion.motion import MotionObjective
 from vdp.diffusion.params import DiffusionParams
 from vdp.diffusion.schedules import make_process
 from vdp.models.checkpoint import WEIGHTS
-from vdp.models.motion.factory import load_motion_model
+from vdp.models.motion.factory import MotionModel, load_motion_model
 from vdp.models.motion.params import MotionConfig
-from vdp.models.motion.transformer import MotionTransformer
 from vdp.sampling.compose import Composer, SizeAtPlace
+from vdp.sampling.hops import plan_groups
 from vdp.sampling.params import SampleMotionParams
 from vdp.sampling.predict import predict
 from vdp.sampling.rollout import Strategy
@@ -39,7 +39,7 @@ Pixels = NDArray[np.uint8]
 class ObjectMotion:
     """A motion model; `load_motion` opens one."""
 
-    network: MotionTransformer
+    network: MotionModel
     config: MotionConfig[DiffusionParams]
     objective: MotionObjective
     device: torch.device
@@ -75,14 +75,14 @@ class ObjectMotion:
         padding = [(0, 0), (0, -count % PADDED_OBJECTS)]
         known = object_latents(np.pad(states, [*padding, (0, 0), (0, 0)]), np.pad(classes, padding))
         strategy = Strategy(
-            # all frames up to the last, as in training; jointly denoised frames depend on each other
-            hops=(tuple(map(float, range(first, max(frames) + 1))),),
+            # all frames up to the last, as in training: those of a hop depend on each other
+            hops=plan_groups(first, max(frames), self.config.motion.target_slots),
             sampler=make_sampler(params.sampler, 0.0),
             times=time_grid(params.steps, "trailing", self.config.diffusion.num_timesteps),
             temperature=temperature,
             guidance=1.0,
             context_noise=0.0,
-            context_frames=first,
+            context_frames=self.config.motion.context_slots,
         )
         numbers = [crc32(name.encode()) for name in names]
         with autocast(self.device):

@@ -11,6 +11,7 @@ from vdp.core.errors import UserError
 
 CodecName = Literal["vae", "pixel"]
 DenoiserName = Literal["unet", "dit"]
+MotionName = Literal["transformer", "interaction"]
 ScheduleName = Literal["flow", "linear", "cosine", "sigmoid"]
 Prediction = Literal["flow", "v", "eps", "x0"]  # output of the network
 SamplerName = Literal["ddpm", "ddim", "dpmpp", "euler", "heun"]

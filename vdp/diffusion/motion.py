@@ -6,7 +6,7 @@ some are hit. Visibility is diffused as -1 or 1.
 Shapes: B clips, C = vdp.core.objects.CHANNELS, K context frames, T target frames, N objects.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -18,12 +18,15 @@ from vdp.core.rng import BatchRng
 from vdp.diffusion.loss import LEVELS, ContextT, denoise_hops, shift_time, times_at_levels
 from vdp.diffusion.process import Process, predict_x0_eps, target
 from vdp.diffusion.protocols import Denoiser
+from vdp.diffusion.scheduled_sampling import sample_frames
 
 DIFFUSED = 3  # x, y and visibility
 DECAY = (
     0.93  # of the base's velocity per frame: objects slow down on the floor, and some are stopped by others
 )
 TAIL = 0.025  # change of a place, in frame heights, from which on the inverse hyperbolic sine is a logarithm
+UNROLL_STEPS = 2  # sampling steps of a context frame that the network predicts
+MIN_GIVEN = 2  # context frames that are not predicted: a velocity needs two
 MAX_ARGUMENT = 7.0  # bounds sinh of a sample that has left the data: 14 frame heights
 
 
@@ -92,15 +95,31 @@ class MotionLoss:
     time_shift: float
     draws: int  # noise draws per hop, sharing one pass over the context
     seen_weight: float  # of visibility beside each coordinate
+    unroll: int = 0  # max newest context frames that the network predicts itself, as in a rollout
+    hop_frames: int = 1  # frames of a hop of that rollout
 
     def __call__(self, denoiser: Denoiser[ContextT], hops: Hops, batch_rng: BatchRng) -> dict[str, Tensor]:
         """Return 'loss', 'place' and 'seen', scalars."""
         batch, _, targets, _, objects = hops.target.shape
+        if self.unroll > 0:
+            hops = self._unrolled(denoiser, hops, batch_rng)
         t = shift_time(batch_rng.uniform(batch, self.draws), self.time_shift).repeat(1, targets)
         noise = batch_rng.normal(batch, DIFFUSED, targets * self.draws, 1, objects)
         x0, _, output = self._denoise(denoiser, hops, t, noise)
         error = (output - target(x0, noise, t, self.objective.process)).square()
         return self._losses(error, hops)
+
+    def _unrolled(self, denoiser: Denoiser[ContextT], hops: Hops, batch_rng: BatchRng) -> Hops:
+        """Replace the newest context frames by the network's predictions, hop by hop; without gradients."""
+        frames, (batch, _, count, _, objects) = hops.known, hops.known.shape
+        start = count - int(batch_rng.shared() * (min(self.unroll, count - MIN_GIVEN) + 1))
+        for first in range(start, count, self.hop_frames):
+            hop = slice(first, min(first + self.hop_frames, count))
+            noise = batch_rng.normal(batch, DIFFUSED, hop.stop - first, 1, objects)
+            given = (frames[:, :, :first], hops.index[:, :first], hops.index[:, hop])
+            predicted = sample_frames(denoiser, *given, self.objective, UNROLL_STEPS, noise)
+            frames = torch.cat([frames[:, :, :first], predicted, frames[:, :, hop.stop :]], dim=2)
+        return replace(hops, known=frames)
 
     def _denoise(
         self, denoiser: Denoiser[ContextT], hops: Hops, t: Tensor, noise: Tensor

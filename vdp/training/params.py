@@ -106,6 +106,7 @@ class TrainMotionParams(FitParams):
 
     draws: Annotated[int, Field(ge=1)]  # noise draws per clip; the context is encoded once
     time_shift: Annotated[float, Field(gt=0, le=10)]  # above 1: more training at high noise
+    unroll: Annotated[int, Field(ge=0, le=1000)]  # max context frames that the network predicts itself
     seen_weight: Annotated[float, Field(ge=0)]  # of visibility beside each coordinate
     jitter: Annotated[
         float, Field(ge=0, le=0.1)

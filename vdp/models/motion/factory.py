@@ -7,20 +7,23 @@ from typing import Generic
 import torch
 
 from vdp.models.checkpoint import load_config, load_weights
+from vdp.models.motion.interaction import InteractionNetwork
 from vdp.models.motion.params import Diffusion, MotionConfig, MotionParams
 from vdp.models.motion.transformer import MotionTransformer
 
+MotionModel = MotionTransformer | InteractionNetwork
 
-def build_motion(params: MotionParams) -> MotionTransformer:
-    """Build the motion model of section `motion`."""
-    return MotionTransformer(params)
+
+def build_motion(params: MotionParams) -> MotionModel:
+    """Build the motion model that `params.name` names."""
+    return MotionTransformer(params) if params.name == "transformer" else InteractionNetwork(params)
 
 
 @dataclass(frozen=True)
 class TrainedMotion(Generic[Diffusion]):
     """A motion model and its training configuration."""
 
-    network: MotionTransformer
+    network: MotionModel
     config: MotionConfig[Diffusion]
 
 

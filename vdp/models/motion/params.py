@@ -4,17 +4,21 @@ from typing import Annotated, Generic, Self, TypeVar
 
 from pydantic import Field, model_validator
 
+from vdp.config.choices import MotionName
 from vdp.config.schema import Params
 
 
 class MotionParams(Params):
     """Section `motion`: the network."""
 
+    name: MotionName
     hidden_dim: Annotated[int, Field(ge=16, le=1024)]  # channels per object
     pair_dim: Annotated[int, Field(ge=4, le=256)]  # channels per pair of objects
-    depth: Annotated[int, Field(ge=1, le=32)]  # blocks that encode the context
-    head_depth: Annotated[int, Field(ge=1, le=32)]  # blocks of the denoising head
-    num_heads: Annotated[int, Field(ge=1, le=32)]  # attention heads; a divisor of hidden_dim
+    depth: Annotated[int, Field(ge=1, le=32)]  # blocks, or rounds of messages, that encode the context
+    head_depth: Annotated[int, Field(ge=1, le=32)]  # blocks, or rounds, of the denoising head
+    num_heads: Annotated[
+        int, Field(ge=1, le=32)
+    ]  # attention heads of the transformer; a divisor of hidden_dim
     context_slots: Annotated[int, Field(ge=2, le=256)]  # frames before the targets that enter the network
     target_slots: Annotated[int, Field(ge=1, le=256)]  # frames after the context that it predicts
 

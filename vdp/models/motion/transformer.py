@@ -14,17 +14,18 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-from vdp.core.anchor import find_anchor
-from vdp.core.objects import AREA, CHANNELS, FEATURES, HEIGHT, SEEN, WIDTH, X, Y
 from vdp.models.layers import fourier_features, zero_init
+from vdp.models.motion.features import (
+    DIFFUSED,
+    PAIR_FEATURES,
+    known_objects,
+    slot_frames,
+    target_slots,
+    token_features,
+)
 from vdp.models.motion.params import MotionParams
 
-DIFFUSED = 3  # channels of a target frame
 LEVEL_FEATURES, LEVEL_PERIOD = 32, 4.0
-# units that bring the features near 1: a place is within the frame, an object a sixth of its height
-PLACE_SCALE, CHANGE_SCALE, SIZE_SCALE, AREA_SCALE = 4.0, 16.0, 6.0, 50.0
-HORIZONS = (0, 1, 2, 3, 4, 6, 8, 11)  # frames ahead at which the distance of a pair is extrapolated
-NEAR = (0.1, 0.25, 0.6)  # distances, in frame heights, of the kernels that turn them into features
 MLP_RATIO = 4
 
 
@@ -36,15 +37,6 @@ class MotionContext:
     pairs: Tensor  # (B, N, N, E)
     present: Tensor  # (B, N) bool
     slots: Tensor  # slot of each target frame, (B, T)
-
-
-def slot_frames(frames: Tensor, offsets: Tensor, slots: int) -> Tensor:
-    """Sort frames into slots, leaving out those beyond: (B, C, K, N), offsets (B, K) -> (B, C, slots, N)."""
-    slot = offsets.round().long()
-    inside = (slot >= 0) & (slot < slots)
-    index = torch.where(inside, slot, slots)[:, None, :, None].expand_as(frames)
-    out = frames.new_zeros(*frames.shape[:2], slots + 1, frames.shape[3])
-    return out.scatter(2, index, frames)[:, :, :slots]
 
 
 class PairAttention(nn.Module):
@@ -93,13 +85,11 @@ class MotionTransformer(nn.Module):
         super().__init__()
         dim, pair_dim = params.hidden_dim, params.pair_dim
         self.context_slots, self.target_slots = params.context_slots, params.target_slots
-        static = CHANNELS - len(FEATURES)
-        inputs = self.context_slots * (len(FEATURES) + 2) + static + 3
-        self.embed = nn.Sequential(nn.Linear(inputs, dim), nn.SiLU(), nn.Linear(dim, dim))
+        self.embed = nn.Sequential(
+            nn.Linear(token_features(self.context_slots), dim), nn.SiLU(), nn.Linear(dim, dim)
+        )
         self.embed_pairs = nn.Sequential(
-            nn.Linear(6 + len(HORIZONS) * len(NEAR) + 2 * static, pair_dim),
-            nn.SiLU(),
-            nn.Linear(pair_dim, pair_dim),
+            nn.Linear(PAIR_FEATURES, pair_dim), nn.SiLU(), nn.Linear(pair_dim, pair_dim)
         )
         self.encoder = nn.ModuleList([Block(dim, params.num_heads, pair_dim) for _ in range(params.depth)])
         self.embed_noised = nn.Linear((DIFFUSED + 1) * self.target_slots, dim)
@@ -116,37 +106,12 @@ class MotionTransformer(nn.Module):
         self, frames: Tensor, index: Tensor, level: Tensor, dropped: Tensor, target_index: Tensor
     ) -> MotionContext:
         """Encode the objects of the context, (B, C, K, 1, N); `dropped` clips have no visible object."""
-        frames = frames * ~dropped[:, None, None, None, None]
-        last = index.amax(dim=1, keepdim=True)
-        found = find_anchor(frames, index)
-        place, velocity = found.frame[:, [X, Y], 0, 0], found.velocity[:, :, 0, 0]  # (B, 2, N)
-        features = slot_frames(frames[:, :, :, 0], index - last + self.context_slots - 1, self.context_slots)
-        visible = features[:, SEEN : SEEN + 1]
-        change = (features[:, [X, Y]] - place[:, :, None]) * visible * CHANGE_SCALE
-        scaled = features[:, : len(FEATURES)] * _scale(features)[:, None, None]
-        age = (last - found.index) * found.present / self.context_slots
-        token = torch.cat(
-            [
-                rearrange(torch.cat([scaled, change], dim=1), "b c s n -> b n (c s)"),
-                rearrange(found.frame[:, len(FEATURES) :, 0, 0], "b c n -> b n c"),
-                rearrange(velocity * CHANGE_SCALE, "b c n -> b n c"),
-                age[..., None],
-            ],
-            dim=-1,
-        )
-        kind = found.frame[:, len(FEATURES) :, 0, 0]
-        pairs = self.embed_pairs(pair_features(place, velocity, kind))
-        x = self.embed(token)
-        mask = _key_mask(found.present)
+        objects = known_objects(frames * ~dropped[:, None, None, None, None], index, self.context_slots)
+        pairs, mask = self.embed_pairs(objects.pairs), _key_mask(objects.present)
+        x = self.embed(objects.tokens)
         for block in self.encoder:
             x = block(x, pairs, mask)
-        slots = (target_index - last - 1).round().long()
-        if int(slots.min()) < 0 or int(slots.max()) >= self.target_slots:
-            raise ValueError(
-                f"target frames {target_index[0].tolist()} after {last[0].item():g}: expected up to "
-                f"motion.target_slots={self.target_slots} frames on; raise it and train again"
-            )
-        return MotionContext(x, pairs, found.present, slots)
+        return MotionContext(x, pairs, objects.present, target_slots(index, target_index, self.target_slots))
 
     def __call__(self, xt: Tensor, t: Tensor, context: MotionContext) -> Tensor:
         return super().__call__(xt, t, context)
@@ -172,34 +137,7 @@ class MotionTransformer(nn.Module):
         return rearrange(chosen, "(b r) c t n -> b c (t r) 1 n", r=draws)
 
 
-def pair_features(place: Tensor, velocity: Tensor, kind: Tensor) -> Tensor:
-    """Features of ordered pairs: places and velocities (B, 2, N), kinds (B, S, N) -> (B, N, N, E_in)."""
-    apart = place[:, :, None, :] - place[:, :, :, None]  # from the first to the second
-    relative = velocity[:, :, None, :] - velocity[:, :, :, None]
-    distances = torch.stack([(apart + h * relative).norm(dim=1) for h in HORIZONS], dim=1)
-    kernels = [torch.exp(-distances / near) for near in NEAR]
-    near = torch.exp(-apart.norm(dim=1, keepdim=True) / NEAR[-1])
-    count = kind.shape[2]
-    kinds = [kind[:, :, :, None].expand(-1, -1, -1, count), kind[:, :, None].expand(-1, -1, count, -1)]
-    parts = [
-        apart * near * PLACE_SCALE,
-        relative * CHANGE_SCALE * near,
-        relative * CHANGE_SCALE,
-        *kernels,
-        *kinds,
-    ]
-    return rearrange(torch.cat(parts, dim=1), "b c n m -> b n m c")
-
-
 def _key_mask(present: Tensor) -> Tensor:
     """0 for objects of the context and -inf for absent ones; 0 for all where there is none: (B, 1, 1, N)."""
     usable = present | ~present.any(dim=1, keepdim=True)
     return torch.zeros_like(present, dtype=torch.float32).masked_fill(~usable, -torch.inf)[:, None, None]
-
-
-def _scale(like: Tensor) -> Tensor:
-    scale = like.new_ones(len(FEATURES))
-    scale[[X, Y]] = PLACE_SCALE
-    scale[[WIDTH, HEIGHT]] = SIZE_SCALE
-    scale[AREA] = AREA_SCALE
-    return scale
