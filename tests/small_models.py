@@ -8,10 +8,14 @@ from torch import nn
 from vdp.core.tasks import TASKS
 from vdp.diffusion.params import DiffusionParams
 from vdp.models.checkpoint import fingerprint, save_model
+from vdp.models.classifiers.crops import CropClassifier
+from vdp.models.classifiers.params import ClassifierConfig, ClassifierParams
 from vdp.models.codecs.params import CodecConfig, VAEParams
 from vdp.models.codecs.vae import VAE
 from vdp.models.denoisers.factory import build_denoiser
 from vdp.models.denoisers.params import DenoiserConfig, DenoiserParams
+from vdp.models.motion.factory import build_motion
+from vdp.models.motion.params import MotionConfig, MotionParams
 from vdp.models.segmenters.params import SegmenterConfig, SegmenterParams
 from vdp.models.segmenters.unetpp import UNetPlusPlus
 
@@ -32,6 +36,11 @@ DIFFUSION = {
     "schedule": "flow", "prediction": "flow", "num_timesteps": 1000, "beta_start": 1e-4, "beta_end": 0.02,
     "zero_terminal_snr": False, "min_snr_gamma": None, "time_shift": 1.0, "residual": True,
 }  # fmt: skip
+CLASSIFIER = {"crop": 16, "crop_scale": 0.5, "base_channels": 8}
+MOTION = {
+    "name": "transformer", "hidden_dim": 16, "pair_dim": 4, "depth": 1, "head_depth": 1, "num_heads": 2,
+    "context_slots": 4, "target_slots": 3,
+}  # fmt: skip
 SEGMENTER = {"encoder": "resnet18", "encoder_depth": 3, "decoder_channels": [16, 8, 8], "upsample": 1}
 
 
@@ -43,7 +52,7 @@ def save_small_models(
     context_dropout: float = 0.0,
     segmenter: bool = True,
 ) -> Path:
-    """Write codec, denoiser and segmenter for frames of 32x48 pixels; returns the folder."""
+    """Write codec, denoiser and, with `segmenter`, segmenter, classifier and motion model for frames of 32x48 pixels; returns the folder."""
     torch.manual_seed(0)
     vae = VAEParams.model_validate(VAE_SECTION)
     codec = VAE(vae, True)
@@ -75,4 +84,22 @@ def save_small_models(
     if segmenter:
         chosen = SegmenterParams.model_validate(SEGMENTER)
         save_model(folder / "segmenter", UNetPlusPlus(chosen), SegmenterConfig(segmenter=chosen))
+        crops = ClassifierParams.model_validate(CLASSIFIER)
+        save_model(folder / "classifier", CropClassifier(crops), ClassifierConfig(classifier=crops))
+        save_motion(folder)
     return folder
+
+
+def save_motion(folder: Path) -> None:
+    """Write a motion model."""
+    motion = MotionParams.model_validate(MOTION)
+    network = build_motion(motion)
+    for parameter in network.parameters():
+        nn.init.normal_(parameter, std=0.1)
+    config = MotionConfig[DiffusionParams](
+        motion=motion,
+        diffusion=DiffusionParams.model_validate(DIFFUSION),
+        data_scale=(1.0, 0.5),
+        size_at_place=(0.2, 0.1),
+    )
+    save_model(folder / "motion", network, config)

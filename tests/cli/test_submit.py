@@ -11,7 +11,7 @@ import pytest
 import torch
 import yaml
 
-from stages import predict, segment
+from stages import predict, predict_motion, segment, track_objects
 from tests.small_models import HEIGHT, WIDTH, save_small_models
 from vdp.cli import submit as module
 from vdp.cli.submit import submit
@@ -35,6 +35,8 @@ def params() -> dict[str, dict[str, object]]:
     data["clip"] = {"frames": 6, "known": KNOWN, "height": HEIGHT, "width": WIDTH}
     data["predict"] |= {"hops": [4, 6], "steps": 2, "samples": 2, "batch_size": 6}  # batches of 3 of 4 clips
     data["segment"] |= {"object_threshold": 0.5, "seen_classes_only": False}
+    data["track_objects"]["min_pixels"] = 20  # random masks have many small parts
+    data["sample_motion"] |= {"steps": 2, "samples": 3}
     data["denoiser"]["unet"]["context_slots"] = 2
     data["train_denoiser"] |= {"context_frames": 3, "max_span": 4, "max_hops": 1}
     return data
@@ -111,14 +113,14 @@ def test_a_submission_has_the_masks_of_the_stages_in_the_order_of_numbers(projec
     result = torch.load("out.pt", weights_only=True)
     assert result.dtype == torch.uint8 and len(result.unique()) > 3
 
-    monkeypatch.setattr(predict, "track_stage", untracked)
-    monkeypatch.setattr(segment, "track_stage", untracked)
+    for stage in (track_objects, predict_motion, predict, segment):
+        monkeypatch.setattr(stage, "track_stage", untracked)
     source = CompetitionSource(Path("hidden"))
     rule = ClipRule(KNOWN, KNOWN, HEIGHT, WIDTH, "crop", Pace(), KNOWN)
     clips = [next(cut_clips(source, f"video_{number}", rule)) for number in NUMBERS]
     write_clips(Path("data/clips/test/hidden"), clips, shard_mb=1)
-    predict.main()
-    segment.main()
+    for stage in (track_objects, predict_motion, predict, segment):
+        stage.main()
     masks = np.load("data/masks/hidden/prediction.npy")
     expected = np.stack([resize_mask(mask, 160, 240, "stretch") for mask in masks])
     np.testing.assert_array_equal(result.numpy(), expected)

@@ -23,7 +23,7 @@ from vdp.data.simulator.scene import FRAME_SECONDS, Scene, draw_scene
 pytestmark = pytest.mark.slow
 
 SECTION = {
-    "train": 3, "val": 2, "test": 2, "unlabeled": 3, "height": 32, "width": 48, "inside": [2, 4],
+    "train": 3, "val": 2, "test": 2, "unlabeled": 3, "tracks": 3, "height": 32, "width": 48, "inside": [2, 4],
     "entering": [1, 2], "rest_share": 0.7, "speed": [0.4, 1.1], "aim_share": 0.8, "entry_frames": [0, 4],
     "friction": 0.033, "workers": 1,
 }  # fmt: skip
@@ -79,11 +79,24 @@ def test_layout_and_numbers_are_those_of_the_competition(tmp_path):
         for split, first in (("train", 0), ("val", 1000), ("unlabeled", 2000), ("test", 15000))
         for i in range(SECTION[split])
         for name in (frames if split == "unlabeled" else frames | {"mask.npy"})
-    }
+    } | {f"tracks/{name}" for name in ("tracks.json", "states.npy", "classes.npy")}
     assert set(files_of(tmp_path / "simulated")) == expected
     assert [path.name for path in tmp_path.iterdir()] == ["simulated"]
     masks = np.load(tmp_path / "simulated/train/video_00000/mask.npy")
     assert masks.shape == (FRAMES, 32, 48) and masks.dtype == np.uint8
+
+
+def test_tracks_are_those_of_the_rendered_masks(monkeypatch):
+    """A clip of the tracks, drawn as a video too, has the states of its masks."""
+    params = section(inside=[3, 4], entering=[0, 0])
+    tracks = make_tracks(params, 7, 6, 11)
+    rng = np.random.default_rng(np.random.SeedSequence([7, dataset.TRACKS_NUMBER, 11]))
+    scene = draw_scene(params, rng)
+    _, masks = render(scene, simulate_motion(scene, 6, params.friction), params.height, params.width)
+    labels, classes = class_labels(masks)
+    order = np.argsort(tracks.classes)
+    np.testing.assert_array_equal(tracks.classes[order], classes)
+    np.testing.assert_allclose(tracks.states[order], object_states(labels, len(classes)), atol=1e-6)
 
 
 def test_files_hold_the_result_of_make_video(tmp_path):
