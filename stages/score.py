@@ -55,7 +55,7 @@ def main() -> None:
         name: PredictionSet(folder, PREDICTIONS / name, MASKS / name)
         for name, folder in list_test_sets(CLIPS).items()
     }
-    with track_stage("score") as tracker:
+    with track_stage("score", workers=1) as tracker:
         results = {name: score_set(name, predictions, params) for name, predictions in sets.items()}
         metrics = {name: result.scores for name, result in results.items() if result.scores is not None}
         write_results(results, metrics)

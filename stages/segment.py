@@ -35,7 +35,8 @@ def main() -> None:
     segmenter, codec = load_segmenter(SEGMENTER).to(device), load_frame_codec(CODEC).to(device)
     predictor = MaskPredictor(segmenter, codec, params, device)
 
-    with track_stage("segment"), replacing(MASKS) as part:
+    with track_stage("segment") as tracker, replacing(MASKS) as part:
+        clip_masks = tracker.counted(predictor.clip_masks)
         for name, folder in list_test_sets(CLIPS).items():
             store = ClipStore(folder)
             frames = np.load(PREDICTIONS / name / FRAMES, mmap_mode="r")
@@ -44,7 +45,7 @@ def main() -> None:
             for (i,) in progress(range(len(store)), 1, f"segment {name}"):
                 target = store.frames(i)[clip.frames - 1] if store.num_frames(i) >= clip.frames else None
                 context = store.frames(i)[: clip.known]
-                rows.append(predictor.clip_masks(context, frames[i, :, -1], latents[i], target))
+                rows.append(clip_masks(context, frames[i, :, -1], latents[i], target))
             (part / name).mkdir()
             for kind in rows[0]:
                 np.save(part / name / f"{kind}.npy", np.stack([row[kind] for row in rows]))

@@ -197,6 +197,27 @@ def test_masks_of_a_clip():
         np.testing.assert_array_equal(masks[kind], without[kind])
 
 
+@pytest.mark.parametrize(("vote", "encoded", "decoded"), [(0.5, 5 + 1, 5 + 3 + 1), (0.0, 1, 1)])
+def test_every_frame_passes_once_through_each_network_that_uses_it(vote, encoded, decoded):
+    """Of 5 context frames, 3 samples, the true frame and its round trip; UNet++ also their mirror images."""
+    segmenter, codec = make_segmenter(), make_codec()
+    frames = {"unetpp": 0, "encoder": 0, "decoder": 0}
+
+    def count(name: str, network: torch.nn.Module) -> None:
+        def add(module: torch.nn.Module, inputs: tuple[Tensor], output: object) -> None:
+            frames[name] += len(inputs[0])
+
+        network.register_forward_hook(add)
+
+    count("unetpp", segmenter)
+    count("encoder", codec.encoder)
+    count("decoder", codec.decoder.trunk)
+    predictor = MaskPredictor(segmenter, codec, segment_params(vote=vote), CPU)
+    latents = np.zeros((3, 3, 4, 6), np.float16)
+    predictor.clip_masks(uint8_frames(5, 1), uint8_frames(3, 2), latents, uint8_frames(1, 3)[0])
+    assert frames == {"unetpp": 2 * (5 + 3 + 1 + 1), "encoder": encoded, "decoder": decoded}
+
+
 def test_truth_unetpp_is_the_truth_mask_at_a_vote_of_zero():
     voted, unetpp = (predict_masks(segment_params(vote=vote), uint8_frames(1, 3)[0]) for vote in (0.9, 0.0))
     np.testing.assert_array_equal(voted["truth_unetpp"], unetpp["truth"])

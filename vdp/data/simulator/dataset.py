@@ -5,7 +5,6 @@ A video depends on the seed, its split and its number, not on the counts or the 
 """
 
 import multiprocessing
-import os
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
@@ -17,6 +16,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from vdp.core.files import replacing
+from vdp.core.machine import cpu_cores
 from vdp.data.simulator.params import SimulateParams
 from vdp.data.simulator.physics import simulate_motion
 from vdp.data.simulator.render import render
@@ -67,7 +67,7 @@ def write_dataset(params: SimulateParams, seed: int, frames: int, root: Path) ->
         for split in FIRST_NUMBER:
             (part / split).mkdir()
         write = partial(write_video, params, seed, frames, part)
-        for _ in _write_all(write, videos, params.workers or os.cpu_count() or 1):
+        for _ in _write_all(write, videos, params.workers or cpu_cores()):
             bar.update()
 
 
