@@ -230,6 +230,9 @@ class Clock:
     def picture(self, name: str, picture: np.ndarray, step: int) -> None:
         pass
 
+    def add_flops(self, flops: float) -> None:
+        pass
+
     @property
     def steps(self) -> list[float]:
         """Seconds of each step after the warm-up."""

@@ -300,9 +300,8 @@ def vote_table(
         for n, pictures, codes in zip(batch, predicted[:, :, -1], latents, strict=True):
             z = torch.from_numpy(codes.astype(np.float32)).to(device)
             mean = tracker.masks.probs(pictures, z, segment.codec_vote).mean(dim=0).float().cpu().numpy()
-            known = tracker.masks.encode(frames[n])
-            probs = tracker.masks.probs(frames[n], known, segment.codec_vote)
-            allowed = tracker.masks.allowed_classes(tracker.masks.context_masks(probs))
+            context = tracker.masks.context_masks(tracker.masks.context_probs(frames[n]))
+            allowed = tracker.masks.allowed_classes(context)
             denoised.append(mean * allowed[:, None, None])
     table = []
     for weight in WEIGHTS:

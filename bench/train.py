@@ -41,7 +41,7 @@ from vdp.core.rng import BatchRng
 from vdp.models.checkpoint import save_model
 from vdp.models.codecs.params import CodecConfig, CodecParams, VAEParams
 from vdp.models.codecs.vae import VAE
-from vdp.training.cost import COST_STEPS, WARM_STEPS
+from vdp.training.cost import COST_STEPS, WARM_STEPS, counted_steps
 from vdp.training.dataloader import Batch, Batches
 from vdp.training.definition import Logger, Network, Picture, Training, ValBatch
 from vdp.training.optim import make_optimizer
@@ -99,9 +99,14 @@ class TurnBatches(Generic[Network, Batch]):
     """The batches of `fit`, which run the bare steps of the same batches after every few steps."""
 
     def __init__(
-        self, batches: Batches[Batch], bare: BareTraining[Network, Batch], steps: int, turns: int
+        self,
+        batches: Batches[Batch],
+        bare: BareTraining[Network, Batch],
+        steps: int,
+        turns: int,
+        untimed: int = 0,
     ) -> None:
-        self.batches, self.bare, self.steps = batches, bare, steps
+        self.batches, self.bare, self.steps, self.untimed = batches, bare, steps, untimed
         self.batch_size = batches.batch_size
         self.last = turns * steps
         self.seen: list[tuple[int, range, Batch]] = []  # in the turn of `fit`
@@ -109,7 +114,12 @@ class TurnBatches(Generic[Network, Batch]):
         self.turns: list[Turn] = []
 
     def __call__(self, step: int, rng: np.random.Generator, rows: range) -> Batch:
-        """Return rows of a batch, in ascending order; _Finished after the last turn."""
+        """Return rows of a batch; _Finished after the last turn. The first `untimed` calls do not count."""
+        if self.untimed > 0:
+            self.untimed -= 1
+            return self.batches(step, rng, rows)
+        if not self.seen and not self.turns:
+            self.since = now(self.bare.fabric)
         if step % self.steps == 0 and rows.start == 0 and step > 0:
             self._run_bare_steps()
             if step == self.last:
@@ -152,6 +162,8 @@ class NoLogger:
 
     def picture(self, name: str, picture: Picture, step: int) -> None: ...
 
+    def add_flops(self, flops: float) -> None: ...
+
 
 def time_turns(
     training: Training[Network, Batch, ValBatch],
@@ -165,8 +177,10 @@ def time_turns(
 ) -> list[Turn]:
     """Train by `fit` and by bare steps, in `turns` of `steps` steps each; `params` without workers."""
     bare = BareTraining(training, params, seed, fabric)
-    batches = TurnBatches(training.batches, bare, steps, turns)
-    one_more = params.model_copy(update={"steps": turns * steps + 1, "validate_every": turns * steps + 1})
+    total = turns * steps + 1
+    one_more = params.model_copy(update={"steps": total, "validate_every": total})
+    counted = len(counted_steps(total)) * params.accumulate  # before the training
+    batches = TurnBatches(training.batches, bare, steps, turns, counted)
     with suppress(_Finished):
         fit(replace(training, batches=batches), one_more, engine, seed, logger, fabric, checkpoints=None)
     return batches.turns

@@ -32,16 +32,17 @@ def main() -> None:
     codec = load_frame_codec(CODEC).to(device)
     moments = Moments(codec.channels)
     with track_stage("encode_latents") as tracker, replacing(LATENTS) as part:
+        encode = tracker.counted(codec.encode)
         for store in existing_stores(CLIPS, ["train", "val", "unlabeled"]):
             split = store.folder.name
             changes, seen = (augment.val, None) if split == "val" else (augment.train, moments)
             views = ClipViews(changes, store.height, store.width, seed, split)
-            clips = encode_clips(codec.encode, store, views, params.batch_frames, device, seen)
+            clips = encode_clips(encode, store, views, params.batch_frames, device, seen)
             conditions = None
             if params.degraded:
                 degradations = Degradations(degrade, seed, split)
                 conditions = encode_conditions(
-                    codec.encode, store, views, degradations, params.degraded, params.batch_frames, device
+                    encode, store, views, degradations, params.degraded, params.batch_frames, device
                 )
             write_latents(part / split, clips, params.shard_mb, conditions)
         normalisation = moments.normalisation()

@@ -33,7 +33,7 @@ from vdp.evaluation.tasks import (
 )
 from vdp.tracking.figures import Picture, encode_png, evenly_spaced, sample_sheet
 from vdp.tracking.mlflow_model import log_predictor
-from vdp.tracking.mlflow_run import track_stage
+from vdp.tracking.mlflow_run import Tracker, track_stage
 from vdp.tracking.progress import progress
 
 CLIPS = Path("data/clips")
@@ -78,13 +78,14 @@ def main() -> None:
     params = read_section(EvaluateTasksParams, "evaluate_tasks")
     degradations, seed = read_section(DegradeParams, "degrade"), read_value("seed")
     sampling = Sampling(sampler=params.sampler, steps=params.steps, temperature=params.temperature, seed=seed)
-    evaluation = Evaluation(load(MODELS), clip, params, degradations, sampling)
+    model = load(MODELS)
     sets = {
         name: true_clips(ClipStore(folder), clip.frames, params.clips)
         for name, folder in list_test_sets(CLIPS).items()
     }
 
     with track_stage("evaluate_tasks") as tracker:
+        evaluation = Evaluation(model, clip, params, degradations, sampling, tracker)
         generated = evaluation.generate()
         results = {name: evaluation.evaluate(name, clips, generated) for name, clips in sets.items() if clips}
         scores = {name: {task: r.scores for task, r in tasks.items()} for name, tasks in results.items()}
@@ -120,6 +121,7 @@ class Evaluation:
     params: EvaluateTasksParams
     degradations: DegradeParams
     sampling: Sampling
+    tracker: Tracker  # counts the FLOPs of the model
 
     def evaluate(self, name: str, clips: list[TrueClip], generated: Generated | None) -> dict[str, Result]:
         """Score the trained tasks on one test set."""
@@ -137,9 +139,10 @@ class Evaluation:
     def predict(self, name: str, clips: list[TrueClip]) -> Result:
         """Predict all target frames; baseline: copies of the last context frame."""
         known, sampling = self.clip.known, self.sampling
+        predict = self.tracker.counted(self.model.predict)
         truth = [clip.frames[known:] for clip in clips]
         predicted = [
-            self.model.predict(clip.frames[:known], frames=len(clip.frames) - known, sampling=sampling)[0]
+            predict(clip.frames[:known], frames=len(clip.frames) - known, sampling=sampling)[0]
             for clip in with_bar(clips, f"{name}: predict")
         ]
         copies = [
@@ -159,6 +162,7 @@ class Evaluation:
     def interpolate(self, name: str, clips: list[TrueClip]) -> Result:
         """Interpolate the middle of clips; baselines: a blend of the frames around it, and the nearer one."""
         scores: dict[str, TaskScores] = {}
+        interpolate = self.tracker.counted(self.model.interpolate)
         rows: list[Row] = []
         film: dict[str, Pixels] = {}
         for count in sorted(set(self.params.interpolate_frames)):
@@ -167,9 +171,7 @@ class Evaluation:
             truth = [clip.frames[start:stop] for clip in clips]
             ends = [(clip.frames[start - 1], clip.frames[stop]) for clip in clips]
             between = [
-                self.model.interpolate(
-                    clip.frames[:start], clip.frames[stop:], frames=count, sampling=self.sampling
-                )[0]
+                interpolate(clip.frames[:start], clip.frames[stop:], frames=count, sampling=self.sampling)[0]
                 for clip in with_bar(clips, f"{name}: interpolate {count}")
             ]
             blends = [blend(*pair, count) for pair in ends]
@@ -188,13 +190,15 @@ class Evaluation:
     def restore(self, name: str, clips: list[TrueClip]) -> Result:
         """Restore clips from each degradation; baseline: the degraded clips. Also the codec's round trip."""
         truth = [clip.frames for clip in clips]
-        round_trips = [self.model.round_trip(clip.frames) for clip in clips]
+        round_trip = self.tracker.counted(self.model.round_trip)
+        restore = self.tracker.counted(self.model.restore)
+        round_trips = [round_trip(clip.frames) for clip in clips]
         scores = {"codec": score_frames(round_trips, truth, {})}
         rows: list[Row] = []
         film: dict[str, Pixels] = {}
         for kind, degraded, inputs in degraded_clips(clips, self.degradations, self.sampling.seed):
             restored = [
-                self.model.restore(inputs[clip.name], self.sampling)
+                restore(inputs[clip.name], self.sampling)
                 for clip in with_bar(degraded, f"{name}: restore {kind}")
             ]
             true, shown = [clip.frames for clip in degraded], [inputs[clip.name] for clip in degraded]
@@ -210,14 +214,15 @@ class Evaluation:
         if "generate" not in self.model.tasks:
             return None
         sampling = replace(self.sampling, temperature=self.params.generate_temperature)
-        clips = self.model.generate(self.params.samples, self.clip.frames, sampling)
-        return Generated(clips, np.stack([self.model.segment(clip) for clip in clips]))
+        generate = self.tracker.counted(self.model.generate)
+        segment = self.tracker.counted(self.model.segment)
+        clips = generate(self.params.samples, self.clip.frames, sampling)
+        return Generated(clips, np.stack([segment(clip) for clip in clips]))
 
     def compare_objects(self, name: str, clips: list[TrueClip], generated: Generated) -> Result:
         """Count objects per frame in generated and in true clips, with the same segmenter."""
-        true = np.concatenate(
-            [self.model.segment(clip.frames) for clip in with_bar(clips, f"{name}: objects")]
-        )
+        segment = self.tracker.counted(self.model.segment)
+        true = np.concatenate([segment(clip.frames) for clip in with_bar(clips, f"{name}: objects")])
         masks = {"generated": generated.masks.reshape(-1, *true.shape[1:]), "true": true}
         scores = {
             kind: object_statistics([count_objects(mask, self.params.object_pixels) for mask in found])

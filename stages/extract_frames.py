@@ -9,6 +9,7 @@ from pathlib import Path
 from vdp.config.read import read_section, run_stage
 from vdp.config.schema import ClipParams
 from vdp.data.extract.extract import ExtractJob, ExtractPolicy, extract
+from vdp.data.extract.workers import worker_count
 from vdp.data.params import ExtractParams
 from vdp.data.sources.protocols import ClipRule, Pace
 from vdp.data.sources.select import Selection, select_videos
@@ -27,7 +28,7 @@ def main() -> None:
     policy = ExtractPolicy(
         params.shard_mb, params.on_bad_video == "skip", params.max_bad_share, params.workers
     )
-    with track_stage("extract_frames") as tracker:
+    with track_stage("extract_frames", worker_count(params.workers)) as tracker:
         stores = extract(jobs, CLIPS, project_root() / WORK, policy)
         for split in ("train", "val", "unlabeled", "test"):
             (CLIPS / split).mkdir(exist_ok=True)  # DVC expects each, also without a source

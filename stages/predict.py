@@ -30,14 +30,15 @@ def main() -> None:
     model = load_latent_diffusion(MODELS, pick_device())
     strategy = model.strategy(params)
 
-    with track_stage("predict"), replacing(PREDICTIONS) as part:
+    with track_stage("predict") as tracker, replacing(PREDICTIONS) as part:
+        sample_clips = tracker.counted(model.sample_clips)
         for name, folder in list_test_sets(CLIPS).items():
             store = ClipStore(folder)
             writer = PredictionWriter(part / name, store.names, params.frames, params.samples)
             for rows in progress(range(len(store)), clips_per_batch(params), f"predict {name}"):
                 context = [store.frames(i)[:known] for i in rows]
                 names = [store.names[i] for i in rows]
-                writer.append(*model.sample_clips(names, context, strategy, params.samples, seed))
+                writer.append(*sample_clips(names, context, strategy, params.samples, seed))
 
 
 if __name__ == "__main__":

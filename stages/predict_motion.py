@@ -31,10 +31,11 @@ def main() -> None:
     frames = [number - 1 for number in read_section(PredictParams, "predict").frames]
     params, seed = read_section(SampleMotionParams, "sample_motion"), read_value("seed")
 
-    with track_stage("predict_motion"), replacing(MOTION) as part:
+    with track_stage("predict_motion") as tracker, replacing(MOTION) as part:
         if not has_motion(MODELS):
             return
         motion = load_motion(MODELS, pick_device())
+        sample = tracker.counted(motion.sample)
         for name, folder in list_test_sets(CLIPS).items():
             store, tracks = ClipStore(folder), TrackStore(TRACKS / name)
             arrays: dict[str, list[np.ndarray]] = {}
@@ -46,8 +47,8 @@ def main() -> None:
                     frames,
                     params,
                 )
-                likely = motion.sample(*batch, 1, 0.0, seed)[:, 0]
-                places = motion.sample(*batch, params.samples, params.temperature, seed)
+                likely = sample(*batch, 1, 0.0, seed)[:, 0]
+                places = sample(*batch, params.samples, params.temperature, seed)
                 for i, one, several in zip(rows, likely, places, strict=True):
                     context = np.asarray(store.frames(i)[: tracks.frames])
                     composer = motion.composer(context, tracks.labels[i], tracks.states[i], tracks.classes[i])

@@ -75,7 +75,7 @@ def main() -> None:
         name: PredictionSet(folder, PREDICTIONS / name, MASKS / name)
         for name, folder in list_test_sets(CLIPS).items()
     }
-    with track_stage("score") as tracker:
+    with track_stage("score", workers=1) as tracker:
         results = {
             name: score_set(name, predictions, motion_set(name), params) for name, predictions in sets.items()
         }

@@ -40,7 +40,8 @@ def main() -> None:
     segmenter, codec = load_segmenter(SEGMENTER).to(device), load_frame_codec(CODEC).to(device)
     predictor = MaskPredictor(segmenter, codec, params, device)
 
-    with track_stage("segment"), replacing(MASKS) as part:
+    with track_stage("segment") as tracker, replacing(MASKS) as part:
+        prediction, truth = tracker.counted(predictor.prediction), tracker.counted(predictor.truth)
         for name, folder in list_test_sets(CLIPS).items():
             store, tracks = ClipStore(folder), TrackStore(TRACKS / name)
             frames = np.load(PREDICTIONS / name / FRAMES, mmap_mode="r")
@@ -52,9 +53,9 @@ def main() -> None:
             for (i,) in progress(range(len(store)), 1, f"segment {name}"):
                 allowed = predictor.allowed_classes(known[i])
                 samples = None if composed is None else np.asarray(composed[i])
-                row = {"prediction": predictor.prediction(frames[i, :, -1], latents[i], allowed, samples)}
+                row = {"prediction": prediction(frames[i, :, -1], latents[i], allowed, samples)}
                 if store.num_frames(i) >= clip.frames:
-                    row |= predictor.truth(np.asarray(store.frames(i)[clip.frames - 1]))
+                    row |= truth(np.asarray(store.frames(i)[clip.frames - 1]))
                 else:
                     row |= dict.fromkeys(
                         ("truth", "truth_unetpp", "round_trip"), np.zeros_like(row["prediction"])

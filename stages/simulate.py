@@ -8,6 +8,7 @@ from pathlib import Path
 
 from vdp.config.read import read_section, read_value, run_stage
 from vdp.config.schema import ClipParams
+from vdp.core.machine import cpu_cores
 from vdp.data.simulator.dataset import write_dataset
 from vdp.data.simulator.params import SimulateParams
 from vdp.tracking.mlflow_run import track_stage
@@ -18,7 +19,7 @@ OUTPUT = Path("data/raw/simulated")
 def main() -> None:
     params = read_section(SimulateParams, "simulate")
     clip = read_section(ClipParams, "clip")
-    with track_stage("simulate"):
+    with track_stage("simulate", workers=params.workers or cpu_cores()):
         write_dataset(params, seed=read_value("seed"), frames=clip.frames, root=OUTPUT)
 
 

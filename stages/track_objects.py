@@ -7,7 +7,7 @@ Writes  data/tracks/{train,val}: from the true masks of all frames; data/tracks/
         Empty without masks.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +21,7 @@ from vdp.data.object_states import class_labels, object_states
 from vdp.data.stores.clips import ClipStore, existing_stores, list_test_sets
 from vdp.data.stores.tracks import FRAME_MASKS, Tracks, write_tracks
 from vdp.models.segmenters.params import SegmentParams, TrackParams
-from vdp.models.segmenters.track import ObjectTracker
+from vdp.models.segmenters.track import TrackedClip
 from vdp.tracking.mlflow_run import track_stage
 from vdp.tracking.progress import progress
 
@@ -29,18 +29,20 @@ CLIPS = Path("data/clips")
 MODELS = Path("data/models")
 TRACKS = Path("data/tracks")
 
+Tracker = Callable[[np.ndarray], TrackedClip]
+
 
 def main() -> None:
     clip = read_section(ClipParams, "clip")
     segment, params = read_section(SegmentParams, "segment"), read_section(TrackParams, "track_objects")
 
-    with track_stage("track_objects"), replacing(TRACKS) as part:
+    with track_stage("track_objects") as ledger, replacing(TRACKS) as part:
         if not has_classifier(MODELS):  # no clip has masks
             return
         for split in ("train", "val"):
             for store in existing_stores(CLIPS, [split]):
                 write_tracks(part / split, true_tracks(store, clip.frames, split), clip.frames)
-        tracker = load_tracker(MODELS, segment, params, pick_device())
+        tracker = ledger.counted(load_tracker(MODELS, segment, params, pick_device()).__call__)
         for store in existing_stores(CLIPS, ["unlabeled"]):
             rows = progress(range(min(params.unlabeled, len(store))), 1, "track unlabeled")
             tracks = (tracked(tracker, store, row, clip.frames)[0] for (row,) in rows)
@@ -63,7 +65,7 @@ def true_tracks(store: ClipStore, frames: int, split: str) -> Iterator[Tracks]:
         yield Tracks(store.name(row), object_states(labels, len(classes)), classes)
 
 
-def tracked(tracker: ObjectTracker, store: ClipStore, row: int, frames: int) -> tuple[Tracks, np.ndarray]:
+def tracked(tracker: Tracker, store: ClipStore, row: int, frames: int) -> tuple[Tracks, np.ndarray]:
     """Tracks of a clip from the segmenter's masks of its first frames, and these masks frame by frame."""
     found = tracker(np.asarray(store.frames(row)[:frames]))
     states = object_states(found.labels, len(found.classes))

@@ -52,7 +52,10 @@ def save_small_models(
     context_dropout: float = 0.0,
     segmenter: bool = True,
 ) -> Path:
-    """Write codec, denoiser and, with `segmenter`, segmenter, classifier and motion model for frames of 32x48 pixels; returns the folder."""
+    """Write codec, denoiser and, with `segmenter`, segmenter, classifier and motion model; returns the folder.
+
+    They are for frames of 32x48 pixels.
+    """
     torch.manual_seed(0)
     vae = VAEParams.model_validate(VAE_SECTION)
     codec = VAE(vae, True)

@@ -24,6 +24,7 @@ TRAININGS = ("pretrain_vae", "train_denoiser", "train_segmenter", "train_classif
 
 NO_DEPS = {  # modules that cannot change a stage's bytes, and why
     "vdp/__init__.py": "lazy exports",
+    "vdp/core/flops.py": "counts arithmetic",
     "vdp/config": "reads and checks params; DVC tracks their values",
     "vdp/data/params.py": "schema of params; DVC tracks their values",
     "vdp/tracking/mlflow_run.py": "logs to MLflow",

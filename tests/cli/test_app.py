@@ -137,12 +137,29 @@ def test_summary_prints_scores_costs_and_paths(project, monkeypatch, capsys):
     }
     (project / "results").mkdir()
     (project / "results" / "metrics.json").write_text(json.dumps({"simulated": scores}))
-    save_stats("simulate", {"seconds": 61.0, "peak_memory_mb": 100.0})
-    save_stats("score", {"seconds": 5.0, "peak_memory_mb": 50.0})
+    usage = {"machine": "a CPU", "workers": 2, "core_minutes": 1.96}
+    save_stats("simulate", {**usage, "seconds": 61.0, "peak_memory_mb": 100.0})
+    save_stats("train_denoiser", {**usage, "machine": "another", "seconds": 0.0, "tflop": 31.24})
+    save_stats("segment", {"seconds": 5.0, "peak_memory_mb": 50.0, "tflop": 0.0121})
     assert run(monkeypatch, "summary") == 0
     printed = capsys.readouterr().out
-    for part in ("0.500", "simulate", "1 min 1 s", "1 min 6 s", "results/report.html", "mlflow.db"):
+    for part in ("0.500", "results/report.html", "mlflow.db"):
         assert part in printed
+    rows = {line.split()[0]: line.split()[1:] for line in printed.splitlines() if line.strip()}
+    assert rows["simulate"] == ["-", "2.0", "2", *["1", "min", "1", "s"], "100", "MB"]
+    assert rows["train_denoiser"] == ["31.2", "2.0", "2", "0.0", "s", "-"]
+    assert rows["segment"] == ["0.012", "-", "-", "5.0", "s", "50", "MB"]
+    assert rows["all"] == ["31.3", "3.9", "-", *["1", "min", "6", "s"], "100", "MB"]
+    assert "a CPU: simulate\nanother: train_denoiser\n" in printed
+
+
+def test_the_summary_names_a_machine_that_ran_all_stages_once(project, monkeypatch, capsys):
+    (project / "results").mkdir()
+    (project / "results" / "metrics.json").write_text("{}")
+    for stage in ("simulate", "score"):
+        save_stats(stage, {"seconds": 1.0, "machine": "a CPU"})
+    assert run(monkeypatch, "summary") == 0
+    assert "core-minutes of a CPU\n" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("command", ["recipe smoke", "check", "summary"])

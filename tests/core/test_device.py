@@ -4,8 +4,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from vdp.core import device
-from vdp.core.device import autocast, cpu_flags, pick_device
+from vdp.core import machine
+from vdp.core.device import autocast, pick_device
+from vdp.core.machine import cpu_flags, describe_machine
 
 CPU = torch.device("cpu")
 CPUINFO = "processor\t: 0\nmodel name\t: a CPU\nflags\t\t: {}\nbogomips\t: 1\n\nprocessor\t: 1\n"
@@ -14,7 +15,7 @@ CPUINFO = "processor\t: 0\nmodel name\t: a CPU\nflags\t\t: {}\nbogomips\t: 1\n\n
 @pytest.fixture
 def cpuinfo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A file in place of /proc/cpuinfo."""
-    monkeypatch.setattr(device, "CPUINFO", tmp_path / "cpuinfo")
+    monkeypatch.setattr(machine, "CPUINFO", tmp_path / "cpuinfo")
     cpu_flags.cache_clear()
     yield tmp_path / "cpuinfo"
     cpu_flags.cache_clear()
@@ -40,6 +41,20 @@ def test_the_cpu_computes_in_bf16_only_with_hardware_support(cpuinfo, text, flag
     with autocast(CPU):
         assert (x @ x).dtype == dtype
     assert (x @ x).dtype == torch.float32
+
+
+@pytest.mark.parametrize(
+    ("flags", "units"),
+    [
+        ("avx2 avx512f", "no AVX512-BF16"),
+        ("avx512_bf16", "AVX512-BF16"),
+        ("amx_bf16 avx512_bf16", "AVX512-BF16 and AMX-BF16"),
+    ],
+)
+def test_a_machine_is_named_by_its_cpu_its_cores_and_its_bf16_units(cpuinfo, monkeypatch, flags, units):
+    monkeypatch.setattr(machine, "cpu_cores", lambda: 2)
+    cpuinfo.write_text(CPUINFO.format(flags))
+    assert describe_machine() == f"a CPU, 2 cores, {units}"
 
 
 @pytest.mark.parametrize(("available", "kind"), [(True, "cuda"), (False, "cpu")])

@@ -152,9 +152,14 @@ def make_codec(has_masks: bool = True) -> VAE:
 
 
 def segment_params(
-    vote: float = 0.5, threshold: float = 0.4, seen_only: bool = True, seen_pixels: int = 1
+    vote: float = 0.5,
+    threshold: float = 0.4,
+    seen_only: bool = True,
+    seen_pixels: int = 1,
+    motion_vote: float = 0.5,
 ) -> SegmentParams:
     return SegmentParams(
+        motion_vote=motion_vote,
         flip_tta=True,
         codec_vote=vote,
         object_threshold=threshold,
@@ -168,10 +173,21 @@ def uint8_frames(count: int, seed: int) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 256, (count, 16, 24, 3), dtype=np.uint8)
 
 
-def predict_masks(params: SegmentParams, truth: np.ndarray | None) -> dict[str, np.ndarray]:
-    predictor = MaskPredictor(make_segmenter(), make_codec(), params, CPU)
+def predict_masks(
+    params: SegmentParams, truth: np.ndarray | None, composed: np.ndarray | None = None
+) -> dict[str, np.ndarray]:
+    """All masks of a clip of 5 context frames and 3 samples."""
+    return masks_of(MaskPredictor(make_segmenter(), make_codec(), params, CPU), truth, composed)
+
+
+def masks_of(
+    predictor: MaskPredictor, truth: np.ndarray | None, composed: np.ndarray | None = None
+) -> dict[str, np.ndarray]:
     latents = np.random.default_rng(0).standard_normal((3, 3, 4, 6)).astype(np.float16)
-    return predictor.clip_masks(uint8_frames(5, 1), uint8_frames(3, 2), latents, truth)
+    known = predictor.context_masks(predictor.context_probs(uint8_frames(5, 1)))
+    allowed = predictor.allowed_classes(known)
+    prediction = predictor.prediction(uint8_frames(3, 2), latents, allowed, composed)
+    return {"known": known, "prediction": prediction} | ({} if truth is None else predictor.truth(truth))
 
 
 def test_a_vote_of_a_codec_without_a_mask_head_is_rejected():
@@ -191,10 +207,26 @@ def test_masks_of_a_clip():
         "round_trip": (16, 24),
     }
     assert all(mask.dtype == np.uint8 and mask.max() < NUM_CLASSES for mask in masks.values())
-    without = predict_masks(segment_params(), None)
-    assert not any(without[kind].any() for kind in ("truth", "truth_unetpp", "round_trip"))
-    for kind in ("known", "prediction"):
-        np.testing.assert_array_equal(masks[kind], without[kind])
+
+
+@pytest.mark.parametrize(("vote", "encoded", "decoded"), [(0.5, 5 + 1, 5 + 3 + 1), (0.0, 1, 1)])
+def test_every_frame_passes_once_through_each_network_that_uses_it(vote, encoded, decoded):
+    """Of 5 context frames, 3 samples, the true frame and its round trip; UNet++ also their mirror images."""
+    segmenter, codec = make_segmenter(), make_codec()
+    frames = {"unetpp": 0, "encoder": 0, "decoder": 0}
+
+    def count(name: str, network: torch.nn.Module) -> None:
+        def add(module: torch.nn.Module, inputs: tuple[Tensor], output: object) -> None:
+            frames[name] += len(inputs[0])
+
+        network.register_forward_hook(add)
+
+    count("unetpp", segmenter)
+    count("encoder", codec.encoder)
+    count("decoder", codec.decoder.trunk)
+    predictor = MaskPredictor(segmenter, codec, segment_params(vote=vote), CPU)
+    masks_of(predictor, uint8_frames(1, 3)[0])
+    assert frames == {"unetpp": 2 * (5 + 3 + 1 + 1), "encoder": encoded, "decoder": decoded}
 
 
 def test_truth_unetpp_is_the_truth_mask_at_a_vote_of_zero():
@@ -211,6 +243,16 @@ def test_seen_classes_only_filters_known_and_predicted_masks():
     for kind in ("prediction", "known"):
         assert set(np.unique(filtered[kind]).tolist()) <= seen
     assert not set(np.unique(unfiltered["prediction"]).tolist()) <= seen
+
+
+def test_composed_masks_vote_with_their_share_of_the_samples():
+    composed = np.zeros((4, 16, 24), np.uint8)
+    composed[:3, 2:6] = 7  # three of four samples
+    composed[:1, 10:14] = 9
+    alone = predict_masks(segment_params(threshold=0.5, motion_vote=1.0), None, composed)["prediction"]
+    np.testing.assert_array_equal(alone, np.where(composed[1], 7, 0))
+    off = predict_masks(segment_params(motion_vote=0.0), None, composed)["prediction"]
+    np.testing.assert_array_equal(off, predict_masks(segment_params(), None)["prediction"])
 
 
 @pytest.mark.parametrize("vote", [0.0, 1.0])

@@ -5,18 +5,21 @@ import os
 import socket
 import subprocess
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+import torch
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
 from vdp.core.errors import UserError
+from vdp.core.flops import flop_counter
 from vdp.core.rank import process_rank
 from vdp.tracking import mlflow_run
-from vdp.tracking.mlflow_run import Tracker, experiment_key, read_stats, save_stats, track_stage
+from vdp.tracking.mlflow_run import MACHINE_TAG, Tracker, experiment_key, read_stats, save_stats, track_stage
 
 pytestmark = pytest.mark.slow
 
@@ -236,6 +239,61 @@ def test_time_and_memory_are_kept_per_stage(store, project):
     assert stats["score"]["peak_memory_mb"] > 10
 
 
+def test_the_ledger_has_the_arithmetic_of_a_stage_and_the_processor_time_of_its_workers(store):
+    with track_stage("predict") as tracker:
+        tracker.add_flops(2.5e12)
+        tracker.add_flops(1e12)
+    with track_stage("simulate", workers=3):
+        pass
+    stats, found = read_stats(), runs(store)
+    predict, simulate, parent = (found[name].data for name in ("predict", "simulate", experiment_key()))
+    assert stats["predict"]["tflop"] == predict.metrics["tflop"] == parent.metrics["tflop.predict"] == 3.5
+    assert "tflop" not in stats["simulate"] and "tflop.simulate" not in parent.metrics
+    assert "workers" not in stats["predict"] and stats["simulate"]["workers"] == 3
+    for name, run in (("predict", predict), ("simulate", simulate)):
+        minutes = stats[name]["core_minutes"]
+        assert 0 < minutes == run.metrics["core_minutes"] == parent.metrics[f"core_minutes.{name}"]
+        assert "BF16" in stats[name]["machine"] == run.tags[MACHINE_TAG]
+
+
+def product(a: torch.Tensor, b: torch.Tensor, times: int = 1, name: str = "") -> torch.Tensor:
+    for _ in range(times):
+        result = a @ b
+    return result
+
+
+def test_the_flops_of_all_calls_are_added_and_one_of_each_size_is_counted(monkeypatch):
+    counted = []
+
+    @contextmanager
+    def recorded():
+        with flop_counter() as counter:
+            yield counter
+        counted.append(counter.get_total_flops())
+
+    monkeypatch.setattr(mlflow_run, "flop_counter", recorded)
+    tracker = Tracker("predict")
+    call = tracker.counted(product)
+    a, b, c = torch.ones(5, 7), torch.ones(7, 11), torch.ones(3, 7)
+    one, other = 2 * 5 * 7 * 11, 2 * 3 * 7 * 11
+    for name in ("first", "second", "third"):
+        assert torch.equal(call(a, b, name=name), a @ b)
+    assert counted == [one]
+    call(c, b)
+    call(a, b, times=4)
+    call(a, b, 4)
+    call(a, b, times=4)
+    assert counted == [one, other, 4 * one, 4 * one]
+    assert tracker.usage()["tflop"] == (3 * one + other + 3 * 4 * one) / 1e12
+
+
+def test_a_call_that_fails_is_not_counted():
+    tracker = Tracker("predict")
+    with pytest.raises(RuntimeError, match="shapes"):
+        tracker.counted(product)(torch.ones(2, 3), torch.ones(2, 3))
+    assert "tflop" not in tracker.usage()
+
+
 def test_two_first_runs_in_parallel_share_one_store(project):
     """Without the lock both processes create the tables, and one of them fails."""
     code = (
@@ -252,15 +310,18 @@ def test_two_first_runs_in_parallel_share_one_store(project):
 
 
 def test_usage_counts_from_process_start_and_separates_worker_memory(project):
-    before, after = json.loads(
+    before, after, worker_seconds = json.loads(
         output_of(
-            "import json, subprocess, sys, time\ntime.sleep(0.5)\n"
+            "import json, resource, subprocess, sys, time\ntime.sleep(0.5)\n"
             "from vdp.tracking.mlflow_run import Tracker\n"
             "tracker = Tracker('x')\nbefore = tracker.usage()\n"
             "subprocess.run([sys.executable, '-c', 'b = bytearray(bytes([1]) * 2**28)'], check=True)\n"
-            "print(json.dumps([before, tracker.usage()]))"
+            "work = resource.getrusage(resource.RUSAGE_CHILDREN)\n"
+            "print(json.dumps([before, tracker.usage(), work.ru_utime + work.ru_stime]))"
         )
     )
     assert 0.5 <= before["seconds"] < 30
     assert "peak_worker_memory_mb" not in before
     assert after["peak_worker_memory_mb"] > 256 > after["peak_memory_mb"]
+    assert 60 * after["core_minutes"] >= worker_seconds > 0.05
+    assert 60 * (after["core_minutes"] - before["core_minutes"]) >= 0.5 * worker_seconds

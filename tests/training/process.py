@@ -96,7 +96,8 @@ def run(job: Job) -> dict[str, object]:
     for values in (state, result.other_weights["best"]):
         for name in sorted(values):
             digest.update(values[name].numpy().tobytes())
-    return {"curves": logger.points, "names": list(state), "hash": digest.hexdigest()}
+    weights = {"names": list(state), "hash": digest.hexdigest()}
+    return {"curves": logger.points, "flops": logger.flops, **weights}
 
 
 def with_fault(training: Training, fault: Callable[[], None], step: int) -> Training:

@@ -40,6 +40,7 @@ class MemoryLogger:
     def __init__(self) -> None:
         self.points: list[tuple[int, dict[str, float]]] = []
         self.pictures: list[tuple[str, np.ndarray, int]] = []
+        self.flops = 0.0
 
     def log(self, metrics: dict[str, float], step: int) -> None:
         if "data_wait_seconds" not in metrics:  # differs between equal runs
@@ -47,6 +48,9 @@ class MemoryLogger:
 
     def picture(self, name: str, picture: np.ndarray, step: int) -> None:
         self.pictures.append((name, picture, step))
+
+    def add_flops(self, flops: float) -> None:
+        self.flops += flops
 
     def curve(self, name: str) -> list[tuple[int, float]]:
         return [(step, point[name]) for step, point in self.points if name in point]

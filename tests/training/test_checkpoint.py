@@ -35,7 +35,7 @@ def run(checkpoints: TrainingCheckpoints | None, stop_at: int | None = None, by:
 
     def loss(network: nn.Module, batch: Tensor, batch_rng: BatchRng) -> dict[str, Tensor]:
         parts.append(1)
-        if stop_at is not None and len(parts) == 2 * stop_at:
+        if stop_at is not None and len(parts) == 2 + 2 * stop_at:  # the first two count FLOPs
             if by is None:
                 raise Killed
             os.kill(os.getpid(), by)

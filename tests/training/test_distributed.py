@@ -80,6 +80,7 @@ def test_two_processes_give_the_losses_of_one(two, one, name):
     expected, result = one[name.split()[0]], result_of(two, name)
     assert len(losses(result)) == 20 and result["names"] == expected["names"]
     assert_close(result, expected, 1e-5)
+    assert result["flops"] == expected["flops"] > 0
 
 
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp"])

@@ -367,6 +367,7 @@ class Model:
             segmenter = load_segmenter(self._folder / SEGMENTER).to(model.device)
             params = SegmentParams(
                 flip_tta=True,
+                motion_vote=0.0,
                 codec_vote=CODEC_VOTE if model.codec.has_masks else 0.0,
                 object_threshold=0.5,
                 seen_classes_only=False,

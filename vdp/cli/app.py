@@ -13,7 +13,8 @@ from vdp.cli.video_io import format_duration
 from vdp.config.read import check_file, read_section
 from vdp.config.schema import PARAMS_FILE
 from vdp.core.errors import UserError, one_line
-from vdp.tracking.mlflow_run import project_root, read_stats, tracking_uri
+from vdp.core.flops import format_tflop
+from vdp.tracking.mlflow_run import Usage, project_root, read_stats, tracking_uri
 
 RESULTS = Path("results")
 CLIPS = Path("data/clips")
@@ -84,7 +85,7 @@ def check() -> None:
 
 @app.command()
 def summary() -> None:
-    """Print the scores, the time and memory of each stage, and the paths of the results."""
+    """Print the scores, the arithmetic, time and memory of each stage, and the paths of the results."""
     from vdp.evaluation.table import score_table
 
     check_project()
@@ -108,12 +109,37 @@ def _cost_table() -> str:
     stats = read_stats()
     if not stats:
         return "No stage has run yet."
-    lines = [f"{'stage':<16} {'time':>14} {'peak memory':>12}"]
+    total: Usage = {
+        "tflop": sum(usage.get("tflop", 0.0) for usage in stats.values()),
+        "core_minutes": sum(usage.get("core_minutes", 0.0) for usage in stats.values()),
+        "seconds": sum(usage["seconds"] for usage in stats.values()),
+        "peak_memory_mb": max(usage.get("peak_memory_mb", 0.0) for usage in stats.values()),
+    }
+    head = f"{'stage':<16} {'TFLOP':>9} {'core-minutes':>13} {'workers':>8} {'time':>14} {'peak memory':>12}"
+    lines = [head, *(_cost_row(stage, usage) for stage, usage in [*stats.items(), ("all", total)])]
+    stages: dict[str, list[str]] = {}
     for stage, usage in stats.items():
-        time = format_duration(usage["seconds"])
-        lines.append(f"{stage:<16} {time:>14} {usage['peak_memory_mb']:>9.0f} MB")
-    total = format_duration(sum(usage["seconds"] for usage in stats.values()))
-    return "\n".join([*lines, f"{'all':<16} {total:>14}", ""])
+        if "machine" in usage:
+            stages.setdefault(usage["machine"], []).append(stage)
+    names = [f"{machine}: {', '.join(names)}" for machine, names in stages.items()]
+    if len(stages) == 1:
+        names = [f"core-minutes of {next(iter(stages))}"]
+    return "\n".join([*lines, *names, ""])
+
+
+def _cost_row(stage: str, usage: Usage) -> str:
+    """Format a stage of the ledger; '-' where a value is not measured."""
+    tflop, core_minutes = usage.get("tflop"), usage.get("core_minutes")
+    memory = usage.get("peak_memory_mb")
+    cells = [
+        f"{stage:<16}",
+        f"{format_tflop(tflop) if tflop else '-':>9}",
+        f"{f'{core_minutes:.1f}' if core_minutes is not None else '-':>13}",
+        f"{usage.get('workers', '-'):>8}",
+        f"{format_duration(usage['seconds']):>14}",
+        f"{f'{memory:.0f} MB' if memory is not None else '-':>12}",
+    ]
+    return " ".join(cells)
 
 
 def _result_paths() -> str:

@@ -1,28 +1,13 @@
 """Device and precision of a run, from what the hardware supports; a timed probe is not deterministic."""
 
-import functools
-from pathlib import Path
-
 import torch
 
-CPUINFO = Path("/proc/cpuinfo")
-BF16_FLAGS = {"amx_bf16", "avx512_bf16"}  # without them bf16 is emulated and slower than fp32
+from vdp.core.machine import BF16_FLAGS, cpu_flags
 
 
 def pick_device() -> torch.device:
     """Return the GPU where there is one, else the CPU."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
-
-@functools.cache
-def cpu_flags() -> frozenset[str]:
-    """Return the instruction set flags of the CPU; empty where the system does not list them."""
-    if not CPUINFO.is_file():
-        return frozenset()
-    for line in CPUINFO.read_text().splitlines():
-        if line.startswith("flags"):
-            return frozenset(line.split(":", 1)[1].split())
-    return frozenset()
 
 
 def computes_in_bf16(device_type: str) -> bool:

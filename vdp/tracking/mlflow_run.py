@@ -1,10 +1,11 @@
-"""MLflow runs: one per experiment, with a nested run per stage; the time and memory of each stage.
+"""MLflow runs: one per experiment, with a nested run per stage; the ledger of what each stage has used.
 
 The store is `mlflow.db` and `mlartifacts/` in the main checkout, also for `dvc exp run --temp` and queued
 experiments; MLFLOW_TRACKING_URI overrides it. Metrics are logged in batches, as one
 takes as long as a thousand. MLflow takes seconds to import and is imported at the first flush.
 """
 
+import functools
 import hashlib
 import json
 import logging
@@ -15,11 +16,11 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias, TypeVar, Union
+from typing import TYPE_CHECKING, ParamSpec, TypeAlias, TypedDict, TypeVar, Union
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,6 +30,8 @@ from vdp.config.schema import PARAMS_FILE
 from vdp.config.yaml_file import read_file
 from vdp.core.errors import UserError
 from vdp.core.files import locked, write_text
+from vdp.core.flops import TERA, flop_counter
+from vdp.core.machine import describe_machine
 from vdp.core.rank import process_rank
 
 if TYPE_CHECKING:
@@ -37,28 +40,48 @@ if TYPE_CHECKING:
 EXPERIMENT = "vdp"
 KEY_TAG = "vdp.key"  # identifies the run of an experiment
 PROCESS_TAG = "vdp.process"  # host:pid of a stage, distinguishes a killed run from one in progress
+MACHINE_TAG = "vdp.machine"
 FLUSH_POINTS = 500
 FLUSH_SECONDS = 15.0
 MAX_METRICS = 1000  # MLflow's limits for one log_batch
 MAX_PARAMS = 100
 MAX_PARAM_CHARS = 6000
+PARENT_METRICS = ("seconds", "core_minutes", "tflop")  # of a stage, logged to the experiment's run too
 PICTURE_NAME = re.compile(r"[a-zA-Z0-9_\-./ ]+")  # names that MLflow accepts
 
 Numbers: TypeAlias = Mapping[str, Union[float, "Numbers"]]  # nested: {"simulated": {"jaccard": 0.4}}
+P = ParamSpec("P")
 T = TypeVar("T")
 
 
+class Usage(TypedDict, total=False):
+    """What a stage has used; its entry in the ledger `.stats/stages.json`."""
+
+    seconds: float  # from the start of the process
+    core_minutes: float  # CPU time of the process and its ended children
+    workers: int  # processes of a stage without networks
+    tflop: float  # arithmetic of its networks; of a resumed training, of all its steps
+    peak_memory_mb: float  # MB of 2^20 bytes
+    peak_worker_memory_mb: float
+    peak_gpu_memory_mb: float
+    machine: str  # core-minutes compare between equal machines only
+
+
 @contextmanager
-def track_stage(stage: str) -> Iterator["Tracker"]:
+def track_stage(stage: str, workers: int | None = None) -> Iterator["Tracker"]:
     """Track a stage as a run nested in its experiment's run.
 
-    On success the seconds and peak memory go to MLflow and to `.stats/stages.json`. On an error the run is
-    marked FAILED (KILLED on Ctrl-C) and the error propagates.
+    On success its usage goes to MLflow and to `.stats/stages.json`. On an error the run is marked FAILED
+    (KILLED on Ctrl-C) and the error propagates.
+
+    Args:
+        stage: name of its script.
+        workers: processes of a stage without networks; None for others.
 
     Raises:
         UserError: at the start, if the server of MLFLOW_TRACKING_URI does not respond.
     """
-    tracker = Tracker(stage)
+    tracker = Tracker(stage, workers)
     try:
         yield tracker
     except KeyboardInterrupt:
@@ -80,13 +103,15 @@ class Tracker:
     continues without it.
     """
 
-    def __init__(self, stage: str) -> None:
-        self.stage = stage
+    def __init__(self, stage: str, workers: int | None = None) -> None:
+        self.stage, self.workers = stage, workers
         self.is_main = process_rank() == 0
         self._started = _process_start()
         self._last_flush = time.time()
         self._key = experiment_key()
         self._child_mb, self._ignored_child_mb = 0.0, _largest_child_mb()
+        self._flops = 0.0
+        self._flops_of_call: dict[Hashable, float] = {}  # by name and sizes of the arguments
         self._points: list[tuple[str, float, int, int]] = []  # name, value, step, milliseconds
         self._runs: _Runs | None = None
         self._disabled = not self.is_main
@@ -139,27 +164,69 @@ class Tracker:
         if points:
             self._write(lambda runs: runs.log_metrics(runs.child, points))
 
-    def usage(self) -> dict[str, float]:
-        """Seconds since the start of the process and peak memory (MB of 2^20 bytes) so far."""
-        usage = {"seconds": round(time.time() - self._started, 2), "peak_memory_mb": _own_peak_mb()}
+    def add_flops(self, flops: float) -> None:
+        """Add counted FLOPs to the stage's."""
+        self._flops += flops
+
+    def counted(self, function: Callable[P, T]) -> Callable[P, T]:
+        """Return a function whose calls add their FLOPs to the stage's; its results do not change.
+
+        A counted call is slower. Only the first of equal name and sizes of its arguments is counted.
+        """
+        name = getattr(function, "__qualname__", repr(function))
+
+        @functools.wraps(function)
+        def call(*args: P.args, **kwargs: P.kwargs) -> T:
+            key = (name, _sizes(args), tuple((k, _sizes(value)) for k, value in sorted(kwargs.items())))
+            if key in self._flops_of_call:
+                result = function(*args, **kwargs)
+            else:
+                with flop_counter() as counter:
+                    result = function(*args, **kwargs)
+                self._flops_of_call[key] = float(counter.get_total_flops())
+            self.add_flops(self._flops_of_call[key])
+            return result
+
+        return call
+
+    def usage(self) -> Usage:
+        """What the stage has used so far."""
+        usage = Usage(
+            seconds=round(time.time() - self._started, 2),
+            core_minutes=round(_cpu_seconds() / 60, 4),
+            peak_memory_mb=_own_peak_mb(),
+            machine=describe_machine(),
+        )
+        if self.workers is not None:
+            usage["workers"] = self.workers
+        if self._flops > 0:
+            usage["tflop"] = self._flops / TERA
         self._update_child_peak()
         if self._child_mb > 0:
             usage["peak_worker_memory_mb"] = self._child_mb
         torch = sys.modules.get("torch")
         if torch is not None and torch.cuda.is_available() and torch.cuda.is_initialized():
             usage["peak_gpu_memory_mb"] = round(torch.cuda.max_memory_allocated() / 2**20, 1)
+            usage["machine"] += f"; {torch.cuda.get_device_name()}"
         return usage
 
-    def close(self, status: str, usage: Mapping[str, float] | None = None) -> None:
+    def close(self, status: str, usage: Usage | None = None) -> None:
         """Flush and end the run with an MLflow status: FINISHED, FAILED or KILLED."""
 
+        numbers = {
+            key: float(value) for key, value in (usage or {}).items() if isinstance(value, int | float)
+        }
+        totals = [name for name in PARENT_METRICS if name in numbers]
+
         def end(runs: _Runs) -> None:
+            points = [(f"{name}.{self.stage}", numbers[name], 0, _now_ms()) for name in totals]
             if usage:
-                runs.log_metrics(runs.parent, [(f"seconds.{self.stage}", usage["seconds"], 0, _now_ms())])
+                runs.log_metrics(runs.parent, points)
+                runs.client.set_tag(runs.child, MACHINE_TAG, usage["machine"])
             runs.client.set_terminated(runs.child, status)
             runs.client.set_terminated(runs.parent, status)
 
-        self.summary(usage or {})
+        self.summary(numbers)
         self.flush()
         self._write(end)
 
@@ -335,19 +402,19 @@ def _flatten_params(values: Mapping[str, JsonValue], prefix: str = "") -> dict[s
     return flat
 
 
-# --- Time and memory -------------------------------------------------------------------------------------
+# --- The ledger ------------------------------------------------------------------------------------------
 
 
-def read_stats() -> dict[str, dict[str, float]]:
-    """Seconds and peak memory of each stage's last run, by stage; empty before the first run."""
+def read_stats() -> dict[str, Usage]:
+    """Usage of each stage's last run, by stage; empty before the first run."""
     path = _stats_file()
     return json.loads(path.read_text()) if path.is_file() else {}
 
 
-def save_stats(stage: str, usage: Mapping[str, float]) -> None:
+def save_stats(stage: str, usage: Usage) -> None:
     """Replace one stage's entry, under a lock against other stages."""
     with locked(_stats_file().with_suffix(".lock")):
-        stats = {**read_stats(), stage: dict(usage)}
+        stats = {**read_stats(), stage: usage}
         write_text(_stats_file(), json.dumps(stats, indent=1) + "\n")
 
 
@@ -362,6 +429,21 @@ def _process_start() -> float:
         return time.time()
     ticks = int(stat.read_text().rpartition(")")[2].split()[19])  # field 22; the name may contain spaces
     return time.time() - (time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK"))
+
+
+def _sizes(value: object) -> Hashable:
+    """Sizes of the arguments of a call, on which its FLOPs depend: shapes, lengths and numbers."""
+    if (shape := getattr(value, "shape", None)) is not None:
+        return tuple(shape)
+    if isinstance(value, list | tuple):
+        return tuple(_sizes(item) for item in value)
+    return repr(value) if isinstance(value, int | float | None) else type(value).__name__
+
+
+def _cpu_seconds() -> float:
+    """CPU time of this process and its children that have ended."""
+    who = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+    return sum(used.ru_utime + used.ru_stime for used in map(resource.getrusage, who))
 
 
 def _own_peak_mb() -> float:

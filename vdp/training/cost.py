@@ -1,18 +1,19 @@
-"""The cost of a training, for messages: time, memory, share of the hardware's peak."""
+"""The cost of a training, for messages and the ledger: arithmetic, time, memory, share of the peak."""
 
 import resource
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from lightning_fabric import Fabric
-from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
+from torch import Tensor, nn
 from tqdm import tqdm
 
+from vdp.core.flops import TERA, flop_counter, format_tflop
+
+COUNTED_STEPS, COUNTED_SHARE = 8, 0.01  # max steps, and share of the steps, whose FLOPs are counted
 COST_STEPS = 10  # steps timed before the cost is printed
 WARM_STEPS = 3  # steps before these: the first ones allocate memory and choose kernels
 STATUS = Path("/proc/self/status")
@@ -20,51 +21,71 @@ REPEATS, SECONDS = 10, 0.1  # max repeats and time of a timed matmul
 GPU_SIDE, CPU_SIDE = 8192, 512  # of a square matmul: large enough for full speed
 
 
+def counted_steps(steps: int) -> range:
+    """Return the steps whose FLOPs are counted: they differ where a step draws its task or its context."""
+    count = min(max(int(steps * COUNTED_SHARE), 1), COUNTED_STEPS, steps)
+    return range(0, steps, -(-steps // count))
+
+
 class CostReport:
-    """Times the first warm steps and prints the cost of the others; `accumulate` parts make a step."""
+    """Prints the arithmetic of a training before it starts, and the time and memory after a few steps."""
 
-    def __init__(
-        self, name: str, network: nn.Module, batch_size: int, accumulate: int, fabric: Fabric
-    ) -> None:
-        self.name, self.batch_size, self.accumulate, self.fabric = name, batch_size, accumulate, fabric
+    def __init__(self, name: str, network: nn.Module, batch_size: int, steps: range, fabric: Fabric) -> None:
+        self.name, self.batch_size, self.steps, self.fabric = name, batch_size, steps, fabric
         self.parameters = sum(p.numel() for p in network.parameters())
-        self.flops: float | None = None  # of a step, in all processes
-        self.steps, self.started = 0, time.perf_counter()
+        self.flops = 0.0  # of a step, in all processes
+        self.timed, self.started = 0, time.perf_counter()
 
-    @contextmanager
-    def count_flops(self) -> Iterator[None]:
-        """Count the FLOPs of the block, one part of a step; only on a GPU and the first time."""
-        if self.fabric.device.type != "cuda" or self.flops is not None:
-            yield
-            return
+    def count_flops(self, add_gradients: Callable[[int], None], bar: tqdm) -> float:
+        """Count and print the FLOPs of the whole training, forward and backward; also where it resumes.
+
+        Args:
+            add_gradients: compute the gradients of a step in this process; called for a few steps.
+            bar: under which the line is printed.
+        """
+        steps = counted_steps(self.steps.stop)
         with flop_counter() as counter:
-            yield
-        self.flops = float(counter.get_total_flops()) * self.accumulate * self.fabric.world_size
+            for step in steps:
+                add_gradients(step)
+        own = torch.tensor(counter.get_total_flops() / len(steps), dtype=torch.float64)
+        flops = self.fabric.all_reduce(own.to(self.fabric.device), reduce_op="sum")
+        assert isinstance(flops, Tensor)
+        self.flops = flops.item()
+        if self.fabric.is_global_zero:
+            bar.write(self.size_line(), file=sys.stderr)
+        return self.flops * self.steps.stop
 
     def step_done(self, steps_left: int, bar: tqdm) -> None:
-        """Count a step; print the cost once enough of them are timed."""
-        self.steps += 1
-        if self.steps == WARM_STEPS:
+        """Count a step; print the time of the others once enough of them are timed."""
+        self.timed += 1
+        if self.timed == WARM_STEPS:
             self.started = _now(self.fabric.device)
-        if self.steps == WARM_STEPS + COST_STEPS and self.fabric.is_global_zero:
+        if self.timed == WARM_STEPS + COST_STEPS and self.fabric.is_global_zero:
             seconds = (_now(self.fabric.device) - self.started) / COST_STEPS
             memory_gb, peak = peak_memory_gb(self.fabric.device), None
-            if self.flops is not None:
+            if self.fabric.device.type == "cuda":
                 peak = matmul_rate(self.fabric.device, torch.bfloat16) * self.fabric.world_size
-            bar.write(self.line(steps_left, seconds, memory_gb, peak), file=sys.stderr)
+            bar.write(self.speed_line(steps_left, seconds, memory_gb, peak), file=sys.stderr)
 
-    def line(self, steps_left: int, seconds: float, memory_gb: float, peak: float | None) -> str:
-        """Return the message; `seconds` of a step, `peak` FLOP/s of all devices in large bf16 matmuls."""
-        size, duration = self.batch_size, _duration(steps_left * seconds)
-        line = f"{self.name}: {self.parameters / 1e6:.2f} M parameters, {steps_left} steps of {size}, "
-        line += f"{size / seconds:.0f} samples/s, about {duration}, {memory_gb:.1f} GB"
-        if self.flops is None:
+    def size_line(self) -> str:
+        """Return the message before the training: its size, and the share that is done."""
+        line = f"{self.name}: {self.parameters / 1e6:.2f} M parameters, {self.steps.stop} steps of "
+        line += f"{self.batch_size}, {format_tflop(self.flops * self.steps.stop / TERA)} TFLOP"
+        if (done := self.steps.start) == 0:
             return line
+        share = 100 * done / self.steps.stop
+        return f"{line}, of which {format_tflop(self.flops * done / TERA)} ({share:.0f} %) are done"
+
+    def speed_line(self, steps_left: int, seconds: float, memory_gb: float, peak: float | None) -> str:
+        """Return the message; `seconds` of a step, `peak` FLOP/s of all devices in large bf16 matmuls."""
+        line = f"{self.name}: {self.batch_size / seconds:.0f} samples/s, about "
+        line += f"{_duration(steps_left * seconds)} for {steps_left} steps, {memory_gb:.1f} GB"
         rate = self.flops / seconds
-        line += f", {_teraflops(rate)} TFLOP/s"
+        line += f", {format_tflop(rate / TERA)} TFLOP/s"
         if peak is None:
             return line
-        return f"{line}, {100 * rate / peak:.0f} % of the {_teraflops(peak)} TFLOP/s of large bf16 matmuls"
+        share, of = 100 * rate / peak, format_tflop(peak / TERA)
+        return f"{line}, {share:.0f} % of the {of} TFLOP/s of large bf16 matmuls"
 
 
 def peak_memory_gb(device: torch.device) -> float:
@@ -77,14 +98,6 @@ def peak_memory_gb(device: torch.device) -> float:
         return int(line.split()[1]) / 2**20
     unit = 1 if sys.platform == "darwin" else 2**10
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
-
-
-@contextmanager
-def flop_counter() -> Iterator[FlopCounterMode]:
-    """Count the FLOPs of matmuls, convolutions and fused attention in the block, forward and backward."""
-    # eager: a part that is first called while a mode is active would never be compiled
-    with torch.compiler.set_stance("force_eager"), FlopCounterMode(display=False) as counter:
-        yield counter
 
 
 def matmul_rate(device: torch.device, dtype: torch.dtype) -> float:
@@ -112,7 +125,3 @@ def _now(device: torch.device) -> float:
 def _duration(seconds: float) -> str:
     minutes = seconds / 60
     return f"{minutes:.1f} min" if minutes < 90 else f"{minutes / 60:.1f} h"
-
-
-def _teraflops(rate: float) -> str:
-    return f"{rate / 1e12:.2g}" if rate < 1e13 else f"{rate / 1e12:.0f}"

@@ -19,11 +19,13 @@ Picture = NDArray[np.uint8]  # (H, W, 3), RGB
 
 
 class Logger(Protocol):
-    """Protocol of a logger of curves and pictures, such as `vdp.tracking.mlflow_run.Tracker`."""
+    """Protocol of a logger of curves, pictures and FLOPs, such as `vdp.tracking.mlflow_run.Tracker`."""
 
     def log(self, metrics: dict[str, float], step: int) -> None: ...
 
     def picture(self, name: str, picture: Picture, step: int) -> None: ...
+
+    def add_flops(self, flops: float) -> None: ...
 
 
 @dataclass(frozen=True)

@@ -6,11 +6,12 @@ step from its weights, its optimizer and a few numbers.
 
 import copy
 import math
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack, nullcontext
 
 import torch
 from lightning_fabric import Fabric
-from torch import Tensor
+from torch import Tensor, nn
 
 from vdp.core.rng import BatchRng
 from vdp.training.checkpoint import TrainingCheckpoints
@@ -65,7 +66,7 @@ def fit(
         steps, size = range(progress.step, params.steps), batches.batch_size
         rows = BatchRows(name, steps, size, params.accumulate, fabric.global_rank, fabric.world_size)
         curves = LossCurves(progress, logger, fabric)
-        cost = CostReport(name, network, size, params.accumulate, fabric)
+        cost = CostReport(name, network, size, steps, fabric)
 
         def forward_backward(batch: Batch, batch_rng: BatchRng) -> dict[str, Tensor]:
             """Add the gradients of a part; if memory is full, the tensors are freed with this frame."""
@@ -73,6 +74,27 @@ def fit(
             part_losses = model(lambda network: training.loss(network, batch, batch_rng))
             fabric.backward(part_losses["loss"] / params.accumulate)
             return {key: value.detach() for key, value in part_losses.items()}
+
+        def add_gradients(step: int, read_part: Callable[[int], Batch]) -> dict[str, float]:
+            """Add the gradients of this process in a step; return its mean losses."""
+            losses: dict[str, float] = {}
+            for part in range(params.accumulate):
+                batch = read_part(part)
+                batch_rng = noise_rng(seed, step, rows.part(part), size, device)
+                seed_network(seed, step, fabric.global_rank * params.accumulate + part)
+                last = part + 1 == params.accumulate  # enabled=False would leave FSDP without sync
+                with nullcontext() if last else fabric.no_backward_sync(model):
+                    part_losses = forward_backward(batch, batch_rng)
+                for key, value in part_losses.items():
+                    losses[key] = losses.get(key, 0.0) + value.item() / params.accumulate
+            return losses
+
+        def count_step(step: int) -> None:
+            """Compute the gradients of a step and drop them; the state of the training does not change."""
+            buffers = [buffer.clone() for buffer in network.buffers()]
+            add_gradients(step, lambda part: batches(step, step_rng(seed, step), rows.part(part)))
+            optimizer.zero_grad(set_to_none=True)
+            restore_buffers(network, buffers)
 
         def try_samples(samples: int) -> None:
             """Compute the gradients of a few samples of the current step, to find what fits into memory."""
@@ -91,22 +113,14 @@ def fit(
             progress_bar(name, steps, fabric) as bar,
             prefetch_batches(batches, seed, rows, params.num_workers, device.type == "cuda") as parts,
         ):
+            with memory.suggest_params():
+                logger.add_flops(cost.count_flops(count_step, bar))
             for step in steps:
                 with memory.suggest_params():
                     for group in optimizer.param_groups:
                         group["lr"] = learning_rate(step, params)
                     buffers = [buffer.clone() for buffer in network.buffers()]
-                    losses: dict[str, float] = {}
-                    for part in range(params.accumulate):
-                        batch = curves.next_batch(parts)
-                        batch_rng = noise_rng(seed, step, rows.part(part), size, device)
-                        seed_network(seed, step, fabric.global_rank * params.accumulate + part)
-                        last = part + 1 == params.accumulate  # enabled=False would leave FSDP without sync
-                        with nullcontext() if last else fabric.no_backward_sync(model), cost.count_flops():
-                            part_losses = forward_backward(batch, batch_rng)
-                        for key, value in part_losses.items():
-                            losses[key] = losses.get(key, 0.0) + value.item() / params.accumulate
-
+                    losses = add_gradients(step, lambda part: curves.next_batch(parts))
                     finite = math.isfinite(clip_gradients(network, optimizer, params.grad_clip, fabric))
                     if finite or state.scaler is not None:  # a scaler skips the step and adapts its scale
                         optimizer.step()
@@ -117,8 +131,7 @@ def fit(
                         state.ema.update_parameters(network)
                         curves.add(losses)
                     else:
-                        for buffer, before in zip(network.buffers(), buffers, strict=True):
-                            buffer.copy_(before)  # batch norm has averaged values that are not finite
+                        restore_buffers(network, buffers)  # batch norm has averaged non-finite values
                         state.skip_step(batches.names(step))
 
                 bar.update()
@@ -134,3 +147,8 @@ def fit(
         weights["best"] = weights["best"] or weights["last"]  # without a finite validation loss
         result.load_state_dict(weights.pop(params.keep))
         return TrainingResult(result.eval(), weights)
+
+
+def restore_buffers(network: nn.Module, buffers: Sequence[Tensor]) -> None:
+    for buffer, before in zip(network.buffers(), buffers, strict=True):
+        buffer.copy_(before)

@@ -60,8 +60,8 @@ def tracker(tmp_path, monkeypatch):
     recorder = Recorder()
 
     @contextmanager
-    def track_stage(name: str):
-        assert name == "extract_frames"
+    def track_stage(name: str, workers: int):
+        assert (name, workers) == ("extract_frames", 1)
         yield recorder
 
     monkeypatch.setattr(extract_frames, "track_stage", track_stage)

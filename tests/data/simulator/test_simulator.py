@@ -11,10 +11,11 @@ import pytest
 from vdp.config.messages import validate
 from vdp.core.classes import COLORS, MATERIALS, SHAPES, class_id, factors
 from vdp.core.errors import UserError
+from vdp.data.object_states import class_labels, object_states
 from vdp.data.simulator import dataset
 from vdp.data.simulator.appearance import TINTS, floor_light, to_bytes
 from vdp.data.simulator.camera import EYE_POINT, RADIUS, floor_point, image_point
-from vdp.data.simulator.dataset import draw_video_scene, make_video, write_dataset
+from vdp.data.simulator.dataset import draw_video_scene, make_tracks, make_video, write_dataset
 from vdp.data.simulator.params import SimulateParams
 from vdp.data.simulator.physics import HALF_HEIGHTS, Motion, simulate_motion
 from vdp.data.simulator.render import render

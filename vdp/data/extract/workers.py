@@ -16,6 +16,7 @@ from multiprocessing.synchronize import Event
 from tqdm import tqdm
 
 from vdp.core.errors import UserError
+from vdp.core.machine import cpu_cores
 from vdp.data.extract.plan import ExtractJob, ExtractPolicy, Unit, check_skipped
 from vdp.data.extract.unit import UnitResult, decode_unit
 from vdp.data.video.decode import quiet_decoder
@@ -52,7 +53,7 @@ def run_units(
     jobs: Mapping[str, ExtractJob], units: Sequence[Unit], policy: ExtractPolicy
 ) -> list[UnitResult]:
     """Decode all units; raise a UserError at an unusable video unless the policy skips it."""
-    workers = min(policy.workers or min(_cores(), MAX_WORKERS), len(units))
+    workers = min(worker_count(policy.workers), len(units))
     total = sum(len(unit.items) for unit in units)
     results = []
     with (
@@ -155,5 +156,6 @@ def _silenced_libraries() -> Iterator[None]:
             sys.stderr = before
 
 
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+def worker_count(workers: int) -> int:
+    """Return the number of processes of `extract_frames.workers`, at most one per unit of work."""
+    return workers or min(cpu_cores(), MAX_WORKERS)

@@ -6,7 +6,6 @@ A video depends on the seed, its split and its number, not on the counts or the 
 """
 
 import multiprocessing
-import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
@@ -19,6 +18,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from vdp.core.files import replacing
+from vdp.core.machine import cpu_cores
 from vdp.core.objects import SEEN
 from vdp.data.object_states import object_states
 from vdp.data.simulator.params import SimulateParams
@@ -81,7 +81,7 @@ def write_dataset(params: SimulateParams, seed: int, frames: int, root: Path) ->
     videos = [
         (split, first + i) for split, first in FIRST_NUMBER.items() for i in range(getattr(params, split))
     ]
-    workers = params.workers or os.cpu_count() or 1
+    workers = params.workers or cpu_cores()
     with replacing(root) as part:
         for split in FIRST_NUMBER:
             (part / split).mkdir()

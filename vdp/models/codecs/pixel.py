@@ -19,6 +19,10 @@ class PixelCodec(nn.Module):
         """Return the latents, clamped to [-1, 1], in fp32."""
         return latents.float().clamp(-1, 1)
 
+    def decode_with_masks(self, latents: Tensor) -> tuple[Tensor, Tensor]:
+        """Raise ValueError: pixels carry no masks."""
+        return self.decode(latents), self.mask_logits(latents)
+
     def mask_logits(self, latents: Tensor) -> Tensor:
         """Raise ValueError: pixels carry no masks."""
         raise ValueError(

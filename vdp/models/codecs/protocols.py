@@ -28,3 +28,7 @@ class Codec(Protocol):
     def mask_logits(self, latents: Tensor) -> Tensor:
         """Mask logits by factor, (B, C, N, h, w) -> (B, 14, T, H, W) in fp32; ValueError without a head."""
         ...
+
+    def decode_with_masks(self, latents: Tensor) -> tuple[Tensor, Tensor]:
+        """The results of `decode` and `mask_logits`, in one pass; ValueError without a head."""
+        ...

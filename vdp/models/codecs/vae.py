@@ -138,8 +138,13 @@ class Decoder(nn.Module):
 
     # (B, C, N, h, w) -> (B, 3, T, H, W), (B, 14, T, H, W)
     def forward(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        trunk = self.trunk(fold(self.time(per_frame(self.entry, z))))
-        return unfold(self.pixels(trunk), len(z)), unfold(self.mask(trunk), len(z))
+        features = self.features(z)
+        return unfold(self.pixels(features), len(z)), unfold(self.mask(features), len(z))
+
+    def features(self, z: Tensor) -> Tensor:
+        """Compute what both heads share, one frame after the other, (B, C, N, h, w) -> (B*T, D, H/2, W/2)."""
+        features: Tensor = self.trunk(fold(self.time(per_frame(self.entry, z))))
+        return features
 
 
 def _log2(power_of_two: int) -> int:
@@ -193,18 +198,26 @@ class VAE(nn.Module):
 
     def decode(self, latents: Tensor) -> Tensor:
         """Decode latents, (B, C, N, h, w) -> (B, 3, T, H, W) in [-1, 1], in fp32."""
-        pixels, _ = self.decoder(latents)
+        pixels = unfold(self.decoder.pixels(self.decoder.features(latents)), len(latents))
         return pixels.float().clamp(-1, 1)
 
     def mask_logits(self, latents: Tensor) -> Tensor:
         """Predict mask logits by factor, (B, C, N, h, w) -> (B, 14, T, H, W); ValueError if untrained."""
+        self._check_masks()
+        return unfold(self.decoder.mask(self.decoder.features(latents)), len(latents)).float()
+
+    def decode_with_masks(self, latents: Tensor) -> tuple[Tensor, Tensor]:
+        """Compute `decode` and `mask_logits` in one pass; ValueError if untrained."""
+        self._check_masks()
+        pixels, logits = self.decoder(latents)
+        return pixels.float().clamp(-1, 1), logits.float()
+
+    def _check_masks(self) -> None:
         if not self.has_masks:
             raise ValueError(
                 "the codec's mask head was not trained: set pretrain_vae.mask_weight above 0, "
                 "or segment.codec_vote to 0"
             )
-        _, logits = self.decoder(latents)
-        return logits.float()
 
 
 def detail_weight(frames: Tensor, strength: float) -> Tensor:

@@ -49,6 +49,11 @@ def probs_to_masks(probs: Tensor, object_threshold: float, allowed: Tensor | Non
     return torch.where(objects.sum(dim=1) >= object_threshold, likeliest, 0).to(torch.uint8)
 
 
+def blend(unetpp: Tensor, codec: Tensor | None, vote: float) -> Tensor:
+    """Average class probabilities; `vote` is the weight of the codec's."""
+    return unetpp if codec is None else (1 - vote) * unetpp + vote * codec
+
+
 def seen_classes(masks: Tensor, pixels: int) -> Tensor:
     """Find classes with at least `pixels` in one mask, (B, K, H, W) -> (B, 49) bool; 0 is always included."""
     counts = torch.stack([(masks == c).sum(dim=(-2, -1)).amax(dim=1) for c in range(NUM_CLASSES)], dim=1)
@@ -76,6 +81,11 @@ class MaskPredictor:
         self.codec = codec
         self.params = params
         self.device = device
+
+    def context_probs(self, frames: np.ndarray) -> Tensor:
+        """Compute class probabilities of a clip's context frames, (K, H, W, 3) -> (K, 49, H, W)."""
+        vote = self.params.codec_vote
+        return self.probs(frames, self.encode(frames) if vote > 0 else None, vote)
 
     def context_masks(self, probs: Tensor) -> np.ndarray:
         """Decide the masks of a clip's context frames one by one, probs (K, 49, H, W) -> (K, H, W)."""
@@ -116,33 +126,38 @@ class MaskPredictor:
     def truth(self, frame: np.ndarray) -> dict[str, np.ndarray]:
         """Decide the masks of a true frame (H, W, 3): 'truth', by UNet++ only and of its round trip."""
         threshold, vote = self.params.object_threshold, self.params.codec_vote
-        encoded = self.encode(frame[None])
-        decoded = self.decode(encoded)
-        masks = {
-            "truth": self.probs(frame[None], encoded, vote),
-            "truth_unetpp": self.probs(frame[None], encoded, 0),
-            "round_trip": self.probs(decoded, encoded, vote),
+        decoded, codec = self.round_trip(self.encode(frame[None]))
+        unetpp, unetpp_decoded = self.unetpp_probs(frame[None]), self.unetpp_probs(decoded)
+        probs = {
+            "truth": blend(unetpp, codec, vote),
+            "truth_unetpp": unetpp,
+            "round_trip": blend(unetpp_decoded, codec, vote),
         }
-        return {kind: probs_to_masks(p, threshold, None)[0].cpu().numpy() for kind, p in masks.items()}
+        return {kind: probs_to_masks(p, threshold, None)[0].cpu().numpy() for kind, p in probs.items()}
 
-    @torch.inference_mode()
-    def probs(self, frames: np.ndarray, latents: Tensor, vote: float) -> Tensor:
+    def probs(self, frames: np.ndarray, latents: Tensor | None, vote: float) -> Tensor:
         """Compute class probabilities (B, 49, H, W) of frames (B, H, W, 3) uint8 and latents (B, C, h, w).
 
-        `vote` is the weight of the codec's mask head on the latents; UNet++ on the frames has the rest.
+        `vote` is the weight of the codec's mask head on the latents, which are not used if it is 0; UNet++ on
+        the frames has the rest.
         """
-        pixels = to_pixels(frames).to(self.device)
-        parts = []
-        for chunk, code in zip(
-            pixels.split(self.params.batch_frames), latents.split(self.params.batch_frames), strict=True
-        ):
-            with autocast(self.device):
-                probs = class_probs(self.segmenter, chunk, self.params.flip_tta)
-                if vote > 0:
-                    logits = self.codec.mask_logits(code[:, :, None])[:, :, 0]
-                    probs = (1 - vote) * probs + vote * class_log_probs(logits).exp()
-            parts.append(probs)
-        return torch.cat(parts)
+        codec = self.codec_probs(latents) if vote > 0 and latents is not None else None
+        return blend(self.unetpp_probs(frames), codec, vote)
+
+    @torch.inference_mode()
+    def unetpp_probs(self, frames: np.ndarray) -> Tensor:
+        """Compute class probabilities (B, 49, H, W) of frames (B, H, W, 3) uint8 by UNet++."""
+        chunks = to_pixels(frames).to(self.device).split(self.params.batch_frames)
+        with autocast(self.device):
+            return torch.cat([class_probs(self.segmenter, chunk, self.params.flip_tta) for chunk in chunks])
+
+    @torch.inference_mode()
+    def codec_probs(self, latents: Tensor) -> Tensor:
+        """Compute class probabilities (B, 49, H, W) of raw latents (B, C, h, w) by the codec's mask head."""
+        chunks = latents[:, :, None].split(self.params.batch_frames)
+        with autocast(self.device):
+            logits = [self.codec.mask_logits(chunk)[:, :, 0] for chunk in chunks]
+            return torch.cat([class_log_probs(part).exp() for part in logits])
 
     @torch.inference_mode()
     def encode(self, frames: np.ndarray) -> Tensor:
@@ -150,6 +165,15 @@ class MaskPredictor:
         pixels = to_pixels(frames).to(self.device)
         with autocast(self.device):
             return self.codec.encode(pixels[:, :, None])[:, :, 0]
+
+    @torch.inference_mode()
+    def round_trip(self, latents: Tensor) -> tuple[np.ndarray, Tensor | None]:
+        """Decode raw latents, and compute the codec's class probabilities of them if it votes."""
+        if self.params.codec_vote == 0:
+            return self.decode(latents), None
+        with autocast(self.device):
+            pixels, logits = self.codec.decode_with_masks(latents[:, :, None])
+            return to_uint8(pixels[:, :, 0]), class_log_probs(logits[:, :, 0]).exp()
 
     @torch.inference_mode()
     def decode(self, latents: Tensor) -> np.ndarray:

@@ -39,7 +39,7 @@ class ObjectTracker:
 
     def __call__(self, frames: NDArray[np.uint8]) -> TrackedClip:
         """Track the objects of frames (K, H, W, 3)."""
-        probs = self.masks.probs(frames, self.masks.encode(frames), self.masks.params.codec_vote).float()
+        probs = self.masks.context_probs(frames).float()
         frame_masks = self.masks.context_masks(probs)
         tracks = clip_tracks(probs.cpu().numpy(), self.params)
         evidence = [
