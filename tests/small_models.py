@@ -52,9 +52,9 @@ def save_small_models(
     context_dropout: float = 0.0,
     segmenter: bool = True,
 ) -> Path:
-    """Write codec, denoiser and, with `segmenter`, segmenter, classifier and motion model; returns the folder.
+    """Write models for frames of 32x48 pixels, all or the codec and the denoiser; returns the folder.
 
-    They are for frames of 32x48 pixels.
+    `segmenter` adds the segmenter, the classifier and the motion model.
     """
     torch.manual_seed(0)
     vae = VAEParams.model_validate(VAE_SECTION)

@@ -276,7 +276,8 @@ def test_read_only_memory_maps_raise_no_warning(tmp_path):
         warnings.simplefilter("error")
         encoded = predictor.encode(frames)
         assert predictor.probs(frames, encoded, 0.5).shape == (3, NUM_CLASSES, 16, 24)
-        predictor.clip_masks(frames, frames[:2], np.zeros((2, 3, 4, 6), np.float16), frames[0])
+        predictor.prediction(frames[:2], np.zeros((2, 3, 4, 6), np.float16), np.ones(NUM_CLASSES, bool), None)
+        predictor.truth(frames[0])
 
 
 def test_decode_inverts_encode_of_the_pixel_codec():
