@@ -1,6 +1,6 @@
 """DVC stage train_motion: train a diffusion model of the motion of objects.
 
-Reads   data/tracks, data/raw/simulated/tracks; params.yaml: seed, clip, engine, motion, diffusion,
+Reads   data/tracks, data/raw/simulated/tracks; params.yaml: seed, clip, engine, motion,
         train_motion
 Writes  data/models/motion; an empty folder where there are no tracks
 """
@@ -15,9 +15,13 @@ from vdp.config.schema import ClipParams
 from vdp.core.files import replacing
 from vdp.data.batches.motion import MotionBatches
 from vdp.data.stores.tracks import track_stores
-from vdp.diffusion.motion import MotionLevelLoss, MotionLoss, MotionObjective, motion_scale
-from vdp.diffusion.params import DiffusionParams
-from vdp.diffusion.schedules import make_process
+from vdp.diffusion.motion import (
+    MotionLevelLoss,
+    MotionLoss,
+    MotionObjective,
+    motion_process,
+    motion_scale,
+)
 from vdp.models.checkpoint import save_model
 from vdp.models.motion.factory import build_motion
 from vdp.models.motion.params import MotionConfig, MotionParams
@@ -41,7 +45,7 @@ MEASURED_CLIPS = 1000  # clips from which the size of objects by their place is 
 
 def main() -> None:
     clip = read_section(ClipParams, "clip")
-    motion, diffusion = read_section(MotionParams, "motion"), read_section(DiffusionParams, "diffusion")
+    motion = read_section(MotionParams, "motion")
     params = read_section(TrainMotionParams, "train_motion")
     engine, seed = read_section(EngineParams, "engine"), read_value("seed")
 
@@ -55,7 +59,7 @@ def main() -> None:
         batches = MotionBatches(stores, params.batch_size, *window, True, params.jitter, seed)
         val = track_stores(TRACKS, ["val"]) or stores
         val_batches = MotionBatches(val, VALIDATION_CLIPS, *window, False, 0.0, VALIDATION_SEED)
-        process = make_process(diffusion)
+        process = motion_process(motion.schedule, motion.prediction)
         scale = torch.stack([motion_scale(batch, process) for batch in first_batches(batches, seed)]).mean(0)
         objective = MotionObjective(process, scale.to(fabric.device))
         settings = (objective, params.time_shift, params.draws, params.seen_weight)
@@ -75,7 +79,6 @@ def main() -> None:
         )
         config = MotionConfig(
             motion=motion,
-            diffusion=diffusion,
             data_scale=tuple(scale.tolist()),
             size_at_place=(size.offset, size.slope),
         )

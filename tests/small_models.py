@@ -38,7 +38,8 @@ DIFFUSION = {
 }  # fmt: skip
 CLASSIFIER = {"crop": 16, "crop_scale": 0.5, "base_channels": 8}
 MOTION = {
-    "name": "transformer", "hidden_dim": 16, "pair_dim": 4, "depth": 1, "head_depth": 1, "num_heads": 2,
+    "name": "transformer", "schedule": "flow", "prediction": "flow",
+    "hidden_dim": 16, "pair_dim": 4, "depth": 1, "head_depth": 1, "num_heads": 2,
     "context_slots": 4, "target_slots": 3,
 }  # fmt: skip
 SEGMENTER = {"encoder": "resnet18", "encoder_depth": 3, "decoder_channels": [16, 8, 8], "upsample": 1}
@@ -99,10 +100,5 @@ def save_motion(folder: Path) -> None:
     network = build_motion(motion)
     for parameter in network.parameters():
         nn.init.normal_(parameter, std=0.1)
-    config = MotionConfig[DiffusionParams](
-        motion=motion,
-        diffusion=DiffusionParams.model_validate(DIFFUSION),
-        data_scale=(1.0, 0.5),
-        size_at_place=(0.2, 0.1),
-    )
+    config = MotionConfig(motion=motion, data_scale=(1.0, 0.5), size_at_place=(0.2, 0.1))
     save_model(folder / "motion", network, config)

@@ -11,8 +11,16 @@ from vdp.core.context_frames import Hops
 from vdp.core.objects import FEATURES, SEEN, X, Y
 from vdp.core.rng import whole_batch
 from vdp.data.batches.motion import object_latents
-from vdp.diffusion.motion import DECAY, DIFFUSED, MotionLevelLoss, MotionLoss, MotionObjective, motion_scale
-from vdp.diffusion.process import Process
+from vdp.diffusion.motion import (
+    DECAY,
+    DIFFUSED,
+    MotionLevelLoss,
+    MotionLoss,
+    MotionObjective,
+    motion_process,
+    motion_scale,
+)
+from vdp.diffusion.process import Process, add_noise, predict_x0_eps, target
 
 PROCESS = Process(lambda t: (1 - t, t), "flow")
 OBJECTIVE = MotionObjective(PROCESS, torch.tensor([1.5, 0.7]))
@@ -109,6 +117,33 @@ def test_the_scale_brings_the_changes_to_unit_mean_square():
     torch.testing.assert_close(x0[:, :2].square().mean(dim=(0, 2, 3, 4)), torch.ones(2))
     with pytest.raises(ValueError, match="no object moves"):
         motion_scale(hops(speed=0.0), PROCESS)
+
+
+@pytest.mark.parametrize("schedule", ["flow", "cosine"])
+@pytest.mark.parametrize("prediction", ["flow", "v", "x0"])
+def test_pure_noise_has_data_to_recover_in_every_process(schedule, prediction):
+    process = motion_process(schedule, prediction)
+    x0, noise = torch.randn(2, 3, 4, 1, 2), torch.randn(2, 3, 4, 1, 2)
+    t = torch.ones(2, 4)
+    xt = add_noise(x0, noise, t, process.schedule)
+    recovered, _ = predict_x0_eps(xt, target(x0, noise, t, process), t, process)
+    torch.testing.assert_close(recovered, x0, atol=1e-4, rtol=1e-4)
+
+
+def test_an_error_in_x0_weighs_more_at_low_noise():
+    h, where = hops(), torch.ones(2, DIFFUSED, T, 1, 3)
+    objective = MotionObjective(motion_process("flow", "x0"), torch.ones(2))
+
+    class Constant(Oracle):
+        def __call__(self, xt, t, context):
+            return self.x0.repeat_interleave(xt.shape[2] // T, dim=2) + self.wrong
+
+    denoiser = Constant(h, 1.0, where)
+    denoiser.x0 = objective.to_data(h.target, objective.base(h.known, h.index, h.target_index))
+    generator = torch.Generator().manual_seed(3)
+    place = MotionLoss(objective, 1.0, 1, 0.0)(denoiser, h, whole_batch(generator, 2))["place"]
+    t = torch.rand(2, 1, generator=torch.Generator().manual_seed(3))
+    assert place.item() == pytest.approx((1 / (t.square() + 0.05)).mean().item(), rel=1e-4)
 
 
 @pytest.mark.parametrize("kind", [MotionLoss, MotionLevelLoss])

@@ -20,7 +20,8 @@ def name(request: pytest.FixtureRequest) -> str:
 
 def params(name: str = "transformer", **changes: int) -> MotionParams:
     values = {
-        "name": name, "hidden_dim": 32, "pair_dim": 8, "depth": 2, "head_depth": 2, "num_heads": 4,
+        "name": name, "schedule": "flow", "prediction": "flow",
+        "hidden_dim": 32, "pair_dim": 8, "depth": 2, "head_depth": 2, "num_heads": 4,
         "context_slots": 6, "target_slots": 6,
     }  # fmt: skip
     return MotionParams(**{**values, **changes})

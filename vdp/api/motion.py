@@ -15,9 +15,7 @@ from numpy.typing import NDArray
 from vdp.core.device import autocast
 from vdp.core.objects import SEEN, X, Y
 from vdp.data.batches.motion import object_latents
-from vdp.diffusion.motion import MotionObjective
-from vdp.diffusion.params import DiffusionParams
-from vdp.diffusion.schedules import make_process
+from vdp.diffusion.motion import NUM_TIMESTEPS, MotionObjective, motion_process
 from vdp.models.checkpoint import WEIGHTS
 from vdp.models.motion.factory import MotionModel, load_motion_model
 from vdp.models.motion.params import MotionConfig
@@ -40,7 +38,7 @@ class ObjectMotion:
     """A motion model; `load_motion` opens one."""
 
     network: MotionModel
-    config: MotionConfig[DiffusionParams]
+    config: MotionConfig
     objective: MotionObjective
     device: torch.device
 
@@ -78,7 +76,7 @@ class ObjectMotion:
             # all frames up to the last, as in training: those of a hop depend on each other
             hops=plan_groups(first, max(frames), self.config.motion.target_slots),
             sampler=make_sampler(params.sampler, 0.0),
-            times=time_grid(params.steps, "trailing", self.config.diffusion.num_timesteps),
+            times=time_grid(params.steps, "trailing", NUM_TIMESTEPS),
             temperature=temperature,
             guidance=1.0,
             context_noise=0.0,
@@ -104,7 +102,8 @@ def has_motion(models: Path) -> bool:
 
 def load_motion(models: Path, device: torch.device) -> ObjectMotion:
     """Load the motion model of a models folder; errors as of `vdp.models.checkpoint`."""
-    trained = load_motion_model(models / MOTION, device, DiffusionParams)
+    trained = load_motion_model(models / MOTION, device)
     scale = torch.tensor(trained.config.data_scale, device=device)
-    objective = MotionObjective(make_process(trained.config.diffusion), scale)
+    motion = trained.config.motion
+    objective = MotionObjective(motion_process(motion.schedule, motion.prediction), scale)
     return ObjectMotion(trained.network, trained.config, objective, device)

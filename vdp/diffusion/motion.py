@@ -11,23 +11,44 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from vdp.config.choices import MotionPrediction, MotionSchedule
 from vdp.core.anchor import find_anchor
 from vdp.core.context_frames import Hops
 from vdp.core.objects import SEEN, X, Y
 from vdp.core.rng import BatchRng
 from vdp.diffusion.loss import LEVELS, ContextT, denoise_hops, shift_time, times_at_levels
-from vdp.diffusion.process import Process, predict_x0_eps, target
+from vdp.diffusion.params import DiffusionParams
+from vdp.diffusion.process import Process, alpha_sigma, predict_x0_eps, target
 from vdp.diffusion.protocols import Denoiser
 from vdp.diffusion.scheduled_sampling import sample_frames
+from vdp.diffusion.schedules import make_process
 
 DIFFUSED = 3  # x, y and visibility
 DECAY = (
     0.93  # of the base's velocity per frame: objects slow down on the floor, and some are stopped by others
 )
 TAIL = 0.025  # change of a place, in frame heights, from which on the inverse hyperbolic sine is a logarithm
+NUM_TIMESTEPS = 1000  # noise levels
+LOW_NOISE = 0.05  # squared noise under which an error in x0 weighs no more
 UNROLL_STEPS = 2  # sampling steps of a context frame that the network predicts
 MIN_GIVEN = 2  # context frames that are not predicted: a velocity needs two
 MAX_ARGUMENT = 7.0  # bounds sinh of a sample that has left the data: 14 frame heights
+
+
+def motion_process(schedule: MotionSchedule, prediction: MotionPrediction) -> Process:
+    """Build the diffusion process that section `motion` names."""
+    params = DiffusionParams(
+        schedule=schedule,
+        prediction=prediction,
+        num_timesteps=NUM_TIMESTEPS,
+        beta_start=1e-4,  # not of these schedules
+        beta_end=0.02,
+        zero_terminal_snr=False,
+        min_snr_gamma=None,
+        time_shift=1.0,
+        residual=True,
+    )
+    return make_process(params)
 
 
 @dataclass(frozen=True)
@@ -106,7 +127,11 @@ class MotionLoss:
         t = shift_time(batch_rng.uniform(batch, self.draws), self.time_shift).repeat(1, targets)
         noise = batch_rng.normal(batch, DIFFUSED, targets * self.draws, 1, objects)
         x0, _, output = self._denoise(denoiser, hops, t, noise)
-        error = (output - target(x0, noise, t, self.objective.process)).square()
+        process = self.objective.process
+        error = (output - target(x0, noise, t, process)).square()
+        if process.prediction == "x0":  # as the other predictions weigh the error in x0: more at low noise
+            _, sigma = alpha_sigma(t, process.schedule)
+            error = error / (sigma.square() + LOW_NOISE)
         return self._losses(error, hops)
 
     def _unrolled(self, denoiser: Denoiser[ContextT], hops: Hops, batch_rng: BatchRng) -> Hops:

@@ -2,13 +2,12 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Generic
 
 import torch
 
 from vdp.models.checkpoint import load_config, load_weights
 from vdp.models.motion.interaction import InteractionNetwork
-from vdp.models.motion.params import Diffusion, MotionConfig, MotionParams
+from vdp.models.motion.params import MotionConfig, MotionParams
 from vdp.models.motion.transformer import MotionTransformer
 
 MotionModel = MotionTransformer | InteractionNetwork
@@ -20,18 +19,16 @@ def build_motion(params: MotionParams) -> MotionModel:
 
 
 @dataclass(frozen=True)
-class TrainedMotion(Generic[Diffusion]):
+class TrainedMotion:
     """A motion model and its training configuration."""
 
     network: MotionModel
-    config: MotionConfig[Diffusion]
+    config: MotionConfig
 
 
-def load_motion_model(
-    folder: Path, device: torch.device, diffusion: type[Diffusion]
-) -> TrainedMotion[Diffusion]:
+def load_motion_model(folder: Path, device: torch.device) -> TrainedMotion:
     """Load a motion model in evaluation mode; errors as of `load_config` and `load_weights`."""
-    config = load_config(folder, MotionConfig[diffusion])  # type: ignore[valid-type]
+    config = load_config(folder, MotionConfig)
     network = build_motion(config.motion).to(device)
     load_weights(network, folder)
     network.eval()

@@ -1,10 +1,10 @@
 """Section `motion` of params.yaml."""
 
-from typing import Annotated, Generic, Self, TypeVar
+from typing import Annotated, Self
 
 from pydantic import Field, model_validator
 
-from vdp.config.choices import MotionName
+from vdp.config.choices import MotionName, MotionPrediction, MotionSchedule
 from vdp.config.schema import Params
 
 
@@ -12,6 +12,8 @@ class MotionParams(Params):
     """Section `motion`: the network."""
 
     name: MotionName
+    schedule: MotionSchedule  # noise schedule
+    prediction: MotionPrediction  # output of the network
     hidden_dim: Annotated[int, Field(ge=16, le=1024)]  # channels per object
     pair_dim: Annotated[int, Field(ge=4, le=256)]  # channels per pair of objects
     depth: Annotated[int, Field(ge=1, le=32)]  # blocks, or rounds of messages, that encode the context
@@ -32,13 +34,9 @@ class MotionParams(Params):
         return self
 
 
-Diffusion = TypeVar("Diffusion", bound=Params)  # params of the process, which belong to another package
-
-
-class MotionConfig(Params, Generic[Diffusion]):
+class MotionConfig(Params):
     """`config.json` of a trained motion model: how to build and use it."""
 
     motion: MotionParams
-    diffusion: Diffusion
     data_scale: tuple[float, float]  # root mean square of the diffused changes of x and y
     size_at_place: tuple[float, float]  # size of an object at the frame's middle and its slope over y
