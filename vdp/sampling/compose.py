@@ -156,7 +156,7 @@ def background(frames: Pixels, hidden: NDArray[np.bool_]) -> Pixels:
     Pixels that are hidden in every frame are filled from around them (Telea 2004).
     """
     shown = np.ma.masked_array(frames, np.broadcast_to(hidden[..., None], frames.shape))
-    median = np.asarray(np.ma.median(shown, axis=0).filled(0).round(), np.uint8)
+    median: Pixels = np.asarray(np.ma.median(shown, axis=0).filled(0).round(), np.uint8)
     holes = hidden.all(axis=0)
     if holes.all():
         return frames[-1].copy()
