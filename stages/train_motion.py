@@ -5,15 +5,16 @@ Reads   data/tracks, data/raw/simulated/tracks; params.yaml: seed, clip, engine,
 Writes  data/models/motion; an empty folder where there are no tracks
 """
 
+from dataclasses import asdict
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from vdp.config.read import read_section, read_value, run_stage
 from vdp.config.schema import ClipParams
 from vdp.core.files import replacing
 from vdp.data.batches.motion import MotionBatches
+from vdp.data.ground import fit_ground
 from vdp.data.stores.tracks import track_stores
 from vdp.diffusion.motion import (
     MotionLevelLoss,
@@ -24,8 +25,7 @@ from vdp.diffusion.motion import (
 )
 from vdp.models.checkpoint import save_model
 from vdp.models.motion.factory import build_motion
-from vdp.models.motion.params import MotionConfig, MotionParams
-from vdp.sampling.compose import fit_size
+from vdp.models.motion.params import GroundConfig, MotionConfig, MotionParams
 from vdp.tracking.mlflow_run import project_root, track_stage
 from vdp.training.checkpoint_key import stage_checkpoints
 from vdp.training.dataloader import first_batches
@@ -40,7 +40,7 @@ TRACKS = Path("data/tracks")
 SIMULATED = Path("data/raw/simulated")
 MOTION = Path("data/models/motion")
 VALIDATION_CLIPS = 64  # clips of a validation batch
-MEASURED_CLIPS = 1000  # clips from which the size of objects by their place is fitted
+MEASURED_CLIPS = 1000  # clips from which the floor is fitted
 
 
 def main() -> None:
@@ -60,13 +60,15 @@ def main() -> None:
         val = track_stores(TRACKS, ["val"]) or stores
         val_batches = MotionBatches(val, VALIDATION_CLIPS, *window, False, 0.0, VALIDATION_SEED)
         process = motion_process(motion.schedule, motion.prediction)
-        scale = torch.stack([motion_scale(batch, process) for batch in first_batches(batches, seed)]).mean(0)
-        objective = MotionObjective(process, scale.to(fabric.device))
+        ground = fit_ground(stores[0].states[:MEASURED_CLIPS], stores[0].classes[:MEASURED_CLIPS])
+        first = first_batches(batches, seed)
+        scale = torch.stack([motion_scale(batch, process, ground) for batch in first]).mean(dim=0)
+        objective = MotionObjective(process, ground, scale.to(fabric.device))
         settings = (objective, params.time_shift, params.draws, params.seen_weight)
         seed_weights(seed)
         training = Training(
             name="train_motion",
-            network=build_motion(motion),
+            network=build_motion(motion, ground),
             loss=MotionLoss(*settings, params.unroll, motion.target_slots),
             batches=batches,
             val_loss=MotionLevelLoss(*settings),
@@ -74,13 +76,10 @@ def main() -> None:
         )
         checkpoints = stage_checkpoints("train_motion", project_root())
         result = fit(training, params, engine, seed, tracker, fabric, checkpoints)
-        size = fit_size(
-            np.concatenate([s.states[:MEASURED_CLIPS].reshape(-1, 1, 1, s.states.shape[3]) for s in stores])
-        )
         config = MotionConfig(
             motion=motion,
             data_scale=tuple(scale.tolist()),
-            size_at_place=(size.offset, size.slope),
+            ground=GroundConfig(**asdict(ground)),
         )
         if fabric.is_global_zero:
             save_model(MOTION, result.network, config, result.other_weights)

@@ -5,6 +5,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from vdp.core.ground import Ground
 from vdp.core.tasks import TASKS
 from vdp.diffusion.params import DiffusionParams
 from vdp.models.checkpoint import fingerprint, save_model
@@ -15,7 +16,7 @@ from vdp.models.codecs.vae import VAE
 from vdp.models.denoisers.factory import build_denoiser
 from vdp.models.denoisers.params import DenoiserConfig, DenoiserParams
 from vdp.models.motion.factory import build_motion
-from vdp.models.motion.params import MotionConfig, MotionParams
+from vdp.models.motion.params import GroundConfig, MotionConfig, MotionParams
 from vdp.models.segmenters.params import SegmenterConfig, SegmenterParams
 from vdp.models.segmenters.unetpp import UNetPlusPlus
 
@@ -42,6 +43,7 @@ MOTION = {
     "hidden_dim": 16, "pair_dim": 4, "depth": 1, "head_depth": 1, "num_heads": 2,
     "context_slots": 4, "target_slots": 3,
 }  # fmt: skip
+GROUND = {"offset": 0.2, "slope": 0.1, "stretch": 2.0, "deceleration": (0.03, 0.02, 0.03)}
 SEGMENTER = {"encoder": "resnet18", "encoder_depth": 3, "decoder_channels": [16, 8, 8], "upsample": 1}
 
 
@@ -97,8 +99,8 @@ def save_small_models(
 def save_motion(folder: Path) -> None:
     """Write a motion model."""
     motion = MotionParams.model_validate(MOTION)
-    network = build_motion(motion)
+    network = build_motion(motion, Ground(**GROUND))
     for parameter in network.parameters():
         nn.init.normal_(parameter, std=0.1)
-    config = MotionConfig(motion=motion, data_scale=(1.0, 0.5), size_at_place=(0.2, 0.1))
+    config = MotionConfig(motion=motion, data_scale=(1.0, 0.5), ground=GroundConfig(**GROUND))
     save_model(folder / "motion", network, config)
