@@ -1,9 +1,9 @@
 """The floor that objects move on, recovered from their size by their place in the frame.
 
 Under a pinhole camera over a plane, the size of an object is linear in its height y in the frame, and its
-place on the plane, in units of its size, is (x / size, -stretch / size) but for a constant. There, motion does
-not depend on the place, and friction slows an object down by the same speed in each frame. Without perspective
-the plane is the frame.
+place on the plane, in units of its size, is (x / size, -stretch / size) but for a constant. There, motion
+does not depend on the place, and friction slows an object down by the same speed in each frame. Without
+perspective the plane is the frame.
 """
 
 from dataclasses import dataclass
