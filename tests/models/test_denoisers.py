@@ -33,7 +33,7 @@ pytestmark = pytest.mark.slow
 def test_sizes_and_numbers_of_context_frames_target_frames_and_draws_are_free(name):
     network = random_denoiser(name)
     cases = [Case(height=height, width=width) for height, width in [(1, 1), (7, 5), (4, 13), (8, 12)]]
-    cases += [Case(known=known, targets=1, draws=1) for known in range(1, 13)]
+    cases += [Case(known=known, targets=1, draws=1) for known in (1, 2, 4, 7, 12)]
     cases += [Case(targets=targets, draws=draws) for targets, draws in [(3, 1), (7, 1), (1, 4)]]
     for case in cases:
         output = case.output(network)
