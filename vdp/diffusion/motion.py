@@ -25,10 +25,7 @@ from vdp.diffusion.scheduled_sampling import sample_frames
 from vdp.diffusion.schedules import make_process
 
 DIFFUSED = 3  # x, y and visibility
-DECAY = (
-    0.93  # of the base's velocity per frame: objects slow down on the floor, and some are stopped by others
-)
-TAIL = 0.025  # change of a place, in frame heights, from which on the inverse hyperbolic sine is a logarithm
+TAIL = 0.1  # change of a place, in sizes of an object, from which on the logarithm rules
 NUM_TIMESTEPS = 1000  # noise levels
 LOW_NOISE = 0.05  # squared noise under which an error in x0 weighs no more
 UNROLL_STEPS = 2  # sampling steps of a context frame that the network predicts
