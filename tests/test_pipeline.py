@@ -16,6 +16,7 @@ import pytest
 import yaml
 
 from tests.runtime_imports import imported_modules
+from vdp.tracking.mlflow_run import flatten
 
 REPO = Path(__file__).parents[1]
 STAGES = yaml.safe_load((REPO / "dvc.yaml").read_text())["stages"]
@@ -204,13 +205,16 @@ def test_a_run_scores_every_test_set_with_its_baselines_and_ceilings(project):
     assert "simulated" in metrics
     for scores in metrics.values():
         assert set(scores["baseline"]) == {
-            "copy_last", "copy_last_truth", "constant_velocity", "decayed_velocity",
+            "copy_last", "copy_last_truth", "constant_velocity", "decayed_velocity", "decayed_velocity_truth",
         }  # fmt: skip
         assert set(scores["ceiling"]) == {"segmenter", "codec", "seen_classes", "unetpp_alone"}
-        numbers = {**scores, **scores["baseline"], **scores["ceiling"]}
-        assert all(
-            isinstance(n, int | float) for key, n in numbers.items() if key not in ("baseline", "ceiling")
-        )
+        names = {
+            "jaccard",
+            *(f"{group}.{name}" for group in ("baseline", "difference") for name in scores["baseline"]),
+        }
+        numbers = flatten(scores)
+        assert names | {f"interval.{name}.{end}" for name in names for end in ("low", "high")} <= set(numbers)
+        assert numbers["decay_clips"] == 2
     assert "jaccard" in run(project, sys.executable, "-m", "vdp", "summary")
 
 

@@ -143,7 +143,7 @@ def test_summary_prints_scores_costs_and_paths(project, monkeypatch, capsys):
     save_stats("segment", {"seconds": 5.0, "peak_memory_mb": 50.0, "tflop": 0.0121})
     assert run(monkeypatch, "summary") == 0
     printed = capsys.readouterr().out
-    for part in ("0.5000", "results/report.html", "mlflow.db"):
+    for part in ("0.500", "results/report.html", "mlflow.db"):
         assert part in printed
     rows = {line.split()[0]: line.split()[1:] for line in printed.splitlines() if line.strip()}
     assert rows["simulate"] == ["-", "2.0", "2", *["1", "min", "1", "s"], "100", "MB"]

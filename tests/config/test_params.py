@@ -136,6 +136,14 @@ def test_a_renamed_key_is_reported_with_its_new_name(old):
         check_data(data)
 
 
+def test_the_former_decay_of_a_baseline_is_an_unknown_key():
+    """It is chosen on the val clips."""
+    data = read_file(REPO / "params.yaml")
+    data["score"]["decay"] = 0.9
+    with pytest.raises(UserError, match=r"^params.yaml: score.decay is not a known key.* known: strips"):
+        check_data(data)
+
+
 def test_a_missing_section_is_reported_with_its_keys(toy_project):
     file = toy_project / "params.yaml"
     file.write_text(file.read_text().partition("predict:")[0] + "launcher: python\n")

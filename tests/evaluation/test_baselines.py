@@ -3,7 +3,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from vdp.evaluation.baselines import constant_velocity, copy_last, decayed_velocity
+from vdp.evaluation.baselines import (
+    DECAYS,
+    DEFAULT_DECAY,
+    Decay,
+    choose_decay,
+    constant_velocity,
+    copy_last,
+    decayed_velocity,
+)
 from vdp.evaluation.mask import confusion_matrix, jaccard
 
 REAL_CLIPS = Path(__file__).resolve().parents[3] / "shared" / "real_clips" / "train"
@@ -67,6 +75,21 @@ def test_an_object_seen_twice_moves_and_one_seen_once_stays():
     context[:10] = 0
     np.testing.assert_array_equal(constant_velocity(context, 5), context[-1])
     np.testing.assert_array_equal(constant_velocity(context[-1:], 11), context[-1])
+
+
+@pytest.mark.parametrize("decay", DECAYS)
+def test_the_decay_of_moving_masks_is_recovered(decay):
+    """4 pixels per frame up to the last context frame, then slower by `decay` at every step."""
+    reach = round(4 * sum(decay**k for k in range(1, 12)))
+    clips = [
+        (moving(label, 20, left, 0, 4, 3), draw((label, 20, left + 2 * 4 + reach, 8, 10)))
+        for label, left in ((7, 5), (30, 15), (7, 10))
+    ]
+    assert choose_decay(iter(clips), steps=11) == Decay(decay, 3)
+
+
+def test_without_clips_the_decay_is_a_constant():
+    assert choose_decay([], steps=11) == Decay(DEFAULT_DECAY, 0)
 
 
 def test_decay_scores_higher_than_constant_velocity_on_real_clips():

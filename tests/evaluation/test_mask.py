@@ -6,6 +6,7 @@ from torchmetrics.classification import MulticlassJaccardIndex
 from vdp.evaluation.mask import (
     class_jaccard,
     confusion_matrix,
+    foreground_share,
     jaccard,
     jaccard_foreground,
     only_seen_classes,
@@ -75,3 +76,12 @@ def test_invalid_masks_are_rejected(prediction, message):
 def test_an_empty_confusion_matrix_is_rejected():
     with pytest.raises(ValueError, match="at least one pixel"):
         jaccard(np.zeros((49, 49), np.int64))
+
+
+def test_the_foreground_share_counts_pixels_of_any_object():
+    empty = np.zeros_like(TRUTH)
+    assert foreground_share(confusion_matrix(PREDICTION, TRUTH)) == 5 / 4
+    assert foreground_share(confusion_matrix(TRUTH, PREDICTION)) == 4 / 5
+    assert foreground_share(confusion_matrix(empty, TRUTH)) == 0
+    assert foreground_share(confusion_matrix(empty, empty)) == 1
+    assert foreground_share(confusion_matrix(TRUTH, empty)) == 4

@@ -78,9 +78,10 @@ def test_a_mask_tile_shows_the_class_colour_under_a_label():
 
 
 def test_the_report_escapes_html():
-    section = Section("a<b", "fine & well", False, [Table("t", ("x",), [("<script>",)])], [])
-    page = html_report("r", [], [section])
+    table = Table("t", ("x",), [("<script>",)])
+    page = html_report("r", [], [Section("a<b", "fine & well", False, ["<script> & more"], [table], [])])
     assert "<script>" not in page and "a&lt;b" in page and "fine &amp; well" in page
+    assert "&lt;script&gt; &amp; more" in page
 
 
 def test_a_sample_sheet_has_a_row_for_each_sample():

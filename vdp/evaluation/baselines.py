@@ -6,12 +6,28 @@ only in the last frame stays. Objects hidden in the last context frame are not r
 objects overlap, the one that reaches lower in the picture is nearer to the camera and is drawn on top.
 """
 
+from collections.abc import Iterable
+from dataclasses import dataclass
+
 import numpy as np
 from numpy.typing import NDArray
+
+from vdp.core.classes import NUM_CLASSES
+from vdp.evaluation.mask import confusion_matrix, jaccard
 
 Mask = NDArray[np.uint8]
 
 BASE = 2  # frames over which velocity is measured
+DECAYS = tuple(k / 20 for k in range(10, 21))  # candidates: 0.5, 0.55, ..., 1.0
+DEFAULT_DECAY = 0.9  # without clips to choose it on
+
+
+@dataclass(frozen=True)
+class Decay:
+    """Decay of `decayed_velocity`, and the number of clips it was chosen on: 0 for `DEFAULT_DECAY`."""
+
+    value: float
+    clips: int
 
 
 def copy_last(context: Mask) -> Mask:
@@ -50,6 +66,27 @@ def decayed_velocity(context: Mask, steps: int, decay: float) -> Mask:
         inside = (rows >= 0) & (rows < height) & (columns >= 0) & (columns < width)
         target[rows[inside], columns[inside]] = label
     return target
+
+
+def choose_decay(clips: Iterable[tuple[Mask, Mask]], steps: int) -> Decay:
+    """Choose the decay by the Jaccard index of `decayed_velocity`, pooled over clips.
+
+    Args:
+        clips: true masks of the context frames, (K, H, W), and of the target, (H, W), of each clip.
+        steps: frames from the last context frame to the target.
+
+    Returns:
+        The best of `DECAYS`, the lowest of equals; `DEFAULT_DECAY` without clips.
+    """
+    pooled = {decay: np.zeros((NUM_CLASSES, NUM_CLASSES), np.int64) for decay in DECAYS}
+    count = 0
+    for context, target in clips:
+        count += 1
+        for decay, confusion in pooled.items():
+            confusion += confusion_matrix(decayed_velocity(context, steps, decay), target)
+    if not count:
+        return Decay(DEFAULT_DECAY, 0)
+    return Decay(max(DECAYS, key=lambda decay: jaccard(pooled[decay])), count)
 
 
 def _velocity(context: Mask, label: int) -> NDArray[np.float64]:

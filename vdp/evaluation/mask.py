@@ -12,6 +12,7 @@ from vdp.core.classes import NUM_CLASSES
 
 Mask = NDArray[np.uint8]
 Confusion = NDArray[np.int64]  # (classes, classes) pixel counts; rows: true class, columns: predicted class
+PixelCounts = NDArray[np.int64]  # (..., 3, classes): pixels of intersection, prediction and truth
 
 
 def confusion_matrix(prediction: Mask, truth: Mask, classes: int = NUM_CLASSES) -> Confusion:
@@ -31,9 +32,19 @@ def confusion_matrix(prediction: Mask, truth: Mask, classes: int = NUM_CLASSES) 
 
 def class_jaccard(confusion: Confusion) -> NDArray[np.float64]:
     """Intersection over union of each class, (classes,); NaN where the union is empty."""
-    intersection = np.diag(confusion).astype(np.float64)
-    union = confusion.sum(0) + confusion.sum(1) - intersection
-    return np.divide(intersection, union, out=np.full(len(confusion), np.nan), where=union > 0)
+    return jaccard_of_counts(pixel_counts(confusion))
+
+
+def pixel_counts(confusion: Confusion) -> PixelCounts:
+    """Reduce a confusion matrix to the pixels of intersection, prediction and truth, (3, classes)."""
+    return np.stack([confusion.diagonal(), confusion.sum(0), confusion.sum(1)])
+
+
+def jaccard_of_counts(counts: PixelCounts | NDArray[np.float64]) -> NDArray[np.float64]:
+    """Intersection over union, (..., 3, classes) -> (..., classes); NaN where the union is empty."""
+    intersection, predicted, true = np.moveaxis(counts, -2, 0)
+    union = predicted + true - intersection
+    return np.divide(intersection, union, out=np.full(union.shape, np.nan), where=union > 0)
 
 
 def jaccard(confusion: Confusion) -> float:
@@ -51,6 +62,12 @@ def jaccard_foreground(confusion: Confusion) -> float:
     """`jaccard` without class 0; 1 if neither mask has an object."""
     scores = class_jaccard(confusion)[1:]
     return float(np.nanmean(scores)) if np.isfinite(scores).any() else 1.0
+
+
+def foreground_share(confusion: Confusion) -> float:
+    """Foreground pixels of the prediction / of the truth (at least 1); 1 if neither has any."""
+    predicted, true = int(confusion[:, 1:].sum()), int(confusion[1:].sum())
+    return predicted / max(true, 1) if predicted or true else 1.0
 
 
 def only_seen_classes(truth: Mask, context: Mask) -> Mask:

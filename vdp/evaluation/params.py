@@ -12,9 +12,6 @@ class ScoreParams(Params):
     """Section `score`."""
 
     strips: int = Field(ge=0, le=200, description="clips of each test set to draw strips of")
-    decay: float = Field(
-        ge=0, le=1, description="velocity left after each frame in the baseline decayed_velocity"
-    )
 
 
 class EvaluateTasksParams(SamplerParams):

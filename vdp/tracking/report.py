@@ -11,7 +11,7 @@ STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 80rem; padding: 0 1rem }
 table { border-collapse: collapse; margin: .5rem 0 1.5rem }
 th, td { padding: .15rem .8rem; text-align: left; border-bottom: 1px solid #ddd }
-td.number { text-align: right; font-variant-numeric: tabular-nums }
+td.number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap }
 .verdict { padding: .6rem 1rem; border-left: .4rem solid #2a7d3f; background: #eef7f0; font-weight: 600 }
 .failed { border-color: #b3261e; background: #fbeceb }
 img { max-width: 100%; display: block; margin: .3rem 0 1.2rem }
@@ -36,11 +36,12 @@ class Table:
 
 @dataclass(frozen=True)
 class Section:
-    """One test set: its verdict, tables, and (name, WebP bytes) of each strip."""
+    """One test set: its verdict, paragraphs of notes, tables, and (name, WebP bytes) of each strip."""
 
     name: str
     verdict: str
     failed: bool
+    notes: Sequence[str]
     tables: Sequence[Table]
     strips: Sequence[tuple[str, bytes]]
 
@@ -60,6 +61,7 @@ def _section(section: Section) -> str:
     return (
         f"\n<h2>Test set {escape(section.name)}</h2>\n"
         f'<p class="{kind}">{escape(section.verdict)}</p>\n'
+        + "".join(f"<p>{escape(note)}</p>\n" for note in section.notes)
         + "".join(_table(table) for table in section.tables)
         + ("<h3>Clips</h3>\n" if section.strips else "")
         + "".join(_picture(name, data) for name, data in section.strips)

@@ -79,6 +79,18 @@ class PredictionSet:
         """The segmenter's masks of the true target frames after a codec round trip, (N, H, W)."""
         return _load(self._masks / "round_trip.npy", "segment", len(self))
 
+    def motion_only(self) -> Pixels | None:
+        """Composed masks of the target by one deterministic answer of the motion model, (N, H, W), if any."""
+        return self._optional("motion_only.npy")
+
+    def tracked_context(self) -> Pixels | None:
+        """Masks of the context frames after object tracking, (N, K, H, W), if any."""
+        return self._optional("tracked.npy")
+
+    def _optional(self, name: str) -> Pixels | None:
+        path = self._masks / name
+        return _load(path, "segment", len(self)) if path.is_file() else None
+
 
 def _load(path: Path, stage: str, rows: int) -> Pixels:
     if not path.is_file():
