@@ -11,6 +11,9 @@ from vdp.core.errors import UserError
 
 CodecName = Literal["vae", "pixel"]
 DenoiserName = Literal["unet", "dit"]
+MotionName = Literal["transformer", "interaction"]
+MotionSchedule = Literal["flow", "cosine"]
+MotionPrediction = Literal["flow", "v", "x0"]  # eps has no data to recover at the pure noise where it starts
 ScheduleName = Literal["flow", "linear", "cosine", "sigmoid"]
 Prediction = Literal["flow", "v", "eps", "x0"]  # output of the network
 SamplerName = Literal["ddpm", "ddim", "dpmpp", "euler", "heun"]

@@ -15,7 +15,7 @@ from vdp.core.rng import BatchRng
 from vdp.core.tasks import Task
 from vdp.diffusion.objective import Objective
 from vdp.diffusion.process import Schedule, add_noise, min_snr_weight, predict_x0_eps, target
-from vdp.diffusion.protocols import Denoiser
+from vdp.diffusion.protocols import Denoiser, DiffusedData
 from vdp.diffusion.scheduled_sampling import ScheduledSampling, replace_newest_frames
 
 ContextT = TypeVar("ContextT")
@@ -32,7 +32,7 @@ def shift_time(t: Tensor, shift: float) -> Tensor:
 def diffusion_loss(
     denoiser: Denoiser[ContextT],
     hops: Hops,
-    objective: Objective,
+    objective: DiffusedData,
     min_snr_gamma: float | None,
     t: Tensor,
     noise: Tensor,
@@ -61,7 +61,7 @@ def diffusion_loss(
 def denoise_hops(
     denoiser: Denoiser[ContextT],
     hops: Hops,
-    objective: Objective,
+    objective: DiffusedData,
     t: Tensor,
     noise: Tensor,
     level: Tensor,

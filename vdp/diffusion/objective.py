@@ -18,12 +18,16 @@ from vdp.diffusion.process import Process
 
 @dataclass(frozen=True)
 class Objective:
-    """The process, and the mapping between frames and its clean data x0."""
+    """The process, and the mapping between frames and its clean data; implements `DiffusedData`."""
 
     process: Process
     scale: Tensor  # root mean square of the diffused data per channel, (C,)
     residual: bool  # diffuse the change from the base, not the frame
     task: Task = "predict"  # selects the base
+
+    def channels(self, frame_channels: int) -> int:
+        """All channels of the frames are diffused."""
+        return frame_channels
 
     def base(self, known: Tensor, index: Tensor, target_index: Tensor) -> Tensor:
         """Compute the base of residuals: (B, C, K, h, w), (B, K), (B, N) -> (B, C, N, h, w)."""

@@ -1,8 +1,10 @@
-"""Protocol of a denoiser: any number of context and target frames, at any frame index."""
+"""Protocols of a denoiser, with any number of context and target frames at any index, and of its data."""
 
 from typing import Protocol, TypeVar
 
 from torch import Tensor
+
+from vdp.diffusion.process import Process
 
 ContextT = TypeVar("ContextT")
 
@@ -38,4 +40,27 @@ class Denoiser(Protocol[ContextT]):
             t: diffusion time of each, (B, N*R), in [0, 1].
             context: output of `context` for the same clips and target frames.
         """
+        ...
+
+
+class DiffusedData(Protocol):
+    """The process, and the mapping between frames and the clean data x0 that it diffuses."""
+
+    @property
+    def process(self) -> Process: ...
+
+    def channels(self, frame_channels: int) -> int:
+        """Return the channels of x0 for frames of `frame_channels` channels."""
+        ...
+
+    def base(self, known: Tensor, index: Tensor, target_index: Tensor) -> Tensor:
+        """Compute the frames that x0 changes: (B, C, K, h, w), (B, K), (B, N) -> (B, C, N, h, w)."""
+        ...
+
+    def to_data(self, frames: Tensor, base: Tensor) -> Tensor:
+        """Convert frames (B, C, N, h, w) to x0."""
+        ...
+
+    def to_frames(self, x0: Tensor, base: Tensor) -> Tensor:
+        """Invert `to_data`."""
         ...

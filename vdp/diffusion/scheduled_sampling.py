@@ -15,7 +15,7 @@ from vdp.core.context_frames import Hops
 from vdp.core.rng import BatchRng
 from vdp.diffusion.objective import Objective
 from vdp.diffusion.process import alpha_sigma, ddim_step, predict_x0_eps
-from vdp.diffusion.protocols import Denoiser
+from vdp.diffusion.protocols import Denoiser, DiffusedData
 
 ContextT = TypeVar("ContextT")
 
@@ -57,7 +57,7 @@ def sample_frames(
     known: Tensor,
     index: Tensor,
     target_index: Tensor,
-    objective: Objective,
+    objective: DiffusedData,
     steps: int,
     noise: Tensor,
 ) -> Tensor:

@@ -1,10 +1,10 @@
-"""Section `predict` of params.yaml."""
+"""Sections `predict` and `sample_motion` of params.yaml."""
 
 from typing import Annotated
 
 from pydantic import Field
 
-from vdp.config.choices import SampleCount, SamplingParams, Spacing
+from vdp.config.choices import SampleCount, SamplerParams, SamplingParams, Spacing
 from vdp.core.tasks import frame_groups
 
 FrameNumber = Annotated[int, Field(ge=2)]  # 1-based
@@ -29,3 +29,9 @@ class PredictParams(SamplingParams):
     def frames(self) -> list[int]:
         """Frame numbers of all hops, in the order of prediction."""
         return [frame for group in self.frame_groups for frame in group]
+
+
+class SampleMotionParams(SamplerParams):
+    """Section `sample_motion`: futures of the objects of a clip."""
+
+    samples: SampleCount  # per clip; their composed masks are voted

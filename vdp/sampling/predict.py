@@ -10,8 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vdp.diffusion.objective import Objective
-from vdp.diffusion.protocols import Denoiser
+from vdp.diffusion.protocols import Denoiser, DiffusedData
 from vdp.sampling.params import PredictParams
 from vdp.sampling.rollout import Strategy, rollout
 from vdp.sampling.samplers import make_sampler, time_grid
@@ -70,7 +69,7 @@ def predict(
     denoiser: Denoiser[ContextT],
     known: Tensor,
     clips: Sequence[int],
-    objective: Objective,
+    objective: DiffusedData,
     strategy: Strategy,
     samples: int,
     seed: int,
@@ -84,7 +83,9 @@ def predict(
         Normalised latents of the hops' frames, (B, S, C, N, h, w).
     """
     batch, channels, count, height, width = known.shape
-    noise_source = SampleNoise(seed, clips, samples, (channels, height, width), known.device)
+    noise_source = SampleNoise(
+        seed, clips, samples, (objective.channels(channels), height, width), known.device
+    )
     repeated = known.repeat_interleave(samples, dim=0)
     index = torch.arange(count, dtype=torch.float32, device=known.device).expand(len(repeated), -1)
     predicted = rollout(denoiser, repeated, index, objective, strategy, noise_source)

@@ -11,9 +11,8 @@ import torch
 from torch import Tensor
 
 from vdp.core.context_frames import nearest_frames
-from vdp.diffusion.objective import Objective
 from vdp.diffusion.process import predict_x0_eps
-from vdp.diffusion.protocols import Denoiser
+from vdp.diffusion.protocols import Denoiser, DiffusedData
 from vdp.sampling.hops import HopPlan
 from vdp.sampling.samplers import Sampler
 
@@ -64,7 +63,7 @@ def rollout(
     denoiser: Denoiser[ContextT],
     known: Tensor,
     index: Tensor,
-    objective: Objective,
+    objective: DiffusedData,
     strategy: Strategy,
     noise_source: NoiseSource,
 ) -> Tensor:
@@ -84,7 +83,7 @@ def rollout(
     """
     count = sum(len(hop) for hop in strategy.hops)
     noise = strategy.temperature * noise_source(count)
-    expected = (*known.shape[:2], count, *known.shape[3:])
+    expected = (len(known), objective.channels(known.shape[1]), count, *known.shape[3:])
     if noise.shape != expected:
         raise ValueError(f"noise: expected shape {expected}, as the context frames, got {tuple(noise.shape)}")
     level = torch.zeros_like(index)
@@ -107,7 +106,7 @@ def sample_hop(
     index: Tensor,
     level: Tensor,
     target_index: Tensor,
-    objective: Objective,
+    objective: DiffusedData,
     strategy: Strategy,
     start: Tensor,
     noise_source: NoiseSource,

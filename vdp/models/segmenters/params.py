@@ -1,4 +1,4 @@
-"""Sections `segmenter` and `segment` of params.yaml."""
+"""Sections `segmenter` and `segment` of params.yaml, and params of the linking of objects."""
 
 from typing import Annotated, Self
 
@@ -42,3 +42,14 @@ class SegmentParams(Params):
     seen_classes_only: bool  # keep only classes that the segmenter finds in the context frames
     seen_pixels: Annotated[int, Field(ge=1)]  # min pixels, in one context frame, of such a class
     batch_frames: Annotated[int, Field(ge=1)]  # frames per batch
+
+
+class TrackParams(Params):
+    """How parts of the foreground are linked to objects over time."""
+
+    object_threshold: Annotated[float, Field(gt=0, lt=1)]  # min probability of a foreground pixel
+    min_pixels: Annotated[int, Field(ge=1)]  # of a part of the foreground
+    max_gap: Annotated[int, Field(ge=1)]  # frames from one sighting of an object to the next
+    max_distance: Annotated[float, Field(gt=0, le=1)]  # of a part from its track; frame heights
+    classifier_weight: Annotated[float, Field(ge=0)]  # evidence of the crops beside that of the masks
+    unlabeled: Annotated[int, Field(ge=0)]  # clips without masks to track, for train_motion

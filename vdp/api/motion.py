@@ -1,0 +1,109 @@
+"""The trained motion model: sampled futures of a clip's objects, and the frames and masks composed of them.
+
+Shapes: B clips, R samples, K context frames, N objects, T target frames, F = len(vdp.core.objects.FEATURES).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from zlib import crc32
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from vdp.core.device import autocast
+from vdp.core.objects import SEEN, X, Y
+from vdp.data.batches.motion import object_latents
+from vdp.diffusion.motion import NUM_TIMESTEPS, MotionObjective, motion_process
+from vdp.models.checkpoint import WEIGHTS
+from vdp.models.motion.factory import MotionModel, load_motion_model
+from vdp.models.motion.params import MotionConfig
+from vdp.sampling.compose import Composer, SizeAtPlace
+from vdp.sampling.hops import plan_groups
+from vdp.sampling.params import SampleMotionParams
+from vdp.sampling.predict import predict
+from vdp.sampling.rollout import Strategy
+from vdp.sampling.samplers import make_sampler, time_grid
+
+MOTION = "motion"  # subfolder of a models folder
+PADDED_OBJECTS = 16  # objects of a batch are padded to a multiple of this
+
+Float = NDArray[np.float32]
+Pixels = NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class ObjectMotion:
+    """A motion model; `load_motion` opens one."""
+
+    network: MotionModel
+    config: MotionConfig
+    objective: MotionObjective
+    device: torch.device
+
+    def sample(
+        self,
+        names: Sequence[str],
+        states: Float,
+        classes: Pixels,
+        frames: Sequence[int],
+        params: SampleMotionParams,
+        samples: int,
+        temperature: float,
+        seed: int,
+    ) -> Float:
+        """Sample futures of the objects of B clips, all target frames at once.
+
+        Args:
+            names: of the clips; the noise of a clip depends on its name and the seed only.
+            states: of the context frames 0..K-1, (B, N, K, F).
+            classes: class ids, (B, N); 0 is absent.
+            frames: 0-based indices of the target frames.
+            params: section `sample_motion`.
+            samples: R.
+            temperature: scale of the noise; 0 gives the one most likely future.
+            seed: of the run.
+
+        Returns:
+            x, y and visibility, (B, R, N, T, 3). Lengths are in frame heights from the frame's centre.
+        """
+        first, count = states.shape[2], classes.shape[1]
+        # the noise of an object must not depend on the number of others in the batch
+        padding = [(0, 0), (0, -count % PADDED_OBJECTS)]
+        known = object_latents(np.pad(states, [*padding, (0, 0), (0, 0)]), np.pad(classes, padding))
+        strategy = Strategy(
+            # all frames up to the last, as in training: those of a hop depend on each other
+            hops=plan_groups(first, max(frames), self.config.motion.target_slots),
+            sampler=make_sampler(params.sampler, 0.0),
+            times=time_grid(params.steps, "trailing", NUM_TIMESTEPS),
+            temperature=temperature,
+            guidance=1.0,
+            context_noise=0.0,
+            context_frames=self.config.motion.context_slots,
+        )
+        numbers = [crc32(name.encode()) for name in names]
+        with autocast(self.device):
+            predicted = predict(
+                self.network, known.to(self.device), numbers, self.objective, strategy, samples, seed
+            )
+        places = predicted[:, :, [X, Y, SEEN]][:, :, :, [frame - first for frame in frames], 0, :count]
+        return places.permute(0, 1, 4, 3, 2).float().cpu().numpy()
+
+    def composer(self, frames: Pixels, labels: Pixels, states: Float, classes: Pixels) -> Composer:
+        """Return the composer of a clip from its context; arguments as of `Composer`."""
+        return Composer(frames, labels, states, classes, SizeAtPlace(*self.config.size_at_place))
+
+
+def has_motion(models: Path) -> bool:
+    """Whether the pipeline has trained a motion model: not where no clip has masks."""
+    return (models / MOTION / WEIGHTS).is_file()
+
+
+def load_motion(models: Path, device: torch.device) -> ObjectMotion:
+    """Load the motion model of a models folder; errors as of `vdp.models.checkpoint`."""
+    trained = load_motion_model(models / MOTION, device)
+    scale = torch.tensor(trained.config.data_scale, device=device)
+    motion = trained.config.motion
+    objective = MotionObjective(motion_process(motion.schedule, motion.prediction), scale)
+    return ObjectMotion(trained.network, trained.config, objective, device)

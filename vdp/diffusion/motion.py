@@ -1,0 +1,182 @@
+"""Diffusion of the motion of objects: their places and visibility in the target frames.
+
+The base of a place is the object's last visible place, moved on with a velocity that decays. What is diffused
+is the inverse hyperbolic sine of the change from the base: changes have heavy tails, as most objects stay and
+some are hit. Visibility is diffused as -1 or 1.
+Shapes: B clips, C = vdp.core.objects.CHANNELS, K context frames, T target frames, N objects.
+"""
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from vdp.config.choices import MotionPrediction, MotionSchedule
+from vdp.core.anchor import find_anchor
+from vdp.core.context_frames import Hops
+from vdp.core.objects import SEEN, X, Y
+from vdp.core.rng import BatchRng
+from vdp.diffusion.loss import LEVELS, ContextT, denoise_hops, shift_time, times_at_levels
+from vdp.diffusion.params import DiffusionParams
+from vdp.diffusion.process import Process, alpha_sigma, predict_x0_eps, target
+from vdp.diffusion.protocols import Denoiser
+from vdp.diffusion.scheduled_sampling import sample_frames
+from vdp.diffusion.schedules import make_process
+
+DIFFUSED = 3  # x, y and visibility
+DECAY = (
+    0.93  # of the base's velocity per frame: objects slow down on the floor, and some are stopped by others
+)
+TAIL = 0.025  # change of a place, in frame heights, from which on the inverse hyperbolic sine is a logarithm
+NUM_TIMESTEPS = 1000  # noise levels
+LOW_NOISE = 0.05  # squared noise under which an error in x0 weighs no more
+UNROLL_STEPS = 2  # sampling steps of a context frame that the network predicts
+MIN_GIVEN = 2  # context frames that are not predicted: a velocity needs two
+MAX_ARGUMENT = 7.0  # bounds sinh of a sample that has left the data: 14 frame heights
+
+
+def motion_process(schedule: MotionSchedule, prediction: MotionPrediction) -> Process:
+    """Build the diffusion process that section `motion` names."""
+    params = DiffusionParams(
+        schedule=schedule,
+        prediction=prediction,
+        num_timesteps=NUM_TIMESTEPS,
+        beta_start=1e-4,  # not of these schedules
+        beta_end=0.02,
+        zero_terminal_snr=False,
+        min_snr_gamma=None,
+        time_shift=1.0,
+        residual=True,
+    )
+    return make_process(params)
+
+
+@dataclass(frozen=True)
+class MotionObjective:
+    """The process, and the mapping between states of objects and its data; implements `DiffusedData`."""
+
+    process: Process
+    scale: Tensor  # root mean square of the diffused changes of x and y, (2,)
+
+    def channels(self, frame_channels: int) -> int:
+        """Places and visibility are diffused; the other features are those of the base."""
+        return DIFFUSED
+
+    def base(self, known: Tensor, index: Tensor, target_index: Tensor) -> Tensor:
+        """Move the last visible states on: (B, C, K, 1, N), (B, K), (B, T) -> (B, C, T, 1, N)."""
+        last = find_anchor(known, index)
+        steps = (target_index[:, :, None] - last.index[:, None]).clamp(min=0)  # (B, T, N)
+        reach = (1 - DECAY**steps) * (DECAY / (1 - DECAY))
+        frames = last.frame.expand(-1, -1, target_index.shape[1], -1, -1).clone()
+        frames[:, [X, Y]] += last.velocity * reach[:, None, :, None]
+        return frames
+
+    def to_data(self, frames: Tensor, base: Tensor) -> Tensor:
+        """Convert states to clean data, (B, C, T, 1, N) -> (B, DIFFUSED, T, 1, N)."""
+        change = torch.asinh((frames[:, [X, Y]] - base[:, [X, Y]]) / TAIL) / self._column()
+        return torch.cat([change, 2 * frames[:, SEEN : SEEN + 1] - 1], dim=1)
+
+    def to_frames(self, x0: Tensor, base: Tensor) -> Tensor:
+        """Invert `to_data`; the other features are those of the base. Visibility is about 0 to 1."""
+        change = TAIL * torch.sinh((x0[:, :2] * self._column()).clamp(-MAX_ARGUMENT, MAX_ARGUMENT))
+        frames = base.clone()
+        frames[:, [X, Y]] = base[:, [X, Y]] + change
+        frames[:, SEEN] = (x0[:, 2] + 1) / 2
+        return frames
+
+    def _column(self) -> Tensor:
+        return self.scale[:, None, None, None]
+
+
+def motion_scale(hops: Hops, process: Process) -> Tensor:
+    """Compute the root mean square of the diffused changes of x and y, (2,); ValueError if nothing moves."""
+    raw = MotionObjective(process, torch.ones(2, device=hops.known.device))
+    change = raw.to_data(hops.target, raw.base(hops.known, hops.index, hops.target_index))[:, :2]
+    weight = visible_weight(hops)[:, None]
+    scale = (change.square() * weight).sum(dim=(0, 2, 3, 4)).div(weight.sum()).sqrt()
+    if not bool((scale > 0).all()):
+        raise ValueError("tracks: no object moves; expected clips with motion")
+    return scale
+
+
+def visible_weight(hops: Hops) -> Tensor:
+    """1 where an object of the context is visible in the target frame, else 0, (B, T, 1, N)."""
+    present = (hops.known[:, SEEN] > 0.5).any(dim=1, keepdim=True)
+    return ((hops.target[:, SEEN] > 0.5) & present).to(hops.target)
+
+
+@dataclass(frozen=True)
+class MotionLoss:
+    """Loss of hops of objects; implements the loss protocol of `vdp.training.trainer`.
+
+    Only objects that are visible in the context count, and places only where the object is visible.
+    """
+
+    objective: MotionObjective
+    time_shift: float
+    draws: int  # noise draws per hop, sharing one pass over the context
+    seen_weight: float  # of visibility beside each coordinate
+    unroll: int = 0  # max newest context frames that the network predicts itself, as in a rollout
+    hop_frames: int = 1  # frames of a hop of that rollout
+
+    def __call__(self, denoiser: Denoiser[ContextT], hops: Hops, batch_rng: BatchRng) -> dict[str, Tensor]:
+        """Return 'loss', 'place' and 'seen', scalars."""
+        batch, _, targets, _, objects = hops.target.shape
+        if self.unroll > 0:
+            hops = self._unrolled(denoiser, hops, batch_rng)
+        t = shift_time(batch_rng.uniform(batch, self.draws), self.time_shift).repeat(1, targets)
+        noise = batch_rng.normal(batch, DIFFUSED, targets * self.draws, 1, objects)
+        x0, _, output = self._denoise(denoiser, hops, t, noise)
+        process = self.objective.process
+        error = (output - target(x0, noise, t, process)).square()
+        if process.prediction == "x0":  # as the other predictions weigh the error in x0: more at low noise
+            _, sigma = alpha_sigma(t, process.schedule)
+            error = error / (sigma.square() + LOW_NOISE)
+        return self._losses(error, hops)
+
+    def _unrolled(self, denoiser: Denoiser[ContextT], hops: Hops, batch_rng: BatchRng) -> Hops:
+        """Replace the newest context frames by the network's predictions, hop by hop; without gradients."""
+        frames, (batch, _, count, _, objects) = hops.known, hops.known.shape
+        start = count - int(batch_rng.shared() * (min(self.unroll, count - MIN_GIVEN) + 1))
+        for first in range(start, count, self.hop_frames):
+            hop = slice(first, min(first + self.hop_frames, count))
+            noise = batch_rng.normal(batch, DIFFUSED, hop.stop - first, 1, objects)
+            given = (frames[:, :, :first], hops.index[:, :first], hops.index[:, hop])
+            predicted = sample_frames(denoiser, *given, self.objective, UNROLL_STEPS, noise)
+            frames = torch.cat([frames[:, :, :first], predicted, frames[:, :, hop.stop :]], dim=2)
+        return replace(hops, known=frames)
+
+    def _denoise(
+        self, denoiser: Denoiser[ContextT], hops: Hops, t: Tensor, noise: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        dropped = torch.zeros(len(t), dtype=torch.bool, device=t.device)
+        return denoise_hops(denoiser, hops, self.objective, t, noise, torch.zeros_like(hops.index), dropped)
+
+    def _losses(self, error: Tensor, hops: Hops) -> dict[str, Tensor]:
+        draws = error.shape[2] // hops.target.shape[2]
+        visible = visible_weight(hops).repeat_interleave(draws, dim=1)[:, None]
+        present = (hops.known[:, SEEN] > 0.5).any(dim=1)[:, None, None].expand_as(visible).to(error)
+        place = (error[:, :2] * visible).sum() / (2 * visible.sum()).clamp(min=1)
+        seen = (error[:, 2:] * present).sum() / present.sum().clamp(min=1)
+        return {"loss": place + self.seen_weight * seen, "place": place, "seen": seen}
+
+
+@dataclass(frozen=True)
+class MotionLevelLoss(MotionLoss):
+    """Validation loss at fixed noise levels, and the distance of the most likely place from the true one."""
+
+    def __call__(self, denoiser: Denoiser[ContextT], hops: Hops, batch_rng: BatchRng) -> dict[str, Tensor]:
+        """Return the losses of `MotionLoss` and 'distance', the mean error at the last frame in heights."""
+        batch, _, targets, _, objects = hops.target.shape
+        process, draws = self.objective.process, len(LEVELS) + 1
+        levels = torch.cat([times_at_levels(LEVELS, process.schedule), torch.ones(1, dtype=torch.float64)])
+        t = levels.to(hops.index).repeat(batch, targets)
+        noise = batch_rng.normal(batch, DIFFUSED, targets * draws, 1, objects)
+        x0, xt, output = self._denoise(denoiser, hops, t, noise)
+        losses = self._losses((output - target(x0, noise, t, process)).square(), hops)
+        predicted, _ = predict_x0_eps(xt, output, t, process)
+        base = self.objective.base(hops.known, hops.index, hops.target_index)
+        frames = self.objective.to_frames(predicted[:, :, draws - 1 :: draws], base)
+        distance = (frames[:, [X, Y], -1] - hops.target[:, [X, Y], -1]).norm(dim=1)
+        weight = visible_weight(hops)[:, -1]
+        return {**losses, "distance": (distance * weight).sum() / weight.sum().clamp(min=1)}

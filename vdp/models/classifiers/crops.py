@@ -1,0 +1,85 @@
+"""Classifier of objects from crops around them: shape, material and colour of the object in the middle.
+
+Crops show an object ten times as often as frames at equal arithmetic, and pooling over it teaches shapes
+that a mask decided pixel by pixel confuses.
+Shapes: B crops of S x S pixels.
+"""
+
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from vdp.core.classes import COLORS, MATERIALS, SHAPES
+from vdp.models.checkpoint import load_config, load_weights
+from vdp.models.classifiers.params import ClassifierConfig, ClassifierParams
+
+FACTORS = (len(SHAPES), len(MATERIALS), len(COLORS))
+LABEL_SMOOTHING = 0.02
+
+
+def _conv(channels_in: int, channels_out: int, stride: int = 1) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(channels_in, channels_out, 3, stride, padding=1, bias=False),
+        nn.BatchNorm2d(channels_out),
+        nn.ReLU(),
+    )
+
+
+class CropClassifier(nn.Module):
+    """Five 3x3 convolutions, two of them with stride 2, and a mean over the crop."""
+
+    def __init__(self, params: ClassifierParams) -> None:
+        super().__init__()
+        self.params = params
+        width = params.base_channels
+        self.body = nn.Sequential(
+            _conv(3, width),
+            _conv(width, width * 3 // 2, stride=2),
+            _conv(width * 3 // 2, 2 * width),
+            _conv(2 * width, 3 * width, stride=2),
+            _conv(3 * width, 3 * width),
+        )
+        self.head = nn.Linear(3 * width, sum(FACTORS))
+
+    def blocks(self) -> list[nn.Module]:
+        """Repeated modules that are called through `forward` only."""
+        return list(self.body)
+
+    def forward(self, crops: Tensor) -> Tensor:
+        """(B, 3, S, S) in [-1, 1] -> logits by factor (B, 13) in fp32."""
+        return self.head(self.body(crops).mean(dim=(2, 3))).float()
+
+
+def log_probs(logits: Tensor) -> Tensor:
+    """Log-probabilities of the 48 object classes, (B, 13) -> (B, 48)."""
+    shape, material, color = (part.log_softmax(dim=1) for part in logits.split(FACTORS, dim=1))
+    joint = shape[:, :, None, None] + material[:, None, :, None] + color[:, None, None, :]
+    return joint.flatten(1)
+
+
+def crop_loss(logits: Tensor, classes: Tensor) -> Tensor:
+    """Sum of the cross-entropies of the factors, (B, 13), class ids 1..48 (B,) -> (B,)."""
+    ids = classes.long() - 1
+    per_shape = len(MATERIALS) * len(COLORS)
+    targets = (ids // per_shape, ids % per_shape // len(COLORS), ids % len(COLORS))
+    losses = [
+        F.cross_entropy(part, target, reduction="none", label_smoothing=LABEL_SMOOTHING)
+        for part, target in zip(logits.split(FACTORS, dim=1), targets, strict=True)
+    ]
+    return torch.stack(losses).sum(dim=0)
+
+
+@torch.inference_mode()
+def classify(network: CropClassifier, crops: Tensor) -> Tensor:
+    """Log-probabilities of crops, the mean over each and its mirror image, (B, 3, S, S) -> (B, 48)."""
+    return (log_probs(network(crops)) + log_probs(network(crops.flip(-1)))) / 2
+
+
+def load_classifier(folder: Path) -> CropClassifier:
+    """Load a classifier in evaluation mode from its folder; errors as of `load_config` and `load_weights`."""
+    network = CropClassifier(load_config(folder, ClassifierConfig).classifier)
+    load_weights(network, folder)
+    network.eval()
+    return network

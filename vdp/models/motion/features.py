@@ -1,0 +1,106 @@
+"""Inputs of the motion models: features of each object's known frames and of pairs of objects.
+
+Shapes: B clips, C channels of `vdp.core.objects`, K context frames, N objects, S slots: frames by their
+distance from the last context frame.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from einops import rearrange
+from torch import Tensor
+
+from vdp.core.anchor import find_anchor
+from vdp.core.objects import AREA, CHANNELS, FEATURES, HEIGHT, SEEN, WIDTH, X, Y
+
+DIFFUSED = 3  # channels of a target frame
+KINDS = CHANNELS - len(FEATURES)
+# units that bring the features near 1: a place is within the frame, an object a sixth of its height
+PLACE_SCALE, CHANGE_SCALE, SIZE_SCALE, AREA_SCALE = 4.0, 16.0, 6.0, 50.0
+HORIZONS = (0, 1, 2, 3, 4, 6, 8, 11)  # frames ahead at which the distance of a pair is extrapolated
+NEAR = (0.1, 0.25, 0.6)  # distances, in frame heights, of the kernels that turn them into features
+PAIR_FEATURES = 6 + len(HORIZONS) * len(NEAR) + 2 * KINDS
+
+
+@dataclass(frozen=True)
+class KnownObjects:
+    """Features of the objects of a context."""
+
+    tokens: Tensor  # (B, N, F)
+    pairs: Tensor  # (B, N, N, PAIR_FEATURES)
+    present: Tensor  # whether an object is visible in the context, (B, N) bool
+
+
+def token_features(slots: int) -> int:
+    """Features of an object, F."""
+    return slots * (len(FEATURES) + 2) + KINDS + 3
+
+
+def known_objects(frames: Tensor, index: Tensor, slots: int) -> KnownObjects:
+    """Compute the features of objects in context frames (B, C, K, 1, N) at frame indices (B, K)."""
+    last = index.amax(dim=1, keepdim=True)
+    found = find_anchor(frames, index)
+    place, velocity = found.frame[:, [X, Y], 0, 0], found.velocity[:, :, 0, 0]  # (B, 2, N)
+    kind = found.frame[:, len(FEATURES) :, 0, 0]
+    features = slot_frames(frames[:, :, :, 0], index - last + slots - 1, slots)
+    visible = features[:, SEEN : SEEN + 1]
+    change = (features[:, [X, Y]] - place[:, :, None]) * visible * CHANGE_SCALE
+    scaled = features[:, : len(FEATURES)] * _scale(features)[:, None, None]
+    age = (last - found.index) * found.present / slots
+    tokens = torch.cat(
+        [
+            rearrange(torch.cat([scaled, change], dim=1), "b c s n -> b n (c s)"),
+            rearrange(kind, "b c n -> b n c"),
+            rearrange(velocity * CHANGE_SCALE, "b c n -> b n c"),
+            age[..., None],
+        ],
+        dim=-1,
+    )
+    return KnownObjects(tokens, pair_features(place, velocity, kind), found.present)
+
+
+def slot_frames(frames: Tensor, offsets: Tensor, slots: int) -> Tensor:
+    """Sort frames into slots, leaving out those beyond: (B, C, K, N), offsets (B, K) -> (B, C, slots, N)."""
+    slot = offsets.round().long()
+    inside = (slot >= 0) & (slot < slots)
+    index = torch.where(inside, slot, slots)[:, None, :, None].expand_as(frames)
+    out = frames.new_zeros(*frames.shape[:2], slots + 1, frames.shape[3])
+    return out.scatter(2, index, frames)[:, :, :slots]
+
+
+def target_slots(index: Tensor, target_index: Tensor, slots: int) -> Tensor:
+    """Slot of each target frame, its distance from the last context frame less one: (B, K), (B, T) -> (B, T).
+
+    Raises:
+        ValueError: if one is beyond the slots.
+    """
+    last = index.amax(dim=1, keepdim=True)
+    slot = (target_index - last - 1).round().long()
+    if int(slot.min()) < 0 or int(slot.max()) >= slots:
+        raise ValueError(
+            f"target frames {target_index[0].tolist()} after {last[0].item():g}: expected up to "
+            f"motion.target_slots={slots} frames on; raise it and train again"
+        )
+    return slot
+
+
+def pair_features(place: Tensor, velocity: Tensor, kind: Tensor) -> Tensor:
+    """Features of ordered pairs: places and velocities (B, 2, N), kinds (B, S, N) -> (B, N, N, E_in)."""
+    apart = place[:, :, None, :] - place[:, :, :, None]  # from the first to the second
+    relative = velocity[:, :, None, :] - velocity[:, :, :, None]
+    distances = torch.stack([(apart + h * relative).norm(dim=1) for h in HORIZONS], dim=1)
+    kernels = [torch.exp(-distances / near) for near in NEAR]
+    near = torch.exp(-apart.norm(dim=1, keepdim=True) / NEAR[-1])
+    count = kind.shape[2]
+    kinds = [kind[:, :, :, None].expand(-1, -1, -1, count), kind[:, :, None].expand(-1, -1, count, -1)]
+    moved = relative * CHANGE_SCALE
+    parts = [apart * near * PLACE_SCALE, moved * near, moved, *kernels, *kinds]
+    return rearrange(torch.cat(parts, dim=1), "b c n m -> b n m c")
+
+
+def _scale(like: Tensor) -> Tensor:
+    scale = like.new_ones(len(FEATURES))
+    scale[[X, Y]] = PLACE_SCALE
+    scale[[WIDTH, HEIGHT]] = SIZE_SCALE
+    scale[AREA] = AREA_SCALE
+    return scale

@@ -1,0 +1,120 @@
+"""Interaction network (Battaglia et al. 2016, arXiv:1612.00222) over pairs of objects: few frames per hop.
+
+Rounds of messages between all pairs of objects encode the context. As in learned simulators (Sanchez-Gonzalez
+et al. 2020, arXiv:2002.09405), a rollout predicts a frame or two per hop, from which the next hop starts. A
+head of further rounds denoises the target frames of all objects jointly.
+Shapes: B clips, K context frames, T target frames, R noise draws, N objects, D channels per object, E
+channels per pair.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+
+from vdp.models.layers import fourier_features, zero_init
+from vdp.models.motion.features import (
+    DIFFUSED,
+    PAIR_FEATURES,
+    known_objects,
+    slot_frames,
+    target_slots,
+    token_features,
+)
+from vdp.models.motion.params import MotionParams
+
+LEVEL_FEATURES, LEVEL_PERIOD = 32, 4.0
+
+
+def mlp(channels_in: int, channels: int) -> nn.Sequential:
+    """Three layers; the last is linear."""
+    return nn.Sequential(
+        nn.Linear(channels_in, channels), nn.SiLU(),
+        nn.Linear(channels, channels), nn.SiLU(), nn.Linear(channels, channels),
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class InteractionContext:
+    """Encoded context."""
+
+    nodes: Tensor  # (B, N, D)
+    pairs: Tensor  # (B, N, N, E)
+    senders: Tensor  # which objects send messages to which, (B, N, N, 1), 0 or 1
+    slots: Tensor  # slot of each target frame, (B, T)
+
+
+class Round(nn.Module):
+    """One round of messages: each object adds what it makes of the sum of its messages."""
+
+    def __init__(self, dim: int, pair_dim: int) -> None:
+        super().__init__()
+        self.message = mlp(2 * dim + pair_dim, pair_dim)
+        self.update = mlp(dim + pair_dim, dim)
+
+    def forward(self, nodes: Tensor, pairs: Tensor, senders: Tensor) -> Tensor:
+        """Nodes (B*R, N, D), pairs (B, N, N, E), senders (B, N, N, 1) -> nodes."""
+        count, repeats = nodes.shape[1], len(nodes) // len(pairs)
+        pairs, senders = (part.repeat_interleave(repeats, dim=0) for part in (pairs, senders))
+        receiver = nodes[:, :, None].expand(-1, -1, count, -1)
+        sender = nodes[:, None].expand(-1, count, -1, -1)
+        messages = self.message(torch.cat([receiver, sender, pairs], dim=-1)) * senders
+        return nodes + self.update(torch.cat([nodes, messages.sum(dim=2)], dim=-1))
+
+
+class InteractionNetwork(nn.Module):
+    """Denoiser of objects; implements `vdp.diffusion.protocols.Denoiser`."""
+
+    joint = True
+
+    def __init__(self, params: MotionParams) -> None:
+        super().__init__()
+        dim, pair_dim = params.hidden_dim, params.pair_dim
+        self.context_slots, self.target_slots = params.context_slots, params.target_slots
+        self.embed = mlp(token_features(self.context_slots), dim)
+        self.embed_pairs = mlp(PAIR_FEATURES, pair_dim)
+        self.rounds = nn.ModuleList([Round(dim, pair_dim) for _ in range(params.depth)])
+        self.embed_noised = nn.Linear((DIFFUSED + 1) * self.target_slots, dim)
+        self.embed_level = nn.Sequential(nn.Linear(LEVEL_FEATURES, dim), nn.SiLU(), nn.Linear(dim, dim))
+        self.head = nn.ModuleList([Round(dim, pair_dim) for _ in range(params.head_depth)])
+        self.norm = nn.LayerNorm(dim)
+        self.out = zero_init(nn.Linear(dim, DIFFUSED * self.target_slots))
+
+    def blocks(self) -> list[nn.Module]:
+        """Repeated modules that are called through `forward` only."""
+        return [*self.rounds, *self.head]
+
+    def context(
+        self, frames: Tensor, index: Tensor, level: Tensor, dropped: Tensor, target_index: Tensor
+    ) -> InteractionContext:
+        """Encode the objects of the context, (B, C, K, 1, N); `dropped` clips have no visible object."""
+        objects = known_objects(frames * ~dropped[:, None, None, None, None], index, self.context_slots)
+        present = objects.present
+        others = ~torch.eye(present.shape[1], dtype=torch.bool, device=present.device)
+        senders = (present[:, None] & present[:, :, None] & others)[..., None].to(objects.tokens)
+        nodes, pairs = self.embed(objects.tokens), self.embed_pairs(objects.pairs)
+        for one in self.rounds:
+            nodes = one(nodes, pairs, senders)
+        slots = target_slots(index, target_index, self.target_slots)
+        return InteractionContext(nodes, pairs, senders, slots)
+
+    def __call__(self, xt: Tensor, t: Tensor, context: InteractionContext) -> Tensor:
+        return super().__call__(xt, t, context)
+
+    def forward(self, xt: Tensor, t: Tensor, context: InteractionContext) -> Tensor:
+        """Predict the target frames, (B, 3, T*R, 1, N), at one time per draw, (B, T*R)."""
+        draws = xt.shape[2] // context.slots.shape[1]
+        noised = rearrange(xt[:, :, :, 0], "b c (t r) n -> (b r) c t n", r=draws)
+        given = torch.ones_like(noised[:, :1])  # a target frame, not an empty slot
+        slots = context.slots.repeat_interleave(draws, dim=0)
+        slotted = slot_frames(torch.cat([noised, given], dim=1), slots, self.target_slots)
+        times = rearrange(t, "b (t r) -> (b r) t", r=draws)[:, 0]
+        level = self.embed_level(fourier_features(times, LEVEL_FEATURES, LEVEL_PERIOD))
+        x = context.nodes.repeat_interleave(draws, dim=0) + level[:, None]
+        x = x + self.embed_noised(rearrange(slotted, "m c s n -> m n (c s)"))
+        for one in self.head:
+            x = one(x, context.pairs, context.senders)
+        out = rearrange(self.out(self.norm(x)), "m n (c s) -> m c s n", c=DIFFUSED).float()
+        chosen = out.gather(2, slots[:, None, :, None].expand(-1, DIFFUSED, -1, out.shape[3]))
+        return rearrange(chosen, "(b r) c t n -> b c (t r) 1 n", r=draws)

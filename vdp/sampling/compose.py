@@ -1,0 +1,181 @@
+"""Compose frames and masks from objects: each object's pixels, moved and scaled, over the background.
+
+Shapes: K context frames of H x W pixels, N objects, F = len(vdp.core.objects.FEATURES).
+"""
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from vdp.core.objects import AREA, CUT, SEEN, X, Y
+
+WHOLE_SHARE = 0.85  # of its largest scaled area: an object that shows less is partly hidden
+MIN_VISIBILITY = 0.5  # of an object that is drawn
+MIN_SIZE = 1e-3  # of an object by its place in the frame, in frame heights
+INPAINT_RADIUS = 3  # pixels, for background that every context frame hides
+
+Pixels = NDArray[np.uint8]
+Float = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class SizeAtPlace:
+    """Size of an object by its place: the root of its area is linear in y, as on a plane in perspective."""
+
+    offset: float  # frame heights, at the frame's middle
+    slope: float  # frame heights per frame height downwards
+
+    def __call__(self, y: Float | float) -> Float:
+        """Return the size at a height y, in frame heights."""
+        return np.maximum(
+            np.float32(self.offset + self.slope * np.asarray(y, np.float32)), np.float32(MIN_SIZE)
+        )
+
+
+@dataclass(frozen=True)
+class Sprite:
+    """An object's pixels in the context frame that shows it best."""
+
+    label: int  # class id
+    mask: Pixels  # (H, W), 0 or 1
+    frame: Pixels  # (H, W, 3)
+    centre: tuple[float, float]  # x and y, in frame heights from the frame's centre
+
+
+class Composer:
+    """Composes target frames of one clip from its context.
+
+    Args:
+        frames: context frames, (K, H, W, 3) uint8.
+        labels: object numbers of their pixels, (K, H, W), 1..N; 0 is the background.
+        states: of the objects in the context frames, (N, K, F).
+        classes: class ids, (N,).
+        size: see `SizeAtPlace`.
+    """
+
+    def __init__(
+        self, frames: Pixels, labels: Pixels, states: Float, classes: Pixels, size: SizeAtPlace
+    ) -> None:
+        self.height, self.width = labels.shape[1:]
+        self.size = size
+        self.background = background(frames, labels > 0)
+        self.sprites: list[Sprite | None] = [
+            self._sprite(number, frames, labels, states[number], int(label))
+            for number, label in enumerate(classes)
+        ]
+
+    def __call__(self, places: Float) -> tuple[Pixels, Pixels]:
+        """Compose one target frame.
+
+        Args:
+            places: x, y and visibility of each object, (N, 3).
+
+        Returns:
+            The frame (H, W, 3) and its class ids (H, W), uint8. Objects lower in the frame are nearer.
+        """
+        frame = self.background.astype(np.float32)
+        mask = np.zeros((self.height, self.width), np.uint8)
+        for sprite, shape, place in self._drawn(places):
+            moved = self._transform(sprite, place)
+            pixels = cv2.warpAffine(
+                sprite.frame,
+                moved,
+                (self.width, self.height),
+                flags=cv2.INTER_LINEAR,
+                borderMode=cv2.BORDER_REPLICATE,
+            )
+            frame += shape[:, :, None] * (pixels - frame)
+            mask[shape >= 0.5] = sprite.label
+        return frame.round().clip(0, 255).astype(np.uint8), mask
+
+    def mask(self, places: Float) -> Pixels:
+        """Compose the class ids only, (H, W)."""
+        mask = np.zeros((self.height, self.width), np.uint8)
+        for sprite, shape, _ in self._drawn(places):
+            mask[shape >= 0.5] = sprite.label
+        return mask
+
+    def _drawn(self, places: Float) -> list[tuple[Sprite, Float, Float]]:
+        """Visible objects with their moved masks and places, far to near."""
+        drawn = []
+        for sprite, place in zip(self.sprites, places, strict=True):
+            if sprite is None or place[2] < MIN_VISIBILITY:
+                continue
+            moved = self._transform(sprite, place)
+            shape = np.asarray(
+                cv2.warpAffine(
+                    sprite.mask.astype(np.float32), moved, (self.width, self.height), flags=cv2.INTER_LINEAR
+                ),
+                np.float32,
+            )
+            rows = np.flatnonzero((shape >= 0.5).any(axis=1))
+            if len(rows):
+                drawn.append((int(rows[-1]), sprite, shape, place))
+        drawn.sort(key=lambda item: (item[0], item[1].label))
+        return [(sprite, shape, place) for _, sprite, shape, place in drawn]
+
+    def _transform(self, sprite: Sprite, place: Float) -> NDArray[np.float64]:
+        """Affine map of the sprite's pixels to its place, (2, 3)."""
+        scale = float(self.size(place[1]) / self.size(sprite.centre[1]))
+        source, goal = self._pixel(*sprite.centre), self._pixel(float(place[0]), float(place[1]))
+        return np.array(
+            [[scale, 0, goal[0] - scale * source[0]], [0, scale, goal[1] - scale * source[1]]], np.float64
+        )
+
+    def _pixel(self, x: float, y: float) -> tuple[float, float]:
+        """Column and row of a place."""
+        return x * self.height + (self.width - 1) / 2, y * self.height + (self.height - 1) / 2
+
+    def _sprite(
+        self, number: int, frames: Pixels, labels: Pixels, states: Float, label: int
+    ) -> Sprite | None:
+        best = best_frame(states, self.size)
+        if not label or best is None:
+            return None
+        mask = (labels[best] == number + 1).astype(np.uint8)
+        return Sprite(label, mask, frames[best], (float(states[best, X]), float(states[best, Y])))
+
+
+def best_frame(states: Float, size: SizeAtPlace) -> int | None:
+    """Find the latest context frame that shows an object whole, (K, F); None where it is never visible."""
+    seen = states[:, SEEN] > 0.5
+    if not seen.any():
+        return None
+    area = np.where(seen, states[:, AREA] / size(states[:, Y]) ** 2, 0)
+    inside = seen & (states[:, CUT] < 0.5)
+    candidates = inside if inside.any() else seen
+    whole = candidates & (area >= WHOLE_SHARE * area[candidates].max())
+    return int(np.flatnonzero(whole)[-1])
+
+
+def background(frames: Pixels, hidden: NDArray[np.bool_]) -> Pixels:
+    """Median of the context frames where no object hides it, (K, H, W, 3), (K, H, W) -> (H, W, 3).
+
+    Pixels that are hidden in every frame are filled from around them (Telea 2004).
+    """
+    shown = np.ma.masked_array(frames, np.broadcast_to(hidden[..., None], frames.shape))
+    median: Pixels = np.asarray(np.ma.median(shown, axis=0).filled(0).round(), np.uint8)
+    holes = hidden.all(axis=0)
+    if holes.all():
+        return frames[-1].copy()
+    if holes.any():
+        filled = cv2.inpaint(median, holes.astype(np.uint8), INPAINT_RADIUS, cv2.INPAINT_TELEA)
+        return np.asarray(filled, np.uint8)
+    return median
+
+
+def fit_size(states: Float) -> SizeAtPlace:
+    """Fit the size of objects by their place to tracks, (clips, N, T, F); constant where it does not vary."""
+    rows = states.reshape(-1, states.shape[-1])
+    rows = rows[(rows[:, SEEN] > 0.5) & (rows[:, CUT] < 0.5)]
+    if len(rows) < 2 or np.ptp(rows[:, Y]) < 1e-3:
+        return SizeAtPlace(1.0, 0.0)
+    slope, offset = np.polyfit(rows[:, Y].astype(np.float64), np.sqrt(rows[:, AREA]).astype(np.float64), 1)
+    return SizeAtPlace(round(float(offset), 6), round(float(slope), 6))
+
+
+def vote(masks: Pixels, classes: int) -> Float:
+    """Share of the samples of each class, (S, H, W) class ids -> (classes, H, W)."""
+    return np.stack([(masks == label).mean(axis=0) for label in range(classes)]).astype(np.float32)
