@@ -11,6 +11,7 @@ from pydantic import Field, model_validator
 from vdp.config import checks, read, schema
 from vdp.config.schema import Params
 
+MINUTES = ("test_pipeline.py", "test_distributed.py", "test_docs.py")  # files that take minutes
 SLOW_MODULE = re.compile(r"^pytestmark = \[?\s*pytest\.mark\.slow", re.MULTILINE)
 
 TOY_PARAMS = """\
@@ -61,6 +62,15 @@ class ToyPredictParams(Params):
     hops: tuple[Annotated[int, Field(ge=1)], ...]
     folders: dict[str, Path]
     flip: bool | None
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.option.loadscopereorder = False  # xdist keeps the order below
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Start with the longest files, so that no process works alone at the end."""
+    items.sort(key=lambda item: item.path.name not in MINUTES)
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:

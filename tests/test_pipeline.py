@@ -4,7 +4,6 @@ import ast
 import json
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -243,48 +242,38 @@ def test_a_change_in_a_module_that_is_no_dep_changes_no_stage(project):
             path.write_text(text)
 
 
-@pytest.mark.end_to_end
-def test_a_forced_repro_gives_the_same_bytes(project):
-    before = (project / "dvc.lock").read_bytes()
-    assert set(stages_run(run(project, "dvc", "repro", "--force"))) == set(STAGES)
-    assert (project / "dvc.lock").read_bytes() == before
-
-
-def checkpoints(project: Path, stage: str) -> list[Path]:
-    return list(project.glob(f".resume/{stage}-*/[0-9]*.json"))
-
-
-@pytest.mark.end_to_end
-@pytest.mark.parametrize(
-    ("stage", "by"), [("train_denoiser", signal.SIGKILL), ("pretrain_vae", signal.SIGTERM)]
-)
-def test_a_stopped_repro_resumes_and_ends_in_the_same_bytes(project, stage, by):
-    """All processes get the signal at the first checkpoint; then a module that is no dep changes."""
-    lock = (project / "dvc.lock").read_bytes()
-    for out in yaml.safe_load(lock)["stages"][stage]["outs"]:
-        shutil.rmtree(project / out["path"])
-        (project / ".dvc/cache/files/md5" / out["md5"][:2] / out["md5"][2:]).unlink()  # else DVC restores it
+def stopped_repro(project: Path, stage: str, by: int, *options: str) -> str:
+    """Send a signal to all processes of a repro at the first checkpoint of a stage; return the output."""
+    pattern = f".resume/{stage}-*/[0-9]*.json"
     with subprocess.Popen(
-        ["dvc", "repro"], cwd=project, env=environment(), text=True, start_new_session=True,
+        ["dvc", "repro", *options], cwd=project, env=environment(), text=True, start_new_session=True,
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
     ) as process:  # fmt: skip
-        while process.poll() is None and not checkpoints(project, stage):
+        while process.poll() is None and not list(project.glob(pattern)):
             time.sleep(0.002)
         os.killpg(process.pid, by)
         output, _ = process.communicate()
-    assert process.returncode != 0 and checkpoints(project, stage), output
-    if by == signal.SIGTERM:
-        stopped = [line for line in output.splitlines() if "stopped after step" in line]
-        assert len(stopped) == 1 and stopped[0].startswith(f"{stage}: "), output
-        assert "Traceback" not in output
+    assert process.returncode != 0 and list(project.glob(pattern)), output
+    return output
 
+
+@pytest.mark.end_to_end
+def test_a_forced_repro_resumes_after_each_stop_and_gives_the_same_bytes(project):
+    """It is stopped in two trainings; then a module that is no dep changes."""
+    lock = (project / "dvc.lock").read_bytes()
+    first = stopped_repro(project, "pretrain_vae", signal.SIGTERM, "--force")
+    stopped = [line for line in first.splitlines() if "stopped after step" in line]
+    assert len(stopped) == 1 and stopped[0].startswith("pretrain_vae: ") and "Traceback" not in first
     no_dep = project / "vdp/training/cost.py"
     no_dep.write_text(no_dep.read_text() + "\n# changed\n")
-    output = run(project, "dvc", "repro")
-    assert stages_run(output) == [stage]
-    assert f"{stage}: resumed after step " in output
+    again = ["--force", "--downstream"]
+    second = stopped_repro(project, "train_denoiser", signal.SIGKILL, *again, "pretrain_vae")
+    assert "pretrain_vae: resumed after step " in second
+    third = run(project, "dvc", "repro", *again, "train_denoiser", "train_segmenter")
+    assert "train_denoiser: resumed after step " in third
+    assert set(stages_run(first + second + third)) == set(STAGES)
     assert (project / "dvc.lock").read_bytes() == lock
-    assert not list(project.glob(f".resume/{stage}-*"))
+    assert not list(project.glob(".resume/*-*"))
 
 
 @pytest.mark.end_to_end

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from vdp.config.choices import SAMPLING_DEFAULTS, check_sampling, limits, sampling_levels
+from vdp.config.choices import limits, sampling_levels
 from vdp.config.messages import validate
 from vdp.config.read import check_data, check_file, read_section, read_value, run_stage
 from vdp.config.renames import RENAMED
@@ -260,23 +260,6 @@ def test_limits_are_those_of_params_yaml():
         for value in (low - 1, high + 1):
             with pytest.raises(UserError, match=rf"predict\.{name}={value}: expected .* {low}\.\.{high}"):
                 validate(PredictParams, predict | {name: value}, "predict")
-
-
-@pytest.mark.parametrize(
-    ("values", "message"),
-    [
-        ({"steps": 0}, r"^--steps=0: expected an integer 1\.\.1000$"),
-        ({"steps": True}, r"^--steps=true: expected an integer 1\.\.1000$"),
-        ({"temperature": float("nan")}, r"^--temperature=NaN: expected a number 0\.\.2$"),
-        ({"sampler": "plms"}, r"^--sampler=\"plms\": expected one of ddpm, ddim, dpmpp, euler, heun"),
-        ({"sampler": "euler", "eta": 0.5}, r"^--eta=0\.5: expected 0 with sampler=euler"),
-    ],
-)
-def test_sampling_options_are_checked_as_params_are(values, message):
-    options = SAMPLING_DEFAULTS.model_dump()
-    assert check_sampling(options) == SAMPLING_DEFAULTS
-    with pytest.raises(UserError, match=message):
-        check_sampling(options | values, prefix="--")
 
 
 def test_leading_spacing_starts_below_the_last_level_and_trailing_at_it():

@@ -1,7 +1,7 @@
 """What sharding, activation checkpointing, compilation and gradient averaging require of `blocks()`."""
 
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 
 import pytest
 import segmentation_models_pytorch as smp
@@ -77,6 +77,15 @@ def compute_loss(network: Network) -> Tensor:
     return network(xt, torch.linspace(0, 1, 4).expand(2, -1), context).square().mean()
 
 
+@cache
+def backward(name: str) -> tuple[Network, Tensor]:
+    """A network with gradients, and its loss."""
+    network = make(name)
+    loss = compute_loss(network)
+    loss.backward()
+    return network, loss
+
+
 @every_network
 def test_blocks_are_disjoint_and_run_by_their_forward_only(name):
     network = make(name)
@@ -106,13 +115,12 @@ def test_blocks_are_disjoint_and_run_by_their_forward_only(name):
 
 @every_network
 def test_activation_checkpointing_leaves_loss_and_gradients_unchanged(name):
-    plain, checkpointed = make(name), make(name)
+    (plain, expected), checkpointed = backward(name), make(name)
     for block in checkpointed.blocks():
         block.forward = partial(checkpoint, block.forward, use_reentrant=False)
-    losses = [compute_loss(network) for network in (plain, checkpointed)]
-    for loss in losses:
-        loss.backward()
-    assert torch.equal(*losses)
+    loss = compute_loss(checkpointed)
+    loss.backward()
+    assert torch.equal(loss, expected)
     for (key, one), other in zip(plain.named_parameters(), checkpointed.parameters(), strict=True):
         if one.requires_grad:
             torch.testing.assert_close(other.grad, one.grad, atol=1e-7, rtol=1e-5, msg=key)
@@ -121,8 +129,7 @@ def test_activation_checkpointing_leaves_loss_and_gradients_unchanged(name):
 @every_network
 def test_exactly_the_trained_parameters_have_a_gradient(name):
     """DDP waits for the gradient of every trained parameter."""
-    network = make(name)
-    compute_loss(network).backward()
+    network, _ = backward(name)
     for key, parameter in network.named_parameters():
         assert (parameter.grad is not None) == parameter.requires_grad, key
         assert parameter.requires_grad or key.startswith(UNTRAINED.get(name, "?")), key

@@ -283,13 +283,12 @@ def moving_waves(frames: int) -> Tensor:
     return 0.8 * torch.sin(2 * math.pi * phase)
 
 
-@pytest.mark.parametrize("temporal", [2, 4])
-def test_a_vae_overfits_four_clips_and_their_motion(temporal):
-    clips = moving_waves(1 + 2 * temporal)
+def test_a_vae_overfits_four_clips_and_their_motion():
+    clips = moving_waves(9)
     motion = (clips - clips.mean(dim=2, keepdim=True)).square().mean().item()
     torch.manual_seed(0)
     wider = {"base_channels": 16, "latent_channels": 8}
-    network = VAE(vae_params(temporal=temporal).model_copy(update=wider), has_masks=True)
+    network = VAE(vae_params(temporal=4).model_copy(update=wider), has_masks=True)
     optimizer = torch.optim.AdamW(network.parameters(), betas=(0.9, 0.99))
 
     def error() -> float:

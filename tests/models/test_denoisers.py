@@ -15,7 +15,6 @@ from tests.models.denoiser_cases import (
 from tests.processes import diffusion_params, objective_of
 from vdp.core.context_frames import Hops
 from vdp.core.errors import UserError
-from vdp.core.tasks import TASKS
 from vdp.diffusion.loss import diffusion_loss
 from vdp.diffusion.params import DiffusionParams
 from vdp.diffusion.process import add_noise, predict_x0_eps
@@ -28,16 +27,13 @@ from vdp.models.denoisers.params import DenoiserConfig
 
 pytestmark = pytest.mark.slow
 
-STEPS = 110
-LEARNERS = ["unet-features", "unet-spade", "unet-concat", "dit-one_way"]
-
 
 @every_denoiser
 @torch.no_grad()
 def test_sizes_and_numbers_of_context_frames_target_frames_and_draws_are_free(name):
     network = random_denoiser(name)
     cases = [Case(height=height, width=width) for height, width in [(1, 1), (7, 5), (4, 13), (8, 12)]]
-    cases += [Case(known=known, targets=1, draws=1) for known in range(1, 13)]
+    cases += [Case(known=known, targets=1, draws=1) for known in (1, 2, 4, 7, 12)]
     cases += [Case(targets=targets, draws=draws) for targets, draws in [(3, 1), (7, 1), (1, 4)]]
     for case in cases:
         output = case.output(network)
@@ -183,9 +179,17 @@ def test_output_under_bf16_autocast_is_fp32_and_close(name):
 CONTEXT_IN_TASK: dict[str, tuple[list[int], int]] = {
     "predict": ([0, 1, 2], 3), "interpolate": ([0, 1, 3], 2), "generate": ([], 2), "restore": ([1, 2, 3], 2),
 }  # fmt: skip
-PROCESSES = [("flow", "flow"), ("cosine", "v"), ("cosine", "eps"), ("flow", "x0")]
-LEARNT = [
-    (task, *process) for task in TASKS for process in (PROCESSES if task == "predict" else PROCESSES[:2])
+LEARNERS = [  # every conditioning, task, codec, schedule and prediction
+    ("unet-features", "predict", "vae", "flow", "flow"),
+    ("unet-spade", "predict", "pixel", "cosine", "v"),
+    ("unet-concat", "predict", "pixel", "cosine", "eps"),
+    ("dit-one_way", "predict", "vae", "flow", "x0"),
+    ("dit-one_way", "interpolate", "pixel", "flow", "flow"),
+    ("unet-concat", "interpolate", "vae", "cosine", "v"),
+    ("unet-features", "generate", "vae", "flow", "flow"),
+    ("unet-spade", "generate", "pixel", "cosine", "v"),
+    ("unet-features", "restore", "pixel", "cosine", "v"),
+    ("dit-one_way", "restore", "pixel", "flow", "flow"),
 ]
 
 
@@ -213,10 +217,9 @@ def random_hops(task: str, codec: VAE | PixelCodec) -> Hops:
     return Hops(context, index, frames[:, :, [target]], torch.full((4, 1), float(target)), task)
 
 
-@pytest.mark.parametrize("name", LEARNERS)
-@pytest.mark.parametrize("codec", ["vae", "pixel"])
-@pytest.mark.parametrize(("task", "schedule", "prediction"), LEARNT)
-def test_every_denoiser_overfits_four_clips_in_every_task(name, codec, task, schedule, prediction):
+@pytest.mark.parametrize(("name", "task", "codec", "schedule", "prediction"), LEARNERS)
+def test_denoisers_overfit_four_clips(name, task, codec, schedule, prediction):
+    """At t = 0.95 nothing but the context frames identifies the clip."""
     coder = make_codec(codec)
     hops = random_hops(task, coder)
     objective = objective_of(schedule, prediction, torch.ones(coder.channels), residual=True)
@@ -230,20 +233,24 @@ def test_every_denoiser_overfits_four_clips_in_every_task(name, codec, task, sch
     x0 = objective.to_data(hops.target, base)
     optimizer = torch.optim.Adam(network.parameters(), lr=5e-3, fused=True)  # most of a step is overhead
     generator = torch.Generator().manual_seed(0)
-    for _ in range(STEPS):
+    for _ in range(60):
         t = 0.05 + 0.9 * torch.rand((4, 4), generator=generator)
         noise = torch.randn((*x0.shape[:2], 4, *x0.shape[3:]), generator=generator)
         loss = diffusion_loss(network, hops, objective, None, t, noise, clean, no_noise, dropped)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
+    t, noise = torch.tensor([[0.5, 0.95]]).expand(4, -1), normal(*x0.shape, seed=9)
     with torch.no_grad():
-        t, noise = torch.full((4, 1), 0.5), normal(*x0.shape, seed=9)
         context = network.context(hops.known, hops.index, clean, dropped, hops.target_index)
-        xt = add_noise(x0, noise, t, objective.process.schedule)
+        xt = add_noise(
+            x0.expand(-1, -1, 2, -1, -1), noise.expand(-1, -1, 2, -1, -1), t, objective.process.schedule
+        )
         predicted_x0, _ = predict_x0_eps(xt, network(xt, t, context), t, objective.process)
-    # the best linear estimate from the noised target has an error of 0.5
-    assert (predicted_x0 - x0).square().mean() / x0.square().mean() < 0.35
+    error = (predicted_x0 - x0).square().mean(dim=(0, 1, 3, 4)) / x0.square().mean()
+    assert error[0] < 0.35  # 0.5 for the best linear estimate from xt
+    if task in ("predict", "interpolate") and prediction != "eps":  # eps determines x0 badly near t = 1
+        assert error[1] < 0.35  # 0.75 for the mean of the clips
 
 
 # --- Model folders ---------------------------------------------------------------------------------------

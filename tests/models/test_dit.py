@@ -91,28 +91,6 @@ def test_output_equals_one_pass_over_all_tokens_under_a_mask(name, depth):
     assert_close(case.output(network), single_pass(network, case))
 
 
-@pytest.mark.parametrize(
-    "name", ["dit-one_way", "dit-block", "dit-one_way-factorised", "dit-block-factorised"]
-)
-@torch.no_grad()
-def test_fifty_steps_from_one_context_equal_fifty_single_passes(name):
-    network, case = random_denoiser(name), Case(draws=1, height=4, width=6)
-    cache = network.context(*case.context)
-    cached = recomputed = start = case.xt
-    for step in range(50, 0, -1):
-        case.t = torch.full_like(case.t, step / 50)
-        cached = cached - 0.02 * network(cached, case.t, cache)
-        case.xt = recomputed
-        recomputed = recomputed - 0.02 * single_pass(network, case)
-    assert (cached - start).abs().max() > 0.1
-    assert_close(cached, recomputed)
-
-
-@every_dit
-def test_joint_is_true_unless_attention_is_one_way(name):
-    assert random_denoiser(name).joint == ("block" in name or "joint" in name)
-
-
 @pytest.mark.parametrize(("name", "depends"), [("dit-block", False), ("dit-joint", True)])
 @torch.no_grad()
 def test_context_tokens_depend_on_noised_frames_in_joint_attention_only(name, depends):

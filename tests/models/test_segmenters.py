@@ -1,4 +1,6 @@
 import warnings
+from copy import deepcopy
+from functools import cache
 
 import numpy as np
 import pytest
@@ -30,6 +32,7 @@ def segmenter_params(upsample: int = 1) -> SegmenterParams:
     )
 
 
+@cache
 def make_segmenter(upsample: int = 1) -> UNetPlusPlus:
     torch.manual_seed(0)
     return UNetPlusPlus(segmenter_params(upsample)).eval()
@@ -236,7 +239,7 @@ def test_seen_classes_only_filters_known_and_predicted_masks():
 
 @pytest.mark.parametrize("vote", [0.0, 1.0])
 def test_a_vote_of_one_uses_the_codec_only_and_of_zero_the_segmenter_only(vote):
-    codec, segmenter = make_codec(), make_segmenter()
+    codec, segmenter = make_codec(), deepcopy(make_segmenter())
     frames, latents = uint8_frames(2, 1), torch.randn(2, 3, 4, 6, generator=torch.Generator().manual_seed(0))
     predictor = MaskPredictor(segmenter, codec, segment_params(), CPU)
     before = predictor.probs(frames, latents, vote)

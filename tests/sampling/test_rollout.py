@@ -268,13 +268,6 @@ def test_samples_of_different_clips_and_seeds_have_different_noise():
     assert len(noise.flatten(1).unique(dim=0)) == 3 * 4 * 3
 
 
-def test_noise_of_a_clip_does_not_depend_on_its_batch():
-    shape, device = (CHANNELS, HEIGHT, WIDTH), torch.device("cpu")
-    noise = SampleNoise(7, [3, 5], 2, shape, device)(3)
-    assert noise.shape == (4, CHANNELS, 3, HEIGHT, WIDTH)
-    assert torch.equal(SampleNoise(7, [5], 2, shape, device)(3), noise[2:])
-
-
 def test_noise_is_standard_normal_and_independent_between_calls():
     noise = SampleNoise(0, range(8), 64, (CHANNELS, HEIGHT, WIDTH), torch.device("cpu"))
     first, second = noise(1), noise(1)

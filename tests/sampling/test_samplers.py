@@ -174,21 +174,6 @@ def test_euler_equals_ddim_without_fresh_noise(name, spacing, steps):
     torch.testing.assert_close(runs[0], runs[1], atol=1e-9, rtol=1e-9)
 
 
-def test_on_flow_ddim_and_euler_are_euler_s_method():
-    def velocity(x: Tensor, t: Tensor) -> Tensor:
-        return torch.sin(3 * x) + t
-
-    def denoise(x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-        return x - t * velocity(x, t), x + (1 - t) * velocity(x, t)
-
-    x = noise = normal(50)
-    for step in range(8):
-        x = x - velocity(x, torch.tensor(1 - step / 8, dtype=torch.float64)) / 8
-    for sampler in ("ddim", "euler"):
-        sample = SAMPLERS[sampler](denoise, noise, grid(8), schedule_of("flow"), no_draw)
-        torch.testing.assert_close(sample, x)
-
-
 def test_on_flow_heun_is_heun_s_method():
     def velocity(x: Tensor, t: Tensor) -> Tensor:
         return torch.sin(3 * x) + t
@@ -202,37 +187,6 @@ def test_on_flow_heun_is_heun_s_method():
         x = x - 0.2 * (slope + velocity(x - 0.2 * slope, t)) / 2
     sample = SAMPLERS["heun"](denoise, normal(50), grid(5), schedule_of("flow"), no_draw)
     torch.testing.assert_close(sample, x - 0.2 * velocity(x, t))
-
-
-@every_schedule
-@pytest.mark.parametrize("steps", [1, 2, 12])
-def test_ddpm_equals_ddim_at_eta_1(name, steps):
-    ddpm, ddim = (
-        SAMPLERS[sampler](curved, normal(50), grid(steps), schedule_of(name), fresh(50))
-        for sampler in ("ddpm", "ddim-full")
-    )
-    assert torch.equal(ddpm, ddim)
-
-
-@every_schedule
-@pytest.mark.parametrize(("now", "after"), [(0.5, 0.3), (0.9, 0.1), (0.002, 0.001)])
-def test_a_step_of_ddpm_is_the_gaussian_posterior(name, now, after):
-    schedule = schedule_of(name)
-    times = torch.tensor([now, after, 0.0], dtype=torch.float64)
-    (alpha, alpha_after, _), (sigma, sigma_after, _) = schedule(times)
-    ratio = alpha / alpha_after
-    noise_of_step = sigma**2 - (ratio * sigma_after) ** 2
-    x0, x, drawn = normal(6, seed=2), normal(6, seed=3), normal(6, seed=4)
-    precision = 1 / sigma_after**2 + ratio**2 / noise_of_step
-    mean = (alpha_after * x0 / sigma_after**2 + ratio * x / noise_of_step) / precision
-    inputs = []
-
-    def denoise(xt: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-        inputs.append(xt)
-        return x0, (xt - schedule(t)[0] * x0) / schedule(t)[1]
-
-    SAMPLERS["ddpm"](denoise, x, times, schedule, lambda: drawn)
-    torch.testing.assert_close(inputs[1], mean + drawn / precision.sqrt(), atol=1e-9, rtol=1e-9)
 
 
 # --- Calls of the network and draws of noise -------------------------------------------------------------

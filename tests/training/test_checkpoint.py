@@ -4,6 +4,7 @@ import errno
 import os
 import resource
 import signal
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -47,6 +48,11 @@ def run(checkpoints: TrainingCheckpoints | None, stop_at: int | None = None, by:
     return result.network.state_dict(), result.other_weights["best"], logger.points
 
 
+@cache
+def uninterrupted() -> Run:
+    return run(None)
+
+
 def assert_same(one: Run, other: Run) -> None:
     for mine, theirs in zip(one[:2], other[:2], strict=True):
         assert all(torch.equal(mine[name], theirs[name]) for name in mine)
@@ -74,7 +80,7 @@ def test_resume_matches_an_uninterrupted_run(checkpoints, stops):
     for stop_at in stops:
         with pytest.raises(Killed):
             run(checkpoints, stop_at)
-    assert_same(run(checkpoints), run(None))
+    assert_same(run(checkpoints), uninterrupted())
 
 
 @pytest.mark.parametrize(("by", "step"), [(signal.SIGTERM, 6), (signal.SIGINT, 6), (signal.SIGTERM, 20)])
@@ -84,7 +90,7 @@ def test_a_signal_ends_the_step_and_saves_a_checkpoint(checkpoints, by, step, ca
         run(checkpoints, stop_at=step, by=by)
     assert stopped.value.exit_code == 128 + by and stopped.value.is_main
     assert signal.getsignal(by) is before
-    assert_same(run(checkpoints), run(None))
+    assert_same(run(checkpoints), uninterrupted())
     assert f"resumed after step {step} of 20" in capsys.readouterr().err
 
 
@@ -124,7 +130,7 @@ DAMAGES = {
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_a_damaged_checkpoint_is_reported_and_the_one_before_is_used(killed, damage, capsys):
     DAMAGES[damage](killed.folder)
-    assert_same(run(killed), run(None))
+    assert_same(run(killed), uninterrupted())
     printed = capsys.readouterr().err
     assert f"{STATE_12}: skipped, it is damaged" in printed and "resumed after step 8" in printed
 
@@ -132,7 +138,7 @@ def test_a_damaged_checkpoint_is_reported_and_the_one_before_is_used(killed, dam
 def test_without_an_intact_checkpoint_training_starts_anew(killed, capsys):
     for path in killed.folder.glob("*.safetensors"):
         cut(path)
-    assert_same(run(killed), run(None))
+    assert_same(run(killed), uninterrupted())
     printed = capsys.readouterr().err
     assert printed.count("damaged") == 2 and "resumed" not in printed
 
@@ -144,12 +150,12 @@ def test_a_new_checkpoint_replaces_damaged_later_ones(killed):
         run(killed, stop_at=6)
     tensors, notes = killed.newest()
     assert notes["progress"]["step"] == 4 and tensors
-    assert_same(run(killed), run(None))
+    assert_same(run(killed), uninterrupted())
 
 
 def test_weights_without_their_json_are_no_checkpoint(killed):
     (killed.folder / "000000012.json").unlink()
-    assert_same(run(killed), run(None))
+    assert_same(run(killed), uninterrupted())
 
 
 def test_a_checkpoint_of_another_network_is_refused(killed):
@@ -169,7 +175,7 @@ def test_a_full_disk_is_reported_and_the_last_checkpoint_is_kept(killed, capsys)
         finished = run(killed)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    assert_same(finished, run(None))
+    assert_same(finished, uninterrupted())
     warnings = [line for line in capsys.readouterr().err.splitlines() if "was not saved" in line]
     assert len(warnings) == 1 and "after step 16" in warnings[0]
     assert os.strerror(errno.EFBIG).lower() in warnings[0]

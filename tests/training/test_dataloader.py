@@ -74,10 +74,8 @@ def train(batches: FrameBatches, num_workers: int) -> tuple[Tensor, list[tuple[i
 
 def test_workers_do_not_change_a_training(frame_batches):
     weights, curve = train(frame_batches, 0)
-    for num_workers in (1, 2):
-        same, again = train(frame_batches, num_workers)
-        assert torch.equal(same, weights)
-        assert again == curve
+    same, again = train(frame_batches, 2)
+    assert torch.equal(same, weights) and again == curve
     assert len({line["loss"] for _, line in curve if "loss" in line}) == 6
 
 

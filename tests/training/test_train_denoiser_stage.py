@@ -56,8 +56,8 @@ class FakeFit:
         return TrainingResult(training.network.eval(), {"best": training.network.state_dict()})
 
 
-@pytest.fixture
-def fit(tmp_path, monkeypatch):
+@pytest.fixture(scope="module")
+def fit(tmp_path_factory):
     """Run the stage on latents whose second channel is the frame number."""
     data = read_file(REPO / "params.yaml")
     data["seed"] = 9
@@ -65,20 +65,21 @@ def fit(tmp_path, monkeypatch):
     data["denoiser"]["unet"] = {**data["denoiser"]["unet"], **SMALL}
     data["encode_latents"]["degraded"] = 2
     data["diffusion"], data["train_denoiser"] = data["diffusion"] | DIFFUSION, data["train_denoiser"] | TRAIN
-    monkeypatch.chdir(tmp_path)
-    Path("params.yaml").write_text(yaml.safe_dump(data))
-    for number, split in enumerate(("train", "unlabeled", "val")):
-        clips = np.zeros((4, 1, 12, 2, 4, 4), np.float16)
-        clips[:, :, :, 0] = 1 + number
-        clips[:, :, :, 1] = np.arange(12)[:, None, None]
-        write_latents(Path("data/latents") / split, clips, shard_mb=1, conditions=clips[:, [0, 0]])
-    write_statistics(Path("data/latents"), Normalisation((0.0, 0.0), (1.0, 2.0)))
-    Path("dvc.yaml").write_text((REPO / "dvc.yaml").read_text())
-    monkeypatch.setattr(train_denoiser, "load_frame_codec", lambda folder: GrayCodec())
-    monkeypatch.setattr(train_denoiser, "track_stage", lambda name: nullcontext())
-    monkeypatch.setattr(train_denoiser, "fit", fake := FakeFit())
-    train_denoiser.main()
-    return fake
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.chdir(tmp_path_factory.mktemp("stage"))
+        Path("params.yaml").write_text(yaml.safe_dump(data))
+        for number, split in enumerate(("train", "unlabeled", "val")):
+            clips = np.zeros((4, 1, 12, 2, 4, 4), np.float16)
+            clips[:, :, :, 0] = 1 + number
+            clips[:, :, :, 1] = np.arange(12)[:, None, None]
+            write_latents(Path("data/latents") / split, clips, shard_mb=1, conditions=clips[:, [0, 0]])
+        write_statistics(Path("data/latents"), Normalisation((0.0, 0.0), (1.0, 2.0)))
+        Path("dvc.yaml").write_text((REPO / "dvc.yaml").read_text())
+        monkeypatch.setattr(train_denoiser, "load_frame_codec", lambda folder: GrayCodec())
+        monkeypatch.setattr(train_denoiser, "track_stage", lambda name: nullcontext())
+        monkeypatch.setattr(train_denoiser, "fit", fake := FakeFit())
+        train_denoiser.main()
+        yield fake
 
 
 def test_the_loss_follows_params(fit):

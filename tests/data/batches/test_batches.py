@@ -240,16 +240,6 @@ def test_a_run_of_frames_starts_anywhere_in_its_clip(tmp_path):
     assert torch.equal(frames, batch.frames) and torch.equal(masks, batch.masks)
 
 
-def test_all_frames_of_a_sample_get_one_augmentation(tmp_path):
-    mask = block_mask(np.random.default_rng(0))[None].repeat(5, axis=0)
-    store = write_clips(tmp_path / "train", [Clip("video_0", paint(mask), mask)], shard_mb=1)
-    changes = Changes(flip=True, crop_scale=0.6, brightness=0.3)
-    batch = whole(frame_batches(store, 12, changes=changes, length=5))
-    assert (batch.frames == batch.frames[:, :, :1]).all()
-    assert (batch.masks == batch.masks[:, :1]).all()
-    assert len({sample.numpy().tobytes() for sample in batch.frames}) > 6
-
-
 def test_a_clip_shorter_than_a_run_is_refused_unless_left_out(tmp_path):
     mask = np.ones((5, HEIGHT, WIDTH), np.uint8)
     clips = [Clip("video_0", paint(mask), mask), Clip("short", paint(mask[:4]))]

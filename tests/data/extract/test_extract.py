@@ -178,12 +178,12 @@ def test_videos_decoded_before_a_stop_are_not_decoded_again(tmp_path, monkeypatc
 
 
 def test_an_interrupted_unit_resumes_after_its_last_full_shard(tmp_path, monkeypatch):
-    """A long video is interrupted at each of its clips in turn."""
-    make_picture_folder(tmp_path / "a" / "long", frames=22 * 9)
+    """A long video is interrupted at each of its clips in turn; shards hold two."""
+    make_picture_folder(tmp_path / "a" / "long", frames=22 * 5)
     source = ImageFolderSource(tmp_path / "a")
     run(tmp_path, job(source), out="whole")
     append = ShardWriter.append
-    for stop in range(1, 9):
+    for stop in range(1, 5):
         appended: list[str] = []
 
         def interrupted(*args: object, stop: int = stop) -> Iterator[Clip]:
@@ -204,16 +204,7 @@ def test_an_interrupted_unit_resumes_after_its_last_full_shard(tmp_path, monkeyp
             patch.setattr(ShardWriter, "append", recorded)
             run(tmp_path, job(source), out=f"again{stop}")
         assert content(tmp_path / f"again{stop}") == content(tmp_path / "whole")
-        assert len(appended) <= 9 - (stop - 1) // 2 * 2  # shards hold two clips
-
-
-def test_units_of_other_params_are_not_reused(tmp_path):
-    source = make_mixed(tmp_path / "a")
-    stop_at("v6", tmp_path, source)
-    smaller = replace(BIG, height=32, width=48)
-    (store,) = run(tmp_path, job(source, smaller), out="again")
-    (fresh,) = run(tmp_path, job(source, smaller), out="fresh")
-    assert content(store.folder) == content(fresh.folder) and (store.height, store.width) == (32, 48)
+        assert len(appended) <= 5 - (stop - 1) // 2 * 2
 
 
 def test_a_unit_is_named_after_everything_its_bytes_depend_on(tmp_path):
@@ -338,7 +329,7 @@ def run_and_kill(tmp_path: Path, out: str, pattern: str, files: int, source: str
         stderr=subprocess.DEVNULL,
     )
     started = time.monotonic()
-    while time.monotonic() < started + 20 and child.poll() is None:
+    while time.monotonic() < started + 60 and child.poll() is None:
         if len(list((tmp_path / "work").glob(pattern))) > files:
             break
         time.sleep(0.01)
@@ -349,7 +340,7 @@ def run_and_kill(tmp_path: Path, out: str, pattern: str, files: int, source: str
 def test_a_killed_run_resumes_to_the_same_bytes(tmp_path):
     source = make_mixed(tmp_path / "a", videos=12)
     run(tmp_path, job(source), out="whole")
-    for number in range(3):
+    for number in range(2):
         run_and_kill(tmp_path, f"killed{number}", "split0-*/*.npy", 3 * number)
     run(tmp_path, job(source), out="again")
     assert content(tmp_path / "again") == content(tmp_path / "whole")
@@ -368,8 +359,8 @@ def test_memory_does_not_grow_with_the_data(tmp_path):
         tracemalloc.stop()
         return found
 
-    small, large = peak("small", GeneratedSource(2, 100)), peak("large", GeneratedSource(10, 1000))
-    assert large < 2 * small and large < 16 * 2**20  # the data is 50 times as large
+    small, large = peak("small", GeneratedSource(2, 100)), peak("large", GeneratedSource(4, 1000))
+    assert large < 2 * small and large < 16 * 2**20  # the data is 20 times as large
 
 
 def test_units_of_a_source_without_files_are_never_reused(tmp_path):

@@ -107,11 +107,6 @@ def test_pictures_beyond_the_length_of_a_clip_are_ignored(tmp_path):
     ("mask", "message"),
     [
         (np.zeros((22, 64, 95), np.uint8), r"mask.npy: expected uint8 masks of shape \(22, 64, 96\)"),
-        (np.zeros((21, 64, 96), np.uint8), r"mask.npy: .* got uint8 \(21, 64, 96\)"),
-        (np.zeros((22, 64, 96), np.int64), r"mask.npy: .* got int64"),
-        (np.full((22, 64, 96), 49, np.uint8), r"mask.npy: class id 49"),
-        (np.full((22, 64, 96), {}, object), r"mask.npy: not a readable .npy array"),
-        (b"\x93NUMPY\x01\0", r"mask.npy: not a readable .npy array"),
         (None, "mask.npy: not a readable .npy array"),
     ],
 )
@@ -119,8 +114,6 @@ def test_a_wrong_mask_is_named_before_the_first_frame(tmp_path, mask, message):
     path = make_picture_folder(tmp_path / "video_7") / "mask.npy"
     if mask is None:  # not an unlabelled video
         path.symlink_to(tmp_path / "gone.npy")
-    elif isinstance(mask, bytes):
-        path.write_bytes(mask)
     else:
         np.save(path, mask)
     check_refused(CompetitionSource(tmp_path), "video_7", message)

@@ -67,13 +67,6 @@ def test_a_folder_of_videos_and_pictures_needs_a_kind(tmp_path):
     assert open_source(tmp_path, "videos", "key").items() == ["a.mp4"]
 
 
-def test_one_video_file_is_a_source(tmp_path):
-    path = make_video_file(tmp_path / "a b.mp4")
-    make_video_file(tmp_path / "other.mp4")
-    source = open_source(path, "auto", "key")
-    assert source.items() == ["a b.mp4"] and source.files("a b.mp4") == [path]
-
-
 @pytest.mark.parametrize(
     ("name", "message"),
     [

@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from vdp.data.stores import memory_map
 from vdp.data.stores.clips import Clip, ClipStore, Shard, ShardWriter, list_test_sets, write_clips
 
 
@@ -193,14 +192,6 @@ def test_memory_does_not_grow_with_the_number_of_clips(tmp_path):
     assert len(big) == 1_000_000 and big.num_labelled == 1_000_000
     assert big.num_frames(999_999) == 22
     assert len(pickle.dumps(big)) < 5000
-
-
-def test_the_number_of_open_maps_is_limited(tmp_path, monkeypatch):
-    monkeypatch.setattr(memory_map, "MAX_OPEN", 2)
-    clips = [make_clip(f"video_{n}", height=128, width=192) for n in range(4)]
-    store = write_clips(tmp_path / "store", clips, shard_mb=1)
-    assert_holds(store, clips)
-    assert len(store._maps) == 2
 
 
 class TestShardWriter:
