@@ -4,12 +4,14 @@ import numpy as np
 import pytest
 import torch
 
+from vdp.core.ground import Ground
 from vdp.core.objects import CHANNELS, FEATURES, SEEN, X, Y
 from vdp.data.batches.motion import object_latents
 from vdp.models.motion.factory import build_motion
 from vdp.models.motion.params import MotionParams
 
 K, T = 5, 4
+GROUND = Ground(0.2, 0.1, 2.0, (0.03, 0.02, 0.03))
 NAMES = ("transformer", "interaction")
 
 
@@ -30,7 +32,7 @@ def params(name: str = "transformer", **changes: int) -> MotionParams:
 def network(name: str) -> torch.nn.Module:
     """A network whose zero-initialised output has random weights."""
     torch.manual_seed(0)
-    model = build_motion(params(name))
+    model = build_motion(params(name), GROUND)
     torch.nn.init.normal_(model.out.weight, std=0.5)
     return model.eval()
 

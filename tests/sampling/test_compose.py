@@ -3,12 +3,13 @@
 import numpy as np
 import pytest
 
+from vdp.core.ground import Ground
 from vdp.core.objects import FEATURES, SEEN, X, Y
 from vdp.data.object_states import object_states
-from vdp.sampling.compose import Composer, SizeAtPlace, background, best_frame, fit_size
+from vdp.sampling.compose import Composer, background, best_frame, size_at
 
 SIZE = (32, 48)
-FLAT = SizeAtPlace(0.2, 0.0)  # no perspective
+FLAT = Ground(0.2, 0.0, 1.0, (0.0, 0.0, 0.0))  # no perspective
 
 
 def square(frames: int, number: int, top: int, left: int, side: int = 6) -> np.ndarray:
@@ -17,10 +18,10 @@ def square(frames: int, number: int, top: int, left: int, side: int = 6) -> np.n
     return labels
 
 
-def composer(labels: np.ndarray, classes: list[int], size: SizeAtPlace = FLAT) -> Composer:
+def composer(labels: np.ndarray, classes: list[int], ground: Ground = FLAT) -> Composer:
     colors = np.array([[40, 40, 40], [250, 10, 10], [10, 250, 10]], np.uint8)
     return Composer(
-        colors[labels], labels, object_states(labels, len(classes)), np.array(classes, np.uint8), size
+        colors[labels], labels, object_states(labels, len(classes)), np.array(classes, np.uint8), ground
     )
 
 
@@ -66,9 +67,9 @@ def test_an_object_grows_as_it_comes_nearer():
     labels = square(3, 1, 10, 20)
     where = places(labels, 1)
     near = where + np.array([0, 0.25, 0], np.float32)
-    size = SizeAtPlace(0.2, 0.2)
-    grown = (composer(labels, [5], size).mask(near) > 0).sum()
-    expected = 36 * (size(near[0, Y]) / size(where[0, Y])) ** 2
+    ground = Ground(0.2, 0.2, 1.0, (0.0, 0.0, 0.0))
+    grown = (composer(labels, [5], ground).mask(near) > 0).sum()
+    expected = 36 * (size_at(ground, near[0, Y]) / size_at(ground, where[0, Y])) ** 2
     assert grown == pytest.approx(expected, rel=0.15)
     assert grown > 36
 
@@ -102,13 +103,3 @@ def test_the_background_is_seen_behind_a_moving_object_and_filled_behind_a_resti
     frames = np.full((3, *SIZE, 3), 90, np.uint8)
     frames[resting > 0] = 200
     assert np.abs(background(frames, resting > 0).astype(int) - 90).max() <= 2
-
-
-def test_the_size_by_place_is_fitted_to_tracks():
-    states = np.zeros((4, 3, 5, len(FEATURES)), np.float32)
-    states[..., Y] = np.linspace(-0.4, 0.4, 60).reshape(4, 3, 5)
-    states[..., SEEN] = 1
-    states[..., 6] = (0.15 + 0.1 * states[..., Y]) ** 2
-    size = fit_size(states)
-    assert size.offset == pytest.approx(0.15, abs=1e-3)
-    assert size.slope == pytest.approx(0.1, abs=1e-3)

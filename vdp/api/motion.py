@@ -19,7 +19,7 @@ from vdp.diffusion.motion import NUM_TIMESTEPS, MotionObjective, motion_process
 from vdp.models.checkpoint import WEIGHTS
 from vdp.models.motion.factory import MotionModel, load_motion_model
 from vdp.models.motion.params import MotionConfig
-from vdp.sampling.compose import Composer, SizeAtPlace
+from vdp.sampling.compose import Composer
 from vdp.sampling.hops import plan_groups
 from vdp.sampling.params import SampleMotionParams
 from vdp.sampling.predict import predict
@@ -92,7 +92,7 @@ class ObjectMotion:
 
     def composer(self, frames: Pixels, labels: Pixels, states: Float, classes: Pixels) -> Composer:
         """Return the composer of a clip from its context; arguments as of `Composer`."""
-        return Composer(frames, labels, states, classes, SizeAtPlace(*self.config.size_at_place))
+        return Composer(frames, labels, states, classes, self.config.ground.floor())
 
 
 def has_motion(models: Path) -> bool:
@@ -105,5 +105,7 @@ def load_motion(models: Path, device: torch.device) -> ObjectMotion:
     trained = load_motion_model(models / MOTION, device)
     scale = torch.tensor(trained.config.data_scale, device=device)
     motion = trained.config.motion
-    objective = MotionObjective(motion_process(motion.schedule, motion.prediction), scale)
+    objective = MotionObjective(
+        motion_process(motion.schedule, motion.prediction), trained.config.ground.floor(), scale
+    )
     return ObjectMotion(trained.network, trained.config, objective, device)

@@ -1,6 +1,6 @@
-"""The last visible state of each object in a context: from it its motion is measured.
+"""The last visible state of each object in a context, and its motion on the floor.
 
-Shapes: B clips, C channels of `vdp.core.objects`, K context frames, N objects.
+Shapes: B clips, C channels of `vdp.core.objects`, K context frames, N objects, T target frames.
 """
 
 from dataclasses import dataclass
@@ -8,38 +8,69 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from vdp.core.objects import SEEN, X, Y
+from vdp.core.classes import SHAPES
+from vdp.core.ground import REST, Ground, slide
+from vdp.core.objects import FEATURES, SEEN, X, Y
+
+SIGHTINGS = 3  # newest visible frames over which the velocity is measured
 
 
 @dataclass(frozen=True)
 class Anchor:
     """Last visible state of each object in the context."""
 
-    frame: Tensor  # (B, C, 1, 1, N)
-    velocity: Tensor  # heights per frame, right and down, (B, 2, 1, 1, N)
+    frame: Tensor  # (B, C, N)
+    place: Tensor  # on the floor, (B, 2, N)
+    velocity: Tensor  # on the floor, per frame, (B, 2, N)
+    deceleration: Tensor  # (B, N)
     index: Tensor  # frame index, (B, N)
     present: Tensor  # whether it is visible in some context frame, (B, N) bool
 
+    def extrapolate(self, target_index: Tensor) -> Tensor:
+        """Places on the floor at frame indices (B, T) with friction and without collisions, (B, 2, T, N)."""
+        frames = (target_index[:, :, None] - self.index[:, None]).clamp(min=0)
+        speed = self.velocity.norm(dim=1)
+        distance = slide(speed[:, None], self.deceleration[:, None], frames)  # (B, T, N)
+        heading = self.velocity / speed.clamp(min=REST)[:, None]
+        return self.place[:, :, None] + heading[:, :, None] * distance[:, None]
 
-def find_anchor(known: Tensor, index: Tensor) -> Anchor:
-    """Find the last visible state of each object, and its velocity since the visible state before that.
+
+def find_anchor(known: Tensor, index: Tensor, ground: Ground) -> Anchor:
+    """Find the last visible state of each object, and its velocity over its newest sightings.
 
     Args:
         known: context frames, (B, C, K, 1, N).
         index: their frame indices, (B, K).
+        ground: of the data set.
     """
-    visible = known[:, SEEN, :, 0] > 0.5  # (B, K, N)
+    frames = known[:, :, :, 0]
+    visible = frames[:, SEEN] > 0.5  # (B, K, N)
     times = index[:, :, None].masked_fill(~visible, -torch.inf)
-    times = torch.cat([times, times.new_full((len(times), 1, times.shape[2]), -torch.inf)], dim=1)
-    newest, order = times.topk(2, dim=1)  # (B, 2, N)
-    padded = torch.cat([known, known.new_zeros(known[:, :, :1].shape)], dim=2)[:, :, :, 0]
-    last, before = (
-        padded.gather(2, position[:, None, None].expand(-1, known.shape[1], -1, -1))
-        for position in order.unbind(1)
-    )
-    present, moving = newest.isfinite().unbind(1)
-    elapsed = torch.where(moving, newest[:, 0] - newest[:, 1], 1)
-    velocity = (last[:, [X, Y]] - before[:, [X, Y]]) / elapsed[:, None, None] * moving[:, None, None]
+    count = min(SIGHTINGS, times.shape[1])
+    newest, order = times.topk(count, dim=1)  # (B, count, N)
+    present = newest[:, 0].isfinite()
+    last = frames.gather(2, order[:, None, :1].expand(-1, frames.shape[1], -1, -1))[:, :, 0]
+    place = torch.stack(ground.to_floor(last[:, X], last[:, Y]), dim=1)
+    shape = last[:, len(FEATURES) : len(FEATURES) + len(SHAPES)]
+    deceleration = (shape * shape.new_tensor(ground.deceleration)[:, None]).sum(dim=1)
+    since = newest[:, :1].masked_fill(~present[:, None], 0)
+    velocity = torch.zeros_like(place)
+    for sighting in range(1, count):  # the longest span wins
+        earlier = frames.gather(
+            2, order[:, None, sighting : sighting + 1].expand(-1, frames.shape[1], -1, -1)
+        )
+        seen = newest[:, sighting].isfinite()
+        elapsed = (since[:, 0] - newest[:, sighting]).masked_fill(~seen, 1)
+        moved = place - torch.stack(ground.to_floor(earlier[:, X, 0], earlier[:, Y, 0]), dim=1)
+        velocity = torch.where(seen[:, None], _velocity_at_the_end(moved, elapsed, deceleration), velocity)
     return Anchor(
-        last[:, :, :, None], velocity[:, :, :, None], newest[:, 0].masked_fill(~present, 0), present
-    )
+        last * present[:, None], place * present[:, None], velocity * present[:, None], deceleration,
+        since[:, 0], present,
+    )  # fmt: skip
+
+
+def _velocity_at_the_end(moved: Tensor, elapsed: Tensor, deceleration: Tensor) -> Tensor:
+    """Velocity after a move of (B, 2, N) within (B, N) frames, slowed down by friction to its end."""
+    mean = moved.norm(dim=1) / elapsed
+    speed = (mean - deceleration * elapsed / 2).clamp(min=0)
+    return moved / elapsed[:, None] * (speed / mean.clamp(min=REST))[:, None]

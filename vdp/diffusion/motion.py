@@ -1,8 +1,8 @@
 """Diffusion of the motion of objects: their places and visibility in the target frames.
 
-The base of a place is the object's last visible place, moved on with a velocity that decays. What is diffused
-is the inverse hyperbolic sine of the change from the base: changes have heavy tails, as most objects stay and
-some are hit. Visibility is diffused as -1 or 1.
+The base of a place is the object's last visible place, moved on over the floor with its velocity, which
+friction slows down. What is diffused is the inverse hyperbolic sine of the change from the base on the floor:
+changes have heavy tails, as most objects stay or slide and some are hit. Visibility is diffused as -1 or 1.
 Shapes: B clips, C = vdp.core.objects.CHANNELS, K context frames, T target frames, N objects.
 """
 
@@ -14,6 +14,7 @@ from torch import Tensor
 from vdp.config.choices import MotionPrediction, MotionSchedule
 from vdp.core.anchor import find_anchor
 from vdp.core.context_frames import Hops
+from vdp.core.ground import Ground
 from vdp.core.objects import SEEN, X, Y
 from vdp.core.rng import BatchRng
 from vdp.diffusion.loss import LEVELS, ContextT, denoise_hops, shift_time, times_at_levels
@@ -32,7 +33,7 @@ NUM_TIMESTEPS = 1000  # noise levels
 LOW_NOISE = 0.05  # squared noise under which an error in x0 weighs no more
 UNROLL_STEPS = 2  # sampling steps of a context frame that the network predicts
 MIN_GIVEN = 2  # context frames that are not predicted: a velocity needs two
-MAX_ARGUMENT = 7.0  # bounds sinh of a sample that has left the data: 14 frame heights
+MAX_ARGUMENT = 7.0  # bounds sinh of a sample that has left the data: 55 sizes
 
 
 def motion_process(schedule: MotionSchedule, prediction: MotionPrediction) -> Process:
@@ -56,7 +57,8 @@ class MotionObjective:
     """The process, and the mapping between states of objects and its data; implements `DiffusedData`."""
 
     process: Process
-    scale: Tensor  # root mean square of the diffused changes of x and y, (2,)
+    ground: Ground
+    scale: Tensor  # root mean square of the diffused changes across and along the floor, (2,)
 
     def channels(self, frame_channels: int) -> int:
         """Places and visibility are diffused; the other features are those of the base."""
@@ -64,33 +66,36 @@ class MotionObjective:
 
     def base(self, known: Tensor, index: Tensor, target_index: Tensor) -> Tensor:
         """Move the last visible states on: (B, C, K, 1, N), (B, K), (B, T) -> (B, C, T, 1, N)."""
-        last = find_anchor(known, index)
-        steps = (target_index[:, :, None] - last.index[:, None]).clamp(min=0)  # (B, T, N)
-        reach = (1 - DECAY**steps) * (DECAY / (1 - DECAY))
-        frames = last.frame.expand(-1, -1, target_index.shape[1], -1, -1).clone()
-        frames[:, [X, Y]] += last.velocity * reach[:, None, :, None]
-        return frames
+        last = find_anchor(known, index, self.ground)
+        frames = last.frame[:, :, None].expand(-1, -1, target_index.shape[1], -1).clone()
+        floor = last.extrapolate(target_index)
+        frames[:, X], frames[:, Y] = self.ground.to_frame(floor[:, 0], floor[:, 1])
+        return frames[:, :, :, None]
 
     def to_data(self, frames: Tensor, base: Tensor) -> Tensor:
         """Convert states to clean data, (B, C, T, 1, N) -> (B, DIFFUSED, T, 1, N)."""
-        change = torch.asinh((frames[:, [X, Y]] - base[:, [X, Y]]) / TAIL) / self._column()
+        change = torch.asinh((self._floor(frames) - self._floor(base)) / TAIL) / self._column()
         return torch.cat([change, 2 * frames[:, SEEN : SEEN + 1] - 1], dim=1)
 
     def to_frames(self, x0: Tensor, base: Tensor) -> Tensor:
         """Invert `to_data`; the other features are those of the base. Visibility is about 0 to 1."""
         change = TAIL * torch.sinh((x0[:, :2] * self._column()).clamp(-MAX_ARGUMENT, MAX_ARGUMENT))
+        across, along = (self._floor(base) + change).unbind(1)
         frames = base.clone()
-        frames[:, [X, Y]] = base[:, [X, Y]] + change
+        frames[:, X], frames[:, Y] = self.ground.to_frame(across, along)
         frames[:, SEEN] = (x0[:, 2] + 1) / 2
         return frames
+
+    def _floor(self, frames: Tensor) -> Tensor:
+        return torch.stack(self.ground.to_floor(frames[:, X], frames[:, Y]), dim=1)
 
     def _column(self) -> Tensor:
         return self.scale[:, None, None, None]
 
 
-def motion_scale(hops: Hops, process: Process) -> Tensor:
-    """Compute the root mean square of the diffused changes of x and y, (2,); ValueError if nothing moves."""
-    raw = MotionObjective(process, torch.ones(2, device=hops.known.device))
+def motion_scale(hops: Hops, process: Process, ground: Ground) -> Tensor:
+    """Compute the root mean square of the diffused changes of places, (2,); ValueError if nothing moves."""
+    raw = MotionObjective(process, ground, torch.ones(2, device=hops.known.device))
     change = raw.to_data(hops.target, raw.base(hops.known, hops.index, hops.target_index))[:, :2]
     weight = visible_weight(hops)[:, None]
     scale = (change.square() * weight).sum(dim=(0, 2, 3, 4)).div(weight.sum()).sqrt()

@@ -9,29 +9,15 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from vdp.core.ground import MIN_SIZE, Ground
 from vdp.core.objects import AREA, CUT, SEEN, X, Y
 
 WHOLE_SHARE = 0.85  # of its largest scaled area: an object that shows less is partly hidden
 MIN_VISIBILITY = 0.5  # of an object that is drawn
-MIN_SIZE = 1e-3  # of an object by its place in the frame, in frame heights
 INPAINT_RADIUS = 3  # pixels, for background that every context frame hides
 
 Pixels = NDArray[np.uint8]
 Float = NDArray[np.float32]
-
-
-@dataclass(frozen=True)
-class SizeAtPlace:
-    """Size of an object by its place: the root of its area is linear in y, as on a plane in perspective."""
-
-    offset: float  # frame heights, at the frame's middle
-    slope: float  # frame heights per frame height downwards
-
-    def __call__(self, y: Float | float) -> Float:
-        """Return the size at a height y, in frame heights."""
-        return np.maximum(
-            np.float32(self.offset + self.slope * np.asarray(y, np.float32)), np.float32(MIN_SIZE)
-        )
 
 
 @dataclass(frozen=True)
@@ -52,14 +38,14 @@ class Composer:
         labels: object numbers of their pixels, (K, H, W), 1..N; 0 is the background.
         states: of the objects in the context frames, (N, K, F).
         classes: class ids, (N,).
-        size: see `SizeAtPlace`.
+        ground: gives the size of an object at its place.
     """
 
     def __init__(
-        self, frames: Pixels, labels: Pixels, states: Float, classes: Pixels, size: SizeAtPlace
+        self, frames: Pixels, labels: Pixels, states: Float, classes: Pixels, ground: Ground
     ) -> None:
         self.height, self.width = labels.shape[1:]
-        self.size = size
+        self.ground = ground
         self.background = background(frames, labels > 0)
         self.sprites: list[Sprite | None] = [
             self._sprite(number, frames, labels, states[number], int(label))
@@ -118,7 +104,7 @@ class Composer:
 
     def _transform(self, sprite: Sprite, place: Float) -> NDArray[np.float64]:
         """Affine map of the sprite's pixels to its place, (2, 3)."""
-        scale = float(self.size(place[1]) / self.size(sprite.centre[1]))
+        scale = float(size_at(self.ground, place[1]) / size_at(self.ground, sprite.centre[1]))
         source, goal = self._pixel(*sprite.centre), self._pixel(float(place[0]), float(place[1]))
         return np.array(
             [[scale, 0, goal[0] - scale * source[0]], [0, scale, goal[1] - scale * source[1]]], np.float64
@@ -131,19 +117,19 @@ class Composer:
     def _sprite(
         self, number: int, frames: Pixels, labels: Pixels, states: Float, label: int
     ) -> Sprite | None:
-        best = best_frame(states, self.size)
+        best = best_frame(states, self.ground)
         if not label or best is None:
             return None
         mask = (labels[best] == number + 1).astype(np.uint8)
         return Sprite(label, mask, frames[best], (float(states[best, X]), float(states[best, Y])))
 
 
-def best_frame(states: Float, size: SizeAtPlace) -> int | None:
+def best_frame(states: Float, ground: Ground) -> int | None:
     """Find the latest context frame that shows an object whole, (K, F); None where it is never visible."""
     seen = states[:, SEEN] > 0.5
     if not seen.any():
         return None
-    area = np.where(seen, states[:, AREA] / size(states[:, Y]) ** 2, 0)
+    area = np.where(seen, states[:, AREA] / size_at(ground, states[:, Y]) ** 2, 0)
     inside = seen & (states[:, CUT] < 0.5)
     candidates = inside if inside.any() else seen
     whole = candidates & (area >= WHOLE_SHARE * area[candidates].max())
@@ -166,16 +152,6 @@ def background(frames: Pixels, hidden: NDArray[np.bool_]) -> Pixels:
     return median
 
 
-def fit_size(states: Float) -> SizeAtPlace:
-    """Fit the size of objects by their place to tracks, (clips, N, T, F); constant where it does not vary."""
-    rows = states.reshape(-1, states.shape[-1])
-    rows = rows[(rows[:, SEEN] > 0.5) & (rows[:, CUT] < 0.5)]
-    if len(rows) < 2 or np.ptp(rows[:, Y]) < 1e-3:
-        return SizeAtPlace(1.0, 0.0)
-    slope, offset = np.polyfit(rows[:, Y].astype(np.float64), np.sqrt(rows[:, AREA]).astype(np.float64), 1)
-    return SizeAtPlace(round(float(offset), 6), round(float(slope), 6))
-
-
-def vote(masks: Pixels, classes: int) -> Float:
-    """Share of the samples of each class, (S, H, W) class ids -> (classes, H, W)."""
-    return np.stack([(masks == label).mean(axis=0) for label in range(classes)]).astype(np.float32)
+def size_at(ground: Ground, y: Float | float) -> Float:
+    """Size of an object at a height y, in frame heights."""
+    return np.maximum(ground.offset + ground.slope * np.asarray(y, np.float32), MIN_SIZE).astype(np.float32)

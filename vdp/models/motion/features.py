@@ -10,15 +10,16 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from vdp.core.anchor import find_anchor
+from vdp.core.anchor import Anchor, find_anchor
+from vdp.core.ground import Ground
 from vdp.core.objects import AREA, CHANNELS, FEATURES, HEIGHT, SEEN, WIDTH, X, Y
 
 DIFFUSED = 3  # channels of a target frame
 KINDS = CHANNELS - len(FEATURES)
 # units that bring the features near 1: a place is within the frame, an object a sixth of its height
-PLACE_SCALE, CHANGE_SCALE, SIZE_SCALE, AREA_SCALE = 4.0, 16.0, 6.0, 50.0
-HORIZONS = (0, 1, 2, 3, 4, 6, 8, 11)  # frames ahead at which the distance of a pair is extrapolated
-NEAR = (0.1, 0.25, 0.6)  # distances, in frame heights, of the kernels that turn them into features
+PLACE_SCALE, FLOOR_SCALE, CHANGE_SCALE, SIZE_SCALE, AREA_SCALE = 4.0, 0.3, 2.0, 6.0, 50.0
+HORIZONS = (0, 1, 2, 3, 4, 5, 6, 7, 9, 11)  # frames ahead at which the distance of a pair is extrapolated
+NEAR = (0.5, 1.0, 3.0)  # distances, in sizes of an object, of the kernels that turn them into features
 PAIR_FEATURES = 6 + len(HORIZONS) * len(NEAR) + 2 * KINDS
 
 
@@ -33,30 +34,31 @@ class KnownObjects:
 
 def token_features(slots: int) -> int:
     """Features of an object, F."""
-    return slots * (len(FEATURES) + 2) + KINDS + 3
+    return slots * (len(FEATURES) + 2) + KINDS + 5
 
 
-def known_objects(frames: Tensor, index: Tensor, slots: int) -> KnownObjects:
+def known_objects(frames: Tensor, index: Tensor, slots: int, ground: Ground) -> KnownObjects:
     """Compute the features of objects in context frames (B, C, K, 1, N) at frame indices (B, K)."""
     last = index.amax(dim=1, keepdim=True)
-    found = find_anchor(frames, index)
-    place, velocity = found.frame[:, [X, Y], 0, 0], found.velocity[:, :, 0, 0]  # (B, 2, N)
-    kind = found.frame[:, len(FEATURES) :, 0, 0]
+    found = find_anchor(frames, index, ground)
+    kind = found.frame[:, len(FEATURES) :]
     features = slot_frames(frames[:, :, :, 0], index - last + slots - 1, slots)
     visible = features[:, SEEN : SEEN + 1]
-    change = (features[:, [X, Y]] - place[:, :, None]) * visible * CHANGE_SCALE
+    floor = torch.stack(ground.to_floor(features[:, X], features[:, Y]), dim=1)
+    change = (floor - found.place[:, :, None]) * visible * CHANGE_SCALE
     scaled = features[:, : len(FEATURES)] * _scale(features)[:, None, None]
     age = (last - found.index) * found.present / slots
     tokens = torch.cat(
         [
             rearrange(torch.cat([scaled, change], dim=1), "b c s n -> b n (c s)"),
             rearrange(kind, "b c n -> b n c"),
-            rearrange(velocity * CHANGE_SCALE, "b c n -> b n c"),
+            rearrange(found.velocity * CHANGE_SCALE, "b c n -> b n c"),
+            rearrange(found.place * FLOOR_SCALE, "b c n -> b n c"),
             age[..., None],
         ],
         dim=-1,
     )
-    return KnownObjects(tokens, pair_features(place, velocity, kind), found.present)
+    return KnownObjects(tokens, pair_features(found, last, kind), found.present)
 
 
 def slot_frames(frames: Tensor, offsets: Tensor, slots: int) -> Tensor:
@@ -84,18 +86,25 @@ def target_slots(index: Tensor, target_index: Tensor, slots: int) -> Tensor:
     return slot
 
 
-def pair_features(place: Tensor, velocity: Tensor, kind: Tensor) -> Tensor:
-    """Features of ordered pairs: places and velocities (B, 2, N), kinds (B, S, N) -> (B, N, N, E_in)."""
-    apart = place[:, :, None, :] - place[:, :, :, None]  # from the first to the second
-    relative = velocity[:, :, None, :] - velocity[:, :, :, None]
-    distances = torch.stack([(apart + h * relative).norm(dim=1) for h in HORIZONS], dim=1)
+def pair_features(found: Anchor, last: Tensor, kind: Tensor) -> Tensor:
+    """Features of ordered pairs at the last context frame (B, 1), kinds (B, S, N) -> (B, N, N, E_in)."""
+    ahead = last + last.new_tensor(HORIZONS)
+    places = found.extrapolate(ahead)  # (B, 2, L, N)
+    apart = _differences(places[:, :, 0])
+    relative = _differences(found.velocity)
+    distances = _differences(places).norm(dim=1)  # (B, L, N, N)
     kernels = [torch.exp(-distances / near) for near in NEAR]
     near = torch.exp(-apart.norm(dim=1, keepdim=True) / NEAR[-1])
     count = kind.shape[2]
     kinds = [kind[:, :, :, None].expand(-1, -1, -1, count), kind[:, :, None].expand(-1, -1, count, -1)]
     moved = relative * CHANGE_SCALE
-    parts = [apart * near * PLACE_SCALE, moved * near, moved, *kernels, *kinds]
+    parts = [apart * near, moved * near, moved, *kernels, *kinds]
     return rearrange(torch.cat(parts, dim=1), "b c n m -> b n m c")
+
+
+def _differences(values: Tensor) -> Tensor:
+    """Values of the second less those of the first of each pair, (..., N) -> (..., N, N)."""
+    return values[..., None, :] - values[..., :, None]
 
 
 def _scale(like: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
+from vdp.core.ground import Ground
 from vdp.models.layers import fourier_features, zero_init
 from vdp.models.motion.features import (
     DIFFUSED,
@@ -68,9 +69,10 @@ class InteractionNetwork(nn.Module):
 
     joint = True
 
-    def __init__(self, params: MotionParams) -> None:
+    def __init__(self, params: MotionParams, ground: Ground) -> None:
         super().__init__()
         dim, pair_dim = params.hidden_dim, params.pair_dim
+        self.ground = ground
         self.context_slots, self.target_slots = params.context_slots, params.target_slots
         self.embed = mlp(token_features(self.context_slots), dim)
         self.embed_pairs = mlp(PAIR_FEATURES, pair_dim)
@@ -89,7 +91,8 @@ class InteractionNetwork(nn.Module):
         self, frames: Tensor, index: Tensor, level: Tensor, dropped: Tensor, target_index: Tensor
     ) -> InteractionContext:
         """Encode the objects of the context, (B, C, K, 1, N); `dropped` clips have no visible object."""
-        objects = known_objects(frames * ~dropped[:, None, None, None, None], index, self.context_slots)
+        known = frames * ~dropped[:, None, None, None, None]
+        objects = known_objects(known, index, self.context_slots, self.ground)
         present = objects.present
         others = ~torch.eye(present.shape[1], dtype=torch.bool, device=present.device)
         senders = (present[:, None] & present[:, :, None] & others)[..., None].to(objects.tokens)

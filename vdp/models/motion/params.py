@@ -6,6 +6,7 @@ from pydantic import Field, model_validator
 
 from vdp.config.choices import MotionName, MotionPrediction, MotionSchedule
 from vdp.config.schema import Params
+from vdp.core.ground import Ground
 
 
 class MotionParams(Params):
@@ -34,9 +35,22 @@ class MotionParams(Params):
         return self
 
 
+class GroundConfig(Params):
+    """Fields of `vdp.core.ground.Ground`."""
+
+    offset: float
+    slope: float
+    stretch: float
+    deceleration: tuple[float, ...]
+
+    def floor(self) -> Ground:
+        """Return the floor."""
+        return Ground(self.offset, self.slope, self.stretch, self.deceleration)
+
+
 class MotionConfig(Params):
     """`config.json` of a trained motion model: how to build and use it."""
 
     motion: MotionParams
-    data_scale: tuple[float, float]  # root mean square of the diffused changes of x and y
-    size_at_place: tuple[float, float]  # size of an object at the frame's middle and its slope over y
+    data_scale: tuple[float, float]  # root mean square of the diffused changes across and along the floor
+    ground: GroundConfig

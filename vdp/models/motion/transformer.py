@@ -14,6 +14,7 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
+from vdp.core.ground import Ground
 from vdp.models.layers import fourier_features, zero_init
 from vdp.models.motion.features import (
     DIFFUSED,
@@ -81,9 +82,10 @@ class MotionTransformer(nn.Module):
 
     joint = True
 
-    def __init__(self, params: MotionParams) -> None:
+    def __init__(self, params: MotionParams, ground: Ground) -> None:
         super().__init__()
         dim, pair_dim = params.hidden_dim, params.pair_dim
+        self.ground = ground
         self.context_slots, self.target_slots = params.context_slots, params.target_slots
         self.embed = nn.Sequential(
             nn.Linear(token_features(self.context_slots), dim), nn.SiLU(), nn.Linear(dim, dim)
@@ -106,7 +108,8 @@ class MotionTransformer(nn.Module):
         self, frames: Tensor, index: Tensor, level: Tensor, dropped: Tensor, target_index: Tensor
     ) -> MotionContext:
         """Encode the objects of the context, (B, C, K, 1, N); `dropped` clips have no visible object."""
-        objects = known_objects(frames * ~dropped[:, None, None, None, None], index, self.context_slots)
+        known = frames * ~dropped[:, None, None, None, None]
+        objects = known_objects(known, index, self.context_slots, self.ground)
         pairs, mask = self.embed_pairs(objects.pairs), _key_mask(objects.present)
         x = self.embed(objects.tokens)
         for block in self.encoder:

@@ -1,0 +1,78 @@
+"""Fit the floor and its friction to the tracks of a data set."""
+
+from dataclasses import replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from vdp.core.anchor import find_anchor
+from vdp.core.classes import SHAPES
+from vdp.core.ground import Ground
+from vdp.core.objects import AREA, CUT, FEATURES, SEEN, States, X, Y
+from vdp.data.batches.motion import object_latents
+
+STRETCHES = (0.75, 1.0, 1.25, 1.5, 1.75, 2.0, 2.25, 2.5, 3.0, 3.5)
+SLIDING = 0.15  # speed, in sizes per frame, over which the loss of speed is measured
+ENDS = (0.3, 0.4, 0.55)  # of a clip's frames, from which places are extrapolated
+AHEAD = 5  # frames on: farther, most sliding objects have collided
+FREE = 0.3  # quantile of the errors that the stretch minimises: of objects without a collision
+
+
+def fit_ground(states: States, classes: NDArray[np.uint8]) -> Ground:
+    """Fit a `Ground` to tracks, (clips, N, T, F) and class ids (clips, N).
+
+    The size by the place is a line through the roots of the areas; the deceleration the median loss of speed
+    of sliding objects; the stretch the one with the smallest error of extrapolated places.
+
+    Raises:
+        ValueError: if no object is visible as a whole.
+    """
+    rows = states.reshape(-1, states.shape[-1])
+    rows = rows[(rows[:, SEEN] > 0.5) & (rows[:, CUT] < 0.5)].astype(np.float64)
+    if not len(rows):
+        raise ValueError("tracks: no object is visible as a whole; expected clips with objects")
+    sizes = np.sqrt(rows[:, AREA])
+    slope, offset = 0.0, float(np.median(sizes))
+    if np.ptp(rows[:, Y]) > 1e-3:
+        slope, offset = (float(value) for value in np.polyfit(rows[:, Y], sizes, 1))
+    latents = object_latents(states, classes)
+    grounds = [
+        _with_friction(Ground(round(offset, 6), round(slope, 6), stretch, (0.0,) * len(SHAPES)), latents)
+        for stretch in STRETCHES
+    ]
+    return min(grounds, key=lambda ground: _extrapolation_error(ground, latents))
+
+
+def _with_friction(ground: Ground, latents: Tensor) -> Ground:
+    """Fill in the median loss of speed per frame of sliding objects of each shape; 0 where none slides."""
+    floor = torch.stack(ground.to_floor(latents[:, X, :, 0], latents[:, Y, :, 0]), dim=1)
+    whole = (latents[:, SEEN, :, 0] > 0.5) & (latents[:, CUT, :, 0] < 0.5)
+    speed = (floor[:, :, 1:] - floor[:, :, :-1]).norm(dim=1)
+    measured = whole[:, 1:] & whole[:, :-1]
+    sliding = measured[:, 1:] & measured[:, :-1] & (speed[:, :-1] > SLIDING)
+    lost = speed[:, :-1] - speed[:, 1:]
+    decelerations = []
+    for shape in range(len(SHAPES)):
+        of_shape = lost[sliding & (latents[:, len(FEATURES) + shape, :1, 0] > 0.5)]
+        decelerations.append(round(max(float(of_shape.median()), 0.0), 6) if len(of_shape) else 0.0)
+    return replace(ground, deceleration=tuple(decelerations))
+
+
+def _extrapolation_error(ground: Ground, latents: Tensor) -> float:
+    """Quantile of the distances of extrapolated places from the tracks of moving objects."""
+    frames = latents.shape[2]
+    index = torch.arange(frames, dtype=torch.float32).expand(len(latents), -1)
+    errors = []
+    for known in {max(2, round(end * frames)) for end in ENDS}:
+        target = min(known - 1 + AHEAD, frames - 1)
+        found = find_anchor(latents[:, :, :known], index[:, :known], ground)
+        places = found.extrapolate(index[:, target : target + 1])[:, :, 0]
+        true, last = latents[:, :, target, 0], latents[:, :, known - 1, 0]
+        moving = (found.velocity.norm(dim=1) > SLIDING) & (true[:, CUT] < 0.5)
+        moving &= (true[:, SEEN] > 0.5) & (last[:, SEEN] > 0.5)
+        across, along = ground.to_frame(places[:, 0], places[:, 1])
+        errors.append(torch.hypot(across - true[:, X], along - true[:, Y])[moving])
+    error = torch.cat(errors)
+    return float(error.quantile(FREE)) if len(error) else 0.0
