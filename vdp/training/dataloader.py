@@ -15,7 +15,6 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from vdp.core.errors import UserError
-from vdp.training.compat import shutdown_workers
 from vdp.training.seeds import VAL_BATCH_STREAM, step_rng
 
 
@@ -104,6 +103,10 @@ def prefetch_batches(
     if num_workers == 0:
         yield (batches(step, step_rng(seed, step), part) for step, part in rows)
         return
+    from vdp.training.compat import (
+        shutdown_workers,
+    )  # here: a worker needs no Fabric, whose import takes seconds
+
     # spawn: a fork copies CUDA's state and OpenMP's locks, and may hang
     loader = DataLoader(
         _PartDataset(batches, seed),
