@@ -142,14 +142,15 @@ def background(frames: Pixels, hidden: NDArray[np.bool_]) -> Pixels:
     Pixels that are hidden in every frame are filled from around them (Telea 2004).
     """
     shown = np.ma.masked_array(frames, np.broadcast_to(hidden[..., None], frames.shape))
-    median: Pixels = np.asarray(np.ma.median(shown, axis=0).filled(0).round(), np.uint8)
+    median = np.ma.median(shown, axis=0).filled(0).round()
+    picture = np.array(median, dtype=np.uint8)
     holes = hidden.all(axis=0)
     if holes.all():
         return frames[-1].copy()
     if holes.any():
-        filled = cv2.inpaint(median, holes.astype(np.uint8), INPAINT_RADIUS, cv2.INPAINT_TELEA)
+        filled = cv2.inpaint(picture, holes.astype(np.uint8), INPAINT_RADIUS, cv2.INPAINT_TELEA)
         return np.asarray(filled, np.uint8)
-    return median
+    return picture
 
 
 def size_at(ground: Ground, y: Float | float) -> Float:

@@ -32,6 +32,16 @@ class KnownObjects:
     present: Tensor  # whether an object is visible in the context, (B, N) bool
 
 
+@dataclass(frozen=True)
+class MotionContext:
+    """Encoded context of a motion model."""
+
+    tokens: Tensor  # (B, N, D)
+    pairs: Tensor  # (B, N, N, E)
+    present: Tensor  # (B, N) bool
+    slots: Tensor  # slot of each target frame, (B, T)
+
+
 def token_features(slots: int) -> int:
     """Features of an object, F."""
     return slots * (len(FEATURES) + 2) + KINDS + 5

@@ -7,8 +7,6 @@ Shapes: B clips, K context frames, T target frames, R noise draws, N objects, D 
 channels per pair.
 """
 
-from dataclasses import dataclass
-
 import torch
 from einops import rearrange
 from torch import Tensor, nn
@@ -18,6 +16,7 @@ from vdp.models.layers import fourier_features, zero_init
 from vdp.models.motion.features import (
     DIFFUSED,
     PAIR_FEATURES,
+    MotionContext,
     known_objects,
     slot_frames,
     target_slots,
@@ -34,16 +33,6 @@ def mlp(channels_in: int, channels: int) -> nn.Sequential:
         nn.Linear(channels_in, channels), nn.SiLU(),
         nn.Linear(channels, channels), nn.SiLU(), nn.Linear(channels, channels),
     )  # fmt: skip
-
-
-@dataclass(frozen=True)
-class InteractionContext:
-    """Encoded context."""
-
-    nodes: Tensor  # (B, N, D)
-    pairs: Tensor  # (B, N, N, E)
-    senders: Tensor  # which objects send messages to which, (B, N, N, 1), 0 or 1
-    slots: Tensor  # slot of each target frame, (B, T)
 
 
 class Round(nn.Module):
@@ -89,23 +78,21 @@ class InteractionNetwork(nn.Module):
 
     def context(
         self, frames: Tensor, index: Tensor, level: Tensor, dropped: Tensor, target_index: Tensor
-    ) -> InteractionContext:
+    ) -> MotionContext:
         """Encode the objects of the context, (B, C, K, 1, N); `dropped` clips have no visible object."""
         known = frames * ~dropped[:, None, None, None, None]
         objects = known_objects(known, index, self.context_slots, self.ground)
-        present = objects.present
-        others = ~torch.eye(present.shape[1], dtype=torch.bool, device=present.device)
-        senders = (present[:, None] & present[:, :, None] & others)[..., None].to(objects.tokens)
+        senders = _senders(objects.present)
         nodes, pairs = self.embed(objects.tokens), self.embed_pairs(objects.pairs)
         for one in self.rounds:
             nodes = one(nodes, pairs, senders)
         slots = target_slots(index, target_index, self.target_slots)
-        return InteractionContext(nodes, pairs, senders, slots)
+        return MotionContext(nodes, pairs, objects.present, slots)
 
-    def __call__(self, xt: Tensor, t: Tensor, context: InteractionContext) -> Tensor:
+    def __call__(self, xt: Tensor, t: Tensor, context: MotionContext) -> Tensor:
         return super().__call__(xt, t, context)
 
-    def forward(self, xt: Tensor, t: Tensor, context: InteractionContext) -> Tensor:
+    def forward(self, xt: Tensor, t: Tensor, context: MotionContext) -> Tensor:
         """Predict the target frames, (B, 3, T*R, 1, N), at one time per draw, (B, T*R)."""
         draws = xt.shape[2] // context.slots.shape[1]
         noised = rearrange(xt[:, :, :, 0], "b c (t r) n -> (b r) c t n", r=draws)
@@ -116,8 +103,15 @@ class InteractionNetwork(nn.Module):
         level = self.embed_level(fourier_features(times, LEVEL_FEATURES, LEVEL_PERIOD))
         x = context.nodes.repeat_interleave(draws, dim=0) + level[:, None]
         x = x + self.embed_noised(rearrange(slotted, "m c s n -> m n (c s)"))
+        senders = _senders(context.present)
         for one in self.head:
-            x = one(x, context.pairs, context.senders)
+            x = one(x, context.pairs, senders)
         out = rearrange(self.out(self.norm(x)), "m n (c s) -> m c s n", c=DIFFUSED).float()
         chosen = out.gather(2, slots[:, None, :, None].expand(-1, DIFFUSED, -1, out.shape[3]))
         return rearrange(chosen, "(b r) c t n -> b c (t r) 1 n", r=draws)
+
+
+def _senders(present: Tensor) -> Tensor:
+    """Which objects send messages to which: 1 for the pairs of two present ones, (B, N) -> (B, N, N, 1)."""
+    others = ~torch.eye(present.shape[1], dtype=torch.bool, device=present.device)
+    return (present[:, None] & present[:, :, None] & others)[..., None].float()

@@ -8,8 +8,6 @@ Shapes: B clips, K context frames, T target frames, R noise draws, N objects, D 
 per pair, H heads, S slots: frames by their distance from the last context frame.
 """
 
-from dataclasses import dataclass
-
 import torch
 from einops import rearrange
 from torch import Tensor, nn
@@ -19,6 +17,7 @@ from vdp.models.layers import fourier_features, zero_init
 from vdp.models.motion.features import (
     DIFFUSED,
     PAIR_FEATURES,
+    MotionContext,
     known_objects,
     slot_frames,
     target_slots,
@@ -28,16 +27,6 @@ from vdp.models.motion.params import MotionParams
 
 LEVEL_FEATURES, LEVEL_PERIOD = 32, 4.0
 MLP_RATIO = 4
-
-
-@dataclass(frozen=True)
-class MotionContext:
-    """Encoded context."""
-
-    tokens: Tensor  # (B, N, D)
-    pairs: Tensor  # (B, N, N, E)
-    present: Tensor  # (B, N) bool
-    slots: Tensor  # slot of each target frame, (B, T)
 
 
 class PairAttention(nn.Module):
