@@ -101,7 +101,7 @@ class InteractionNetwork(nn.Module):
         slotted = slot_frames(torch.cat([noised, given], dim=1), slots, self.target_slots)
         times = rearrange(t, "b (t r) -> (b r) t", r=draws)[:, 0]
         level = self.embed_level(fourier_features(times, LEVEL_FEATURES, LEVEL_PERIOD))
-        x = context.nodes.repeat_interleave(draws, dim=0) + level[:, None]
+        x = context.tokens.repeat_interleave(draws, dim=0) + level[:, None]
         x = x + self.embed_noised(rearrange(slotted, "m c s n -> m n (c s)"))
         senders = _senders(context.present)
         for one in self.head:
