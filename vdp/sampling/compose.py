@@ -142,7 +142,7 @@ def background(frames: Pixels, hidden: NDArray[np.bool_]) -> Pixels:
     Pixels that are hidden in every frame are filled from around them (Telea 2004).
     """
     shown = np.ma.masked_array(frames, np.broadcast_to(hidden[..., None], frames.shape))
-    picture = np.empty_like(frames[0])
+    picture: Pixels = np.empty(frames.shape[1:], np.uint8)
     picture[...] = np.ma.median(shown, axis=0).filled(0).round()
     holes = hidden.all(axis=0)
     if holes.all():
