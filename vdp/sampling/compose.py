@@ -144,11 +144,11 @@ def background(frames: Pixels, hidden: NDArray[np.bool_]) -> Pixels:
     shown = np.ma.masked_array(frames, np.broadcast_to(hidden[..., None], frames.shape))
     picture: Pixels = np.empty(frames.shape[1:], np.uint8)
     picture[...] = np.ma.median(shown, axis=0).filled(0).round()
-    holes = hidden.all(axis=0)
+    holes = np.asarray(hidden.all(axis=0))
     if holes.all():
         return frames[-1].copy()
     if holes.any():
-        filled = cv2.inpaint(picture, holes.astype(np.uint8), INPAINT_RADIUS, cv2.INPAINT_TELEA)
+        filled = cv2.inpaint(picture, np.asarray(holes, np.uint8), INPAINT_RADIUS, cv2.INPAINT_TELEA)
         return np.asarray(filled, np.uint8)
     return picture
 
