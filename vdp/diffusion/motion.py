@@ -25,10 +25,7 @@ from vdp.diffusion.scheduled_sampling import sample_frames
 from vdp.diffusion.schedules import make_process
 
 DIFFUSED = 3  # x, y and visibility
-DECAY = (
-    0.93  # of the base's velocity per frame: objects slow down on the floor, and some are stopped by others
-)
-TAIL = 0.025  # change of a place, in frame heights, from which on the inverse hyperbolic sine is a logarithm
+TAIL = 0.1  # change of a place, in sizes of an object, from which on the logarithm rules
 NUM_TIMESTEPS = 1000  # noise levels
 LOW_NOISE = 0.05  # squared noise under which an error in x0 weighs no more
 UNROLL_STEPS = 2  # sampling steps of a context frame that the network predicts
@@ -74,7 +71,10 @@ class MotionObjective:
 
     def to_data(self, frames: Tensor, base: Tensor) -> Tensor:
         """Convert states to clean data, (B, C, T, 1, N) -> (B, DIFFUSED, T, 1, N)."""
-        change = torch.asinh((self._floor(frames) - self._floor(base)) / TAIL) / self._column()
+        change = (self._floor(frames) - self._floor(base)) / TAIL
+        change = (
+            change.sign() * torch.asinh(change.abs()) / self._column()
+        )  # asinh(-100) has 3 digits in fp32
         return torch.cat([change, 2 * frames[:, SEEN : SEEN + 1] - 1], dim=1)
 
     def to_frames(self, x0: Tensor, base: Tensor) -> Tensor:
