@@ -9,11 +9,10 @@ import torch
 from vdp.core.anchor import find_anchor
 from vdp.core.context_frames import Hops
 from vdp.core.ground import Ground, slide
-from vdp.core.objects import FEATURES, SEEN, X, Y
+from vdp.core.objects import DIFFUSED, FEATURES, SEEN, X, Y
 from vdp.core.rng import whole_batch
 from vdp.data.batches.motion import object_latents
 from vdp.diffusion.motion import (
-    DIFFUSED,
     MotionLevelLoss,
     MotionLoss,
     MotionObjective,

@@ -16,11 +16,10 @@ from vdp.core.device import autocast
 from vdp.core.objects import SEEN, X, Y
 from vdp.data.batches.motion import object_latents
 from vdp.diffusion.motion import NUM_TIMESTEPS, MotionObjective, motion_process
-from vdp.models.checkpoint import WEIGHTS
 from vdp.models.motion.factory import MotionModel, load_motion_model
 from vdp.models.motion.params import MotionConfig
 from vdp.sampling.compose import Composer
-from vdp.sampling.hops import plan_groups
+from vdp.sampling.hops import plan_hops
 from vdp.sampling.params import SampleMotionParams
 from vdp.sampling.predict import predict
 from vdp.sampling.rollout import Strategy
@@ -74,7 +73,9 @@ class ObjectMotion:
         known = object_latents(np.pad(states, [*padding, (0, 0), (0, 0)]), np.pad(classes, padding))
         strategy = Strategy(
             # all frames up to the last, as in training: those of a hop depend on each other
-            hops=plan_groups(first, max(frames), self.config.motion.target_slots),
+            hops=plan_hops(
+                first - 1, max(frames) + 1 - first, range(1, self.config.motion.target_slots + 1), None
+            ),
             sampler=make_sampler(params.sampler, 0.0),
             times=time_grid(params.steps, "trailing", NUM_TIMESTEPS),
             temperature=temperature,
@@ -93,11 +94,6 @@ class ObjectMotion:
     def composer(self, frames: Pixels, labels: Pixels, states: Float, classes: Pixels) -> Composer:
         """Return the composer of a clip from its context; arguments as of `Composer`."""
         return Composer(frames, labels, states, classes, self.config.ground.floor())
-
-
-def has_motion(models: Path) -> bool:
-    """Whether the pipeline has trained a motion model: not where no clip has masks."""
-    return (models / MOTION / WEIGHTS).is_file()
 
 
 def load_motion(models: Path, device: torch.device) -> ObjectMotion:

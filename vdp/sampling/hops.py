@@ -47,9 +47,3 @@ def group_frames(count: int, size: int | None) -> list[range]:
         )
     starts = [*range(0, count - size, size), count - size]
     return [range(start, start + size) for start in starts]
-
-
-def plan_groups(first: int, last: int, size: int) -> HopPlan:
-    """Plan hops of up to `size` consecutive frames to all frames from `first` to `last`."""
-    starts = range(first, last + 1, size)
-    return tuple(tuple(map(float, range(start, min(start + size, last + 1)))) for start in starts)

@@ -103,9 +103,8 @@ def prefetch_batches(
     if num_workers == 0:
         yield (batches(step, step_rng(seed, step), part) for step, part in rows)
         return
-    from vdp.training.compat import (
-        shutdown_workers,
-    )  # here: a worker needs no Fabric, whose import takes seconds
+    # imported here: a worker needs no Fabric, whose import takes seconds
+    from vdp.training.compat import shutdown_workers
 
     # spawn: a fork copies CUDA's state and OpenMP's locks, and may hang
     loader = DataLoader(

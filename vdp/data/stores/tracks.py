@@ -17,9 +17,6 @@ from vdp.core.files import replacing
 from vdp.core.objects import FEATURES, Labels, States
 
 LISTING = "tracks.json"
-FRAME_MASKS = (
-    "frame_masks.npy"  # class ids decided frame by frame, (clips, K, H, W) uint8, in the order of the clips
-)
 
 
 @dataclass(frozen=True)

@@ -51,5 +51,3 @@ class TrackParams(Params):
     min_pixels: Annotated[int, Field(ge=1)]  # of a part of the foreground
     max_gap: Annotated[int, Field(ge=1)]  # frames from one sighting of an object to the next
     max_distance: Annotated[float, Field(gt=0, le=1)]  # of a part from its track; frame heights
-    classifier_weight: Annotated[float, Field(ge=0)]  # evidence of the crops beside that of the masks
-    unlabeled: Annotated[int, Field(ge=0)]  # clips without masks to track, for train_motion
