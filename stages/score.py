@@ -6,8 +6,9 @@ Writes  results/metrics.json, results/plots/<set>_per_class.csv, results/plots/<
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ from vdp.core.classes import class_name
 from vdp.core.files import replacing, write_text
 from vdp.data.stores.clips import Pixels, existing_stores, list_test_sets
 from vdp.data.stores.prediction_set import MotionSet, PredictionSet
-from vdp.evaluation.baselines import DECAYS, choose_decay
+from vdp.evaluation.baselines import DECAYS, Decay, choose_decay
 from vdp.evaluation.bootstrap import RESAMPLES
 from vdp.evaluation.frame import Frames, FrameScore, frame_score
 from vdp.evaluation.mask import Confusion, class_jaccard
@@ -76,8 +77,10 @@ def main() -> None:
         for name, folder in list_test_sets(CLIPS).items()
     }
     with track_stage("score", workers=1) as tracker:
+        decay = cache(val_decay)  # once for all test sets of the same frames
         results = {
-            name: score_set(name, predictions, motion_set(name), params) for name, predictions in sets.items()
+            name: score_set(name, predictions, motion_set(name), params, decay)
+            for name, predictions in sets.items()
         }
         metrics = {name: result.scores for name, result in results.items() if result.scores is not None}
         write_results(results, metrics)
@@ -96,7 +99,11 @@ def motion_set(name: str) -> MotionSet | None:
 
 
 def score_set(
-    name: str, predictions: PredictionSet, motion: MotionSet | None, params: ScoreParams
+    name: str,
+    predictions: PredictionSet,
+    motion: MotionSet | None,
+    params: ScoreParams,
+    decay_of: Callable[[int, int], Decay],
 ) -> SetResult:
     """Score the clips of a test set that have truth, and draw strips of some clips."""
     shown = (
@@ -114,7 +121,7 @@ def score_set(
         return SetResult(strips)
     known = predictions.segmented_context.shape[1]
     steps = predictions.target - known
-    decay = choose_decay(val_masks(known, predictions.target), steps)
+    decay = decay_of(known, predictions.target)
     clips = tqdm(clip_masks(predictions, rows, known), desc=f"{name}: masks", total=len(rows), unit="clip")
     masks = score_masks(clips, steps, decay)
     hops = {
@@ -125,6 +132,11 @@ def score_set(
     tables = {"hops": hop_table(hops), "per_class": class_table(masks.prediction.confusion)}
     scores = set_scores(masks, target.psnr, target.ssim, np.random.default_rng(SEED))
     return SetResult(strips, scores, tables)
+
+
+def val_decay(known: int, target: int) -> Decay:
+    """Choose the decay of the baselines on the val clips."""
+    return choose_decay(val_masks(known, target), target - known)
 
 
 def val_masks(known: int, target: int) -> Iterator[tuple[Pixels, Pixels]]:

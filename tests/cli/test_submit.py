@@ -1,8 +1,6 @@
 """A submission has the pipeline's masks in the order of the videos' numbers, or one error line."""
 
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import cv2
@@ -12,6 +10,7 @@ import torch
 import yaml
 
 from stages import predict, predict_motion, segment, track_objects
+from tests.evaluation.recorder import Recorder
 from tests.small_models import HEIGHT, WIDTH, save_small_models
 from vdp.cli import submit as module
 from vdp.cli.submit import submit
@@ -103,18 +102,13 @@ def predictor(project: Path, monkeypatch: pytest.MonkeyPatch) -> NumberPredictor
     return predictor
 
 
-@contextmanager
-def untracked(name: str) -> Iterator[None]:
-    yield
-
-
 def test_a_submission_has_the_masks_of_the_stages_in_the_order_of_numbers(project, monkeypatch):
     assert run() == (4, 160, 240)
     result = torch.load("out.pt", weights_only=True)
     assert result.dtype == torch.uint8 and len(result.unique()) > 3
 
     for stage in (track_objects, predict_motion, predict, segment):
-        monkeypatch.setattr(stage, "track_stage", untracked)
+        monkeypatch.setattr(stage, "track_stage", Recorder().track_stage)
     source = CompetitionSource(Path("hidden"))
     rule = ClipRule(KNOWN, KNOWN, HEIGHT, WIDTH, "crop", Pace(), KNOWN)
     clips = [next(cut_clips(source, f"video_{number}", rule)) for number in NUMBERS]

@@ -33,7 +33,7 @@ def network(name: str) -> torch.nn.Module:
     """A network whose zero-initialised output has random weights."""
     torch.manual_seed(0)
     model = build_motion(params(name), GROUND)
-    torch.nn.init.normal_(model.out.weight, std=0.5)
+    torch.nn.init.normal_(model.targets.out.weight, std=0.5)
     return model.eval()
 
 

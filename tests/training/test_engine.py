@@ -102,17 +102,21 @@ def test_gradients_of_parts_add_up_to_their_mean():
 def test_recomputed_activations_do_not_change_a_training():
     params = {"steps": 4, "validate_every": 2}
     plain, again = (run(Job(NETWORKS[-1], {"checkpointing": on}, params)) for on in (False, True))
+    assert again.pop("flops") > plain.pop("flops")  # what is computed again counts
     assert again == plain
 
 
 def test_a_checkpoint_can_be_resumed_with_and_without_recomputed_activations(tmp_path):
     plain = run(Job("dit-one_way", params={"steps": 6}))
+    del plain["flops"]  # more where activations are computed again
     for first, then in ((True, False), (False, True)):
         folder = str(tmp_path / f"{first}")
         engines = [{"save_steps": 3, "checkpointing": checkpointing} for checkpointing in (first, then)]
         run(Job("dit-one_way", engines[0], {"steps": 6}, folder, fault="leave", step=5))
         assert [path.stem for path in Path(folder).glob("*.json")] == ["000000003"]
-        assert run(Job("dit-one_way", engines[1], {"steps": 6}, folder)) == plain
+        resumed = run(Job("dit-one_way", engines[1], {"steps": 6}, folder))
+        del resumed["flops"]
+        assert resumed == plain
 
 
 def test_compiled_blocks_give_the_same_losses_and_names(tmp_path, monkeypatch):

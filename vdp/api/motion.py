@@ -20,7 +20,7 @@ from vdp.models.checkpoint import WEIGHTS
 from vdp.models.motion.factory import MotionModel, load_motion_model
 from vdp.models.motion.params import MotionConfig
 from vdp.sampling.compose import Composer
-from vdp.sampling.hops import plan_groups
+from vdp.sampling.hops import plan_hops
 from vdp.sampling.params import SampleMotionParams
 from vdp.sampling.predict import predict
 from vdp.sampling.rollout import Strategy
@@ -74,7 +74,9 @@ class ObjectMotion:
         known = object_latents(np.pad(states, [*padding, (0, 0), (0, 0)]), np.pad(classes, padding))
         strategy = Strategy(
             # all frames up to the last, as in training: those of a hop depend on each other
-            hops=plan_groups(first, max(frames), self.config.motion.target_slots),
+            hops=plan_hops(
+                first - 1, max(frames) + 1 - first, range(1, self.config.motion.target_slots + 1), None
+            ),
             sampler=make_sampler(params.sampler, 0.0),
             times=time_grid(params.steps, "trailing", NUM_TIMESTEPS),
             temperature=temperature,

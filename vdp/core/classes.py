@@ -3,10 +3,20 @@
 Source: the class ids of the public competition, `1 + 16 shape + 8 material + colour`.
 """
 
+from typing import TYPE_CHECKING, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
 SHAPES = ("cube", "sphere", "cylinder")
 MATERIALS = ("metal", "rubber")
 COLORS = ("gray", "red", "blue", "green", "brown", "cyan", "purple", "yellow")
 NUM_CLASSES = 1 + len(SHAPES) * len(MATERIALS) * len(COLORS)  # 0 is the background
+
+Ids = TypeVar("Ids", int, NDArray[np.int64], "Tensor")
 
 
 def class_id(shape: int, material: int, color: int) -> int:
@@ -23,6 +33,13 @@ def class_id(shape: int, material: int, color: int) -> int:
     return 1 + (shape * len(MATERIALS) + material) * len(COLORS) + color
 
 
+def factor_indices(class_ids: Ids) -> tuple[Ids, Ids, Ids]:
+    """Return (shape, material, color) of foreground classes: of a number, an array or a tensor; unchecked."""
+    per_shape = len(MATERIALS) * len(COLORS)
+    index = class_ids - 1
+    return index // per_shape, index % per_shape // len(COLORS), index % len(COLORS)
+
+
 def factors(class_number: int) -> tuple[int, int, int]:
     """Return (shape, material, color) of a foreground class; inverse of `class_id`.
 
@@ -31,9 +48,7 @@ def factors(class_number: int) -> tuple[int, int, int]:
     """
     if not 1 <= class_number < NUM_CLASSES:
         raise ValueError(f"class id={class_number}: expected 1..{NUM_CLASSES - 1}; 0 is the background")
-    rest, color = divmod(class_number - 1, len(COLORS))
-    shape, material = divmod(rest, len(MATERIALS))
-    return shape, material, color
+    return factor_indices(class_number)
 
 
 def class_name(class_number: int) -> str:

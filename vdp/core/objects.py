@@ -16,3 +16,4 @@ States = NDArray[np.float32]  # (..., F)
 X, Y, SEEN, WIDTH, HEIGHT, CUT, AREA = range(7)
 FEATURES = ("x", "y", "seen", "width", "height", "cut", "area")
 CHANNELS = len(FEATURES) + len(SHAPES) + len(MATERIALS)
+DIFFUSED = 3  # channels of the motion that is diffused: x, y and visibility

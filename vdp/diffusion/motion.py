@@ -15,7 +15,7 @@ from vdp.config.choices import MotionPrediction, MotionSchedule
 from vdp.core.anchor import find_anchor
 from vdp.core.context_frames import Hops
 from vdp.core.ground import Ground
-from vdp.core.objects import SEEN, X, Y
+from vdp.core.objects import DIFFUSED, SEEN, X, Y
 from vdp.core.rng import BatchRng
 from vdp.diffusion.loss import LEVELS, ContextT, denoise_hops, shift_time, times_at_levels
 from vdp.diffusion.params import DiffusionParams
@@ -24,7 +24,6 @@ from vdp.diffusion.protocols import Denoiser
 from vdp.diffusion.scheduled_sampling import sample_frames
 from vdp.diffusion.schedules import make_process
 
-DIFFUSED = 3  # x, y and visibility
 TAIL = 0.1  # change of a place, in sizes of an object, from which on the logarithm rules
 NUM_TIMESTEPS = 1000  # noise levels
 LOW_NOISE = 0.05  # squared noise under which an error in x0 weighs no more

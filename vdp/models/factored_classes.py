@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from vdp.core.classes import COLORS, MATERIALS, SHAPES
+from vdp.core.classes import COLORS, MATERIALS, SHAPES, factor_indices
 
 SPLITS = (1, len(SHAPES), len(MATERIALS), len(COLORS))
 NUM_LOGITS = sum(SPLITS)
@@ -25,11 +25,16 @@ def class_log_probs(logits: Tensor) -> Tensor:
     if logits.shape[1] != NUM_LOGITS:
         raise ValueError(f"logits: expected {NUM_LOGITS} factor logits on axis 1, got {tuple(logits.shape)}")
     is_object, shape, material, color = logits.float().split(SPLITS, dim=1)
+    objects = F.logsigmoid(is_object) + object_log_probs(shape, material, color)
+    return torch.cat([F.logsigmoid(-is_object), objects], dim=1)
+
+
+def object_log_probs(shape: Tensor, material: Tensor, color: Tensor) -> Tensor:
+    """Compute log-probabilities of the 48 object classes from factor logits, (B, n, ...) -> (B, 48, ...)."""
     shape, material, color = (x.log_softmax(dim=1) for x in (shape, material, color))
     # the order of the axes is the order of class ids: 1 + 16 shape + 8 material + colour
     joint = shape[:, :, None, None] + material[:, None, :, None] + color[:, None, None, :]
-    objects = F.logsigmoid(is_object) + joint.flatten(1, 3)
-    return torch.cat([F.logsigmoid(-is_object), objects], dim=1)
+    return joint.flatten(1, 3)
 
 
 def factor_loss(logits: Tensor, mask: Tensor) -> Tensor:
@@ -41,12 +46,11 @@ def factor_loss(logits: Tensor, mask: Tensor) -> Tensor:
     is_object, shape, material, color = logits.float().split(SPLITS, dim=1)
     truth = mask > 0
     detect = F.binary_cross_entropy_with_logits(is_object[:, 0], truth.float(), reduction="none")
-    ids = mask.long() - 1
-    per_shape = len(MATERIALS) * len(COLORS)
+    true_shape, true_material, true_color = factor_indices(mask.long())
     identity = (
-        factor_cross_entropy(shape, ids // per_shape, truth)
-        + factor_cross_entropy(material, ids % per_shape // len(COLORS), truth)
-        + factor_cross_entropy(color, ids % len(COLORS), truth)
+        factor_cross_entropy(shape, true_shape, truth)
+        + factor_cross_entropy(material, true_material, truth)
+        + factor_cross_entropy(color, true_color, truth)
     )
     probability = is_object[:, 0].sigmoid()
     overlap = (probability * truth).sum(dim=(1, 2))

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
-from vdp.core.ground import MIN_SIZE, Ground
+from vdp.core.ground import Ground
 from vdp.core.objects import AREA, CUT, SEEN, X, Y
 
 WHOLE_SHARE = 0.85  # of its largest scaled area: an object that shows less is partly hidden
@@ -155,4 +156,4 @@ def background(frames: Pixels, hidden: NDArray[np.bool_]) -> Pixels:
 
 def size_at(ground: Ground, y: Float | float) -> Float:
     """Size of an object at a height y, in frame heights."""
-    return np.maximum(ground.offset + ground.slope * np.asarray(y, np.float32), MIN_SIZE).astype(np.float32)
+    return ground.size(torch.as_tensor(y, dtype=torch.float32)).numpy()

@@ -1,13 +1,19 @@
 """Private names of torch and Lightning Fabric that the trainings need, each with its reason."""
 
+import signal
 import subprocess
+import threading
 from collections.abc import Iterator
+from typing import TypeVar
 
 import torch
 from lightning_fabric import Fabric
 from lightning_fabric.wrappers import _FabricModule, _FabricOptimizer
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils.data import DataLoader
 from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
+
+BatchT = TypeVar("BatchT")
 
 FabricModule = _FabricModule  # returned by Fabric.setup_module; has no public name
 FabricOptimizer = _FabricOptimizer  # returned by Fabric.setup_optimizers; has no public name
@@ -33,6 +39,19 @@ def take_launched_processes(fabric: Fabric) -> list[subprocess.Popen[bytes]]:
     launched = list(processes)
     processes.clear()
     return launched
+
+
+def start_workers(loader: DataLoader[BatchT]) -> Iterator[BatchT]:
+    """Start the workers of a DataLoader; a killed one is reported by `next` alone.
+
+    torch also handles SIGCHLD and raises that error wherever the process is, even in handling another one.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        return iter(loader)  # signals are handled in the main thread only
+    handler = signal.getsignal(signal.SIGCHLD)
+    batches = iter(loader)
+    signal.signal(signal.SIGCHLD, handler)
+    return batches
 
 
 def shutdown_workers(batches: Iterator[object]) -> None:

@@ -6,7 +6,7 @@ A batch depends on the seed and the number of its step only, not on the number o
 import signal
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Generic, Protocol, Self, TypeVar
 
@@ -15,7 +15,6 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from vdp.core.errors import UserError
-from vdp.training.compat import shutdown_workers
 from vdp.training.seeds import VAL_BATCH_STREAM, step_rng
 
 
@@ -104,6 +103,9 @@ def prefetch_batches(
     if num_workers == 0:
         yield (batches(step, step_rng(seed, step), part) for step, part in rows)
         return
+    # imported here: a worker needs no Fabric, whose import takes seconds
+    from vdp.training.compat import shutdown_workers, start_workers
+
     # spawn: a fork copies CUDA's state and OpenMP's locks, and may hang
     loader = DataLoader(
         _PartDataset(batches, seed),
@@ -115,18 +117,11 @@ def prefetch_batches(
         worker_init_fn=_ignore_stop_signals,
         generator=torch.Generator(),  # else the loader draws from the global one
     )
-    received = iter(loader)
+    received = start_workers(loader)
     try:
         yield _raise_failures(received, len(rows))
-    except RuntimeError as error:
-        # torch raises the error of a killed worker anywhere in this process, not only in the iterator
-        if not str(error).startswith(("DataLoader worker", "Pin memory thread")):
-            raise
-        raise _prefetch_error(str(error)) from None
     finally:
-        # explicit: while a traceback refers to the workers, the error of a killed one may be raised anywhere
-        with suppress(RuntimeError):
-            shutdown_workers(received)
+        shutdown_workers(received)
 
 
 @dataclass(frozen=True)
@@ -172,6 +167,10 @@ def _raise_failures(received: Iterator[Batch | _Failure], count: int) -> Iterato
             batch = next(received)
         except (OSError, EOFError):  # a closed connection to a worker; errors of `batches` are failures
             raise _prefetch_error("a worker process was killed") from None
+        except RuntimeError as error:
+            if not str(error).startswith(("DataLoader worker", "Pin memory thread")):
+                raise
+            raise _prefetch_error(str(error)) from None
         if isinstance(batch, _Failure):
             raise batch.error
         yield batch

@@ -359,8 +359,8 @@ def test_memory_does_not_grow_with_the_data(tmp_path):
         tracemalloc.stop()
         return found
 
-    small, large = peak("small", GeneratedSource(2, 100)), peak("large", GeneratedSource(4, 1000))
-    assert large < 2 * small and large < 16 * 2**20  # the data is 20 times as large
+    small, large = peak("small", GeneratedSource(2, 100)), peak("large", GeneratedSource(10, 1000))
+    assert large < 2 * small and large < 16 * 2**20  # the data is 50 times as large
 
 
 def test_units_of_a_source_without_files_are_never_reused(tmp_path):

@@ -112,7 +112,7 @@ def run_here(kind: str) -> Outcome:
     with (
         captured_stderr() as lines,
         limits(),
-        patch.object(extract_frames, "track_stage", lambda name: nullcontext(tracker)),
+        patch.object(extract_frames, "track_stage", lambda name, workers: nullcontext(tracker)),
         # the other kinds have the sections of the stage alone, which it checks itself
         nullcontext() if kind == "params" else patch("vdp.config.read.check_file"),
         # units of a few clips, as of a large source

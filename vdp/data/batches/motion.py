@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from vdp.core.classes import COLORS, MATERIALS, SHAPES
+from vdp.core.classes import MATERIALS, SHAPES, factor_indices
 from vdp.core.context_frames import Hops
 from vdp.core.objects import FEATURES, SEEN, X, Y
 from vdp.data.batches.batch import Batch
@@ -31,10 +31,9 @@ def object_latents(states: NDArray[np.float32], classes: NDArray[np.uint8]) -> T
     """Convert states (B, N, T, F) and class ids (B, N), 0 for absent, to latents (B, C, T, 1, N)."""
     features = torch.from_numpy(np.array(states, np.float32))  # copied: a memory map is read-only
     ids = torch.from_numpy(np.array(classes, np.int64))
-    kind = (ids - 1).clamp(min=0)
-    shape = torch.eye(len(SHAPES))[kind // (len(MATERIALS) * len(COLORS))]
-    material = torch.eye(len(MATERIALS))[kind // len(COLORS) % len(MATERIALS)]
-    static = torch.cat([shape, material], dim=-1) * (ids > 0)[..., None]
+    shape, material, _ = factor_indices(ids.clamp(min=1))
+    kind = torch.cat([torch.eye(len(SHAPES))[shape], torch.eye(len(MATERIALS))[material]], dim=-1)
+    static = kind * (ids > 0)[..., None]
     latents = torch.cat([features, static[:, :, None].expand(-1, -1, features.shape[2], -1)], dim=-1)
     return latents.permute(0, 3, 2, 1)[:, :, :, None].contiguous()
 

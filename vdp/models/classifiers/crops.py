@@ -11,11 +11,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vdp.core.classes import COLORS, MATERIALS, SHAPES
+from vdp.core.classes import factor_indices
 from vdp.models.checkpoint import load_config, load_weights
 from vdp.models.classifiers.params import ClassifierConfig, ClassifierParams
+from vdp.models.factored_classes import SPLITS, object_log_probs
 
-FACTORS = (len(SHAPES), len(MATERIALS), len(COLORS))
+FACTORS = SPLITS[1:]  # logits of shape, material and colour; there is no objectness
 LABEL_SMOOTHING = 0.02
 
 
@@ -52,23 +53,18 @@ class CropClassifier(nn.Module):
         return self.head(self.body(crops).mean(dim=(2, 3))).float()
 
 
-def log_probs(logits: Tensor) -> Tensor:
-    """Log-probabilities of the 48 object classes, (B, 13) -> (B, 48)."""
-    shape, material, color = (part.log_softmax(dim=1) for part in logits.split(FACTORS, dim=1))
-    joint = shape[:, :, None, None] + material[:, None, :, None] + color[:, None, None, :]
-    return joint.flatten(1)
-
-
 def crop_loss(logits: Tensor, classes: Tensor) -> Tensor:
     """Sum of the cross-entropies of the factors, (B, 13), class ids 1..48 (B,) -> (B,)."""
-    ids = classes.long() - 1
-    per_shape = len(MATERIALS) * len(COLORS)
-    targets = (ids // per_shape, ids % per_shape // len(COLORS), ids % len(COLORS))
     losses = [
-        F.cross_entropy(part, target, reduction="none", label_smoothing=LABEL_SMOOTHING)
-        for part, target in zip(logits.split(FACTORS, dim=1), targets, strict=True)
+        F.cross_entropy(part, true, reduction="none", label_smoothing=LABEL_SMOOTHING)
+        for part, true in zip(logits.split(FACTORS, dim=1), factor_indices(classes.long()), strict=True)
     ]
     return torch.stack(losses).sum(dim=0)
+
+
+def log_probs(logits: Tensor) -> Tensor:
+    """Log-probabilities of the 48 object classes, (B, 13) -> (B, 48)."""
+    return object_log_probs(*logits.split(FACTORS, dim=1))
 
 
 @torch.inference_mode()

@@ -12,9 +12,7 @@ class ClassifierParams(Params):
 
     crop: Annotated[int, Field(ge=8, le=256)]  # side of its input; pixels
     crop_scale: Annotated[float, Field(gt=0, le=1)]  # side of a crop; fraction of the frame's height
-    base_channels: Annotated[
-        int, Field(ge=8, le=512)
-    ]  # of the first convolution; the last has three times as many
+    base_channels: Annotated[int, Field(ge=8, le=512)]  # of the first convolution; the last has 3 times these
 
 
 class ClassifierConfig(Params):

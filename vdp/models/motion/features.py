@@ -8,17 +8,18 @@ from dataclasses import dataclass
 
 import torch
 from einops import rearrange
-from torch import Tensor
+from torch import Tensor, nn
 
 from vdp.core.anchor import Anchor, find_anchor
 from vdp.core.ground import Ground
-from vdp.core.objects import AREA, CHANNELS, FEATURES, HEIGHT, SEEN, WIDTH, X, Y
+from vdp.core.objects import AREA, CHANNELS, DIFFUSED, FEATURES, HEIGHT, SEEN, WIDTH, X, Y
+from vdp.models.layers import fourier_features, zero_init
 
-DIFFUSED = 3  # channels of a target frame
 KINDS = CHANNELS - len(FEATURES)
 # units that bring the features near 1: a place is within the frame, an object a sixth of its height
 PLACE_SCALE, FLOOR_SCALE, CHANGE_SCALE, SIZE_SCALE, AREA_SCALE = 4.0, 0.3, 2.0, 6.0, 50.0
 HORIZONS = (0, 1, 2, 3, 4, 5, 6, 7, 9, 11)  # frames ahead at which the distance of a pair is extrapolated
+LEVEL_FEATURES, LEVEL_PERIOD = 32, 4.0  # Fourier features of a noise level, and their longest period
 NEAR = (0.5, 1.0, 3.0)  # distances, in sizes of an object, of the kernels that turn them into features
 PAIR_FEATURES = 6 + len(HORIZONS) * len(NEAR) + 2 * KINDS
 
@@ -40,6 +41,39 @@ class MotionContext:
     pairs: Tensor  # (B, N, N, E)
     present: Tensor  # (B, N) bool
     slots: Tensor  # slot of each target frame, (B, T)
+
+
+class TargetSlots(nn.Module):
+    """Input and output of a denoising head: noised and predicted target frames of each object, in slots."""
+
+    def __init__(self, dim: int, slots: int) -> None:
+        super().__init__()
+        self.slots = slots
+        self.embed_noised = nn.Linear((DIFFUSED + 1) * slots, dim)
+        self.embed_level = nn.Sequential(nn.Linear(LEVEL_FEATURES, dim), nn.SiLU(), nn.Linear(dim, dim))
+        self.norm = nn.LayerNorm(dim)
+        self.out = zero_init(nn.Linear(dim, DIFFUSED * slots))
+
+    def embed(self, xt: Tensor, t: Tensor, context: MotionContext) -> Tensor:
+        """Add noised frames (B, 3, T*R, 1, N) at times (B, T*R) to the context's tokens, (B*R, N, D)."""
+        draws = xt.shape[2] // context.slots.shape[1]
+        noised = rearrange(xt[:, :, :, 0], "b c (t r) n -> (b r) c t n", r=draws)
+        given = torch.ones_like(noised[:, :1])  # a target frame, not an empty slot
+        frames = slot_frames(
+            torch.cat([noised, given], dim=1), context.slots.repeat_interleave(draws, dim=0), self.slots
+        )
+        times = rearrange(t, "b (t r) -> (b r) t", r=draws)[:, 0]
+        level = self.embed_level(fourier_features(times, LEVEL_FEATURES, LEVEL_PERIOD))
+        x = context.tokens.repeat_interleave(draws, dim=0) + level[:, None]
+        return x + self.embed_noised(rearrange(frames, "m c s n -> m n (c s)"))
+
+    def predict(self, x: Tensor, context: MotionContext) -> Tensor:
+        """Read the target frames of tokens (B*R, N, D), (B, 3, T*R, 1, N)."""
+        draws = len(x) // len(context.slots)
+        slots = context.slots.repeat_interleave(draws, dim=0)[:, None, :, None]
+        out = rearrange(self.out(self.norm(x)), "m n (c s) -> m c s n", c=DIFFUSED).float()
+        chosen = out.gather(2, slots.expand(-1, DIFFUSED, -1, out.shape[3]))
+        return rearrange(chosen, "(b r) c t n -> b c (t r) 1 n", r=draws)
 
 
 def token_features(slots: int) -> int:

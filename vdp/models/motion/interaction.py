@@ -8,23 +8,18 @@ channels per pair.
 """
 
 import torch
-from einops import rearrange
 from torch import Tensor, nn
 
 from vdp.core.ground import Ground
-from vdp.models.layers import fourier_features, zero_init
 from vdp.models.motion.features import (
-    DIFFUSED,
     PAIR_FEATURES,
     MotionContext,
+    TargetSlots,
     known_objects,
-    slot_frames,
     target_slots,
     token_features,
 )
 from vdp.models.motion.params import MotionParams
-
-LEVEL_FEATURES, LEVEL_PERIOD = 32, 4.0
 
 
 def mlp(channels_in: int, channels: int) -> nn.Sequential:
@@ -62,15 +57,12 @@ class InteractionNetwork(nn.Module):
         super().__init__()
         dim, pair_dim = params.hidden_dim, params.pair_dim
         self.ground = ground
-        self.context_slots, self.target_slots = params.context_slots, params.target_slots
+        self.context_slots = params.context_slots
         self.embed = mlp(token_features(self.context_slots), dim)
         self.embed_pairs = mlp(PAIR_FEATURES, pair_dim)
         self.rounds = nn.ModuleList([Round(dim, pair_dim) for _ in range(params.depth)])
-        self.embed_noised = nn.Linear((DIFFUSED + 1) * self.target_slots, dim)
-        self.embed_level = nn.Sequential(nn.Linear(LEVEL_FEATURES, dim), nn.SiLU(), nn.Linear(dim, dim))
         self.head = nn.ModuleList([Round(dim, pair_dim) for _ in range(params.head_depth)])
-        self.norm = nn.LayerNorm(dim)
-        self.out = zero_init(nn.Linear(dim, DIFFUSED * self.target_slots))
+        self.targets = TargetSlots(dim, params.target_slots)
 
     def blocks(self) -> list[nn.Module]:
         """Repeated modules that are called through `forward` only."""
@@ -86,7 +78,7 @@ class InteractionNetwork(nn.Module):
         nodes, pairs = self.embed(objects.tokens), self.embed_pairs(objects.pairs)
         for one in self.rounds:
             nodes = one(nodes, pairs, senders)
-        slots = target_slots(index, target_index, self.target_slots)
+        slots = target_slots(index, target_index, self.targets.slots)
         return MotionContext(nodes, pairs, objects.present, slots)
 
     def __call__(self, xt: Tensor, t: Tensor, context: MotionContext) -> Tensor:
@@ -94,21 +86,10 @@ class InteractionNetwork(nn.Module):
 
     def forward(self, xt: Tensor, t: Tensor, context: MotionContext) -> Tensor:
         """Predict the target frames, (B, 3, T*R, 1, N), at one time per draw, (B, T*R)."""
-        draws = xt.shape[2] // context.slots.shape[1]
-        noised = rearrange(xt[:, :, :, 0], "b c (t r) n -> (b r) c t n", r=draws)
-        given = torch.ones_like(noised[:, :1])  # a target frame, not an empty slot
-        slots = context.slots.repeat_interleave(draws, dim=0)
-        slotted = slot_frames(torch.cat([noised, given], dim=1), slots, self.target_slots)
-        times = rearrange(t, "b (t r) -> (b r) t", r=draws)[:, 0]
-        level = self.embed_level(fourier_features(times, LEVEL_FEATURES, LEVEL_PERIOD))
-        x = context.tokens.repeat_interleave(draws, dim=0) + level[:, None]
-        x = x + self.embed_noised(rearrange(slotted, "m c s n -> m n (c s)"))
-        senders = _senders(context.present)
+        x, senders = self.targets.embed(xt, t, context), _senders(context.present)
         for one in self.head:
             x = one(x, context.pairs, senders)
-        out = rearrange(self.out(self.norm(x)), "m n (c s) -> m c s n", c=DIFFUSED).float()
-        chosen = out.gather(2, slots[:, None, :, None].expand(-1, DIFFUSED, -1, out.shape[3]))
-        return rearrange(chosen, "(b r) c t n -> b c (t r) 1 n", r=draws)
+        return self.targets.predict(x, context)
 
 
 def _senders(present: Tensor) -> Tensor:

@@ -19,9 +19,7 @@ class MotionParams(Params):
     pair_dim: Annotated[int, Field(ge=4, le=256)]  # channels per pair of objects
     depth: Annotated[int, Field(ge=1, le=32)]  # blocks, or rounds of messages, that encode the context
     head_depth: Annotated[int, Field(ge=1, le=32)]  # blocks, or rounds, of the denoising head
-    num_heads: Annotated[
-        int, Field(ge=1, le=32)
-    ]  # attention heads of the transformer; a divisor of hidden_dim
+    num_heads: Annotated[int, Field(ge=1, le=32)]  # of the transformer's attention; divides hidden_dim
     context_slots: Annotated[int, Field(ge=2, le=256)]  # frames before the targets that enter the network
     target_slots: Annotated[int, Field(ge=1, le=256)]  # frames after the context that it predicts
 

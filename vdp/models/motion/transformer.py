@@ -13,19 +13,16 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from vdp.core.ground import Ground
-from vdp.models.layers import fourier_features, zero_init
 from vdp.models.motion.features import (
-    DIFFUSED,
     PAIR_FEATURES,
     MotionContext,
+    TargetSlots,
     known_objects,
-    slot_frames,
     target_slots,
     token_features,
 )
 from vdp.models.motion.params import MotionParams
 
-LEVEL_FEATURES, LEVEL_PERIOD = 32, 4.0
 MLP_RATIO = 4
 
 
@@ -75,7 +72,7 @@ class MotionTransformer(nn.Module):
         super().__init__()
         dim, pair_dim = params.hidden_dim, params.pair_dim
         self.ground = ground
-        self.context_slots, self.target_slots = params.context_slots, params.target_slots
+        self.context_slots = params.context_slots
         self.embed = nn.Sequential(
             nn.Linear(token_features(self.context_slots), dim), nn.SiLU(), nn.Linear(dim, dim)
         )
@@ -83,11 +80,8 @@ class MotionTransformer(nn.Module):
             nn.Linear(PAIR_FEATURES, pair_dim), nn.SiLU(), nn.Linear(pair_dim, pair_dim)
         )
         self.encoder = nn.ModuleList([Block(dim, params.num_heads, pair_dim) for _ in range(params.depth)])
-        self.embed_noised = nn.Linear((DIFFUSED + 1) * self.target_slots, dim)
-        self.embed_level = nn.Sequential(nn.Linear(LEVEL_FEATURES, dim), nn.SiLU(), nn.Linear(dim, dim))
         self.head = nn.ModuleList([Block(dim, params.num_heads, pair_dim) for _ in range(params.head_depth)])
-        self.norm = nn.LayerNorm(dim)
-        self.out = zero_init(nn.Linear(dim, DIFFUSED * self.target_slots))
+        self.targets = TargetSlots(dim, params.target_slots)
 
     def blocks(self) -> list[nn.Module]:
         """Repeated modules that are called through `forward` only."""
@@ -103,30 +97,17 @@ class MotionTransformer(nn.Module):
         x = self.embed(objects.tokens)
         for block in self.encoder:
             x = block(x, pairs, mask)
-        return MotionContext(x, pairs, objects.present, target_slots(index, target_index, self.target_slots))
+        return MotionContext(x, pairs, objects.present, target_slots(index, target_index, self.targets.slots))
 
     def __call__(self, xt: Tensor, t: Tensor, context: MotionContext) -> Tensor:
         return super().__call__(xt, t, context)
 
     def forward(self, xt: Tensor, t: Tensor, context: MotionContext) -> Tensor:
         """Predict all target frames, (B, 3, T*R, 1, N), at one time per draw, (B, T*R)."""
-        targets = context.slots.shape[1]
-        draws = xt.shape[2] // targets
-        noised = rearrange(xt[:, :, :, 0], "b c (t r) n -> (b r) c t n", r=draws)
-        noised = torch.cat(
-            [noised, torch.ones_like(noised[:, :1])], dim=1
-        )  # 1: a target frame, not an empty slot
-        slots = context.slots.repeat_interleave(draws, dim=0)
-        slotted = rearrange(slot_frames(noised, slots, self.target_slots), "m c s n -> m n (c s)")
-        times = rearrange(t, "b (t r) -> (b r) t", r=draws)[:, 0]
-        level = self.embed_level(fourier_features(times, LEVEL_FEATURES, LEVEL_PERIOD))
-        x = context.tokens.repeat_interleave(draws, dim=0) + self.embed_noised(slotted) + level[:, None]
-        mask = _key_mask(context.present)
+        x, mask = self.targets.embed(xt, t, context), _key_mask(context.present)
         for block in self.head:
             x = block(x, context.pairs, mask)
-        out = rearrange(self.out(self.norm(x)), "m n (c s) -> m c s n", c=DIFFUSED).float()
-        chosen = out.gather(2, slots[:, None, :, None].expand(-1, DIFFUSED, -1, out.shape[3]))
-        return rearrange(chosen, "(b r) c t n -> b c (t r) 1 n", r=draws)
+        return self.targets.predict(x, context)
 
 
 def _key_mask(present: Tensor) -> Tensor:

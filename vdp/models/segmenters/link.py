@@ -22,6 +22,7 @@ FLOOR = 1e-3  # added to a probability before its logarithm: one pixel cannot ru
 FRAGMENT = 0.35  # a part smaller than this share of one that it touches belongs to it
 CLASS_DISTANCE = 0.1  # of two parts with no class in common, in frame heights: as far apart as that
 SMOOTHING = 0.5  # share of the newest displacement in a track's velocity
+NO_EVIDENCE: Float = np.zeros(NUM_CLASSES - 1, np.float32)
 TRIED_CLASSES = 6  # a track none of whose likeliest classes is free is a fragment of another object
 
 
@@ -42,12 +43,8 @@ class Track:
     parts: dict[int, Part] = field(default_factory=dict)
     last: int = -1  # frame of the newest part
     pixels: int = 0  # of all parts
-    evidence: Float = field(
-        default_factory=lambda: np.zeros(NUM_CLASSES - 1, np.float32)
-    )  # sum over its frames
-    pixel_evidence: Float = field(
-        default_factory=lambda: np.zeros(NUM_CLASSES - 1, np.float32)
-    )  # over pixels
+    evidence: Float = field(default_factory=lambda: NO_EVIDENCE)  # sum over its frames
+    pixel_evidence: Float = field(default_factory=lambda: NO_EVIDENCE)  # sum over its pixels
     velocity: NDArray[np.float64] = field(default_factory=lambda: np.zeros(2))  # pixels per frame
 
     def predict(self, frame: int) -> NDArray[np.float64]:
