@@ -51,7 +51,7 @@ def main() -> None:
                 places = sample(*batch, params.samples, params.temperature, seed)
                 for i, one, several in zip(rows, likely, places, strict=True):
                     context = np.asarray(store.frames(i)[: tracks.frames])
-                    composer = motion.composer(context, tracks.labels[i], tracks.states[i], tracks.classes[i])
+                    composer = motion.composer(context, tracks.pixels(i), tracks.states[i], tracks.classes[i])
                     composed = [composer(one[:, hop]) for hop in range(len(frames))]
                     clip = {
                         "places": several,

@@ -74,7 +74,7 @@ def tracked_masks(tracks: TrackStore) -> np.ndarray:
     """Class ids of the context frames by the tracks, (clips, K, H, W)."""
     background = np.zeros((len(tracks), 1), np.uint8)
     classes = np.concatenate([background, tracks.classes], axis=1)
-    return np.stack([classes[row][tracks.labels[row]] for row in range(len(tracks))])
+    return np.stack([classes[row][tracks.pixels(row)] for row in range(len(tracks))])
 
 
 if __name__ == "__main__":

@@ -49,12 +49,12 @@ def main() -> None:
             write_tracks(part / "unlabeled", tracks, clip.frames)
         for name, folder in list_test_sets(CLIPS).items():
             store = ClipStore(folder)
-            rows = [
-                tracked(tracker, store, i, clip.known)
-                for (i,) in progress(range(len(store)), 1, f"track {name}")
+            found = [
+                tracked(tracker, store, row, clip.known)
+                for (row,) in progress(range(len(store)), 1, f"track {name}")
             ]
-            write_tracks(part / "test" / name, (tracks for tracks, _ in rows), clip.known)
-            np.save(part / "test" / name / FRAME_MASKS, np.stack([masks for _, masks in rows]))
+            write_tracks(part / "test" / name, (tracks for tracks, _ in found), clip.known)
+            np.save(part / "test" / name / FRAME_MASKS, np.stack([masks for _, masks in found]))
 
 
 def true_tracks(store: ClipStore, frames: int, split: str) -> Iterator[Tracks]:

@@ -34,7 +34,8 @@ PNG_COMPRESSION = 1  # of 9: fast; the files are read once
 CHUNK_VIDEOS = 8  # videos per task of a worker
 
 VideoId = tuple[str, int]  # split, video number
-Job, Result = TypeVar("Job"), TypeVar("Result")
+Job = TypeVar("Job")
+Result = TypeVar("Result")
 
 
 def draw_video_scene(params: SimulateParams, seed: int, video: VideoId) -> Scene:

@@ -17,9 +17,7 @@ from vdp.core.files import replacing
 from vdp.core.objects import FEATURES, Labels, States
 
 LISTING = "tracks.json"
-FRAME_MASKS = (
-    "frame_masks.npy"  # class ids decided frame by frame, (clips, K, H, W) uint8, in the order of the clips
-)
+FRAME_MASKS = "frame_masks.npy"  # class ids decided frame by frame, (clips, K, H, W) uint8
 
 
 @dataclass(frozen=True)
@@ -90,6 +88,12 @@ class TrackStore:
 
     def __len__(self) -> int:
         return len(self.names)
+
+    def pixels(self, row: int) -> Labels:
+        """Object numbers of the pixels of a clip, (K, H, W); ValueError if the tracks have none."""
+        if self.labels is None:
+            raise ValueError(f"{self.folder}: no labels.npy; run `dvc repro --force track_objects`")
+        return self.labels[row]
 
     @property
     def frames(self) -> int:

@@ -34,8 +34,7 @@ class PairAttention(nn.Module):
         self.heads = heads
         self.qkv = nn.Linear(dim, 3 * dim)
         self.bias = nn.Linear(pair_dim, heads)
-        self.pair_values = nn.Linear(pair_dim, dim)
-        self.proj = nn.Linear(dim, dim)
+        self.proj = nn.Linear(dim + heads * pair_dim, dim)  # of the values of objects and of pairs
 
     def forward(self, x: Tensor, pairs: Tensor, mask: Tensor) -> Tensor:
         """Tokens (B*R, N, D), pairs (B, N, N, E), mask (B, 1, 1, N), 0 or -inf -> (B*R, N, D)."""
@@ -43,10 +42,11 @@ class PairAttention(nn.Module):
         bias = rearrange(self.bias(pairs), "b n k h -> b h n k") + mask
         scores = q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5
         weights = (scores.unflatten(0, (len(pairs), -1)) + bias[:, None]).softmax(dim=-1)
-        values = rearrange(self.pair_values(pairs), "b n k (h d) -> b h n k d", h=self.heads)
-        messages = torch.einsum("brhnk,bhnkd->brhnd", weights, values).flatten(0, 1)
-        y = weights.flatten(0, 1) @ v + messages
-        return self.proj(rearrange(y, "m h n d -> m n (h d)"))
+        y = rearrange(weights.flatten(0, 1) @ v, "m h n d -> m n (h d)")
+        # the mean of the pairs, then their values: a mean is linear, and there are fewer objects than pairs
+        mean = rearrange(weights, "b r h n k -> b n (r h) k") @ pairs
+        mean = rearrange(mean, "b n (r h) e -> (b r) n (h e)", h=self.heads)
+        return self.proj(torch.cat([y, mean], dim=-1))
 
 
 class Block(nn.Module):
