@@ -26,6 +26,13 @@ class Anchor:
     index: Tensor  # frame index, (B, N)
     present: Tensor  # whether it is visible in some context frame, (B, N) bool
 
+    def at(self, index: Tensor) -> tuple[Tensor, Tensor]:
+        """Places and velocities on the floor at frame indices (B, 1), without collisions, (B, 2, N) each."""
+        speed = self.velocity.norm(dim=1)
+        left = (speed - self.deceleration * (index - self.index).clamp(min=0)).clamp(min=0)
+        velocity = self.velocity * (left / speed.clamp(min=REST))[:, None]
+        return self.extrapolate(index)[:, :, 0], velocity
+
     def extrapolate(self, target_index: Tensor) -> Tensor:
         """Places on the floor at frame indices (B, T) with friction and without collisions, (B, 2, T, N)."""
         frames = (target_index[:, :, None] - self.index[:, None]).clamp(min=0)

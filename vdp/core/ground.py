@@ -18,12 +18,14 @@ REST = 1e-6  # speed of an object at rest
 
 @dataclass(frozen=True)
 class Ground:
-    """Floor of a data set's camera, and the friction on it. Lengths on it are in sizes of an object."""
+    """Floor of a data set's camera, and how objects move on it. Lengths are in sizes of an object."""
 
     offset: float  # size of an object at the frame's middle, in frame heights
     slope: float  # change of the size per frame height downwards
     stretch: float  # depth on the floor of one over the size
     deceleration: tuple[float, ...]  # speed lost per frame, one value per shape
+    diameter: float = 0.0  # distance of the centres of two objects that touch; 0: no collisions
+    restitution: float = 1.0  # of a collision: speed of separation over that of approach
 
     @property
     def flat(self) -> bool:

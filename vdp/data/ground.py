@@ -9,6 +9,7 @@ from torch import Tensor
 
 from vdp.core.anchor import find_anchor
 from vdp.core.classes import SHAPES
+from vdp.core.collisions import roll_out
 from vdp.core.ground import Ground
 from vdp.core.objects import AREA, CUT, FEATURES, SEEN, States, X, Y
 from vdp.data.batches.motion import object_latents
@@ -17,6 +18,8 @@ STRETCHES = (0.75, 1.0, 1.25, 1.5, 1.75, 2.0, 2.25, 2.5, 3.0, 3.5)
 SLIDING = 0.15  # speed, in sizes per frame, over which the loss of speed is measured
 ENDS = (0.3, 0.4, 0.55)  # of a clip's frames, from which places are extrapolated
 AHEAD = 5  # frames on: farther, most sliding objects have collided
+DIAMETERS = (0.0, 0.9, 1.0, 1.1, 1.2)  # the first without collisions
+RESTITUTIONS = (1.0, 0.85, 0.7, 0.55)
 FREE = 0.3  # quantile of the errors that the stretch minimises: of objects without a collision
 
 
@@ -24,7 +27,8 @@ def fit_ground(states: States, classes: NDArray[np.uint8]) -> Ground:
     """Fit a `Ground` to tracks, (clips, N, T, F) and class ids (clips, N).
 
     The size by the place is a line through the roots of the areas; the deceleration the median loss of speed
-    of sliding objects; the stretch the one with the smallest error of extrapolated places.
+    of sliding objects; the stretch the one with the smallest error of extrapolated places; diameter and
+    restitution those with the smallest error at the end of the clips.
 
     Raises:
         ValueError: if no object is visible as a whole.
@@ -42,7 +46,26 @@ def fit_ground(states: States, classes: NDArray[np.uint8]) -> Ground:
         _with_friction(Ground(round(offset, 6), round(slope, 6), stretch, (0.0,) * len(SHAPES)), latents)
         for stretch in STRETCHES
     ]
-    return min(grounds, key=lambda ground: _extrapolation_error(ground, latents))
+    ground = min(grounds, key=lambda ground: _extrapolation_error(ground, latents))
+    collisions = [
+        replace(ground, diameter=diameter, restitution=restitution)
+        for diameter in DIAMETERS
+        for restitution in RESTITUTIONS
+    ]
+    return min(collisions, key=lambda ground: _rollout_error(ground, latents))
+
+
+def _rollout_error(ground: Ground, latents: Tensor) -> float:
+    """Mean distance of objects from their tracks at the end, rolled out from the middle of the clips."""
+    frames = latents.shape[2]
+    known = max(2, frames // 2)
+    index = torch.arange(known, dtype=torch.float32).expand(len(latents), -1)
+    found = find_anchor(latents[:, :, :known], index, ground)
+    places = roll_out(found, index[:, -1:], frames - known, ground)[:, :, -1]
+    true = latents[:, :, -1, 0]
+    across, along = ground.to_frame(places[:, 0], places[:, 1])
+    errors = torch.hypot(across - true[:, X], along - true[:, Y])[found.present & (true[:, SEEN] > 0.5)]
+    return float(errors.mean()) if len(errors) else 0.0
 
 
 def _with_friction(ground: Ground, latents: Tensor) -> Ground:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from vdp.config.choices import MotionPrediction, MotionSchedule
 from vdp.core.anchor import find_anchor
+from vdp.core.collisions import roll_out
 from vdp.core.context_frames import Hops
 from vdp.core.ground import Ground
 from vdp.core.objects import DIFFUSED, SEEN, X, Y
@@ -61,10 +62,15 @@ class MotionObjective:
         return DIFFUSED
 
     def base(self, known: Tensor, index: Tensor, target_index: Tensor) -> Tensor:
-        """Move the last visible states on: (B, C, K, 1, N), (B, K), (B, T) -> (B, C, T, 1, N)."""
-        last = find_anchor(known, index, self.ground)
-        frames = last.frame[:, :, None].expand(-1, -1, target_index.shape[1], -1).clone()
-        floor = last.extrapolate(target_index)
+        """Move the last visible states on: (B, C, K, 1, N), (B, K), (B, T) -> (B, C, T, 1, N).
+
+        Target frames follow the last context frame at whole numbers of frames.
+        """
+        found, last = find_anchor(known, index, self.ground), index.amax(dim=1, keepdim=True)
+        frames = found.frame[:, :, None].expand(-1, -1, target_index.shape[1], -1).clone()
+        ahead = (target_index - last).round().long()
+        rolled = roll_out(found, last, int(ahead.max()), self.ground)
+        floor = rolled.gather(2, (ahead - 1)[:, None, :, None].expand(-1, 2, -1, rolled.shape[3]))
         frames[:, X], frames[:, Y] = self.ground.to_frame(floor[:, 0], floor[:, 1])
         return frames[:, :, :, None]
 

@@ -10,15 +10,16 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-from vdp.core.anchor import Anchor, find_anchor
+from vdp.core.anchor import find_anchor
+from vdp.core.collisions import roll_out
 from vdp.core.ground import Ground
 from vdp.core.objects import AREA, CHANNELS, DIFFUSED, FEATURES, HEIGHT, SEEN, WIDTH, X, Y
 from vdp.models.layers import fourier_features, zero_init
 
 KINDS = CHANNELS - len(FEATURES)
 # units that bring the features near 1: a place is within the frame, an object a sixth of its height
-PLACE_SCALE, FLOOR_SCALE, CHANGE_SCALE, SIZE_SCALE, AREA_SCALE = 4.0, 0.3, 2.0, 6.0, 50.0
-HORIZONS = (0, 1, 2, 3, 4, 5, 6, 7, 9, 11)  # frames ahead at which the distance of a pair is extrapolated
+PLACE_SCALE, FLOOR_SCALE, CHANGE_SCALE, PATH_SCALE, SIZE_SCALE, AREA_SCALE = 4.0, 0.3, 2.0, 0.5, 6.0, 50.0
+HORIZONS = (0, 1, 2, 3, 4, 5, 6, 7, 9, 11)  # frames ahead of the base at which objects and pairs are seen
 LEVEL_FEATURES, LEVEL_PERIOD = 32, 4.0  # Fourier features of a noise level, and their longest period
 NEAR = (0.5, 1.0, 3.0)  # distances, in sizes of an object, of the kernels that turn them into features
 PAIR_FEATURES = 6 + len(HORIZONS) * len(NEAR) + 2 * KINDS
@@ -78,7 +79,7 @@ class TargetSlots(nn.Module):
 
 def token_features(slots: int) -> int:
     """Features of an object, F."""
-    return slots * (len(FEATURES) + 2) + KINDS + 5
+    return slots * (len(FEATURES) + 2) + 2 * len(HORIZONS[1:]) + KINDS + 5
 
 
 def known_objects(frames: Tensor, index: Tensor, slots: int, ground: Ground) -> KnownObjects:
@@ -91,10 +92,13 @@ def known_objects(frames: Tensor, index: Tensor, slots: int, ground: Ground) -> 
     floor = torch.stack(ground.to_floor(features[:, X], features[:, Y]), dim=1)
     change = (floor - found.place[:, :, None]) * visible * CHANGE_SCALE
     scaled = features[:, : len(FEATURES)] * _scale(features)[:, None, None]
+    ahead = roll_out(found, last, HORIZONS[-1], ground)[:, :, [horizon - 1 for horizon in HORIZONS[1:]]]
+    path = (ahead - found.place[:, :, None]) * PATH_SCALE
     age = (last - found.index) * found.present / slots
     tokens = torch.cat(
         [
             rearrange(torch.cat([scaled, change], dim=1), "b c s n -> b n (c s)"),
+            rearrange(path, "b c h n -> b n (c h)"),
             rearrange(kind, "b c n -> b n c"),
             rearrange(found.velocity * CHANGE_SCALE, "b c n -> b n c"),
             rearrange(found.place * FLOOR_SCALE, "b c n -> b n c"),
@@ -102,7 +106,9 @@ def known_objects(frames: Tensor, index: Tensor, slots: int, ground: Ground) -> 
         ],
         dim=-1,
     )
-    return KnownObjects(tokens, pair_features(found, last, kind), found.present)
+    here = found.at(last)[0]
+    places = torch.cat([here[:, :, None], ahead], dim=2)
+    return KnownObjects(tokens, pair_features(found.velocity, places, kind), found.present)
 
 
 def slot_frames(frames: Tensor, offsets: Tensor, slots: int) -> Tensor:
@@ -130,12 +136,16 @@ def target_slots(index: Tensor, target_index: Tensor, slots: int) -> Tensor:
     return slot
 
 
-def pair_features(found: Anchor, last: Tensor, kind: Tensor) -> Tensor:
-    """Features of ordered pairs at the last context frame (B, 1), kinds (B, S, N) -> (B, N, N, E_in)."""
-    ahead = last + last.new_tensor(HORIZONS)
-    places = found.extrapolate(ahead)  # (B, 2, L, N)
+def pair_features(velocity: Tensor, places: Tensor, kind: Tensor) -> Tensor:
+    """Features of ordered pairs of objects, (B, N, N, E_in).
+
+    Args:
+        velocity: at their last sighting, (B, 2, N).
+        places: now and at the horizons, (B, 2, L, N).
+        kind: shapes and materials, (B, S, N).
+    """
     apart = _differences(places[:, :, 0])
-    relative = _differences(found.velocity)
+    relative = _differences(velocity)
     distances = _differences(places).norm(dim=1)  # (B, L, N, N)
     kernels = [torch.exp(-distances / near) for near in NEAR]
     near = torch.exp(-apart.norm(dim=1, keepdim=True) / NEAR[-1])

@@ -40,10 +40,12 @@ class GroundConfig(Params):
     slope: float
     stretch: float
     deceleration: tuple[float, ...]
+    diameter: float
+    restitution: float
 
     def floor(self) -> Ground:
         """Return the floor."""
-        return Ground(self.offset, self.slope, self.stretch, self.deceleration)
+        return Ground(**self.model_dump())
 
 
 class MotionConfig(Params):
