@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from vdp.core.classes import SHAPES
-from vdp.core.ground import REST, Ground, slide
+from vdp.core.ground import REST, Ground, length, slide
 from vdp.core.objects import FEATURES, SEEN, X, Y
 
 SIGHTINGS = 3  # newest visible frames over which the velocity is measured
@@ -28,7 +28,7 @@ class Anchor:
 
     def at(self, index: Tensor) -> tuple[Tensor, Tensor]:
         """Places and velocities on the floor at frame indices (B, 1), without collisions, (B, 2, N) each."""
-        speed = self.velocity.norm(dim=1)
+        speed = length(self.velocity)
         left = (speed - self.deceleration * (index - self.index).clamp(min=0)).clamp(min=0)
         velocity = self.velocity * (left / speed.clamp(min=REST))[:, None]
         return self.extrapolate(index)[:, :, 0], velocity
@@ -36,7 +36,7 @@ class Anchor:
     def extrapolate(self, target_index: Tensor) -> Tensor:
         """Places on the floor at frame indices (B, T) with friction and without collisions, (B, 2, T, N)."""
         frames = (target_index[:, :, None] - self.index[:, None]).clamp(min=0)
-        speed = self.velocity.norm(dim=1)
+        speed = length(self.velocity)
         distance = slide(speed[:, None], self.deceleration[:, None], frames)  # (B, T, N)
         heading = self.velocity / speed.clamp(min=REST)[:, None]
         return self.place[:, :, None] + heading[:, :, None] * distance[:, None]
@@ -78,6 +78,6 @@ def find_anchor(known: Tensor, index: Tensor, ground: Ground) -> Anchor:
 
 def _velocity_at_the_end(moved: Tensor, elapsed: Tensor, deceleration: Tensor) -> Tensor:
     """Velocity after a move of (B, 2, N) within (B, N) frames, slowed down by friction to its end."""
-    mean = moved.norm(dim=1) / elapsed
+    mean = length(moved) / elapsed
     speed = (mean - deceleration * elapsed / 2).clamp(min=0)
     return moved / elapsed[:, None] * (speed / mean.clamp(min=REST))[:, None]

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from vdp.core.anchor import Anchor
-from vdp.core.ground import REST, Ground
+from vdp.core.ground import REST, Ground, length
 
 SUBSTEPS = 2  # per frame; four do not lower the error
 
@@ -25,7 +25,7 @@ def roll_out(found: Anchor, last: Tensor, frames: int, ground: Ground) -> Tensor
     places = []
     for _ in range(frames):
         for _ in range(SUBSTEPS):
-            speed = velocity.norm(dim=1, keepdim=True)
+            speed = length(velocity)[:, None]
             slowed = velocity * ((speed - lost).clamp(min=0) / speed.clamp(min=REST))
             place = place + (velocity + slowed) / (2 * SUBSTEPS)
             velocity = slowed + _impulses(place, slowed, pairs, ground)
@@ -36,7 +36,7 @@ def roll_out(found: Anchor, last: Tensor, frames: int, ground: Ground) -> Tensor
 def _impulses(place: Tensor, velocity: Tensor, pairs: Tensor, ground: Ground) -> Tensor:
     """Change of the velocities by collisions, (B, 2, N); pairs (B, N, N) bool may collide."""
     apart = place[:, :, None] - place[:, :, :, None]  # from the object of axis 2 to that of axis 3
-    distance = apart.norm(dim=1, keepdim=True)
+    distance = length(apart)[:, None]
     normal = apart / distance.clamp(min=REST)
     approach = ((velocity[:, :, None] - velocity[:, :, :, None]) * normal).sum(dim=1, keepdim=True)
     hit = (distance < ground.diameter) & (approach < 0) & pairs[:, None]

@@ -10,7 +10,7 @@ from torch import Tensor
 from vdp.core.anchor import find_anchor
 from vdp.core.classes import SHAPES
 from vdp.core.collisions import roll_out
-from vdp.core.ground import Ground
+from vdp.core.ground import Ground, length
 from vdp.core.objects import AREA, CUT, FEATURES, SEEN, States, X, Y
 from vdp.data.batches.motion import object_latents
 
@@ -72,7 +72,7 @@ def _with_friction(ground: Ground, latents: Tensor) -> Ground:
     """Fill in the median loss of speed per frame of sliding objects of each shape; 0 where none slides."""
     floor = torch.stack(ground.to_floor(latents[:, X, :, 0], latents[:, Y, :, 0]), dim=1)
     whole = (latents[:, SEEN, :, 0] > 0.5) & (latents[:, CUT, :, 0] < 0.5)
-    speed = (floor[:, :, 1:] - floor[:, :, :-1]).norm(dim=1)
+    speed = length(floor[:, :, 1:] - floor[:, :, :-1])
     measured = whole[:, 1:] & whole[:, :-1]
     sliding = measured[:, 1:] & measured[:, :-1] & (speed[:, :-1] > SLIDING)
     lost = speed[:, :-1] - speed[:, 1:]
@@ -93,7 +93,7 @@ def _extrapolation_error(ground: Ground, latents: Tensor) -> float:
         found = find_anchor(latents[:, :, :known], index[:, :known], ground)
         places = found.extrapolate(index[:, target : target + 1])[:, :, 0]
         true, last = latents[:, :, target, 0], latents[:, :, known - 1, 0]
-        moving = (found.velocity.norm(dim=1) > SLIDING) & (true[:, CUT] < 0.5)
+        moving = (length(found.velocity) > SLIDING) & (true[:, CUT] < 0.5)
         moving &= (true[:, SEEN] > 0.5) & (last[:, SEEN] > 0.5)
         across, along = ground.to_frame(places[:, 0], places[:, 1])
         errors.append(torch.hypot(across - true[:, X], along - true[:, Y])[moving])

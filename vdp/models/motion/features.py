@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from vdp.core.anchor import find_anchor
 from vdp.core.collisions import roll_out
-from vdp.core.ground import Ground
+from vdp.core.ground import Ground, length
 from vdp.core.objects import AREA, CHANNELS, DIFFUSED, FEATURES, HEIGHT, SEEN, WIDTH, X, Y
 from vdp.models.layers import fourier_features, zero_init
 
@@ -146,9 +146,9 @@ def pair_features(velocity: Tensor, places: Tensor, kind: Tensor) -> Tensor:
     """
     apart = _differences(places[:, :, 0])
     relative = _differences(velocity)
-    distances = _differences(places).norm(dim=1)  # (B, L, N, N)
+    distances = length(_differences(places))  # (B, L, N, N)
     kernels = [torch.exp(-distances / near) for near in NEAR]
-    near = torch.exp(-apart.norm(dim=1, keepdim=True) / NEAR[-1])
+    near = torch.exp(-length(apart)[:, None] / NEAR[-1])
     count = kind.shape[2]
     kinds = [kind[:, :, :, None].expand(-1, -1, -1, count), kind[:, :, None].expand(-1, -1, count, -1)]
     moved = relative * CHANGE_SCALE
