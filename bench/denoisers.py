@@ -93,7 +93,8 @@ def vdp_subject(name: str, samples: int, context_frames: int | None) -> Subject:
 
     @torch.inference_mode()
     def whole() -> None:
-        predicted = predict(network, codec.encode(frames), [0], objective, strategy, samples, seed=0)
+        known = codec.encode(frames)
+        predicted = predict(network, known, range(clip.known), [0], objective, strategy, samples, seed=0)
         codec.decode(predicted.flatten(0, 1))
 
     side = SIDE // codec.factor

@@ -5,6 +5,7 @@ from torch import Tensor
 from tests.oracle import Oracle, OracleContext, moving_clips
 from tests.processes import EVERY_PAIR, objective_of
 from vdp.config.choices import SAMPLERS
+from vdp.sampling.hops import used_context
 from vdp.sampling.predict import SampleNoise, predict
 from vdp.sampling.rollout import NoiseSource, Strategy, rollout
 from vdp.sampling.samplers import make_sampler, time_grid
@@ -234,7 +235,7 @@ def predict_samples(
     strategy = make_strategy(
         [[13], [17, 19], [22]], 3, temperature=temperature, sampler=sampler, context_noise=0.1 * temperature
     )
-    return predict(DependsOnEverything(), CONTEXT[clips], clips, FLOW, strategy, samples, seed)
+    return predict(DependsOnEverything(), CONTEXT[clips], range(KNOWN), clips, FLOW, strategy, samples, seed)
 
 
 @stochastic_and_deterministic
@@ -255,11 +256,22 @@ def test_more_samples_leave_the_first_ones_unchanged(sampler):
 
 def test_predict_takes_the_first_frames_as_context_and_keeps_no_graph():
     oracle = Oracle(TRUTH, FLOW)
-    predicted = predict(oracle, CONTEXT, [0, 1, 2], FLOW, make_strategy(SKIP), 1, 0)
+    predicted = predict(oracle, CONTEXT, range(KNOWN), [0, 1, 2], FLOW, make_strategy(SKIP), 1, 0)
     torch.testing.assert_close(predicted[:, 0], truth_of(SKIP), atol=1e-3, rtol=0)
     assert oracle.indices[0] == [*reversed(range(KNOWN))]
-    predicted = predict(PredictsItsInput(), CONTEXT, [0, 1, 2], FLOW, make_strategy(SKIP), 1, 0)
+    predicted = predict(PredictsItsInput(), CONTEXT, range(KNOWN), [0, 1, 2], FLOW, make_strategy(SKIP), 1, 0)
     assert not predicted.requires_grad
+
+
+def test_only_the_used_context_frames_are_needed():
+    strategy = make_strategy([[13], [17, 19], [22]], 3, context_frames=4)
+    used = used_context(range(KNOWN), strategy.hops, strategy.context_frames)
+    assert 0 < len(used) < KNOWN
+    settings = ([0, 1, 2], FLOW, strategy, 2, 0)
+    every = predict(DependsOnEverything(), CONTEXT, range(KNOWN), *settings)
+    assert torch.equal(predict(DependsOnEverything(), CONTEXT[:, :, used], used, *settings), every)
+    fewer = predict(DependsOnEverything(), CONTEXT[:, :, used[1:]], used[1:], *settings)
+    assert not torch.equal(fewer, every)
 
 
 def test_samples_of_different_clips_and_seeds_have_different_noise():

@@ -28,6 +28,7 @@ from vdp.models.denoisers.dit import DiT
 from vdp.models.denoisers.factory import load_denoiser
 from vdp.models.denoisers.params import DenoiserConfig
 from vdp.models.denoisers.unet import UNet
+from vdp.sampling.hops import used_context
 from vdp.sampling.params import PredictParams
 from vdp.sampling.predict import make_strategy, predict
 from vdp.sampling.rollout import Strategy
@@ -86,12 +87,13 @@ class LatentDiffusion:
         Returns:
             Frames (B, S, N, H, W, 3) uint8, and the raw latents of the last one, (B, S, C, h, w) float16.
         """
-        raw = [encode_frames(self.codec.encode, frames, len(frames), self.device) for frames in context]
+        used = used_context(range(len(context[0])), strategy.hops, strategy.context_frames)
+        raw = [encode_frames(self.codec.encode, frames[used], len(used), self.device) for frames in context]
         known = self.normalisation.apply(torch.stack(raw))
         numbers = [crc32(name.encode()) for name in names]
         with autocast(self.device):
             latents = predict(
-                self.network, known, numbers, self.objectives["predict"], strategy, samples, seed
+                self.network, known, used, numbers, self.objectives["predict"], strategy, samples, seed
             )
         raw_latents = self.normalisation.invert(latents.flatten(0, 1))
         frames = decode_frames(self.codec.decode, raw_latents, self.device)

@@ -87,8 +87,9 @@ class ObjectMotion:
         numbers = [crc32(name.encode()) for name in names]
         with autocast(self.device):
             predicted = predict(
-                self.network, known.to(self.device), numbers, self.objective, strategy, samples, seed
-            )
+                self.network, known.to(self.device), range(first), numbers,
+                self.objective, strategy, samples, seed,
+            )  # fmt: skip
         places = predicted[:, :, [X, Y, SEEN]][:, :, :, [frame - first for frame in frames], 0, :count]
         return places.permute(0, 1, 4, 3, 2).float().cpu().numpy()
 

@@ -2,6 +2,10 @@
 
 from collections.abc import Sequence
 
+import torch
+
+from vdp.core.context_frames import distance
+
 HopPlan = tuple[tuple[float, ...], ...]  # frame indices of each hop, in the order of prediction
 
 
@@ -49,7 +53,11 @@ def group_frames(count: int, size: int | None) -> list[range]:
     return [range(start, start + size) for start in starts]
 
 
-def plan_groups(first: int, last: int, size: int) -> HopPlan:
-    """Plan hops of up to `size` consecutive frames to all frames from `first` to `last`."""
-    starts = range(first, last + 1, size)
-    return tuple(tuple(map(float, range(start, min(start + size, last + 1)))) for start in starts)
+def used_context(index: Sequence[float], hops: HopPlan, count: int) -> list[int]:
+    """Positions of the context frames at `index` that a rollout uses: the `count` nearest of some hop."""
+    known, used = list(index), set[int]()
+    for hop in hops:
+        order = distance(torch.tensor([known]), torch.tensor([hop[:1]]))[0, 0].argsort()[:count]
+        used.update(position for position in order.tolist() if position < len(index))
+        known += hop
+    return sorted(used)

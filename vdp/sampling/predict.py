@@ -68,6 +68,7 @@ def make_strategy(params: PredictParams, num_timesteps: int, context_frames: int
 def predict(
     denoiser: Denoiser[ContextT],
     known: Tensor,
+    index: Sequence[float],
     clips: Sequence[int],
     objective: DiffusedData,
     strategy: Strategy,
@@ -77,16 +78,17 @@ def predict(
     """Roll out S samples of each clip.
 
     Args:
-        known: normalised latents of frames 0..K-1, (B, C, K, h, w).
+        known: normalised latents of context frames, (B, C, K, h, w).
+        index: their K frame indices.
 
     Returns:
         Normalised latents of the hops' frames, (B, S, C, N, h, w).
     """
-    batch, channels, count, height, width = known.shape
+    batch, channels, _, height, width = known.shape
     noise_source = SampleNoise(
         seed, clips, samples, (objective.channels(channels), height, width), known.device
     )
     repeated = known.repeat_interleave(samples, dim=0)
-    index = torch.arange(count, dtype=torch.float32, device=known.device).expand(len(repeated), -1)
-    predicted = rollout(denoiser, repeated, index, objective, strategy, noise_source)
+    indices = torch.tensor(index, dtype=torch.float32, device=known.device).expand(len(repeated), -1)
+    predicted = rollout(denoiser, repeated, indices, objective, strategy, noise_source)
     return predicted.reshape(batch, samples, *predicted.shape[1:])
