@@ -30,8 +30,10 @@ engine: {save_steps: 2}
 pretrain_vae: {steps: 60, validate_every: 20}
 train_denoiser: {steps: 60, validate_every: 20}
 train_segmenter: {steps: 40, validate_every: 20}
+train_classifier: {steps: 40, validate_every: 20}
+train_motion: {steps: 40, validate_every: 20}
 """
-TRAININGS = ("pretrain_vae", "train_denoiser", "train_segmenter")
+TRAININGS = ("pretrain_vae", "train_denoiser", "train_segmenter", "train_classifier", "train_motion")
 RESULTS = ("dvc.lock", "results/metrics.json")
 CHECK, RUN = ("python", "-m", "vdp", "check"), ("dvc", "repro")
 STAGE_VARIABLES = (

@@ -3,9 +3,9 @@
     python -m bench.train [--data FOLDER] [--recipe NAME]
 
 Each training of params.yaml, or of a recipe over it, runs as its stage does, by `vdp.training.trainer.fit`
-on the clips and latents of FOLDER, in one process without workers. It is not saved. It takes turns of a few
-steps with the bare step: loss, backward and AdamW under the same autocast, on a copy of the network and the
-same batches and random numbers. Not measured: validations, checkpoints and MLflow.
+on the clips, latents and tracks of FOLDER, in one process without workers. It is not saved. It takes turns of
+a few steps with the bare step: loss, backward and AdamW under the same autocast, on a copy of the network and
+the same batches and random numbers. Not measured: validations, checkpoints and MLflow.
 
 Seconds are wall time, the median over all turns. The ratio is that of a turn of `fit`, without its wait for
 batches, to the bare turn after it, so that a slow machine slows both: median and quartiles. The segmenter's
@@ -31,7 +31,7 @@ from lightning_fabric import Fabric
 from pydantic import JsonValue
 
 from bench.denoisers import markdown, number
-from stages import pretrain_vae, train_denoiser, train_segmenter
+from stages import pretrain_vae, train_classifier, train_denoiser, train_motion, train_segmenter
 from vdp.config.read import read_section, run_stage
 from vdp.config.recipes import merged, read_recipe
 from vdp.config.schema import PARAMS_FILE
@@ -49,8 +49,14 @@ from vdp.training.params import EngineParams, FitParams, PretrainVAEParams
 from vdp.training.seeds import noise_rng
 from vdp.training.trainer import fit
 
-STAGES = {"pretrain_vae": pretrain_vae, "train_denoiser": train_denoiser, "train_segmenter": train_segmenter}
-INPUTS = (Path("clips"), Path("latents"))
+STAGES = {
+    "pretrain_vae": pretrain_vae,
+    "train_denoiser": train_denoiser,
+    "train_segmenter": train_segmenter,
+    "train_classifier": train_classifier,
+    "train_motion": train_motion,
+}
+INPUTS = (Path("clips"), Path("latents"), Path("tracks"))
 UNTIMED = WARM_STEPS + COST_STEPS + 1  # steps in which `fit` measures its cost
 ONE_PROCESS: dict[str, JsonValue] = {
     "devices": 1, "num_nodes": 1, "strategy": "auto", "compile": False, "checkpointing": False,
@@ -193,10 +199,10 @@ def time_turns(
 def temporary_project(data: Path, recipe: str | None) -> Iterator[None]:
     """Work in a temporary folder with params, data and an untrained codec; UserError without data."""
     for path in INPUTS:
-        if not (data / path / "train" / "manifest.json").is_file():
+        if not (data / path / "train").is_dir():
             raise UserError(
-                f"{data / path}: no such data; run `dvc repro encode_latents`, which writes data/clips and "
-                "data/latents, or name a folder with both by --data"
+                f"{data / path}: no such data; run `dvc repro encode_latents track_objects`, which writes "
+                f"{', '.join(f'data/{name}' for name in INPUTS)}, or name a folder with them by --data"
             )
     params = merged(read_file(), read_recipe(recipe) if recipe else {})
     changes: dict[str, JsonValue] = {"engine": ONE_PROCESS, **{stage: {"num_workers": 0} for stage in STAGES}}
@@ -278,7 +284,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--data", type=Path, default=Path("data"), help="folder with clips and latents")
+    parser.add_argument(
+        "--data", type=Path, default=Path("data"), help="folder with clips, latents and tracks"
+    )
     parser.add_argument("--recipe", help="a recipe over params.yaml")
     parser.add_argument("--stages", nargs="+", choices=STAGES, default=list(STAGES))
     parser.add_argument("--steps", type=int, default=4, help="of a turn")

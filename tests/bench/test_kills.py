@@ -1,4 +1,7 @@
 from dataclasses import replace
+from pathlib import Path
+
+import yaml
 
 from bench import kills
 from bench.kills import Trial
@@ -11,6 +14,14 @@ Running stage 'pretrain_vae':
 > python -m stages.pretrain_vae
 """
 GOOD = Trial(3, 12.34, 0.5, "pretrain_vae", 14, 14, "", ())
+
+
+def test_every_stage_that_the_launcher_starts_trains_longer_than_its_checkpoints():
+    stages = yaml.safe_load((Path(__file__).parents[2] / "dvc.yaml").read_text())["stages"]
+    launched = {name for name, stage in stages.items() if stage["cmd"].startswith("${launcher}")}
+    assert set(kills.TRAININGS) == launched
+    longer = yaml.safe_load(kills.LONGER)
+    assert all(longer[name]["steps"] > 10 * longer["engine"]["save_steps"] for name in launched)
 
 
 def test_the_table_is_ordered_by_time_and_names_the_stage_and_the_errors():

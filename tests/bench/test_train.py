@@ -3,13 +3,17 @@
 import pytest
 import torch
 
-from bench import train
+from bench import kills, train
 from bench.train import BareTraining, NoLogger, Turn, table_row, time_turns
 from tests.training.small import engine_params, fit_params, line_training
 from vdp.training.engine import launch
 from vdp.training.seeds import seed_weights
 
 pytestmark = pytest.mark.slow
+
+
+def test_every_training_is_timed():
+    assert set(train.STAGES) == set(kills.TRAININGS)
 
 
 def test_bare_steps_train_the_same_weights_and_each_turn_is_timed(monkeypatch):

@@ -35,6 +35,7 @@ def params() -> dict[str, dict[str, object]]:
     data["predict"] |= {"hops": [4, 6], "steps": 2, "samples": 2, "batch_size": 6}  # batches of 3 of 4 clips
     data["segment"] |= {"object_threshold": 0.5, "seen_classes_only": False}
     data["track_objects"]["min_pixels"] = 20  # random masks have many small parts
+    data["motion"]["context_slots"] = KNOWN
     data["sample_motion"] |= {"steps": 2, "samples": 3}
     data["denoiser"]["unet"]["context_slots"] = 2
     data["train_denoiser"] |= {"context_frames": 3, "max_span": 4, "max_hops": 1}

@@ -189,6 +189,39 @@ def test_the_params_of_the_project_are_valid(monkeypatch):
             {"predict.context_noise": 0.2},
             "predict.context_noise=0.2: expected <= train_denoiser.context_noise",
         ),
+        # motion
+        ({"motion.prediction": "eps"}, "motion.prediction=eps: expected one of flow, v, x0"),
+        ({"motion.schedule": "linear"}, "motion.schedule=linear: expected one of flow, cosine"),
+        (
+            {"motion.hidden_dim": 130},
+            "motion.hidden_dim=130: expected a multiple of motion.num_heads=4; change",
+        ),
+        (
+            {"motion.target_slots": 10},
+            "motion.target_slots=10: expected >= 11, the last of predict.hops less clip.known=11, with "
+            "motion.name=transformer; raise it, or set motion.name to interaction",
+        ),
+        (
+            {"motion.context_slots": 12},
+            "motion.context_slots=12: expected <= clip.known=11, the longest context in training; lower it",
+        ),
+        (
+            {"motion.context_slots": 3, "clip.known": 1, "predict.hops": [2, *range(4, 23, 2)]},
+            "motion.target_slots=11: expected >= 21",
+        ),
+        (
+            {"motion.context_slots": 3, "clip.known": 1, "motion.target_slots": 21}
+            | {"predict.hops": [2, *range(4, 23, 2)]},
+            "expected <= clip.known=1, the longest context in training; lower it to 2",
+        ),
+        (
+            {"train_motion.accumulate": 3},
+            "train_motion.accumulate=3: expected a divisor of batch_size=128",
+        ),
+        (
+            {"train_classifier.accumulate": 3},
+            "train_classifier.accumulate=3: expected a divisor of batch_size=128",
+        ),
         # sources
         ({"extract_frames.train": None}, "extract_frames.train=null: expected a source"),
         (
@@ -229,6 +262,15 @@ def test_sections_that_contradict_each_other_are_refused(changes, message):
         {"train.max_span": 2000, "evaluate_tasks.interpolate_frames": [21]},
         {"train.tasks.restore": 0.1, "encode_latents.degraded": 1},
         {"train.tasks.generate": 5.0},
+        *(
+            {"motion.schedule": s, "motion.prediction": p}
+            for s in ("flow", "cosine")
+            for p in ("flow", "v", "x0")
+        ),
+        {"motion.name": "interaction", "motion.target_slots": 1},
+        {"motion.target_slots": 12, "motion.context_slots": 2},
+        {"motion.context_slots": 2, "clip.known": 1, "motion.target_slots": 21}
+        | {"predict.hops": [2, *range(4, 23, 2)]},
     ],
 )
 def test_sections_that_agree_are_accepted(changes):

@@ -28,7 +28,7 @@ class MotionParams(Params):
         if self.hidden_dim % self.num_heads:
             raise ValueError(
                 f"motion.hidden_dim={self.hidden_dim}: expected a multiple of motion.num_heads="
-                f"{self.num_heads}"
+                f"{self.num_heads}; change one of them"
             )
         return self
 
