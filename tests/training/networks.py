@@ -2,23 +2,35 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Generic
+from typing import Generic, get_args
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from stages import train_classifier
 from tests.models.denoiser_cases import denoiser_params
 from tests.processes import objective_of
+from vdp.config.choices import MotionName
+from vdp.core.classes import NUM_CLASSES
+from vdp.core.ground import Ground
+from vdp.core.objects import FEATURES, SEEN, X, Y
 from vdp.core.rng import BatchRng
+from vdp.data.batches.crops import Crops
 from vdp.data.batches.frames import Frames
 from vdp.data.batches.hops import HopBatch
+from vdp.data.batches.motion import MotionBatch, object_latents
 from vdp.diffusion.loss import HopLoss, LevelLoss
+from vdp.diffusion.motion import MotionLevelLoss, MotionLoss, MotionObjective, motion_process
 from vdp.diffusion.scheduled_sampling import ScheduledSampling
+from vdp.models.classifiers.crops import CropClassifier
+from vdp.models.classifiers.params import ClassifierParams
 from vdp.models.codecs.params import VAEParams
 from vdp.models.codecs.vae import VAE, vae_loss
 from vdp.models.denoisers.factory import build_denoiser
 from vdp.models.factored_classes import factor_loss
+from vdp.models.motion.factory import MotionModel, build_motion
+from vdp.models.motion.params import MotionParams
 from vdp.models.segmenters.params import SegmenterParams
 from vdp.models.segmenters.unetpp import UNetPlusPlus
 from vdp.training.dataloader import Batch
@@ -36,6 +48,12 @@ VAE_SECTION = {
 SEGMENTER = {
     "encoder": "resnet18", "encoder_depth": 3, "decoder_channels": [8, 8, 8], "upsample": 1,
 }  # fmt: skip
+CLASSIFIER = {"crop": 12, "crop_scale": 0.5, "base_channels": 8}
+MOTION = {
+    "schedule": "cosine", "prediction": "v", "hidden_dim": 16, "pair_dim": 8, "depth": 1, "head_depth": 1,
+    "num_heads": 2, "context_slots": 4, "target_slots": 2,
+}  # fmt: skip
+OBJECTS, TARGETS = 4, 2  # of a clip of objects
 
 
 @dataclass(frozen=True)
@@ -121,10 +139,70 @@ def segmenter_training() -> Training[UNetPlusPlus, Frames, Frames]:
     return Training("train_segmenter", network, loss, batches, loss, val_batches)
 
 
+def draw_objects(rng: np.random.Generator, size: int) -> MotionBatch:
+    """Clips of objects that slide past each other; of some clips few objects are visible."""
+    frames = MOTION["context_slots"] + TARGETS
+    states = rng.uniform(0, 0.2, (size, OBJECTS, frames, len(FEATURES))).astype(np.float32)
+    start, step = rng.uniform(-0.4, 0.4, (2, size, OBJECTS, 1, 2))
+    states[..., [X, Y]] = start + 0.1 * step * np.arange(frames)[:, None]
+    states[..., SEEN] = rng.random((size, OBJECTS, frames)) < rng.uniform(0.3, 1, (size, 1, 1))
+    states *= states[..., SEEN : SEEN + 1]
+    latents = object_latents(states, rng.integers(1, NUM_CLASSES, (size, OBJECTS)).astype(np.uint8))
+    index, known = torch.arange(float(frames)).expand(size, -1), MOTION["context_slots"]
+    return MotionBatch(latents[:, :, :known], index[:, :known], latents[:, :, known:], index[:, known:])
+
+
+def take_objects(batch: MotionBatch, rows: slice) -> MotionBatch:
+    return MotionBatch(batch.known[rows], batch.index[rows], batch.target[rows], batch.target_index[rows])
+
+
+def draw_crops(rng: np.random.Generator, size: int) -> Crops:
+    """Noise around a level that depends on the class; a few crops have no object."""
+    classes = torch.from_numpy(rng.integers(0, NUM_CLASSES, size))
+    noise = rng.uniform(-0.2, 0.2, (size, 3, CLASSIFIER["crop"], CLASSIFIER["crop"]))
+    crops = torch.from_numpy(noise.astype(np.float32)) + (classes / NUM_CLASSES - 0.5)[:, None, None, None]
+    return Crops(crops, classes, (classes > 0).float())
+
+
+def take_crops(batch: Crops, rows: slice) -> Crops:
+    return Crops(batch.crops[rows], batch.classes[rows], batch.weight[rows])
+
+
+def motion_training(name: str) -> Training[MotionModel, MotionBatch, MotionBatch]:
+    """A motion model that predicts some of its own context frames."""
+    ground = Ground(0.2, 0.1, 2.0, (0.03, 0.02, 0.03), diameter=1.0, restitution=0.7)
+    objective = MotionObjective(motion_process("cosine", "v"), ground, torch.tensor([1.5, 0.7]))
+    settings = (objective, 1.0, 2, 0.5)
+    network = build_motion(MotionParams.model_validate({"name": name, **MOTION}), ground)
+    loss = MotionLoss(*settings, unroll=2, hop_frames=TARGETS)
+    batches = RandomBatches(draw_objects, take_objects)
+    val_batches = RandomBatches(draw_objects, take_objects, VALIDATION_SIZE)
+    return Training("train_motion", network, loss, batches, MotionLevelLoss(*settings), val_batches)
+
+
+def classifier_training() -> Training[CropClassifier, Crops, Crops]:
+    """The training of the stage on other batches."""
+    return Training(
+        "train_classifier",
+        CropClassifier(ClassifierParams.model_validate(CLASSIFIER)),
+        train_classifier.loss,
+        RandomBatches(draw_crops, take_crops),
+        train_classifier.val_loss,
+        RandomBatches(draw_crops, take_crops, VALIDATION_SIZE),
+    )
+
+
 def make_training(name: str) -> Training:
-    """Return a training: 'vae', 'segmenter' or a denoiser, with '+scheduled' by scheduled sampling."""
+    """Return a training by name.
+
+    'vae', 'segmenter', 'classifier', a motion model, or a denoiser, with '+scheduled' by scheduled sampling.
+    """
     if name == "vae":
         return vae_training()
     if name == "segmenter":
         return segmenter_training()
+    if name == "classifier":
+        return classifier_training()
+    if name in get_args(MotionName):
+        return motion_training(name)
     return denoiser_training(name.removesuffix("+scheduled"), 0.5 if name.endswith("+scheduled") else 0.0)

@@ -56,6 +56,8 @@ JOBS = {
     "vae ddp parts": Job("vae", DDP, {**ONCE, "accumulate": 4}),
     "segmenter ddp": Job("segmenter", DDP, {"steps": 3}),
     "segmenter fsdp": Job("segmenter", FSDP, {"steps": 3}),
+    "classifier ddp": Job("classifier", DDP, {"steps": 3}),
+    "classifier fsdp": Job("classifier", FSDP, {"steps": 3}),
     "line fsdp rising": Job("line", FSDP, {"validate_every": 4}, rising_val_loss=True),
     "failure": Job("line", DDP, fault="fail", rank=1),
 }
@@ -84,16 +86,19 @@ def test_two_processes_give_the_losses_of_one(two, one, name):
 
 
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
-def test_batch_norm_learns_from_the_part_of_each_process(two, strategy):
+@pytest.mark.parametrize("name", ["segmenter", "classifier"])
+def test_batch_norm_learns_from_the_part_of_each_process(two, name, strategy):
     """Its statistics are those of a part, so the losses differ from those of one process."""
-    curve = losses(result_of(two, f"segmenter {strategy}"))
+    curve = losses(result_of(two, f"{name} {strategy}"))
     assert curve[-1] < curve[0]
 
 
 def test_all_processes_have_the_same_curves_and_weights(two):
     for name, main, other in zip(JOBS, two.main, two.other, strict=False):
         assert main["curves"] == other["curves"], name
-        if not name.startswith("segmenter"):  # batch norm has the statistics of the parts of a process
+        if not name.startswith(
+            ("segmenter", "classifier")
+        ):  # batch norm has the statistics of the parts of a process
             assert main["hash"] == other["hash"], name
 
 

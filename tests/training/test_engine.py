@@ -15,7 +15,7 @@ from vdp.training.seeds import seed_weights
 
 pytestmark = pytest.mark.slow
 
-NETWORKS = ["vae", "unet-features+scheduled", "dit-one_way+scheduled"]
+NETWORKS = ["vae", "unet-features+scheduled", "transformer", "interaction", "dit-one_way+scheduled"]
 Curves = list[tuple[int, dict[str, float]]]
 
 every_network = pytest.mark.parametrize("name", NETWORKS)
@@ -117,6 +117,14 @@ def test_a_checkpoint_can_be_resumed_with_and_without_recomputed_activations(tmp
         resumed = run(Job("dit-one_way", engines[1], {"steps": 6}, folder))
         del resumed["flops"]
         assert resumed == plain
+
+
+@pytest.mark.parametrize("name", ["transformer", "interaction", "classifier"])
+def test_a_training_of_objects_resumes_to_the_bytes_of_an_uninterrupted_one(tmp_path, name):
+    params, engine = {"steps": 6, "validate_every": 3, "accumulate": 2}, {"save_steps": 2}
+    run(Job(name, engine, params, str(tmp_path), fault="leave", step=5))
+    assert [path.stem for path in sorted(tmp_path.glob("*.json"))] == ["000000002", "000000004"]
+    assert run(Job(name, engine, params, str(tmp_path))) == run(Job(name, params=params))
 
 
 def test_compiled_blocks_give_the_same_losses_and_names(tmp_path, monkeypatch):

@@ -116,7 +116,8 @@ def visible_weight(hops: Hops) -> Tensor:
 class MotionLoss:
     """Loss of hops of objects; implements the loss protocol of `vdp.training.trainer`.
 
-    Only objects that are visible in the context count, and places only where the object is visible.
+    Only objects that are visible in the context count, and places only where the object is visible. It is the
+    mean over clips of the mean in each, so that the parts of a batch add up to the loss of the whole.
     """
 
     objective: MotionObjective
@@ -163,9 +164,14 @@ class MotionLoss:
         draws = error.shape[2] // hops.target.shape[2]
         visible = visible_weight(hops).repeat_interleave(draws, dim=1)[:, None]
         present = (hops.known[:, SEEN] > 0.5).any(dim=1)[:, None, None].expand_as(visible).to(error)
-        place = (error[:, :2] * visible).sum() / (2 * visible.sum()).clamp(min=1)
-        seen = (error[:, 2:] * present).sum() / present.sum().clamp(min=1)
+        place, seen = _clip_mean(error[:, :2], visible), _clip_mean(error[:, 2:], present)
         return {"loss": place + self.seen_weight * seen, "place": place, "seen": seen}
+
+
+def _clip_mean(error: Tensor, weight: Tensor) -> Tensor:
+    """Mean over clips of the weighted mean in each; 0 for a clip without weight, (B, C, T, 1, N) each."""
+    weight = weight.expand_as(error)
+    return ((error * weight).flatten(1).sum(dim=1) / weight.flatten(1).sum(dim=1).clamp(min=1)).mean()
 
 
 @dataclass(frozen=True)
