@@ -11,6 +11,7 @@ import time
 from functools import cache
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 
@@ -112,6 +113,10 @@ def test_dvc_yaml_names_all_that_a_stage_uses_and_nothing_else(name):
     assert errors(name, STAGES[name], REPO) == []
 
 
+def test_the_launcher_starts_the_trainings_and_nothing_else():
+    assert {name for name, stage in STAGES.items() if "launcher" in stage["cmd"]} == set(TRAININGS)
+
+
 def test_every_stage_has_a_script_of_its_name():
     assert {path.stem for path in (REPO / "stages").glob("*.py")} - {"__init__"} == set(STAGES)
 
@@ -204,7 +209,8 @@ def test_a_run_scores_every_test_set_with_its_baselines_and_ceilings(project):
     assert "simulated" in metrics
     for scores in metrics.values():
         assert set(scores["baseline"]) == {
-            "copy_last", "copy_last_truth", "constant_velocity", "decayed_velocity", "decayed_velocity_truth",
+            "copy_last", "copy_last_truth", "copy_last_tracked", "constant_velocity", "decayed_velocity",
+            "decayed_velocity_truth", "decayed_velocity_tracked", "motion_only",
         }  # fmt: skip
         assert set(scores["ceiling"]) == {"segmenter", "codec", "seen_classes", "unetpp_alone"}
         names = {
@@ -215,6 +221,37 @@ def test_a_run_scores_every_test_set_with_its_baselines_and_ceilings(project):
         assert names | {f"interval.{name}.{end}" for name in names for end in ("low", "high")} <= set(numbers)
         assert numbers["decay_clips"] == 2
     assert "jaccard" in run(project, sys.executable, "-m", "vdp", "summary")
+
+
+@pytest.mark.end_to_end
+def test_a_run_tracks_objects_trains_their_motion_and_samples_it(project):
+    """Tracks of true masks have all frames and no pixels; the motion has all samples and hops."""
+    data, params = project / "data", yaml.safe_load((project / "params.yaml").read_text())
+    simulate, clip, hops = params["simulate"], params["clip"], params["predict"]["hops"]
+    expected = {
+        "raw/simulated/tracks": (simulate["tracks"], clip["frames"]),
+        "tracks/train": (simulate["train"], clip["frames"]),
+        "tracks/val": (simulate["val"], clip["frames"]),
+        "tracks/unlabeled": (params["track_objects"]["unlabeled"], clip["frames"]),
+        "tracks/test/simulated": (simulate["test"], clip["known"]),
+    }
+    for folder, (clips, frames) in expected.items():
+        states = np.load(data / folder / "states.npy")
+        assert (states.shape[0], states.shape[2]) == (clips, frames), folder
+        assert (data / folder / "labels.npy").exists() == ("unlabeled" in folder or "test" in folder)
+    for model in ("classifier", "motion"):
+        names = {path.name for path in (data / "models" / model).iterdir()}
+        assert names == {"model.safetensors", "config.json", "best.safetensors"}
+    motion = {path.stem: np.load(path).shape for path in (data / "motion/simulated").iterdir()}
+    objects = np.load(data / "tracks/test/simulated/classes.npy").shape[1]
+    size, clips = (clip["height"], clip["width"]), simulate["test"]
+    samples = params["sample_motion"]["samples"]
+    assert motion == {
+        "places": (clips, samples, objects, len(hops), 3), "masks": (clips, samples, *size),
+        "composed": (clips, len(hops), *size, 3), "motion_only": (clips, *size),
+    }  # fmt: skip
+    masks = {path.stem for path in (data / "masks/simulated").iterdir()}
+    assert masks == {"prediction", "known", "truth", "truth_unetpp", "round_trip", "motion_only", "tracked"}
 
 
 @pytest.mark.end_to_end
@@ -269,7 +306,8 @@ def test_a_forced_repro_resumes_after_each_stop_and_gives_the_same_bytes(project
     again = ["--force", "--downstream"]
     second = stopped_repro(project, "train_denoiser", signal.SIGKILL, *again, "pretrain_vae")
     assert "pretrain_vae: resumed after step " in second
-    third = run(project, "dvc", "repro", *again, "train_denoiser", "train_segmenter")
+    rest = ("train_denoiser", "train_segmenter", "train_classifier")
+    third = run(project, "dvc", "repro", *again, *rest)
     assert "train_denoiser: resumed after step " in third
     assert set(stages_run(first + second + third)) == set(STAGES)
     assert (project / "dvc.lock").read_bytes() == lock
