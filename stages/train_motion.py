@@ -60,7 +60,8 @@ def main() -> None:
         val = track_stores(TRACKS, ["val"]) or stores
         val_batches = MotionBatches(val, VALIDATION_CLIPS, *window, False, 0.0, VALIDATION_SEED)
         process = motion_process(motion.schedule, motion.prediction)
-        ground = fit_ground(stores[0].states[:MEASURED_CLIPS], stores[0].classes[:MEASURED_CLIPS])
+        measured = batches.stores[0]  # without those of no clips
+        ground = fit_ground(measured.states[:MEASURED_CLIPS], measured.classes[:MEASURED_CLIPS])
         first = first_batches(batches, seed)
         scale = torch.stack([motion_scale(batch, process, ground) for batch in first]).mean(dim=0)
         objective = MotionObjective(process, ground, scale.to(fabric.device))

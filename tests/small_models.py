@@ -43,7 +43,10 @@ MOTION = {
     "hidden_dim": 16, "pair_dim": 4, "depth": 1, "head_depth": 1, "num_heads": 2,
     "context_slots": 4, "target_slots": 3,
 }  # fmt: skip
-GROUND = {"offset": 0.2, "slope": 0.1, "stretch": 2.0, "deceleration": (0.03, 0.02, 0.03)}
+GROUND = {
+    "offset": 0.2, "slope": 0.1, "stretch": 2.0, "deceleration": (0.03, 0.02, 0.03), "diameter": 1.0,
+    "restitution": 0.7,
+}  # fmt: skip
 SEGMENTER = {"encoder": "resnet18", "encoder_depth": 3, "decoder_channels": [16, 8, 8], "upsample": 1}
 
 

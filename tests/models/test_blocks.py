@@ -10,16 +10,21 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from tests.models.denoiser_cases import CHANNELS, VARIANTS, new_denoiser, normal
+from tests.models.test_motion import GROUND, NAMES, latents
+from tests.models.test_motion import params as motion_params
+from vdp.models.classifiers.crops import CropClassifier, crop_loss
+from vdp.models.classifiers.params import ClassifierParams
 from vdp.models.codecs.params import VAEParams
 from vdp.models.codecs.vae import VAE, vae_loss
 from vdp.models.denoisers.factory import DiT, UNet
 from vdp.models.factored_classes import NUM_LOGITS
+from vdp.models.motion.factory import InteractionNetwork, MotionModel, MotionTransformer, build_motion
 from vdp.models.segmenters.params import SegmenterParams
 from vdp.models.segmenters.unetpp import UNetPlusPlus
 
 pytestmark = pytest.mark.slow
 
-Network = DiT | UNet | VAE | UNetPlusPlus
+Network = DiT | UNet | VAE | UNetPlusPlus | CropClassifier | MotionModel
 
 
 def vae(temporal_factor: int, has_masks: bool) -> VAE:
@@ -33,6 +38,14 @@ def segmenter(encoder: str) -> UNetPlusPlus:
     )
 
 
+def classifier() -> CropClassifier:
+    return CropClassifier(ClassifierParams(crop=12, crop_scale=0.5, base_channels=8))
+
+
+def motion(name: str) -> MotionModel:
+    return build_motion(motion_params(name), GROUND)
+
+
 NETWORKS: dict[str, Callable[[], Network]] = {
     **{name: partial(new_denoiser, name) for name in VARIANTS},
     "unet-one-level": partial(new_denoiser, "unet-features", head_levels=1, head_blocks=2),
@@ -43,6 +56,8 @@ NETWORKS: dict[str, Callable[[], Network]] = {
     "segmenter-timm": partial(segmenter, "tu-resnet10t"),
     "segmenter-unused-stage-runs": partial(segmenter, "efficientnet-b0"),
     "segmenter-bypassed-forward": partial(segmenter, "densenet121"),
+    "classifier": classifier,
+    **{f"motion-{name}": partial(motion, name) for name in NAMES},
 }
 every_network = pytest.mark.parametrize("name", NETWORKS)
 UNTRAINED = {"vae-without-masks": "decoder.mask.", "segmenter-unused-stage-runs": "network.encoder."}
@@ -70,6 +85,14 @@ def compute_loss(network: Network) -> Tensor:
         return vae_loss(network, clips, masks, weight, noise, 1e-2, 5.0, mask_weight)["loss"]
     if isinstance(network, UNetPlusPlus):
         return network(normal(2, 3, 16, 24, seed=2)).square().mean()
+    if isinstance(network, CropClassifier):
+        return crop_loss(network(normal(2, 3, 12, 12, seed=2)), torch.tensor([3, 40])).mean()
+    if isinstance(network, MotionTransformer | InteractionNetwork):
+        known, xt = latents(2, 3), normal(2, 3, 4, 1, 3, seed=3)
+        index, target_index = torch.arange(5.0).expand(2, -1), 5 + torch.arange(2.0).expand(2, -1)
+        dropped = torch.tensor([True, False])
+        context = network.context(known, index, torch.zeros_like(index), dropped, target_index)
+        return network(xt, torch.tensor([[0.2, 0.7]]).repeat(2, 2), context).square().mean()
     frames, xt = normal(2, CHANNELS, 4, 6, 8, seed=2), normal(2, CHANNELS, 4, 6, 8, seed=3)
     index, target_index = torch.arange(4.0).expand(2, -1), 5 + torch.arange(2.0).expand(2, -1)
     dropped = torch.tensor([True, False])

@@ -8,7 +8,9 @@ from vdp.models.segmenters.link import assign_classes, clip_tracks, find_parts, 
 from vdp.models.segmenters.params import TrackParams
 
 SIZE = (32, 48)
-PARAMS = TrackParams(object_threshold=0.4, min_pixels=4, max_gap=3, max_distance=0.125)
+PARAMS = TrackParams(
+    object_threshold=0.4, min_pixels=4, max_gap=3, max_distance=0.125, classifier_weight=0.0, unlabeled=0
+)
 
 
 def probs_of(masks: np.ndarray, sure: float = 0.9) -> np.ndarray:

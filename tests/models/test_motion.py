@@ -1,5 +1,7 @@
 """The motion model on clips of objects: the contract of a denoiser of objects."""
 
+from dataclasses import asdict
+
 import numpy as np
 import pytest
 import torch
@@ -7,11 +9,12 @@ import torch
 from vdp.core.ground import Ground
 from vdp.core.objects import CHANNELS, FEATURES, SEEN, X, Y
 from vdp.data.batches.motion import object_latents
-from vdp.models.motion.factory import build_motion
-from vdp.models.motion.params import MotionParams
+from vdp.models.checkpoint import save_model
+from vdp.models.motion.factory import build_motion, load_motion_model
+from vdp.models.motion.params import GroundConfig, MotionConfig, MotionParams
 
 K, T = 5, 4
-GROUND = Ground(0.2, 0.1, 2.0, (0.03, 0.02, 0.03))
+GROUND = Ground(0.2, 0.1, 2.0, (0.03, 0.02, 0.03), diameter=1.0, restitution=0.7)
 NAMES = ("transformer", "interaction")
 
 
@@ -158,6 +161,17 @@ def test_targets_beyond_the_slots_are_refused(name):
 def test_heads_divide_the_width():
     with pytest.raises(ValueError, match="num_heads"):
         params(hidden_dim=30)
+
+
+def test_a_saved_model_is_rebuilt_from_its_folder_alone(tmp_path, name):
+    model, known = network(name), latents(2, 3)
+    ground = GroundConfig(**asdict(GROUND))
+    config = MotionConfig(motion=params(name), data_scale=(0.5, 2.0), ground=ground)
+    save_model(tmp_path / "motion", model, config)
+    loaded = load_motion_model(tmp_path / "motion", torch.device("cpu"))
+    assert torch.equal(denoise(loaded.network, known)[0], denoise(model, known)[0])
+    assert not loaded.network.training and loaded.network.ground == GROUND
+    assert loaded.config == config
 
 
 def test_gradients_reach_every_weight(name):

@@ -1,16 +1,24 @@
+from dataclasses import replace
+
 import cv2
 import numpy as np
 import pytest
 
 from vdp.core.classes import COLORS, class_id
 from vdp.tracking.figures import (
+    CAPTION,
+    GAP,
+    PATH_SHADE,
     ClipPicture,
+    ObjectPath,
     class_colors,
     clip_strip,
     encode_png,
     evenly_spaced,
     mask_tile,
+    path_tile,
     sample_sheet,
+    tile,
 )
 from vdp.tracking.report import Section, Table, html_report
 
@@ -75,6 +83,44 @@ def test_a_strip_shows_frames_of_any_size_with_and_without_truth(height, width):
 def test_a_mask_tile_shows_the_class_colour_under_a_label():
     shown = mask_tile(np.full((40, 60), 5, np.uint8), "mask")
     assert 0.6 < (shown == class_colors()[5]).all(-1).mean() < 0.95
+
+
+def path(label: int, samples: list[list[tuple[int, int]]]) -> ObjectPath:
+    known = np.array([(2, 4), (10, 4)], np.float32)  # column, row
+    return ObjectPath(label, known, np.array(samples, np.float32))
+
+
+def path_frame(*paths: ObjectPath) -> np.ndarray:
+    """A tile of a black frame, without its caption, at one pixel of the frame per pixel."""
+    shown = path_tile(np.zeros((20, 180, 3), np.uint8), paths, "paths")
+    assert shown.shape == (CAPTION + 20, 180, 3)
+    return shown[CAPTION:]
+
+
+def test_a_path_tile_shows_known_places_in_white_and_samples_in_the_colour_of_the_class():
+    shown = path_frame(path(5, [[(50, 4), (90, 4)]]))
+    assert shown[4, 6].tolist() == [255, 255, 255]
+    color = class_colors()[5].astype(int)
+    assert abs(shown[4, 30] - PATH_SHADE * color).max() <= 1  # from the last known place to the first hop
+    assert abs(shown[4, 70] - PATH_SHADE * color).max() <= 1
+    assert not shown[12:].any() and not shown[:, 95:].any()
+
+
+def test_sampled_paths_add_up_where_they_agree():
+    shown = path_frame(path(5, [[(50, 4), (90, 4)], [(50, 4), (50, 16)]]))
+    agreed, alone = shown[4, 30].astype(int), shown[4, 70].astype(int)
+    assert (agreed > alone)[class_colors()[5] > 20].all() and alone.any()
+    assert shown[10, 50].any()
+
+
+def test_a_strip_has_a_tile_of_sampled_paths_and_a_row_of_composed_frames():
+    plain = picture()
+    paths = [path(5, [[(20, 10)]])]
+    moved = replace(plain, composed={n: frame for n, frame in plain.predicted.items()}, paths=paths)
+    before, after = clip_strip(plain), clip_strip(moved)
+    rows = after.shape[0] - before.shape[0]
+    assert rows == tile(plain.known[1], "").shape[0] + GAP
+    assert after.shape[1] > before.shape[1]
 
 
 def test_the_report_escapes_html():

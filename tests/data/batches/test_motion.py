@@ -97,6 +97,15 @@ def test_an_epoch_has_every_clip_of_every_store_once(tmp_path):
     assert len(set(names)) == 8
 
 
+@pytest.mark.parametrize(("frames", "known"), [(2, 1), (5, 4), (6, 4), (7, 6)])
+def test_clips_of_few_frames_have_a_context_and_a_target(tmp_path, frames, known):
+    source = MotionBatches([store(tmp_path / "a", 4, 2, frames)], 4, known, 3, True, 0.0, seed=3)
+    for step in range(20):
+        batch = draw(source, step)
+        assert 1 <= batch.index.shape[1] <= known
+        assert batch.target_index[0, 0] == batch.index[0, -1] + 1 and batch.target_index[0, -1] < frames
+
+
 def test_short_clips_and_no_clips_are_refused(tmp_path):
     with pytest.raises(ValueError, match="no clips"):
         batches([])

@@ -20,6 +20,7 @@ from vdp.data.simulator.params import SimulateParams
 from vdp.data.simulator.physics import HALF_HEIGHTS, Motion, simulate_motion
 from vdp.data.simulator.render import render
 from vdp.data.simulator.scene import FRAME_SECONDS, Scene, draw_scene
+from vdp.data.stores.tracks import TrackStore
 
 pytestmark = pytest.mark.slow
 
@@ -98,6 +99,24 @@ def test_tracks_are_those_of_the_rendered_masks(monkeypatch):
     order = np.argsort(tracks.classes)
     np.testing.assert_array_equal(tracks.classes[order], classes)
     np.testing.assert_allclose(tracks.states[order], object_states(labels, len(classes)), atol=1e-6)
+
+
+def test_tracks_are_as_many_as_asked_for_and_do_not_depend_on_their_number(tmp_path):
+    none = {"train": 1, "val": 1, "test": 1, "unlabeled": 0}
+    stores = []
+    for count in (0, 2, 5):
+        write_dataset(section(**none, tracks=count), 4, FRAMES, tmp_path / f"{count}")
+        stores.append(TrackStore(tmp_path / f"{count}" / "tracks"))
+    empty, few, many = stores
+    assert [len(store) for store in stores] == [0, 2, 5] and empty.frames == FRAMES
+    assert many.names == [f"track_{n:05d}" for n in range(5)] and few.names == many.names[:2]
+    for row in range(2):
+        count = int((few.classes[row] > 0).sum())
+        np.testing.assert_array_equal(many.classes[row, :count], few.classes[row, :count])
+        np.testing.assert_array_equal(many.states[row, :count], few.states[row, :count])
+    assert len({many.states[row].tobytes() for row in range(5)}) == 5
+    other = make_tracks(section(), 5, FRAMES, 0)
+    assert not np.array_equal(other.states, many.states[0, : len(other.classes)])
 
 
 def test_files_hold_the_result_of_make_video(tmp_path):

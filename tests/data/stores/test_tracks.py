@@ -28,6 +28,14 @@ def test_tracks_are_read_as_written_and_padded_to_the_largest_number_of_objects(
     assert store.labels is not None and store.labels[:, 0, 0, 0].tolist() == [2, 3, 0]
 
 
+def test_pixels_are_the_labels_of_a_clip_or_an_error_that_names_the_stage(tmp_path):
+    write_tracks(tmp_path / "t", [clip("a", 2), clip("b", 3)], frames=5)
+    assert (TrackStore(tmp_path / "t").pixels(1) == 3).all()
+    write_tracks(tmp_path / "u", [clip("a", 2, labels=False)], frames=5)
+    with pytest.raises(ValueError, match=r"u: no labels\.npy; run `dvc repro --force track_objects`"):
+        TrackStore(tmp_path / "u").pixels(0)
+
+
 def test_labels_are_optional_and_no_clips_are_a_store(tmp_path):
     write_tracks(tmp_path / "a", [clip("a", 2, labels=False)], frames=5)
     assert TrackStore(tmp_path / "a").labels is None

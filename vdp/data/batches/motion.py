@@ -82,8 +82,8 @@ class MotionBatches:
         """Return rows of the batch of a step; `rng`, of that step, draws everything but the clips."""
         last = self.context_frames  # number of the first target frame
         if self.augment and rng.random() >= FULL_SHARE:
-            last = int(rng.integers(min(MIN_CONTEXT, self.context_frames), self.frames - MIN_TARGETS + 1))
-            last = max(1, min(last, self.frames - 1))
+            earliest = min(MIN_CONTEXT, self.context_frames)
+            last = int(rng.integers(earliest, max(earliest, self.frames - MIN_TARGETS) + 1))
         first = max(0, last - self.context_frames)
         stop = min(self.frames, last + self.max_targets)
         mirrored = self.augment & (rng.random(self.batch_size) < 0.5)
