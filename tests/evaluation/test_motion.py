@@ -36,3 +36,10 @@ def test_a_wrong_spread_shows(factor, compare):
 def test_no_objects_are_refused():
     with pytest.raises(ValueError, match="at least one"):
         place_errors(np.zeros((0, 4, 2)), np.zeros((0, 2)))
+
+
+def test_a_few_samples_of_the_truth_s_own_distribution_are_calibrated():
+    truth = RNG.normal(0, 1, (20000, 2))
+    samples = RNG.normal(0, 1, (20000, 32, 2))
+    assert share_inside(samples, truth, 0.5) == pytest.approx(0.5, abs=0.01)
+    assert share_inside(samples, truth, 0.9) == pytest.approx(0.9, abs=0.01)

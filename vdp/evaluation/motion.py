@@ -46,6 +46,11 @@ def place_errors(samples: Places, truth: Places) -> PlaceErrors:
 
 
 def share_inside(samples: Places, truth: Places, share: float) -> float:
-    """Share of true coordinates inside the central region that holds `share` of the samples of each."""
-    low, high = np.quantile(samples, [(1 - share) / 2, (1 + share) / 2], axis=1)
+    """Share of true coordinates inside the central region of the samples, (N, R, 2) and (N, 2).
+
+    The region of R samples (Weibull's quantiles) holds one more sample with the probability `share`, or, where
+    R is too small for it, lies between the least and the greatest.
+    """
+    edges = [(1 - share) / 2, (1 + share) / 2]
+    low, high = np.quantile(samples, edges, axis=1, method="weibull")
     return float(((truth >= low) & (truth <= high)).mean())
