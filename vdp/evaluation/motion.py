@@ -48,8 +48,8 @@ def place_errors(samples: Places, truth: Places) -> PlaceErrors:
 def share_inside(samples: Places, truth: Places, share: float) -> float:
     """Share of true coordinates inside the central region of the samples, (N, R, 2) and (N, 2).
 
-    The region of R samples (Weibull's quantiles) holds one more sample with the probability `share`, or, where
-    R is too small for it, lies between the least and the greatest.
+    The region of R samples (Weibull's quantiles) holds one more sample with the probability `share`; where R
+    is too small for it, it lies between the least and the greatest.
     """
     edges = [(1 - share) / 2, (1 + share) / 2]
     low, high = np.quantile(samples, edges, axis=1, method="weibull")
