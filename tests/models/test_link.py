@@ -28,7 +28,7 @@ def box(label: int, top: int, left: int, side: int = 6) -> np.ndarray:
 
 def labelled(masks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     tracks = clip_tracks(probs_of(masks), PARAMS)
-    classes = assign_classes(tracks, [track.evidence for track in tracks])
+    classes = assign_classes(tracks, [track.evidence for track in tracks], SIZE[0])
     return track_labels(tracks, classes, len(masks), SIZE)
 
 
@@ -61,11 +61,23 @@ def test_two_objects_that_cross_keep_their_identity():
     np.testing.assert_array_equal(class_masks(masks), masks)
 
 
-def test_objects_of_one_frame_have_different_classes():
+def test_distant_objects_of_one_frame_have_different_classes():
     masks = np.stack([box(5, 4, 4) + box(5, 20, 30) for _ in range(4)])
-    tracks = clip_tracks(probs_of(masks), PARAMS)
-    classes = assign_classes(tracks, [track.evidence for track in tracks])
-    assert len(set(classes)) == 2
+    _, classes = labelled(masks)
+    assert len(classes) == 2 and 5 in classes
+
+
+def test_near_parts_of_one_class_are_one_object():
+    masks = np.stack([box(5, 4, 4, side=4) + box(5, 4, 9, side=3) for _ in range(4)])
+    assert len(clip_tracks(probs_of(masks), PARAMS)) == 2
+    np.testing.assert_array_equal(class_masks(masks), masks)
+
+
+def test_a_small_part_says_less_of_the_class():
+    masks = np.stack([box(5, 4, 4), box(21, 6, 6, side=2)])
+    (track,) = clip_tracks(probs_of(masks), PARAMS)
+    assert [part.weight for part in track.parts.values()] == pytest.approx([1.0, 4 / (0.01 * 32**2)])
+    assert track.evidence.argmax() == 4
 
 
 def test_a_small_part_of_another_class_joins_the_object_that_it_touches():
@@ -86,7 +98,7 @@ def test_evidence_beside_the_masks_decides_the_class():
     (track,) = clip_tracks(probs_of(masks, sure=0.5), PARAMS)
     other = np.zeros(NUM_CLASSES - 1, np.float32)
     other[36] = 100
-    assert assign_classes([track], [track.evidence + other]) == [37]
+    assert assign_classes([track], [track.evidence + other], SIZE[0]) == [37]
 
 
 def test_an_empty_clip_has_no_objects():

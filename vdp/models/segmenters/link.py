@@ -23,7 +23,8 @@ FRAGMENT = 0.35  # a part smaller than this share of one that it touches belongs
 CLASS_DISTANCE = 0.1  # of two parts with no class in common, in frame heights: as far apart as that
 SMOOTHING = 0.5  # share of the newest displacement in a track's velocity
 NO_EVIDENCE: Float = np.zeros(NUM_CLASSES - 1, np.float32)
-TRIED_CLASSES = 6  # a track none of whose likeliest classes is free is a fragment of another object
+SMALL = 0.01  # area, in squared frame heights, under which a part shows less of its class
+NEAR = 0.2  # mean distance, in frame heights, of two tracks that may be fragments of one object
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,11 @@ class Part:
     pixels: int
     evidence: Float  # mean of its pixels' log-probabilities of the object classes, (48,)
 
+    @property
+    def weight(self) -> float:
+        """Weight of its evidence: 1, or less for a small part."""
+        return min(1.0, self.pixels / (SMALL * self.mask.shape[0] ** 2))
+
 
 @dataclass
 class Track:
@@ -43,7 +49,7 @@ class Track:
     parts: dict[int, Part] = field(default_factory=dict)
     last: int = -1  # frame of the newest part
     pixels: int = 0  # of all parts
-    evidence: Float = field(default_factory=lambda: NO_EVIDENCE)  # sum over its frames
+    evidence: Float = field(default_factory=lambda: NO_EVIDENCE)  # weighted sum over its parts
     pixel_evidence: Float = field(default_factory=lambda: NO_EVIDENCE)  # sum over its pixels
     velocity: NDArray[np.float64] = field(default_factory=lambda: np.zeros(2))  # pixels per frame
 
@@ -58,7 +64,7 @@ class Track:
             self.velocity = (1 - share) * self.velocity + share * moved
         self.parts[frame], self.last = part, frame
         self.pixels += part.pixels
-        self.evidence = self.evidence + part.evidence
+        self.evidence = self.evidence + part.weight * part.evidence
         self.pixel_evidence = self.pixel_evidence + part.pixels * part.evidence
 
 
@@ -133,20 +139,30 @@ def link_parts(
     return tracks
 
 
-def assign_classes(tracks: Sequence[Track], evidence: Sequence[Float]) -> list[int]:
-    """Give each track its likeliest class, (48,) log-evidence each; 0 for a fragment.
+def assign_classes(tracks: Sequence[Track], evidence: Sequence[Float], height: int) -> list[int]:
+    """Give each track its likeliest class, (48,) log-evidence each, the largest track first.
 
-    A class occurs once in a clip: tracks that share a frame have different classes, the largest first.
+    A class occurs once in a clip: of two tracks of one class that share a frame, the smaller is a fragment of
+    the larger if they are near each other, and else takes its next class.
     """
-    taken: dict[int, set[int]] = {}
     classes = [0] * len(tracks)
+    done: list[int] = []
     for number in sorted(range(len(tracks)), key=lambda n: -tracks[n].pixels):
-        for label in np.argsort(-evidence[number])[:TRIED_CLASSES]:
-            if not taken.get(int(label), set()) & tracks[number].parts.keys():
-                taken.setdefault(int(label), set()).update(tracks[number].parts)
-                classes[number] = int(label) + 1
+        for label in np.argsort(-evidence[number]) + 1:
+            same = [tracks[other] for other in done if classes[other] == label]
+            if all(_distance(tracks[number], other) < NEAR * height for other in same):
+                classes[number] = int(label)
+                done.append(number)
                 break
     return classes
+
+
+def _distance(one: Track, other: Track) -> float:
+    """Mean distance of two tracks in the frames that they share, in pixels; 0 if they share none."""
+    shared = one.parts.keys() & other.parts.keys()
+    if not shared:
+        return 0.0
+    return float(np.mean([np.hypot(*(one.parts[k].centre - other.parts[k].centre)) for k in shared]))
 
 
 def track_labels(
@@ -154,7 +170,7 @@ def track_labels(
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     """Label the pixels of the tracks, (K, H, W) object numbers, and their classes (N,).
 
-    Tracks of one class are one object: it was hidden between them.
+    Tracks of one class are one object: parts of it, or it was hidden between them.
     """
     found = sorted({label for label in classes if label})
     labels = np.zeros((frames, *size), np.uint8)

@@ -47,21 +47,19 @@ class ObjectTracker:
             for track, crops in zip(tracks, self._crop_evidence(frames, tracks), strict=True)
         ]
         labels, classes = track_labels(
-            tracks, assign_classes(tracks, evidence), len(frames), frames.shape[1:3]
+            tracks, assign_classes(tracks, evidence, frames.shape[1]), len(frames), frames.shape[1:3]
         )
         return TrackedClip(labels, classes, frame_masks)
 
     def _crop_evidence(self, frames: NDArray[np.uint8], tracks: list[Track]) -> list[NDArray[np.float32]]:
-        """Sum of the classifier's log-probabilities over the frames of each track, (48,) each."""
-        crops = [
-            self.cropper(np.asarray(frames[number]), *part.centre)
-            for track in tracks
-            for number, part in track.parts.items()
-        ]
+        """Weighted sum of the classifier's log-probabilities over the parts of each track, (48,) each."""
+        parts = [item for track in tracks for item in track.parts.items()]
+        crops = [self.cropper(np.asarray(frames[number]), *part.centre) for number, part in parts]
         if not crops:
             return []
         device = next(self.classifier.parameters()).device
         with autocast(device):
             found = classify(self.classifier, to_pixels(np.stack(crops)).to(device))
+        found = found * found.new_tensor([part.weight for _, part in parts])[:, None]
         counts = [len(track.parts) for track in tracks]
-        return [part.sum(dim=0).cpu().numpy() for part in torch.split(found, counts)]
+        return [rows.sum(dim=0).cpu().numpy() for rows in torch.split(found, counts)]
