@@ -86,6 +86,16 @@ def class_accuracy(tracks: Sequence[KnownTracks], masks: Sequence[Masks]) -> flo
     return float(np.concatenate(right).mean())
 
 
+def sighting_accuracy(tracks: Sequence[KnownTracks], masks: Sequence[Masks]) -> float:
+    """Share of the true objects of the last known frame of which most tracked pixels have the right class."""
+    right = []
+    for found, true in zip(tracks, masks, strict=True):
+        for label in np.unique(true[-1][true[-1] > 0]):
+            counts = np.bincount(found.masks[-1][true[-1] == label], minlength=NUM_CLASSES)
+            right.append(counts[1:].any() and counts[1:].argmax() + 1 == label)
+    return float(np.mean(right))
+
+
 def pooled_jaccard(predicted: Sequence[Masks], true: Sequence[Masks]) -> float:
     """Jaccard index of one confusion matrix over all clips."""
     return jaccard(sum(confusion_matrix(p, t) for p, t in zip(predicted, true, strict=True)))
@@ -218,13 +228,17 @@ def tracks_table(tracks: Sequence[KnownTracks], masks: Sequence[Masks], known: i
     """Quality of the segmented tracks against the true masks."""
     last = pooled_jaccard([found.masks[-1] for found in tracks], [mask[known - 1] for mask in masks])
     every = pooled_jaccard([found.masks for found in tracks], [mask[:known] for mask in masks])
-    right = class_accuracy(tracks, [mask[:known] for mask in masks])
+    given = [mask[:known] for mask in masks]
     return markdown(
         ["tracks", "value"],
         [
             ["Jaccard, last known frame", f"{last:.4f}"],
             ["Jaccard, all known frames", f"{every:.4f}"],
-            ["classes right", f"{right:.4f}"],
+            [
+                "objects of the last known frame with the right class",
+                f"{sighting_accuracy(tracks, given):.4f}",
+            ],
+            ["objects of the whole context with the right class", f"{class_accuracy(tracks, given):.4f}"],
         ],
     )
 

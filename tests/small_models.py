@@ -4,7 +4,9 @@ from pathlib import Path
 
 import torch
 from torch import nn
+from torch.nn.functional import one_hot
 
+from vdp.core.classes import NUM_CLASSES, factor_indices
 from vdp.core.ground import Ground
 from vdp.core.tasks import TASKS
 from vdp.diffusion.params import DiffusionParams
@@ -15,12 +17,14 @@ from vdp.models.codecs.params import CodecConfig, VAEParams
 from vdp.models.codecs.vae import VAE
 from vdp.models.denoisers.factory import build_denoiser
 from vdp.models.denoisers.params import DenoiserConfig, DenoiserParams
+from vdp.models.factored_classes import SPLITS
 from vdp.models.motion.factory import build_motion
 from vdp.models.motion.params import GroundConfig, MotionConfig, MotionParams
 from vdp.models.segmenters.params import SegmenterConfig, SegmenterParams
 from vdp.models.segmenters.unetpp import UNetPlusPlus
 
 HEIGHT, WIDTH, CHANNELS = 32, 48, 4
+LEVELS = 5  # gray levels of the red channel per class id, for `RedSegmenter`
 VAE_SECTION = {
     "spatial_factor": 4, "temporal_factor": 1, "latent_channels": CHANNELS, "base_channels": 8,
     "num_res_blocks": 1,
@@ -48,6 +52,18 @@ GROUND = {
     "restitution": 0.7,
 }  # fmt: skip
 SEGMENTER = {"encoder": "resnet18", "encoder_depth": 3, "decoder_channels": [16, 8, 8], "upsample": 1}
+
+
+class RedSegmenter(nn.Module):
+    """Stands for UNet++: the red channel names the class."""
+
+    def forward(self, frames: torch.Tensor) -> torch.Tensor:
+        labels = ((frames[:, 0] + 1) * 127.5 / LEVELS).round().long().clamp(max=NUM_CLASSES - 1)
+        factors = [
+            one_hot(f, n) for f, n in zip(factor_indices(labels.clamp(min=1)), SPLITS[1:], strict=True)
+        ]
+        logits = torch.cat([2.0 * (labels > 0)[..., None] - 1, *factors], dim=-1)
+        return 9.0 * logits.movedim(-1, 1)
 
 
 def save_small_models(

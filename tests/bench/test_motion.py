@@ -10,7 +10,8 @@ import yaml
 
 from bench import motion as bench
 from bench.motion import KnownTracks, class_accuracy, decide, true_tracks, vote_shares, with_true_classes
-from tests.small_models import HEIGHT, WIDTH, save_small_models
+from tests.small_models import HEIGHT, LEVELS, WIDTH, RedSegmenter, save_small_models
+from vdp.api import tracks
 from vdp.config.yaml_file import read_file
 from vdp.core.device import pick_device
 from vdp.data.stores.clips import Clip, write_clips
@@ -62,18 +63,18 @@ def project(tmp_path_factory):
     data["clip"] = {"frames": FRAMES, "known": KNOWN, "height": HEIGHT, "width": WIDTH}
     data["predict"] |= {"hops": [6], "steps": 1, "samples": 1, "batch_size": 2}
     data["sample_motion"] |= {"steps": 2, "samples": 3}
-    data["track_objects"]["min_pixels"] = 20
-    data["segment"]["seen_classes_only"] = False
+    data["segment"]["codec_vote"] = 0.0
     (folder / "params.yaml").write_text(yaml.safe_dump(data))
     save_small_models(folder / "data/models")
     clips = []
     for number in range(4):
         true = masks(moved=number % 2)[: FRAMES - (number == 2)]
-        frames = np.repeat(40 + 3 * true[..., None], 3, axis=3).astype(np.uint8)
+        frames = np.repeat(LEVELS * true[..., None], 3, axis=3)
         clips.append(Clip(f"c{number}", frames, None if number == 3 else true))
     write_clips(folder / "data/clips/val", clips, shard_mb=1)
     with pytest.MonkeyPatch.context() as monkeypatch:
         monkeypatch.chdir(folder)
+        monkeypatch.setattr(tracks, "load_segmenter", lambda folder: RedSegmenter())
         yield folder
 
 
@@ -106,12 +107,13 @@ def test_answers_and_ceilings_of_each_kind_of_known_masks_are_scored(output):
         )
         assert all(0 <= value <= 1 for value in found.values())
     found = scores(output, "true")
+    assert found == scores(output, "segmented") == scores(output, "true classes"), "nothing is confused"
     assert found["true displacement"] == 1 > found["copy"] > 0.5
     assert found["decay 0.95"] > found["copy"]
 
 
 def test_errors_and_qualities_of_tracks_and_votes_are_tables(output):
-    assert "| classes right |" in output and "| Jaccard, last known frame |" in output
+    assert "| classes right | 1.0000 |" in output and "| Jaccard, all known frames | 1.0000 |" in output
     assert output.count("inside 50 % and 90 % regions") == 3
     votes = [line for line in output.splitlines() if line.startswith("| 0.5 |")]
     assert len(votes) == 1 and votes[0].count("|") == len(bench.THRESHOLDS) + 2

@@ -20,6 +20,7 @@ from vdp.data.extract.cut import cut_clips
 from vdp.data.sources.competition import CompetitionSource
 from vdp.data.sources.protocols import ClipRule, Pace
 from vdp.data.stores.clips import Clip, write_clips
+from vdp.data.stores.tracks import TrackStore
 from vdp.data.video.resize import resize_mask
 
 pytestmark = pytest.mark.slow
@@ -116,6 +117,7 @@ def test_a_submission_has_the_masks_of_the_stages_in_the_order_of_numbers(projec
     write_clips(Path("data/clips/test/hidden"), clips, shard_mb=1)
     for stage in (track_objects, predict_motion, predict, segment):
         stage.main()
+    assert TrackStore(Path("data/tracks/test/hidden")).classes.any(), "objects move"
     masks = np.load("data/masks/hidden/prediction.npy")
     expected = np.stack([resize_mask(mask, 160, 240, "stretch") for mask in masks])
     np.testing.assert_array_equal(result.numpy(), expected)

@@ -190,8 +190,8 @@ def test_the_params_of_the_project_are_valid(monkeypatch):
             "predict.context_noise=0.2: expected <= train_denoiser.context_noise",
         ),
         # motion
-        ({"motion.prediction": "eps"}, "motion.prediction=eps: expected one of flow, v, x0"),
-        ({"motion.schedule": "linear"}, "motion.schedule=linear: expected one of flow, cosine"),
+        ({"motion.prediction": "eps"}, 'motion.prediction="eps": expected one of flow, v, x0'),
+        ({"motion.schedule": "linear"}, 'motion.schedule="linear": expected one of flow, cosine'),
         (
             {"motion.hidden_dim": 130},
             "motion.hidden_dim=130: expected a multiple of motion.num_heads=4; change",

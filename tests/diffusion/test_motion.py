@@ -198,6 +198,29 @@ def test_errors_count_where_an_object_is_visible_only():
     )
 
 
+def test_the_loss_of_a_batch_is_the_mean_over_its_clips():
+    """Also where they show different numbers of objects, so that a batch may be split."""
+    h = hops()
+    known, target = h.known.clone(), h.target.clone()
+    known[0, :, :, :, 2] = 0
+    target[0, SEEN, 1:, 0, :2] = 0
+    h = replace(h, known=known, target=target)
+    where = torch.zeros(2, DIFFUSED, T, 1, 3)
+    where[:, :, 0, 0, 0] = 1
+    clips = [
+        Hops(*(getattr(h, name)[i : i + 1] for name in ("known", "index", "target", "target_index")))
+        for i in range(2)
+    ]
+    parts = [
+        loss()(Oracle(clip, 1.0, where[:1]), clip, whole_batch(torch.Generator().manual_seed(0), 1))
+        for clip in clips
+    ]
+    whole = loss()(Oracle(h, 1.0, where), h, rng())
+    for name in ("loss", "place", "seen"):
+        torch.testing.assert_close(whole[name], (parts[0][name] + parts[1][name]) / 2)
+    assert parts[0]["place"] > 2 * parts[1]["place"]
+
+
 def test_objects_absent_from_the_context_do_not_count():
     h = hops()
     known = h.known.clone()

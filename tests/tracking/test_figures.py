@@ -99,10 +99,10 @@ def path_frame(*paths: ObjectPath) -> np.ndarray:
 
 def test_a_path_tile_shows_known_places_in_white_and_samples_in_the_colour_of_the_class():
     shown = path_frame(path(5, [[(50, 4), (90, 4)]]))
-    assert shown[4, 6].tolist() == [255, 255, 255]
-    color = class_colors()[5].astype(int)
-    assert abs(shown[4, 30] - PATH_SHADE * color).max() <= 1  # from the last known place to the first hop
-    assert abs(shown[4, 70] - PATH_SHADE * color).max() <= 1
+    assert (shown[4, 6] > 220).all()  # an antialiased line
+    color = PATH_SHADE * class_colors()[5].astype(int)
+    assert abs(shown[4, 30] - color).max() <= 0.15 * color.max()  # from the last known place to the first hop
+    assert abs(shown[4, 70] - color).max() <= 0.15 * color.max()
     assert not shown[12:].any() and not shown[:, 95:].any()
 
 

@@ -156,4 +156,4 @@ def background(frames: Pixels, hidden: NDArray[np.bool_]) -> Pixels:
 
 def size_at(ground: Ground, y: Float | float) -> Float:
     """Size of an object at a height y, in frame heights."""
-    return ground.size(torch.as_tensor(y, dtype=torch.float32)).numpy()
+    return ground.size(torch.tensor(y, dtype=torch.float32)).numpy()  # copied: a memory map is read-only
