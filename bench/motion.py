@@ -238,7 +238,7 @@ def tracks_table(tracks: Sequence[KnownTracks], masks: Sequence[Masks], known: i
                 "objects of the last known frame with the right class",
                 f"{sighting_accuracy(tracks, given):.4f}",
             ],
-            ["objects of the whole context with the right class", f"{class_accuracy(tracks, given):.4f}"],
+            ["right class, objects of the context", f"{class_accuracy(tracks, given):.4f}"],
         ],
     )
 

@@ -113,7 +113,10 @@ def test_answers_and_ceilings_of_each_kind_of_known_masks_are_scored(output):
 
 
 def test_errors_and_qualities_of_tracks_and_votes_are_tables(output):
-    assert "| classes right | 1.0000 |" in output and "| Jaccard, all known frames | 1.0000 |" in output
+    assert (
+        "| right class, objects of the context | 1.0000 |" in output
+        and "| Jaccard, all known frames | 1.0000 |" in output
+    )
     assert output.count("inside 50 % and 90 % regions") == 3
     votes = [line for line in output.splitlines() if line.startswith("| 0.5 |")]
     assert len(votes) == 1 and votes[0].count("|") == len(bench.THRESHOLDS) + 2

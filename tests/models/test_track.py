@@ -9,11 +9,7 @@ from vdp.core.classes import NUM_CLASSES, factor_indices
 from vdp.models.classifiers.crops import FACTORS
 from vdp.models.segmenters.track import ObjectTracker
 
-<<<<<<< HEAD
 SURE = 0.7  # probability of the masks' classes
-=======
-SURE = 0.65  # probability of the masks' classes
->>>>>>> motion_tests
 
 
 class FakeMasks:
