@@ -183,9 +183,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--clips", type=int, default=CLIPS, help="clips to roll out, from the first on")
     parser.add_argument("--folder", type=Path, default=Path("data/clips/val"))
     parser.add_argument("--models", type=Path, default=Path("data/models"))
+    parser.add_argument("--samples", type=int, help="futures per clip (default: sample_motion.samples)")
     parser.add_argument("--votes", action="store_true", help="also roll out the denoiser and vote (slow)")
     options = parser.parse_args(arguments)
     clip, params = read_section(ClipParams, "clip"), read_section(SampleMotionParams, "sample_motion")
+    if options.samples:
+        params = params.model_copy(update={"samples": options.samples})
     segment, device = read_section(SegmentParams, "segment"), pick_device()
     tracker = load_tracker(options.models, segment, read_section(TrackParams, "track_objects"), device)
     motion = load_motion(options.models, device)
