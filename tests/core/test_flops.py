@@ -4,12 +4,13 @@ from collections.abc import Callable
 from functools import partial
 from typing import TypeVar
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 from tests.models.denoiser_cases import denoiser_params, randomise
-from tests.training.networks import CHANNELS, SEGMENTER, VAE_SECTION
+from tests.training.networks import CHANNELS, SEGMENTER, VAE_SECTION, draw_objects, make_training
 from vdp.core.flops import flop_counter, format_tflop
 from vdp.models.codecs.params import VAEParams
 from vdp.models.codecs.vae import VAE
@@ -57,11 +58,30 @@ def segmenter() -> Callable[[], list[Tensor]]:
     return lambda: [network(torch.linspace(-1, 1, 2 * 3 * 16 * 24).reshape(2, 3, 16, 24))]
 
 
+def classifier() -> Callable[[], list[Tensor]]:
+    network = randomised(make_training("classifier").network)
+    return lambda: [network(torch.linspace(-1, 1, 2 * 3 * 12 * 12).reshape(2, 3, 12, 12))]
+
+
+def motion(name: str) -> Callable[[], list[Tensor]]:
+    network, hops = randomised(make_training(name).network), draw_objects(np.random.default_rng(0), 3)
+    none = torch.zeros(3, dtype=torch.bool)
+
+    def run() -> list[Tensor]:
+        context = network.context(hops.known, hops.index, 0 * hops.index, none, hops.target_index)
+        return [network(hops.target[:, :3], torch.full((3, hops.target.shape[2]), 0.5), context)]
+
+    return run
+
+
 NETWORKS = {
     "codec": codec,
     "unet": partial(denoiser, "unet-features"),
     "dit": partial(denoiser, "dit-one_way"),
     "segmenter": segmenter,
+    "classifier": classifier,
+    "transformer": partial(motion, "transformer"),
+    "interaction": partial(motion, "interaction"),
 }
 
 
