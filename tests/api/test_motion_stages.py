@@ -30,11 +30,11 @@ STAGES = (track_objects, predict_motion, segment, score)
 
 
 def clip(name: str, frames: int = FRAMES, labelled: bool = True, seed: int = 0) -> Clip:
-    """Two squares that move a pixel per frame; the red channel names the class, the others are noise."""
+    """Two squares that move, the first from `seed` on; red names the class, green and blue are noise."""
     rng = np.random.default_rng(seed)
     masks = np.zeros((frames, HEIGHT, WIDTH), np.uint8)
     for k in range(frames):
-        masks[k, 4:12, 3 + k : 11 + k] = 5
+        masks[k, 4:12, 3 + seed + k : 11 + seed + k] = 5
         masks[k, 18:26, 30 - k : 38 - k] = 40
     pixels = rng.integers(0, 256, (*masks.shape, 3), dtype=np.uint8)
     pixels[..., 0] = LEVELS * masks
@@ -138,7 +138,7 @@ def test_tracked_test_clips_have_states_pixels_and_masks_of_their_context(projec
         for number in range(count):
             assert (tracked[row][labels == number + 1] == classes[number]).all()
         assert not tracked[row][labels == 0].any()
-        np.testing.assert_array_equal(tracked[row], clip("").masks[:KNOWN])
+        np.testing.assert_array_equal(tracked[row], clip("", seed=row).masks[:KNOWN])
 
 
 def test_motion_has_places_and_composed_masks_of_every_sample_and_hop(project):

@@ -42,6 +42,9 @@ def test_a_wrong_class_is_counted_and_mended_by_the_true_masks():
     wrong = KnownTracks(right.labels, np.array([5, 41], np.uint8), right.states)
     assert class_accuracy([right, wrong], [masks(), masks()]) == 0.75
     assert with_true_classes(wrong, masks()).classes.tolist() == [5, 40]
+    corners = masks()
+    corners[:, 5:18] = corners[:, 19:] = 0  # most pixels of the tracks are background
+    assert with_true_classes(wrong, corners).classes.tolist() == [5, 40]
     nowhere = with_true_classes(wrong, np.zeros_like(masks()))
     assert nowhere.classes.tolist() == [5, 41], "tracks of background keep their class"
 

@@ -1,6 +1,7 @@
 """Objects of a clip, tracked by masks and classes of crops around them, with fakes of both networks."""
 
 import numpy as np
+import pytest
 import torch
 from torch import Tensor, nn
 
@@ -64,9 +65,10 @@ def test_the_classifier_decides_between_what_the_masks_leave_open():
     np.testing.assert_array_equal(found.labels, frames[..., 0] > 0)
 
 
-def test_the_evidence_of_all_frames_of_a_track_is_summed():
-    """The classifier is wrong in the last of six frames."""
-    assert tracker(1.0)(clip([37, 37, 37, 37, 37, 9])).classes.tolist() == [37]
+@pytest.mark.parametrize("wrong", [0, 5])
+def test_the_evidence_of_all_frames_of_a_track_is_summed(wrong):
+    """The classifier is wrong in one of six frames."""
+    assert tracker(1.0)(clip([9 if k == wrong else 37 for k in range(6)])).classes.tolist() == [37]
 
 
 def test_the_masks_decided_frame_by_frame_are_those_before_tracking():

@@ -157,8 +157,8 @@ def take_objects(batch: MotionBatch, rows: slice) -> MotionBatch:
 
 
 def draw_crops(rng: np.random.Generator, size: int) -> Crops:
-    """Noise around a level that depends on the class; a few crops have no object."""
-    classes = torch.from_numpy(rng.integers(0, NUM_CLASSES, size))
+    """Noise around the level of one of two classes; a few crops have no object."""
+    classes = torch.from_numpy(rng.choice([0, 5, 40], size, p=[0.1, 0.45, 0.45]))
     noise = rng.uniform(-0.2, 0.2, (size, 3, CLASSIFIER["crop"], CLASSIFIER["crop"]))
     crops = torch.from_numpy(noise.astype(np.float32)) + (classes / NUM_CLASSES - 0.5)[:, None, None, None]
     return Crops(crops, classes, (classes > 0).float())

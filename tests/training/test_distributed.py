@@ -56,8 +56,8 @@ JOBS = {
     "vae ddp parts": Job("vae", DDP, {**ONCE, "accumulate": 4}),
     "segmenter ddp": Job("segmenter", DDP, {"steps": 3}),
     "segmenter fsdp": Job("segmenter", FSDP, {"steps": 3}),
-    "classifier ddp": Job("classifier", DDP, {"steps": 3}),
-    "classifier fsdp": Job("classifier", FSDP, {"steps": 3}),
+    "classifier ddp": Job("classifier", DDP, {"steps": 30}),
+    "classifier fsdp": Job("classifier", FSDP, {"steps": 30}),
     "line fsdp rising": Job("line", FSDP, {"validate_every": 4}, rising_val_loss=True),
     "failure": Job("line", DDP, fault="fail", rank=1),
 }
