@@ -27,7 +27,7 @@ from vdp.core.objects import SEEN, X, Y
 from vdp.data.object_states import class_labels, object_states
 from vdp.data.stores.clips import ClipStore
 from vdp.evaluation.baselines import copy_last, decayed_velocity
-from vdp.evaluation.mask import confusion_matrix, jaccard
+from vdp.evaluation.mask import confusion_matrix, foreground_share, jaccard
 from vdp.evaluation.motion import place_errors
 from vdp.models.segmenters.masks import probs_to_masks
 from vdp.models.segmenters.params import SegmentParams, TrackParams
@@ -304,7 +304,7 @@ def vote_table(
     targets: Sequence[Masks],
     models: Path,
 ) -> str:
-    """Jaccard index by the weight of the composed masks beside the denoised frames, and by the threshold."""
+    """Jaccard index (and share of the true foreground) by the weight of composed masks and the threshold."""
     device, params = pick_device(), read_section(PredictParams, "predict")
     segment = read_section(SegmentParams, "segment")
     tracker = load_tracker(models, segment, read_section(TrackParams, "track_objects"), device)
@@ -323,8 +323,12 @@ def vote_table(
     table = []
     for weight in WEIGHTS:
         shares = [weight * v + (1 - weight) * d for v, d in zip(votes, denoised, strict=True)]
-        scores = [pooled_jaccard([decide(s, t) for s in shares], targets) for t in THRESHOLDS]
-        table.append([f"{weight}", *(f"{score:.4f}" for score in scores)])
+        cells = []
+        for threshold in THRESHOLDS:
+            decided = [decide(share, threshold) for share in shares]
+            confusion = sum(confusion_matrix(p, t) for p, t in zip(decided, targets, strict=True))
+            cells.append(f"{jaccard(confusion):.4f} ({foreground_share(confusion):.2f})")
+        table.append([f"{weight}", *cells])
     return markdown(["motion_vote", *(f"threshold {t}" for t in THRESHOLDS)], table)
 
 

@@ -166,6 +166,7 @@ def segment_params(
         flip_tta=True,
         codec_vote=vote,
         object_threshold=threshold,
+        vote_threshold=threshold,
         seen_classes_only=seen_only,
         seen_pixels=seen_pixels,
         batch_frames=2,
@@ -254,6 +255,9 @@ def test_composed_masks_vote_with_their_share_of_the_samples():
     composed[:1, 10:14] = 9
     alone = predict_masks(segment_params(threshold=0.5, motion_vote=1.0), None, composed)["prediction"]
     np.testing.assert_array_equal(alone, np.where(composed[1], 7, 0))
+    few = segment_params(threshold=0.5, motion_vote=1.0).model_copy(update={"vote_threshold": 0.2})
+    lower = predict_masks(few, None, composed)["prediction"]
+    np.testing.assert_array_equal(lower, np.maximum(composed[0], composed[1]))
     off = predict_masks(segment_params(motion_vote=0.0), None, composed)["prediction"]
     np.testing.assert_array_equal(off, predict_masks(segment_params(), None)["prediction"])
 

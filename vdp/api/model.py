@@ -370,6 +370,7 @@ class Model:
                 motion_vote=0.0,
                 codec_vote=CODEC_VOTE if model.codec.has_masks else 0.0,
                 object_threshold=0.5,
+                vote_threshold=0.5,
                 seen_classes_only=False,
                 seen_pixels=1,
                 batch_frames=BATCH_SIZE,

@@ -113,6 +113,7 @@ class MaskPredictor:
             composed: composed masks of the sampled motions, (R, H, W) uint8; None without a motion model.
         """
         weight = 0.0 if composed is None else self.params.motion_vote
+        threshold = self.params.vote_threshold if weight > 0 else self.params.object_threshold
         probs = torch.zeros(1, NUM_CLASSES, *samples.shape[1:3])
         if weight < 1:
             codes = torch.from_numpy(np.array(latents, np.float32)).to(self.device)
@@ -121,7 +122,7 @@ class MaskPredictor:
         if composed is not None and weight > 0:
             votes = [(composed == label).mean(axis=0) for label in range(NUM_CLASSES)]
             probs = probs + weight * torch.from_numpy(np.stack(votes)).float()
-        return probs_to_masks(probs, self.params.object_threshold, None)[0].numpy()
+        return probs_to_masks(probs, threshold, None)[0].numpy()
 
     def truth(self, frame: np.ndarray) -> dict[str, np.ndarray]:
         """Decide the masks of a true frame (H, W, 3): 'truth', by UNet++ only and of its round trip."""

@@ -40,6 +40,7 @@ class SegmentParams(Params):
     codec_vote: Annotated[float, Field(ge=0, le=1)]  # weight of the mask head of the codec; 0: off
     motion_vote: Annotated[float, Field(ge=0, le=1)]  # weight of the composed masks; 0: off
     object_threshold: Annotated[float, Field(gt=0, lt=1)]  # min probability of a foreground pixel
+    vote_threshold: Annotated[float, Field(gt=0, lt=1)]  # the same where composed masks vote
     seen_classes_only: bool  # keep only classes that the segmenter finds in the context frames
     seen_pixels: Annotated[int, Field(ge=1)]  # min pixels, in one context frame, of such a class
     batch_frames: Annotated[int, Field(ge=1)]  # frames per batch
