@@ -24,8 +24,9 @@ from vdp.diffusion.motion import (
     motion_scale,
 )
 from vdp.models.checkpoint import save_model
+from vdp.models.motion.config import GroundConfig, MotionConfig
 from vdp.models.motion.factory import build_motion
-from vdp.models.motion.params import GroundConfig, MotionConfig, MotionParams
+from vdp.models.motion.params import MotionParams
 from vdp.tracking.mlflow_run import project_root, track_stage
 from vdp.training.checkpoint_key import stage_checkpoints
 from vdp.training.dataloader import first_batches

@@ -18,8 +18,9 @@ from vdp.models.codecs.vae import VAE
 from vdp.models.denoisers.factory import build_denoiser
 from vdp.models.denoisers.params import DenoiserConfig, DenoiserParams
 from vdp.models.factored_classes import SPLITS
+from vdp.models.motion.config import GroundConfig, MotionConfig
 from vdp.models.motion.factory import build_motion
-from vdp.models.motion.params import GroundConfig, MotionConfig, MotionParams
+from vdp.models.motion.params import MotionParams
 from vdp.models.segmenters.params import SegmenterConfig, SegmenterParams
 from vdp.models.segmenters.unetpp import UNetPlusPlus
 

@@ -10,8 +10,9 @@ from vdp.core.ground import Ground
 from vdp.core.objects import CHANNELS, FEATURES, SEEN, X, Y
 from vdp.data.batches.motion import object_latents
 from vdp.models.checkpoint import save_model
+from vdp.models.motion.config import GroundConfig, MotionConfig
 from vdp.models.motion.factory import build_motion, load_motion_model
-from vdp.models.motion.params import GroundConfig, MotionConfig, MotionParams
+from vdp.models.motion.params import MotionParams
 
 K, T = 5, 4
 GROUND = Ground(0.2, 0.1, 2.0, (0.03, 0.02, 0.03), diameter=1.0, restitution=0.7)

@@ -17,8 +17,8 @@ from vdp.core.objects import SEEN, X, Y
 from vdp.data.batches.motion import object_latents
 from vdp.diffusion.motion import NUM_TIMESTEPS, MotionObjective, motion_process
 from vdp.models.checkpoint import WEIGHTS
+from vdp.models.motion.config import MotionConfig
 from vdp.models.motion.factory import MotionModel, load_motion_model
-from vdp.models.motion.params import MotionConfig
 from vdp.sampling.compose import Composer
 from vdp.sampling.hops import plan_hops
 from vdp.sampling.params import SampleMotionParams

@@ -7,8 +7,9 @@ import torch
 
 from vdp.core.ground import Ground
 from vdp.models.checkpoint import load_config, load_weights
+from vdp.models.motion.config import MotionConfig
 from vdp.models.motion.interaction import InteractionNetwork
-from vdp.models.motion.params import MotionConfig, MotionParams
+from vdp.models.motion.params import MotionParams
 from vdp.models.motion.transformer import MotionTransformer
 
 MotionModel = MotionTransformer | InteractionNetwork

@@ -6,7 +6,6 @@ from pydantic import Field, model_validator
 
 from vdp.config.choices import MotionName, MotionPrediction, MotionSchedule
 from vdp.config.schema import Params
-from vdp.core.ground import Ground
 
 
 class MotionParams(Params):
@@ -31,26 +30,3 @@ class MotionParams(Params):
                 f"{self.num_heads}; change one of them"
             )
         return self
-
-
-class GroundConfig(Params):
-    """Fields of `vdp.core.ground.Ground`."""
-
-    offset: float
-    slope: float
-    stretch: float
-    deceleration: tuple[float, ...]
-    diameter: float
-    restitution: float
-
-    def floor(self) -> Ground:
-        """Return the floor."""
-        return Ground(**self.model_dump())
-
-
-class MotionConfig(Params):
-    """`config.json` of a trained motion model: how to build and use it."""
-
-    motion: MotionParams
-    data_scale: tuple[float, float]  # root mean square of the diffused changes across and along the floor
-    ground: GroundConfig
