@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vdp.config.choices import MIN_START_TIME, Spacing, limits, sampling_levels
+from vdp.config.choices import MIN_START_TIME, Spacing, sampling_levels
 from vdp.config.schema import PARAMS_FILE, ClipParams, Params
 from vdp.core.errors import UserError
 from vdp.core.tasks import STRIDE, hop_offsets
@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from vdp.evaluation.params import EvaluateTasksParams
     from vdp.models.codecs.params import CodecParams, EncodeParams, VAEParams
     from vdp.models.denoisers.params import DenoiserParams
-    from vdp.models.motion.params import MotionParams
     from vdp.models.segmenters.params import SegmentParams
     from vdp.sampling.params import PredictParams
     from vdp.training.params import PretrainVAEParams, TrainDenoiserParams
@@ -263,22 +262,6 @@ def _codec_vote(codec: "CodecParams", pretrain_vae: "PretrainVAEParams", segment
     )
 
 
-def _motion_frames(clip: ClipParams, predict: "PredictParams", motion: "MotionParams") -> None:
-    last, slots = predict.frames[-1], motion.target_slots
-    _require(
-        motion.name != "transformer" or slots >= last - clip.known,
-        f"motion.target_slots={slots}: expected >= {last - clip.known}, the last of predict.hops less "
-        f"clip.known={clip.known}, with motion.name=transformer; raise it, or set motion.name to interaction",
-    )
-    fewest, _ = limits("context_slots", type(motion))
-    longest = max(clip.known, fewest)
-    _require(
-        motion.context_slots <= longest,
-        f"motion.context_slots={motion.context_slots}: expected <= clip.known={clip.known}, the longest "
-        f"context in training; lower it to {longest}",
-    )
-
-
 CHECKS: tuple[Callable[..., None], ...] = (
     _hops,
     _latent_size,
@@ -292,6 +275,5 @@ CHECKS: tuple[Callable[..., None], ...] = (
     _interpolation,
     _sources,
     _codec_vote,
-    _motion_frames,
 )
 SINGLE_FRAMES_CHECKS: tuple[Callable[..., None], ...] = (_single_frames,)
