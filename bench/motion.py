@@ -237,10 +237,7 @@ def tracks_table(tracks: Sequence[KnownTracks], masks: Sequence[Masks], known: i
         [
             ["Jaccard, last known frame", f"{last:.4f}"],
             ["Jaccard, all known frames", f"{every:.4f}"],
-            [
-                "objects of the last known frame with the right class",
-                f"{sighting_accuracy(tracks, given):.4f}",
-            ],
+            ["right class, objects of the last known frame", f"{sighting_accuracy(tracks, given):.4f}"],
             ["right class, objects of the context", f"{class_accuracy(tracks, given):.4f}"],
         ],
     )

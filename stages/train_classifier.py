@@ -9,6 +9,7 @@ from pathlib import Path
 from torch import Tensor
 
 from vdp.config.read import read_section, read_value, run_stage
+from vdp.core.classes import factor_indices
 from vdp.core.files import replacing
 from vdp.core.rng import BatchRng
 from vdp.data.batches.crops import CropBatches, Crops
@@ -66,14 +67,15 @@ def loss(network: CropClassifier, batch: Crops, batch_rng: BatchRng) -> dict[str
 
 def val_loss(network: CropClassifier, batch: Crops, batch_rng: BatchRng) -> dict[str, Tensor]:
     """The loss, and the share of crops whose shape, material and colour are right."""
-    logits, ids = network(batch.crops), batch.classes.clamp(min=1).long() - 1
-    losses = crop_loss(logits, ids + 1) * batch.weight
-    shapes, materials, colors = FACTORS
-    truth = (ids // (materials * colors), ids // colors % materials, ids % colors)
+    logits, classes = network(batch.crops), batch.classes.clamp(min=1).long()
+    losses = crop_loss(logits, classes) * batch.weight
     right = {
         name: ((part.argmax(dim=1) == label).float() * batch.weight).sum() / batch.weight.sum().clamp(min=1)
         for name, part, label in zip(
-            ("shape", "material", "color"), logits.split(FACTORS, dim=1), truth, strict=True
+            ("shape", "material", "color"),
+            logits.split(FACTORS, dim=1),
+            factor_indices(classes),
+            strict=True,
         )
     }
     return {"loss": losses.mean(), **right}

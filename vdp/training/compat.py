@@ -50,7 +50,8 @@ def start_workers(loader: DataLoader[BatchT]) -> Iterator[BatchT]:
         return iter(loader)  # signals are handled in the main thread only
     handler = signal.getsignal(signal.SIGCHLD)
     batches = iter(loader)
-    signal.signal(signal.SIGCHLD, handler)
+    if handler is not None:  # None: one that was not set from Python, as by a launcher, cannot be put back
+        signal.signal(signal.SIGCHLD, handler)
     return batches
 
 
