@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from bench.denoisers import markdown
 from vdp.api.loading import clips_per_batch, load_latent_diffusion
-from vdp.api.motion import ObjectMotion, load_motion
+from vdp.api.motion import ClipObjects, ObjectMotion, load_motion
 from vdp.api.tracks import load_tracker
 from vdp.config.read import read_section, read_value
 from vdp.config.schema import ClipParams
@@ -146,8 +146,18 @@ def decide(shares: NDArray[np.float32], threshold: float) -> Masks:
     return probs_to_masks(torch.from_numpy(shares)[None], threshold, None)[0].numpy()
 
 
+def target_places(masks: Masks, motion: ObjectMotion) -> dict[int, NDArray[np.float32]]:
+    """x, y and visibility of the objects of the last of masks (T, H, W), by class."""
+    labels, classes = class_labels(masks[-1:])
+    states = motion.whole_states(object_states(labels, len(classes)), classes)[:, 0]
+    return {int(label): state[[X, Y, SEEN]] for label, state in zip(classes, states, strict=True)}
+
+
 def matched(
-    answers: Sequence[Answers], tracks: Sequence[KnownTracks], true_masks: Sequence[Masks]
+    answers: Sequence[Answers],
+    tracks: Sequence[KnownTracks],
+    true_masks: Sequence[Masks],
+    motion: ObjectMotion,
 ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
     """Sampled, most likely and true places of objects that are visible in context and target, by their class.
 
@@ -156,22 +166,18 @@ def matched(
     """
     sampled, likely, true = [], [], []
     for given, found, masks in zip(answers, tracks, true_masks, strict=True):
-        labels, classes = class_labels(masks[-1:])
-        states = object_states(labels, len(classes))[:, 0]
-        place = {int(label): state for label, state in zip(classes, states, strict=True) if state[SEEN]}
+        place = {label: state for label, state in target_places(masks, motion).items() if state[2] > 0.5}
         for number, label in enumerate(found.classes):
             if int(label) in place and found.states[number, -1, SEEN]:
                 sampled.append(given.places[:, number, :2])
                 likely.append(given.likely[number, :2])
-                true.append(place[int(label)][[X, Y]])
+                true.append(place[int(label)][:2])
     return np.stack(sampled), np.stack(likely), np.stack(true)
 
 
 def moved_truly(tracks: KnownTracks, frames: Masks, masks: Masks, motion: ObjectMotion) -> Masks:
     """Compose the target from the true places of the objects: the ceiling of any motion model."""
-    labels, classes = class_labels(masks[-1:])
-    states = object_states(labels, len(classes))[:, 0]
-    place = {int(label): state[[X, Y, SEEN]] for label, state in zip(classes, states, strict=True)}
+    place = target_places(masks, motion)
     places = np.stack([place.get(int(label), np.zeros(3, np.float32)) for label in tracks.classes])
     return motion.composer(frames, tracks.labels, tracks.states, tracks.classes).mask(places)
 
@@ -218,12 +224,22 @@ def main(arguments: Sequence[str] | None = None) -> None:
             for n, row in enumerate(rows)
         ]
         votes[name] = [vote_shares(each.masks) for each in answers]
-        print(errors_table(name, answers, tracks, masks, store.height))
+        print(errors_table(name, answers, tracks, masks, store.height, motion))
         scores += score_rows(name, answers, tracks, frames, masks, steps, motion, votes[name])
     print(markdown(["known masks", "answer", "Jaccard"], scores))
     if options.votes:
         print(
-            vote_table(rows, store, frames, known["segmented"], votes["segmented"], targets, options.models)
+            vote_table(
+                rows,
+                store,
+                frames,
+                known["segmented"],
+                votes["segmented"],
+                targets,
+                options.models,
+                motion,
+                params,
+            )  # fmt: skip
         )
 
 
@@ -244,10 +260,15 @@ def tracks_table(tracks: Sequence[KnownTracks], masks: Sequence[Masks], known: i
 
 
 def errors_table(
-    name: str, answers: Sequence[Answers], tracks: Sequence[KnownTracks], masks: Sequence[Masks], height: int
+    name: str,
+    answers: Sequence[Answers],
+    tracks: Sequence[KnownTracks],
+    masks: Sequence[Masks],
+    height: int,
+    motion: ObjectMotion,
 ) -> str:
     """Errors of the places in pixels, and the calibration of the samples."""
-    sampled, likely, true = matched(answers, tracks, masks)
+    sampled, likely, true = matched(answers, tracks, masks, motion)
     errors = place_errors(sampled * height, true * height)
     distance = np.linalg.norm(likely - true, axis=1) * height
     rows = [
@@ -300,6 +321,8 @@ def vote_table(
     votes: Sequence[NDArray[np.float32]],
     targets: Sequence[Masks],
     models: Path,
+    motion: ObjectMotion,
+    motion_params: SampleMotionParams,
 ) -> str:
     """Jaccard index (and share of the true foreground) by the weight of composed masks and the threshold."""
     device, params = pick_device(), read_section(PredictParams, "predict")
@@ -310,7 +333,14 @@ def vote_table(
     denoised = []
     for batch in progress(range(len(rows)), clips_per_batch(params), "roll out"):
         names, context = [store.name(rows[n]) for n in batch], [frames[n] for n in batch]
-        predicted, latents = model.sample_clips(names, context, strategy, params.samples, seed)
+        bases = None
+        if model.config.base == "composed":
+            objects = [
+                ClipObjects(store.name(rows[n]), frames[n], tracks[n].labels, tracks[n].classes)
+                for n in batch
+            ]
+            bases = motion.compose(objects, [frame - 1 for frame in params.frames], motion_params, seed)
+        predicted, latents = model.sample_clips(names, context, strategy, params.samples, seed, bases)
         for n, pictures, codes in zip(batch, predicted[:, :, -1], latents, strict=True):
             z = torch.from_numpy(codes.astype(np.float32)).to(device)
             mean = tracker.masks.probs(pictures, z, segment.codec_vote).mean(dim=0).float().cpu().numpy()

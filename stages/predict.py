@@ -1,11 +1,14 @@
 """DVC stage predict: roll out the unknown frames of every test clip, several samples each.
 
-Reads   data/clips/test, data/models/codec, data/models/denoiser; params.yaml: seed, clip, predict
+Reads   data/clips/test, data/models/codec, data/models/denoiser, data/motion; params.yaml: seed, clip,
+        predict
 Writes  data/predictions/<test set>: frames.npy (N, S, hops, H, W, 3), latents.npy (N, S, C, h, w) of the
         last hop, predictions.json
 """
 
 from pathlib import Path
+
+import numpy as np
 
 from vdp.api.loading import clips_per_batch, load_latent_diffusion
 from vdp.config.read import read_section, read_value, run_stage
@@ -20,6 +23,7 @@ from vdp.tracking.progress import progress
 
 CLIPS = Path("data/clips")
 MODELS = Path("data/models")
+MOTION = Path("data/motion")
 PREDICTIONS = Path("data/predictions")
 
 
@@ -29,16 +33,19 @@ def main() -> None:
     seed = read_value("seed")
     model = load_latent_diffusion(MODELS, pick_device())
     strategy = model.strategy(params)
+    base = model.config.base
 
     with track_stage("predict") as tracker, replacing(PREDICTIONS) as part:
         sample_clips = tracker.counted(model.sample_clips)
         for name, folder in list_test_sets(CLIPS).items():
             store = ClipStore(folder)
+            composed = np.load(MOTION / name / "composed.npy", mmap_mode="r") if base == "composed" else None
             writer = PredictionWriter(part / name, store.names, params.frames, params.samples)
             for rows in progress(range(len(store)), clips_per_batch(params), f"predict {name}"):
                 context = [store.frames(i)[:known] for i in rows]
                 names = [store.names[i] for i in rows]
-                writer.append(*sample_clips(names, context, strategy, params.samples, seed))
+                bases = None if composed is None else [composed[i] for i in rows]
+                writer.append(*sample_clips(names, context, strategy, params.samples, seed, bases))
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from vdp.config.choices import BaseName
 from vdp.config.read import read_section, read_value, run_stage
 from vdp.core.pixels import to_uint8
 from vdp.core.tasks import TASKS, Task
@@ -43,6 +44,7 @@ from vdp.training.validation import VALIDATION_SEED, VALIDATION_SIZE, plot_batch
 LATENTS = Path("data/latents")
 CODEC = Path("data/models/codec")
 DENOISER = Path("data/models/denoiser")
+MOVED_SHARE = 0.65  # of the change from the nearest frame that is left after moving it, root mean square
 DRAWN_STEPS = 10  # sampling steps of the pictures drawn during training
 
 Objectives = Mapping[Task, Objective]
@@ -59,15 +61,17 @@ def main() -> None:
         fabric = launch(engine)
         clips, val_clips = LatentClips(LATENTS, ["train", "unlabeled"]), LatentClips(LATENTS, ["val"])
         rule = HopRule(
-            params.context_frames, params.target_offsets, params.max_hops, params.targets, params.max_span
-        )
+            params.context_frames, params.target_offsets, params.max_hops, params.targets, params.max_span,
+            params.given_frames,
+        )  # fmt: skip
         batches = HopBatches(clips, params.batch_size, shares, rule, params.reverse, seed)
         val_batches = AllTaskBatches(
             HopBatches(val_clips, VALIDATION_SIZE, shares, rule, False, VALIDATION_SEED)
         )
-        process = make_process(diffusion)
+        process, base = make_process(diffusion), resolve_base(diffusion.base, clips)
+        unmoved = MOVED_SHARE if base == "moved" and diffusion.residual else 1.0
         scales = {
-            task: data_scale(first_batches(batches.for_task(task), seed), diffusion.residual)
+            task: unmoved * data_scale(first_batches(batches.for_task(task), seed), diffusion.residual)
             for task in batches.tasks
         }
         objectives = {
@@ -79,7 +83,7 @@ def main() -> None:
         seed_weights(seed)
         training = Training(
             name="train_denoiser",
-            network=build_denoiser(denoiser, clips.channels),
+            network=build_denoiser(denoiser, clips.channels, base == "moved"),
             loss=hop_loss(objectives, diffusion, params),
             batches=batches,
             val_loss=TaskLevelLoss(objectives, shares),
@@ -95,12 +99,15 @@ def main() -> None:
         config = DenoiserConfig(
             denoiser=denoiser,
             diffusion=diffusion,
+            base=base,
             codec=fingerprint(codec),
             channels=clips.channels,
             height=codec.factor * clips.size[0],
             width=codec.factor * clips.size[1],
             tasks={str(task): shares[task] for task in batches.tasks},
             context_frames=params.context_frames,
+            given_frames=params.given_frames,
+            known=clips.composed_from or 0,
             target_offsets=params.target_offsets,
             targets=params.targets,
             max_span=params.max_span,
@@ -112,6 +119,13 @@ def main() -> None:
         if fabric.is_global_zero:
             save_model(DENOISER, result.network, config, result.other_weights)
             checkpoints.clear()
+
+
+def resolve_base(base: BaseName, clips: LatentClips) -> BaseName:
+    """Return the base of `diffusion.base`: auto is composed where composed frames are encoded, else moved."""
+    if base != "auto":
+        return base
+    return "moved" if clips.composed_from is None else "composed"
 
 
 def hop_loss(objectives: Objectives, diffusion: DiffusionParams, params: TrainDenoiserParams) -> HopLoss:

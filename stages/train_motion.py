@@ -57,12 +57,12 @@ def main() -> None:
                 return
         fabric = launch(engine)
         window = (clip.known, motion.target_slots)
-        batches = MotionBatches(stores, params.batch_size, *window, True, params.jitter, seed)
-        val = track_stores(TRACKS, ["val"]) or stores
-        val_batches = MotionBatches(val, VALIDATION_CLIPS, *window, False, 0.0, VALIDATION_SEED)
-        process = motion_process(motion.schedule, motion.prediction)
-        measured = batches.stores[0]  # without those of no clips
+        measured = next(store for store in stores if len(store))
         ground = fit_ground(measured.states[:MEASURED_CLIPS], measured.classes[:MEASURED_CLIPS])
+        batches = MotionBatches(stores, params.batch_size, *window, True, params.jitter, seed, ground)
+        val = track_stores(TRACKS, ["val"]) or stores
+        val_batches = MotionBatches(val, VALIDATION_CLIPS, *window, False, 0.0, VALIDATION_SEED, ground)
+        process = motion_process(motion.schedule, motion.prediction)
         first = first_batches(batches, seed)
         scale = torch.stack([motion_scale(batch, process, ground) for batch in first]).mean(dim=0)
         objective = MotionObjective(process, ground, scale.to(fabric.device))

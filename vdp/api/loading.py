@@ -26,6 +26,7 @@ from vdp.models.codecs.pixel import PixelCodec
 from vdp.models.codecs.vae import VAE
 from vdp.models.denoisers.dit import DiT
 from vdp.models.denoisers.factory import load_denoiser
+from vdp.models.denoisers.moved import MovedDenoiser
 from vdp.models.denoisers.params import DenoiserConfig
 from vdp.models.denoisers.unet import UNet
 from vdp.sampling.hops import used_context
@@ -42,7 +43,7 @@ class LatentDiffusion:
     """A codec and the denoiser trained on its latents; `load_latent_diffusion` opens one."""
 
     codec: VAE | PixelCodec
-    network: UNet | DiT
+    network: UNet | DiT | MovedDenoiser
     config: DenoiserConfig[DiffusionParams]
     normalisation: Normalisation
     objectives: Mapping[Task, Objective]  # of each trained task
@@ -65,7 +66,10 @@ class LatentDiffusion:
 
     def strategy(self, params: PredictParams) -> Strategy:
         """Return the rollout that section `predict` describes."""
-        return make_strategy(params, self.config.diffusion.num_timesteps, self.config.context_frames)
+        config = self.config
+        return make_strategy(
+            params, config.diffusion.num_timesteps, config.context_frames, config.given_frames
+        )
 
     def sample_clips(
         self,
@@ -74,6 +78,7 @@ class LatentDiffusion:
         strategy: Strategy,
         samples: int,
         seed: int,
+        composed: Sequence[np.ndarray] | None = None,
     ) -> tuple[np.ndarray, np.ndarray]:
         """Roll out S samples of each of B clips.
 
@@ -83,23 +88,32 @@ class LatentDiffusion:
             strategy: hops to N frames, the sampler and its times.
             samples: S.
             seed: of the run.
+            composed: frames of the hops of each clip as a motion model composes them, (N, H, W, 3) uint8;
+                of a denoiser whose base they are.
 
         Returns:
             Frames (B, S, N, H, W, 3) uint8, and the raw latents of the last one, (B, S, C, h, w) float16.
         """
-        used = used_context(range(len(context[0])), strategy.hops, strategy.context_frames)
-        raw = [encode_frames(self.codec.encode, frames[used], len(used), self.device) for frames in context]
-        known = self.normalisation.apply(torch.stack(raw))
+        used = used_context(
+            range(len(context[0])), strategy.hops, strategy.context_frames, strategy.given_frames
+        )
+        known = self._encode_clips([frames[used] for frames in context])
+        bases = None if composed is None else self._encode_clips(composed)
         numbers = [crc32(name.encode()) for name in names]
         with autocast(self.device):
             latents = predict(
-                self.network, known, used, numbers, self.objectives["predict"], strategy, samples, seed
+                self.network, known, used, numbers, self.objectives["predict"], strategy, samples, seed, bases
             )
         raw_latents = self.normalisation.invert(latents.flatten(0, 1))
         frames = decode_frames(self.codec.decode, raw_latents, self.device)
         shape = (len(names), samples)
         last = raw_latents[:, :, -1].unflatten(0, shape).cpu().numpy()
         return frames.reshape(*shape, *frames.shape[1:]), last.astype(np.float16)
+
+    def _encode_clips(self, clips: Sequence[np.ndarray]) -> Tensor:
+        """Encode clips of equal length, (T, H, W, 3) each, to normalised latents (B, C, T, h, w)."""
+        raw = [encode_frames(self.codec.encode, frames, len(frames), self.device) for frames in clips]
+        return self.normalisation.apply(torch.stack(raw))
 
 
 def clips_per_batch(params: PredictParams) -> int:

@@ -15,7 +15,9 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from vdp.api.loading import DENOISER, SEGMENTER, LatentDiffusion, load_latent_diffusion
+from vdp.api.motion import ClipObjects, load_motion
 from vdp.api.sampling import DEFAULT, MODE, UNSCALED, Sampling
+from vdp.api.tracks import MOTION_SAMPLING, TRACKED_MASKS, TRACKING, load_tracker
 from vdp.config.choices import MIN_START_TIME
 from vdp.core.device import autocast, pick_device
 from vdp.core.errors import UserError
@@ -61,12 +63,16 @@ class Model:
         config = model.config
         self.height, self.width = config.height, config.width
         self.tasks: tuple[str, ...] = tuple(config.tasks)
-        self.context_frames, self.max_span = config.context_frames, config.max_span
+        self.context_frames, self.max_span = max(config.context_frames, config.known), config.max_span
         offsets = range(1, 1 + (config.targets if model.network.joint else 1))
         self.every_frame = set(offsets) <= set(config.target_offsets)
         self._model = model
         self._folder = folder
         self._mask_predictor: MaskPredictor | None = None
+        self._motion = load_motion(folder, model.device) if config.base == "composed" else None
+        self._tracker = (
+            load_tracker(folder, TRACKED_MASKS, TRACKING, model.device) if self._motion is not None else None
+        )
 
     def predict(
         self, clip: Frames, frames: int = 11, samples: int = 1, sampling: Sampling = DEFAULT
@@ -88,13 +94,17 @@ class Model:
         model, config = self._model, self._model.config
         strategy = self._strategy(sampling, "predict")
         strategy = replace(strategy, hops=plan_hops(0.0, frames, config.target_offsets, self._targets))
-        context = model.encode(box.fit(clip[-config.context_frames :]))
+        fitted = box.fit(clip[-self.context_frames :])
+        context = model.encode(fitted[-config.context_frames :])
         index = torch.arange(1.0 - context.shape[1], 1.0, device=context.device)
+        composed = self._compose(fitted, sum(len(hop) for hop in strategy.hops), sampling.seed)
 
         def sample(numbers: Sequence[int]) -> Tensor:
             noise = self._noise(sampling, context, numbers)
             rows, indices = context.expand(len(numbers), *context.shape), index.expand(len(numbers), -1)
-            return rollout(model.network, rows, indices, model.objectives["predict"], strategy, noise)
+            bases = None if composed is None else composed.expand(len(numbers), *composed.shape)
+            objective = model.objectives["predict"]
+            return rollout(model.network, rows, indices, objective, strategy, noise, bases)
 
         predicted = box.restore(self._sample(samples, sample)[:, :frames])
         return self._add_detail(predicted, [(clip[-1], box, context[:, -1:])], np.ones((frames, 1)))
@@ -260,6 +270,7 @@ class Model:
             "codec_parameters": count_parameters(codec),
             "latents": f"{config.channels}x{self.height // codec.factor}x{self.width // codec.factor}",
             "denoiser": config.denoiser.name,
+            "base": config.base,
             "denoiser_parameters": count_parameters(self._model.network),
             "context_frames": config.context_frames,
             "target_offsets": list(config.target_offsets),
@@ -269,6 +280,18 @@ class Model:
             "prediction": config.diffusion.prediction,
             "segmenter": (self._folder / SEGMENTER).is_dir(),
         }
+
+    def _compose(self, clip: Frames, frames: int, seed: int) -> Tensor | None:
+        """Compose the frames after a clip of the networks' size, and encode them, (C, frames, h, w).
+
+        None of a denoiser with another base.
+        """
+        if self._motion is None or self._tracker is None:
+            return None
+        found = self._tracker(clip)
+        objects = ClipObjects("", clip, found.labels, found.classes)
+        targets = range(len(clip), len(clip) + frames)
+        return self._model.encode(self._motion.compose([objects], targets, MOTION_SAMPLING, seed)[0])
 
     @property
     def _targets(self) -> int | None:
@@ -313,6 +336,7 @@ class Model:
             guidance=sampling.guidance,
             context_noise=0.0,
             context_frames=config.context_frames,
+            given_frames=config.given_frames,
         )
 
     def _times(self, steps: int) -> Tensor:

@@ -5,6 +5,7 @@ Shapes: B clips, R samples, K context frames, N objects, T target frames, F = le
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from zlib import crc32
 
@@ -12,9 +13,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from vdp.config.choices import BaseName
+from vdp.core.borders import whole_places
 from vdp.core.device import autocast
+from vdp.core.errors import UserError
 from vdp.core.objects import SEEN, X, Y
 from vdp.data.batches.motion import object_latents
+from vdp.data.object_states import class_labels, object_states
 from vdp.diffusion.motion import NUM_TIMESTEPS, MotionObjective, motion_process
 from vdp.models.checkpoint import WEIGHTS
 from vdp.models.motion.config import MotionConfig
@@ -31,6 +36,21 @@ PADDED_OBJECTS = 16  # objects of a batch are padded to a multiple of this
 
 Float = NDArray[np.float32]
 Pixels = NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class ClipObjects:
+    """The objects in the context frames of a clip."""
+
+    name: str
+    frames: Pixels  # (K, H, W, 3)
+    labels: Pixels  # object numbers of their pixels, (K, H, W), 1..N; 0 is the background
+    classes: Pixels  # class ids, (N,)
+
+    @cached_property
+    def states(self) -> Float:
+        """As measured in the frames, (N, K, F)."""
+        return object_states(self.labels, len(self.classes))
 
 
 @dataclass(frozen=True)
@@ -66,12 +86,14 @@ class ObjectMotion:
             seed: of the run.
 
         Returns:
-            x, y and visibility, (B, R, N, T, 3). Lengths are in frame heights from the frame's centre.
+            x, y and visibility, (B, R, N, T, 3). Lengths are in frame heights from the frame's centre; the
+            place of an object that the border cuts is that of the whole object.
         """
         first, count = states.shape[2], classes.shape[1]
         # the noise of an object must not depend on the number of others in the batch
-        padding = [(0, 0), (0, -count % PADDED_OBJECTS)]
-        known = object_latents(np.pad(states, [*padding, (0, 0), (0, 0)]), np.pad(classes, padding))
+        padding = [(0, 0), (0, -max(count, 1) % PADDED_OBJECTS + (count == 0))]
+        latents = object_latents(np.pad(states, [*padding, (0, 0), (0, 0)]), np.pad(classes, padding))
+        known = whole_places(latents, self.objective.ground)
         strategy = Strategy(
             # all frames up to the last, as in training: those of a hop depend on each other
             hops=plan_hops(
@@ -93,14 +115,67 @@ class ObjectMotion:
         places = predicted[:, :, [X, Y, SEEN]][:, :, :, [frame - first for frame in frames], 0, :count]
         return places.permute(0, 1, 4, 3, 2).float().cpu().numpy()
 
+    def compose(
+        self, clips: Sequence[ClipObjects], frames: Sequence[int], params: SampleMotionParams, seed: int
+    ) -> list[Pixels]:
+        """Compose the frames of the most likely future of clips with equally many context frames.
+
+        Args:
+            clips: B clips.
+            frames: 0-based indices of the T target frames.
+            params: section `sample_motion`; samples and temperature do not matter.
+            seed: of the run.
+
+        Returns:
+            (T, H, W, 3) uint8 of each clip.
+        """
+        if not clips:
+            return []
+        count = max(len(clip.classes) for clip in clips)
+        spare = [count - len(clip.classes) for clip in clips]
+        states = [np.pad(clip.states, [(0, n), (0, 0), (0, 0)]) for clip, n in zip(clips, spare, strict=True)]
+        classes = [np.pad(clip.classes, (0, n)) for clip, n in zip(clips, spare, strict=True)]
+        names = [clip.name for clip in clips]
+        likely = self.sample(names, np.stack(states), np.stack(classes), frames, params, 1, 0.0, seed)[:, 0]
+        return [
+            np.stack([composer(places[: len(clip.classes), step])[0] for step in range(len(frames))])
+            for clip, places in zip(clips, likely, strict=True)
+            for composer in [self.composer(clip.frames, clip.labels, clip.states, clip.classes)]
+        ]
+
     def composer(self, frames: Pixels, labels: Pixels, states: Float, classes: Pixels) -> Composer:
-        """Return the composer of a clip from its context; arguments as of `Composer`."""
-        return Composer(frames, labels, states, classes, self.config.ground.floor())
+        """Return the composer of a clip from its context; arguments as of `Composer`, states as measured."""
+        return Composer(frames, labels, self.whole_states(states, classes), classes, self.objective.ground)
+
+    def whole_states(self, states: Float, classes: Pixels) -> Float:
+        """States (N, K, F) with the places of whole objects where the border cuts them."""
+        whole = whole_places(object_latents(states[None], classes[None]), self.objective.ground)
+        return whole[0, : states.shape[-1], :, 0].permute(2, 1, 0).numpy()
+
+
+def labelled_objects(name: str, frames: Pixels, masks: Pixels) -> ClipObjects:
+    """The objects of context frames (K, H, W, 3) with true masks (K, H, W)."""
+    labels, classes = class_labels(np.asarray(masks))
+    return ClipObjects(name, np.asarray(frames), labels, classes)
 
 
 def has_motion(models: Path) -> bool:
     """Whether the pipeline has trained a motion model: not where no clip has masks."""
     return (models / MOTION / WEIGHTS).is_file()
+
+
+def composes(base: BaseName, models: Path) -> bool:
+    """Whether the denoiser's base is the composed frame.
+
+    Raises:
+        UserError: if `diffusion.base` is composed and there is no motion model.
+    """
+    if base == "composed" and not has_motion(models):
+        raise UserError(
+            "diffusion.base=composed: expected clips with masks, from which the motion of objects is "
+            "learned; set it to auto or moved"
+        )
+    return base in ("auto", "composed") and has_motion(models)
 
 
 def load_motion(models: Path, device: torch.device) -> ObjectMotion:

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from vdp.api.loading import LatentDiffusion, clips_per_batch, load_latent_diffusion
-from vdp.api.motion import ObjectMotion, load_motion
+from vdp.api.motion import ClipObjects, ObjectMotion, load_motion
 from vdp.api.tracks import load_tracker
 from vdp.config.read import check_file, read_section, read_value
 from vdp.config.schema import ClipParams
@@ -22,7 +22,6 @@ from vdp.core.device import pick_device
 from vdp.core.errors import UserError, one_line
 from vdp.core.tasks import hop_offsets
 from vdp.data.extract.cut import cut_clips
-from vdp.data.object_states import object_states
 from vdp.data.params import ExtractParams
 from vdp.data.sources.competition import FOLDER, PICTURE, CompetitionSource
 from vdp.data.sources.protocols import ClipRule, Pace
@@ -43,22 +42,25 @@ MAX_CROP = 0.01  # relative difference of the aspect ratios of pictures and clip
 
 @dataclass(frozen=True)
 class MotionPredictor:
-    """Compose masks as the stages track_objects and predict_motion do."""
+    """Compose frames and masks as the stages track_objects and predict_motion do."""
 
     tracker: ObjectTracker
     motion: ObjectMotion
     params: SampleMotionParams
 
-    def masks(self, clip: Clip, frames: Sequence[int], seed: int) -> tuple[Pixels, Pixels]:
-        """Return the masks of a clip's context frames and the composed ones of the last of `frames`."""
+    def track(self, clip: Clip) -> tuple[ClipObjects, Pixels]:
+        """Track the objects of a clip's context frames; also their masks frame by frame."""
         found = self.tracker(clip.frames)
-        states = object_states(found.labels, len(found.classes))
+        return ClipObjects(clip.name, clip.frames, found.labels, found.classes), found.frame_masks
+
+    def masks(self, clip: ClipObjects, frames: Sequence[int], seed: int) -> Pixels:
+        """Return the composed masks of the last of `frames`, (R, H, W)."""
         places = self.motion.sample(
-            [clip.name], states[None], found.classes[None], frames, self.params,
+            [clip.name], clip.states[None], clip.classes[None], frames, self.params,
             self.params.samples, self.params.temperature, seed,
         )[0]  # fmt: skip
-        composer = self.motion.composer(clip.frames, found.labels, states, found.classes)
-        return found.frame_masks, np.stack([composer.mask(sample[:, -1]) for sample in places])
+        composer = self.motion.composer(clip.frames, clip.labels, clip.states, clip.classes)
+        return np.stack([composer.mask(sample[:, -1]) for sample in places])
 
 
 @dataclass(frozen=True)
@@ -80,10 +82,18 @@ class Predictor:
         """Predict the class ids (H, W) uint8 of the last frame of clips from their context frames."""
         names, context = [clip.name for clip in clips], [clip.frames for clip in clips]
         strategy = self.model.strategy(self.params)
-        frames, latents = self.model.sample_clips(names, context, strategy, self.params.samples, self.seed)
+        targets = [number - 1 for number in self.params.frames]
+        tracked = [self.motion.track(clip) for clip in clips]
+        bases = None
+        if self.model.config.base == "composed":
+            objects = [clip for clip, _ in tracked]
+            bases = self.motion.motion.compose(objects, targets, self.motion.params, self.seed)
+        frames, latents = self.model.sample_clips(
+            names, context, strategy, self.params.samples, self.seed, bases
+        )
         masks = []
-        for row, clip in enumerate(clips):
-            known, composed = self.motion.masks(clip, [n - 1 for n in self.params.frames], self.seed)
+        for row, (clip, known) in enumerate(tracked):
+            composed = self.motion.masks(clip, targets, self.seed)
             allowed = self.mask_predictor.allowed_classes(known)
             masks.append(self.mask_predictor.prediction(frames[row, :, -1], latents[row], allowed, composed))
         return masks

@@ -108,11 +108,28 @@ def _joint_targets(
     )
 
 
-def _context(denoiser: "DenoiserParams", train_denoiser: "TrainDenoiserParams") -> None:
+def _context(
+    clip: ClipParams,
+    denoiser: "DenoiserParams",
+    diffusion: "DiffusionParams",
+    train_denoiser: "TrainDenoiserParams",
+) -> None:
     train, context, slots = train_denoiser, train_denoiser.context_frames, denoiser.unet.context_slots
+    bases = 0 if diffusion.base == "nearest" else train.targets if denoiser.is_joint else 1
     _require(
-        denoiser.name != "unet" or slots <= context,
-        f"denoiser.unet.context_slots={slots}: expected <= train_denoiser.context_frames={context}; lower it",
+        denoiser.name != "unet" or slots <= context + bases,
+        f"denoiser.unet.context_slots={slots}: expected <= {context + bases}, "
+        f"train_denoiser.context_frames={context} and the base; lower it",
+    )
+    _require(
+        train.given_frames <= context,
+        f"train_denoiser.given_frames={train.given_frames}: expected <= "
+        f"train_denoiser.context_frames={context}; lower it",
+    )
+    _require(
+        diffusion.base in ("nearest", "moved") or context <= clip.known,
+        f"train_denoiser.context_frames={context}: expected <= clip.known={clip.known} with "
+        f"diffusion.base={diffusion.base}; lower it",
     )
     if train.scheduled_sampling == 0:
         return

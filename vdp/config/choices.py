@@ -17,6 +17,9 @@ MotionPrediction = Literal["flow", "v", "x0"]  # eps has no data to recover at t
 ScheduleName = Literal["flow", "linear", "cosine", "sigmoid"]
 Prediction = Literal["flow", "v", "eps", "x0"]  # output of the network
 SamplerName = Literal["ddpm", "ddim", "dpmpp", "euler", "heun"]
+# frames that the diffused change is measured from: the nearest context frame, context frames moved by learned
+# kernels, or the composed frame of a motion model; auto: composed where clips have masks, else moved
+BaseName = Literal["auto", "nearest", "moved", "composed"]
 Spacing = Literal["trailing", "leading"]  # of the sampling times
 
 SAMPLERS: tuple[SamplerName, ...] = get_args(SamplerName)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from vdp.core.borders import touched_borders
 from vdp.core.classes import SHAPES
 from vdp.core.ground import REST, Ground, length, slide
 from vdp.core.objects import FEATURES, SEEN, X, Y
@@ -45,8 +46,10 @@ class Anchor:
 def find_anchor(known: Tensor, index: Tensor, ground: Ground) -> Anchor:
     """Find the last visible state of each object, and its velocity over its newest sightings.
 
+    An object that enters in the newest frames and is seen once moves as such objects do on average.
+
     Args:
-        known: context frames, (B, C, K, 1, N).
+        known: context frames, (B, C, K, 1, N), with the places of whole objects.
         index: their frame indices, (B, K).
         ground: of the data set.
     """
@@ -70,10 +73,23 @@ def find_anchor(known: Tensor, index: Tensor, ground: Ground) -> Anchor:
         elapsed = (since[:, 0] - newest[:, sighting]).masked_fill(~seen, 1)
         moved = place - torch.stack(ground.to_floor(earlier[:, X, 0], earlier[:, Y, 0]), dim=1)
         velocity = torch.where(seen[:, None], _velocity_at_the_end(moved, elapsed, deceleration), velocity)
+    once = (visible.sum(dim=1) == 1) & (since[:, 0] > index.amin(dim=1, keepdim=True))
+    velocity = torch.where(once[:, None], _entry_velocity(last, ground), velocity)
     return Anchor(
         last * present[:, None], place * present[:, None], velocity * present[:, None], deceleration,
         since[:, 0], present,
     )  # fmt: skip
+
+
+def _entry_velocity(frames: Tensor, ground: Ground) -> Tensor:
+    """Mean velocity of objects that enter where these do, (B, C, N) -> (B, 2, N); 0 for others."""
+    velocity = frames.new_zeros(len(frames), 2, frames.shape[2])
+    for touched, (inwards, along) in zip(touched_borders(frames, ground), ground.entry, strict=False):
+        entering = torch.stack([-inwards * frames[:, X].sign(), torch.full_like(frames[:, X], along)], dim=1)
+        velocity = torch.where(
+            touched[:, None] & (velocity == 0).all(dim=1, keepdim=True), entering, velocity
+        )
+    return velocity
 
 
 def _velocity_at_the_end(moved: Tensor, elapsed: Tensor, deceleration: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from torch import Tensor
 from vdp.core.anchor import Anchor
 from vdp.core.ground import REST, Ground, length
 
-SUBSTEPS = 2  # per frame; four do not lower the error
+SUBSTEPS = 4  # per frame; eight lower the error by less than a hundredth
 
 
 def roll_out(found: Anchor, last: Tensor, frames: int, ground: Ground) -> Tensor:

@@ -65,9 +65,11 @@ def blended_frames(frames: Tensor, index: Tensor, target_index: Tensor) -> Tenso
 
 
 def nearest_frames(
-    frames: Tensor, index: Tensor, level: Tensor, target_index: Tensor, count: int
+    frames: Tensor, index: Tensor, level: Tensor, target_index: Tensor, count: int, given: int, kept: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Select the `count` context frames nearest to a target, nearest first; all of them where K < count.
+    """Select `count` context frames, nearest to a target first; all of them where K < count.
+
+    The `kept` nearest of the given frames are always among them: predictions from predictions alone fade.
 
     Args:
         frames: (B, C, K, H, W).
@@ -75,10 +77,15 @@ def nearest_frames(
         level: standard deviation of the noise on each frame, (B, K).
         target_index: (B, 1).
         count: at least 1.
+        given: of the K frames, the first that were given, not predicted.
+        kept: given frames to keep, at most `count`.
 
     Returns:
         Frames, indices and levels, with `count` in place of K.
     """
-    order = distance(index, target_index)[:, 0].argsort(dim=1)[:, :count]
+    apart = distance(index, target_index)[:, 0]
+    nearest_given = apart[:, :given].argsort(dim=1)[:, :kept]
+    chosen = apart.scatter(1, nearest_given, -torch.inf).argsort(dim=1)[:, :count]
+    order = chosen.gather(1, apart.gather(1, chosen).argsort(dim=1))
     rows = torch.arange(frames.shape[0], device=frames.device)[:, None]
     return frames[rows, :, order].transpose(1, 2), index.gather(1, order), level.gather(1, order)

@@ -26,6 +26,11 @@ class Ground:
     deceleration: tuple[float, ...]  # speed lost per frame, one value per shape
     diameter: float = 0.0  # distance of the centres of two objects that touch; 0: no collisions
     restitution: float = 1.0  # of a collision: speed of separation over that of approach
+    border: float = 0.0  # distance of a side of the frame from its middle, in frame heights
+    # of a whole object from its centre to its sides and to its top, one pair per shape; none: not measured
+    reach: tuple[tuple[float, float], ...] = ()
+    # mean velocity (inwards, along) of objects that enter at a side, the top and the bottom; none: at rest
+    entry: tuple[tuple[float, float], ...] = ()
 
     @property
     def flat(self) -> bool:

@@ -17,34 +17,47 @@ Positions = tuple[list[int], list[int]]  # 0-based: context frames, nearest firs
 
 
 def draw_predict_hop(
-    rng: np.random.Generator, frames: int, context: int, offsets: Sequence[int], max_hops: int, targets: int
+    rng: np.random.Generator,
+    frames: int,
+    context: int,
+    offsets: Sequence[int],
+    max_hops: int,
+    targets: int,
+    kept: int,
+    known: int | None,
 ) -> Positions:
-    """Draw a hop of a rollout at a random position in a clip.
+    """Draw a hop of a rollout, at a random position in a clip or after its first `known` frames.
 
-    As in a rollout, true context frames are consecutive and predicted ones `STRIDE` frames from each other.
+    As in a rollout, given context frames are consecutive and predicted ones `STRIDE` frames from each other.
 
     Args:
         frames: length of the clip.
         context: context frames.
         offsets: target offsets to draw from, without replacement while they last.
-        max_hops: max predicted frames among the context frames.
+        max_hops: max earlier hops of the rollout.
         targets: target frames.
+        kept: min given frames among the context frames.
+        known: given frames of the clip; None: any consecutive frames are the given ones.
 
     Raises:
         ValueError: if no offset fits into the clip.
     """
-    fitting = [offset for offset in offsets if offset + context <= frames]
-    if not fitting:
+    first = context if known is None else known  # frames before the first hop
+    fitting = [offset for offset in offsets if offset + first <= frames]
+    if not fitting or context > first:
         raise ValueError(
             f"hop: {context} context frames and a target offset of {list(offsets)} do not fit into clips of "
             f"{frames} frames; lower train_denoiser.context_frames or train_denoiser.target_offsets"
         )
     chosen = sorted(int(offset) for offset in rng.choice(fitting, targets, replace=targets > len(fitting)))
-    room = (frames - chosen[-1] - context) // (STRIDE - 1)  # strides that fit into the clip
-    strided = int(rng.integers(0, min(max_hops, context - 1, room) + 1))
-    back = np.cumsum([0] + [STRIDE] * strided + [1] * (context - 1 - strided))
-    last = int(rng.integers(back[-1], frames - chosen[-1]))
-    return [last - int(steps) for steps in back], [last + offset for offset in chosen]
+    room = (frames - chosen[-1] - first) // STRIDE
+    hops = int(rng.integers(0, min(max_hops, room) + 1))
+    latest = frames - 1 - chosen[-1] - STRIDE * hops
+    origin = int(rng.integers(context - 1, latest + 1)) if known is None else known - 1  # last given frame
+    predicted = [origin + STRIDE * hop for hop in range(hops, 0, -1)][: context - min(kept, context)]
+    given = [origin - step for step in range(context - len(predicted))]
+    last = origin + STRIDE * hops
+    return [*predicted, *given], [last + offset for offset in chosen]
 
 
 def draw_interpolate_hop(

@@ -75,6 +75,27 @@ def encode_conditions(
         yield _to_half(encoded)
 
 
+def encode_composed(
+    encode: Encode,
+    store: ClipStore,
+    views: Views,
+    composed: Iterable[Pixels | None],
+    batch_frames: int,
+    device: torch.device,
+) -> Iterator[Half | None]:
+    """Encode the V views of the composed frames of every clip of a store, (V, T - K, C, h, w) float16.
+
+    Args:
+        composed: of each clip, (T - K, H, W, 3); None for a clip without.
+    """
+    for i, frames in enumerate(composed):
+        if frames is None:
+            yield None
+        else:
+            encoded = [encode_frames(encode, view, batch_frames, device) for view in views(frames, i)]
+            yield _to_half(encoded)
+
+
 def _cycle(views: Views, frames: np.ndarray, clip: int) -> Iterator[np.ndarray]:
     """Repeat the views of a clip endlessly, without keeping them in memory."""
     while True:

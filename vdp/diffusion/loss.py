@@ -13,6 +13,7 @@ from torch import Tensor
 from vdp.core.context_frames import Hops
 from vdp.core.rng import BatchRng
 from vdp.core.tasks import Task
+from vdp.diffusion.moved import with_moved
 from vdp.diffusion.objective import Objective
 from vdp.diffusion.process import Schedule, add_noise, min_snr_weight, predict_x0_eps, target
 from vdp.diffusion.protocols import Denoiser, DiffusedData
@@ -39,8 +40,10 @@ def diffusion_loss(
     level: Tensor,
     context_noise: Tensor,
     dropped: Tensor,
-) -> Tensor:
+) -> dict[str, Tensor]:
     """Compute the mean squared error of the network's output; the R noise draws share one context encoding.
+
+    The mean squared error of frames that the denoiser moves is added, and returned as 'moved'.
 
     Args:
         min_snr_gamma: clamp of the signal-to-noise weight (arXiv:2303.09556); None weights all times equally.
@@ -51,11 +54,26 @@ def diffusion_loss(
         dropped: (B,) bool, True where the context frames are masked.
     """
     noised = replace(hops, known=hops.known + level[:, None, :, None, None] * context_noise)
-    x0, _, output = denoise_hops(denoiser, noised, objective, t, noise, level, dropped)
-    error = (output - target(x0, noise, t, objective.process)).square()
+    denoised = denoise_hops(denoiser, noised, objective, t, noise, level, dropped)
+    error = (denoised.output - target(denoised.x0, noise, t, objective.process)).square()
     if min_snr_gamma is None:
-        return error.mean()
-    return (error.mean(dim=(1, 3, 4)) * min_snr_weight(t, objective.process, min_snr_gamma)).mean()
+        loss = error.mean()
+    else:
+        loss = (error.mean(dim=(1, 3, 4)) * min_snr_weight(t, objective.process, min_snr_gamma)).mean()
+    if denoised.moved is None:
+        return {"loss": loss}
+    moved = objective.to_data(hops.target, denoised.moved).square().mean()
+    return {"loss": loss + moved, "moved": moved}
+
+
+@dataclass(frozen=True)
+class DenoisedHops:
+    """Clean and noised data of a batch of hops and the network's output, (B, C, N*R, h, w) each."""
+
+    x0: Tensor
+    xt: Tensor
+    output: Tensor
+    moved: Tensor | None  # frames that the denoiser moved to the targets, (B, C, N, h, w)
 
 
 def denoise_hops(
@@ -66,17 +84,18 @@ def denoise_hops(
     noise: Tensor,
     level: Tensor,
     dropped: Tensor,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Return x0, xt and the network's output at xt, each (B, C, N*R, h, w).
+) -> DenoisedHops:
+    """Noise the targets of hops and denoise them.
 
     Arguments as of `diffusion_loss`, except that the noise of `level` is already added to `hops.known`.
     """
-    base = objective.base(hops.known, hops.index, hops.target_index)
+    given = with_moved(denoiser, hops.known, hops.index, level, hops.target_index)
+    base = objective.base(given.frames, given.index, hops.target_index)
     draws = t.shape[1] // hops.target_index.shape[1]
     x0 = objective.to_data(hops.target, base).repeat_interleave(draws, dim=2)
-    context = denoiser.context(hops.known, hops.index, level, dropped, hops.target_index)
+    context = denoiser.context(given.frames, given.index, given.level, dropped, hops.target_index)
     xt = add_noise(x0, noise, t, objective.process.schedule)
-    return x0, xt, denoiser(xt, t, context)
+    return DenoisedHops(x0, xt, denoiser(xt, t, context), given.moved)
 
 
 @dataclass(frozen=True)
@@ -92,7 +111,10 @@ class HopLoss:
     scheduled_sampling: ScheduledSampling
 
     def __call__(self, denoiser: Denoiser[ContextT], hops: Hops, batch_rng: BatchRng) -> dict[str, Tensor]:
-        """Return {'loss': scalar} of a batch or of a part of it; `batch_rng` is on the hops' device."""
+        """Return 'loss' and, of a denoiser that moves frames, 'moved', scalars of a batch or of a part of it.
+
+        `batch_rng` is on the hops' device.
+        """
         objective = self.objectives[hops.task]
         batch, channels, targets, height, width = hops.target.shape
         t = batch_rng.uniform(batch, targets * self.draws)
@@ -108,10 +130,9 @@ class HopLoss:
         if share > 0 and batch_rng.shared() < share:
             hops = replace_newest_frames(denoiser, hops, objective, self.scheduled_sampling, batch_rng)
         level = level.expand(-1, hops.index.shape[1])
-        loss = diffusion_loss(
+        return diffusion_loss(
             denoiser, hops, objective, self.min_snr_gamma, t, noise, level, context_noise, dropped
         )
-        return {"loss": loss}
 
 
 def times_at_levels(levels: Sequence[float], schedule: Schedule) -> Tensor:
@@ -143,20 +164,22 @@ class LevelLoss:
 
         Returns:
             'loss', the mean squared error of the network's output; 'x0', that of the predicted clean frame in
-            units of the latents; and 'x0_0.1' etc. at each of `LEVELS`.
+            units of the latents; 'x0_0.1' etc. at each of `LEVELS`; and 'base', that of the base.
         """
         batch, channels, targets, height, width = hops.target.shape
         process, draws = self.objective.process, len(LEVELS)
         t = times_at_levels(LEVELS, process.schedule).to(hops.index).repeat(batch, targets)
         noise = batch_rng.normal(batch, channels, targets * draws, height, width)
         clean, dropped = torch.zeros_like(hops.index), torch.zeros_like(t[:, 0], dtype=torch.bool)
-        x0, xt, output = denoise_hops(denoiser, hops, self.objective, t, noise, clean, dropped)
-        predicted_x0, _ = predict_x0_eps(xt, output, t, process)
-        error = self.objective.scale[:, None, None, None] * (predicted_x0 - x0)
+        found = denoise_hops(denoiser, hops, self.objective, t, noise, clean, dropped)
+        predicted_x0, _ = predict_x0_eps(found.xt, found.output, t, process)
+        scale = self.objective.scale[:, None, None, None]
+        error = scale * (predicted_x0 - found.x0)
         errors = error.square().unflatten(2, (targets, draws)).mean(dim=(0, 1, 2, 4, 5))
         by_level = {f"x0_{level}": error for level, error in zip(LEVELS, errors, strict=True)}
-        loss = (output - target(x0, noise, t, process)).square().mean()
-        return {"loss": loss, "x0": errors.mean(), **by_level}
+        loss = (found.output - target(found.x0, noise, t, process)).square().mean()
+        base = (scale * found.x0).square().mean()
+        return {"loss": loss, "x0": errors.mean(), "base": base, **by_level}
 
 
 class TaskBatch(Protocol):

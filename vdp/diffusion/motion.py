@@ -18,7 +18,7 @@ from vdp.core.context_frames import Hops
 from vdp.core.ground import Ground
 from vdp.core.objects import DIFFUSED, SEEN, X, Y
 from vdp.core.rng import BatchRng
-from vdp.diffusion.loss import LEVELS, ContextT, denoise_hops, shift_time, times_at_levels
+from vdp.diffusion.loss import LEVELS, ContextT, DenoisedHops, denoise_hops, shift_time, times_at_levels
 from vdp.diffusion.params import DiffusionParams
 from vdp.diffusion.process import Process, alpha_sigma, predict_x0_eps, target
 from vdp.diffusion.protocols import Denoiser
@@ -45,6 +45,7 @@ def motion_process(schedule: MotionSchedule, prediction: MotionPrediction) -> Pr
         min_snr_gamma=None,
         time_shift=1.0,
         residual=True,
+        base="nearest",
     )
     return make_process(params)
 
@@ -134,9 +135,9 @@ class MotionLoss:
             hops = self._unrolled(denoiser, hops, batch_rng)
         t = shift_time(batch_rng.uniform(batch, self.draws), self.time_shift).repeat(1, targets)
         noise = batch_rng.normal(batch, DIFFUSED, targets * self.draws, 1, objects)
-        x0, _, output = self._denoise(denoiser, hops, t, noise)
+        denoised = self._denoise(denoiser, hops, t, noise)
         process = self.objective.process
-        error = (output - target(x0, noise, t, process)).square()
+        error = (denoised.output - target(denoised.x0, noise, t, process)).square()
         if process.prediction == "x0":  # as the other predictions weigh the error in x0: more at low noise
             _, sigma = alpha_sigma(t, process.schedule)
             error = error / (sigma.square() + LOW_NOISE)
@@ -154,9 +155,7 @@ class MotionLoss:
             frames = torch.cat([frames[:, :, :first], predicted, frames[:, :, hop.stop :]], dim=2)
         return replace(hops, known=frames)
 
-    def _denoise(
-        self, denoiser: Denoiser[ContextT], hops: Hops, t: Tensor, noise: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    def _denoise(self, denoiser: Denoiser[ContextT], hops: Hops, t: Tensor, noise: Tensor) -> DenoisedHops:
         dropped = torch.zeros(len(t), dtype=torch.bool, device=t.device)
         return denoise_hops(denoiser, hops, self.objective, t, noise, torch.zeros_like(hops.index), dropped)
 
@@ -185,9 +184,9 @@ class MotionLevelLoss(MotionLoss):
         levels = torch.cat([times_at_levels(LEVELS, process.schedule), torch.ones(1, dtype=torch.float64)])
         t = levels.to(hops.index).repeat(batch, targets)
         noise = batch_rng.normal(batch, DIFFUSED, targets * draws, 1, objects)
-        x0, xt, output = self._denoise(denoiser, hops, t, noise)
-        losses = self._losses((output - target(x0, noise, t, process)).square(), hops)
-        predicted, _ = predict_x0_eps(xt, output, t, process)
+        found = self._denoise(denoiser, hops, t, noise)
+        losses = self._losses((found.output - target(found.x0, noise, t, process)).square(), hops)
+        predicted, _ = predict_x0_eps(found.xt, found.output, t, process)
         base = self.objective.base(hops.known, hops.index, hops.target_index)
         frames = self.objective.to_frames(predicted[:, :, draws - 1 :: draws], base)
         distance = (frames[:, [X, Y], -1] - hops.target[:, [X, Y], -1]).norm(dim=1)

@@ -4,7 +4,7 @@ from typing import Annotated, Self
 
 from pydantic import Field, model_validator
 
-from vdp.config.choices import Prediction, ScheduleName
+from vdp.config.choices import BaseName, Prediction, ScheduleName
 from vdp.config.schema import Params
 
 Beta = Annotated[float, Field(gt=0, lt=1)]
@@ -21,7 +21,8 @@ class DiffusionParams(Params):
     zero_terminal_snr: bool  # rescale the schedule so that its last level is pure noise
     min_snr_gamma: Annotated[float, Field(gt=0)] | None  # clamp of the loss weight; null: uniform weights
     time_shift: Annotated[float, Field(gt=0, le=10)]  # above 1: more training at high noise; 1 is uniform
-    residual: bool  # diffuse the change from the nearest context frame, not the frame
+    residual: bool  # diffuse the change from the base, not the frame
+    base: BaseName  # what the change is measured from
 
     def signal(self, level: int) -> float:
         """Return the amplitude of the data at a noise level, 0..num_timesteps."""

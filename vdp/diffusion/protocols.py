@@ -17,6 +17,19 @@ class Denoiser(Protocol[ContextT]):
         """Whether the target frames of a hop attend to each other; if not, each is denoised independently."""
         ...
 
+    def move(self, frames: Tensor, index: Tensor, target_index: Tensor) -> Tensor | None:
+        """Move context frames to the targets; they are further context frames, at the targets' indices.
+
+        Args:
+            frames: latents of the context frames, (B, C, K, h, w).
+            index: real-valued frame index of each context frame, (B, K).
+            target_index: real-valued frame index of each target frame, (B, N).
+
+        Returns:
+            (B, C, N, h, w); None from a denoiser that does not move frames, or without any.
+        """
+        ...
+
     def context(
         self, frames: Tensor, index: Tensor, level: Tensor, dropped: Tensor, target_index: Tensor
     ) -> ContextT:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from vdp.core.context_frames import Hops
 from vdp.core.rng import BatchRng
+from vdp.diffusion.moved import with_moved
 from vdp.diffusion.objective import Objective
 from vdp.diffusion.process import alpha_sigma, ddim_step, predict_x0_eps
 from vdp.diffusion.protocols import Denoiser, DiffusedData
@@ -70,10 +71,11 @@ def sample_frames(
     """
     clean = torch.zeros_like(index)
     dropped = torch.zeros(len(index), dtype=torch.bool, device=index.device)
-    context = denoiser.context(known, index, clean, dropped, target_index)
+    given = with_moved(denoiser, known, index, clean, target_index)
+    context = denoiser.context(given.frames, given.index, given.level, dropped, target_index)
     x = noise
     for step in range(steps, 0, -1):
         t, next_t = (torch.full_like(target_index, n / steps) for n in (step, step - 1))
         x0, eps = predict_x0_eps(x, denoiser(x, t, context), t, objective.process)
         x = ddim_step(x0, eps, *alpha_sigma(next_t, objective.process.schedule))
-    return objective.to_frames(x, objective.base(known, index, target_index))
+    return objective.to_frames(x, objective.base(given.frames, given.index, target_index))

@@ -45,6 +45,14 @@ def modulate(x: Tensor, scale_shift: Tensor) -> Tensor:
     return (images * (1 + scale) + shift).flatten(0, 1)
 
 
+class Unmoved:
+    """A denoiser that does not move its context frames."""
+
+    def move(self, frames: Tensor, index: Tensor, target_index: Tensor) -> Tensor | None:
+        """Return None; see `vdp.diffusion.protocols.Denoiser.move`."""
+        return None
+
+
 class ResBlock(nn.Module):
     """Two 3x3 convolutions with pre-normalisation, optionally modulated by an embedding (FiLM).
 

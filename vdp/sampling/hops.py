@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import torch
 
-from vdp.core.context_frames import distance
+from vdp.core.context_frames import nearest_frames
 
 HopPlan = tuple[tuple[float, ...], ...]  # frame indices of each hop, in the order of prediction
 
@@ -53,11 +53,16 @@ def group_frames(count: int, size: int | None) -> list[range]:
     return [range(start, start + size) for start in starts]
 
 
-def used_context(index: Sequence[float], hops: HopPlan, count: int) -> list[int]:
-    """Positions of the context frames at `index` that a rollout uses: the `count` nearest of some hop."""
+def used_context(index: Sequence[float], hops: HopPlan, count: int, kept: int) -> list[int]:
+    """Positions of the context frames at `index` that some hop of a rollout uses; see `nearest_frames`."""
     known, used = list(index), set[int]()
     for hop in hops:
-        order = distance(torch.tensor([known]), torch.tensor([hop[:1]]))[0, 0].argsort()[:count]
-        used.update(position for position in order.tolist() if position < len(index))
+        positions = torch.arange(len(known), dtype=torch.float32)[None]
+        indices = torch.tensor([known], dtype=torch.float32)
+        frames, _, _ = nearest_frames(
+            positions[:, None, :, None, None], indices, torch.zeros_like(indices),
+            torch.tensor([hop[:1]], dtype=torch.float32), count, len(index), kept,
+        )  # fmt: skip
+        used.update(int(position) for position in frames.flatten() if position < len(index))
         known += hop
     return sorted(used)

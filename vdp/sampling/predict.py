@@ -51,8 +51,10 @@ def _generator_seed(seed: int, clip: int, sample: int) -> int:
     return int(np.random.SeedSequence([seed, clip, sample]).generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 
-def make_strategy(params: PredictParams, num_timesteps: int, context_frames: int) -> Strategy:
-    """Build the strategy of section `predict` for a process and a network's max number of context frames."""
+def make_strategy(
+    params: PredictParams, num_timesteps: int, context_frames: int, given_frames: int
+) -> Strategy:
+    """Build the strategy of section `predict` for a process and the context frames of the training."""
     return Strategy(
         hops=tuple(tuple(frame - 1.0 for frame in group) for group in params.frame_groups),
         sampler=make_sampler(params.sampler, params.eta),
@@ -61,6 +63,7 @@ def make_strategy(params: PredictParams, num_timesteps: int, context_frames: int
         guidance=params.guidance,
         context_noise=params.context_noise,
         context_frames=context_frames,
+        given_frames=given_frames,
     )
 
 
@@ -74,12 +77,14 @@ def predict(
     strategy: Strategy,
     samples: int,
     seed: int,
+    composed: Tensor | None = None,
 ) -> Tensor:
     """Roll out S samples of each clip.
 
     Args:
         known: normalised latents of context frames, (B, C, K, h, w).
         index: their K frame indices.
+        composed: normalised latents of the hops' frames, (B, C, N, h, w), as of `rollout`.
 
     Returns:
         Normalised latents of the hops' frames, (B, S, C, N, h, w).
@@ -90,5 +95,6 @@ def predict(
     )
     repeated = known.repeat_interleave(samples, dim=0)
     indices = torch.tensor(index, dtype=torch.float32, device=known.device).expand(len(repeated), -1)
-    predicted = rollout(denoiser, repeated, indices, objective, strategy, noise_source)
+    bases = None if composed is None else composed.repeat_interleave(samples, dim=0)
+    predicted = rollout(denoiser, repeated, indices, objective, strategy, noise_source, bases)
     return predicted.reshape(batch, samples, *predicted.shape[1:])

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from vdp.core.context_frames import nearest_frames
+from vdp.diffusion.moved import with_moved
 from vdp.diffusion.process import predict_x0_eps
 from vdp.diffusion.protocols import Denoiser, DiffusedData
 from vdp.sampling.hops import HopPlan
@@ -30,6 +31,7 @@ class Strategy:
     guidance: float  # classifier-free guidance weight; 1: as trained
     context_noise: float  # standard deviation of noise on predicted context frames; an input of the network
     context_frames: int  # max number of context frames, nearest first; as in training
+    given_frames: int = 0  # of them, min number of the frames that the rollout started from
 
 
 class NoiseSource(Protocol):
@@ -66,12 +68,15 @@ def rollout(
     objective: DiffusedData,
     strategy: Strategy,
     noise_source: NoiseSource,
+    composed: Tensor | None = None,
 ) -> Tensor:
     """Predict the frames of all hops in turn; the context is encoded once per hop.
 
     Args:
         known: normalised latents of the context frames, (B, C, K, h, w).
         index: real-valued frame index of each, (B, K).
+        composed: normalised latents of the hops' frames as a motion model composes them, (B, C, S, h, w);
+            context frames of their own hop. None without.
         noise_source: called once for the initial noise of all hops, then for fresh noise of the sampler and
             noise on predicted context frames.
 
@@ -86,11 +91,17 @@ def rollout(
     expected = (len(known), objective.channels(known.shape[1]), count, *known.shape[3:])
     if noise.shape != expected:
         raise ValueError(f"noise: expected shape {expected}, as the context frames, got {tuple(noise.shape)}")
-    level = torch.zeros_like(index)
+    level, given = torch.zeros_like(index), index.shape[1]
+    counts = [len(hop) for hop in strategy.hops]
+    bases = [None] * len(counts) if composed is None else composed.split(counts, dim=2)
     predicted: list[Tensor] = []
-    for hop, start in zip(strategy.hops, noise.split([len(hop) for hop in strategy.hops], 2), strict=True):
+    for hop, start, base in zip(strategy.hops, noise.split(counts, dim=2), bases, strict=True):
         target_index = index.new_tensor(hop).expand(len(known), -1)
-        context = nearest_frames(known, index, level, target_index[:, :1], strategy.context_frames)
+        context = nearest_frames(
+            known, index, level, target_index[:, :1], strategy.context_frames, given, strategy.given_frames
+        )
+        if base is not None:
+            context = _prepend(base, target_index, context)
         frames = sample_hop(denoiser, *context, target_index, objective, strategy, start, noise_source)
         predicted.append(frames)
         if strategy.context_noise > 0:
@@ -98,6 +109,15 @@ def rollout(
         known, index = torch.cat([known, frames], dim=2), torch.cat([index, target_index], dim=1)
         level = torch.cat([level, torch.full_like(target_index, strategy.context_noise)], dim=1)
     return torch.cat(predicted, dim=2)
+
+
+def _prepend(
+    frames: Tensor, index: Tensor, context: tuple[Tensor, Tensor, Tensor]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Put clean frames before the context frames, indices and noise levels."""
+    known, indices, level = context
+    clean = level.new_zeros(index.shape)
+    return torch.cat([frames, known], 2), torch.cat([index, indices], 1), torch.cat([clean, level], 1)
 
 
 def sample_hop(
@@ -119,8 +139,10 @@ def sample_hop(
         start: noised data at the first of the strategy's times, (B, C, N, h, w).
     """
     dropped = torch.zeros(len(known), dtype=torch.bool, device=known.device)
-    context = denoiser.context(known, index, level, dropped, target_index)
-    masked = None if strategy.guidance == 1 else denoiser.context(known, index, level, ~dropped, target_index)
+    given = with_moved(denoiser, known, index, level, target_index)
+    frames = (given.frames, given.index, given.level)
+    context = denoiser.context(*frames, dropped, target_index)
+    masked = None if strategy.guidance == 1 else denoiser.context(*frames, ~dropped, target_index)
     network = GuidedDenoiser(denoiser, strategy.guidance, context, masked)
 
     def denoise(xt: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
@@ -131,4 +153,4 @@ def sample_hop(
         return strategy.temperature * noise_source(target_index.shape[1])
 
     x0 = strategy.sampler(denoise, start, strategy.times, objective.process.schedule, draw)
-    return objective.to_frames(x0, objective.base(known, index, target_index))
+    return objective.to_frames(x0, objective.base(given.frames, given.index, target_index))

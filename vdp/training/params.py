@@ -75,7 +75,8 @@ class TrainDenoiserParams(FitParams):
     tasks: TaskShares
     target_offsets: Annotated[list[Offset], Field(min_length=1)]  # predict: a hop draws among them
     context_frames: Annotated[int, Field(ge=1)]  # max context frames of a hop
-    max_hops: Annotated[int, Field(ge=0)]  # max predicted frames among the context frames
+    given_frames: Annotated[int, Field(ge=0)]  # of them, min number that is given, not predicted
+    max_hops: Annotated[int, Field(ge=0)]  # max earlier hops of the rollout
     max_span: Span  # interpolate
     targets: Annotated[int, Field(ge=1)]  # target frames per context
     draws: Annotated[int, Field(ge=1)]  # noise draws per target; the context is encoded once

@@ -24,6 +24,7 @@ from vdp.data.batches.batch import Batch
 from vdp.data.batches.shuffle import Shuffled
 from vdp.data.stores.latents import LatentClips
 
+COMPOSED_SHARE = 0.9  # share of batches with composed frames; the others train the model to do without
 FULL_CONTEXT = 0.85  # share of batches with all context frames; the others train the model on fewer
 
 
@@ -48,24 +49,32 @@ class HopRule:
     max_hops: int  # predict: maximum number of predicted frames in the context
     targets: int  # target frames of a hop
     max_span: int  # interpolate: maximum frames from the last context frame before the targets to the next
+    given_frames: int  # predict: minimum number of given context frames
 
     def draw(
-        self, task: Task, rng: np.random.Generator, frames: int, context: int
+        self, task: Task, rng: np.random.Generator, frames: int, context: int, known: int | None
     ) -> tuple[list[int], list[int]]:
-        """Draw positions of `context` context frames and of targets in a clip; a ValueError if none fit."""
+        """Draw positions of `context` context frames and of targets in a clip; a ValueError if none fit.
+
+        With `known`, the hop is one of a rollout from the first `known` frames of the clip.
+        """
         if task == "interpolate":
             return draw_interpolate_hop(rng, frames, max(context, 2), self.max_span, self.targets)
         if task == "generate":
             return draw_generate_hop(rng, frames, self.targets)
         if task == "restore":
             return draw_restore_hop(rng, frames, context, self.targets)
-        return draw_predict_hop(rng, frames, context, self.target_offsets, self.max_hops, self.targets)
+        return draw_predict_hop(
+            rng, frames, context, self.target_offsets, self.max_hops, self.targets, self.given_frames, known
+        )
 
 
 class HopBatches:
     """Batches of hops: an epoch has every clip once, shuffled, at a random position of a random view.
 
-    A batch has one task and one number of context frames.
+    A batch has one task and one number of context frames. Where composed frames are encoded, most batches of
+    `predict` are hops after the frames that these were composed of: the composed frames of the targets are
+    context frames at their indices, and those of earlier hops stand for their predictions.
 
     Args:
         latents: the encoded clips.
@@ -94,32 +103,43 @@ class HopBatches:
                 "encode_latents.degraded to 1 or more"
             )
         for task in self.tasks:  # raises early if hops do not fit into the clips
-            rule.draw(task, np.random.default_rng(0), latents.num_frames, rule.context_frames)
+            known = latents.composed_from if task == "predict" else None
+            rule.draw(task, np.random.default_rng(0), latents.num_frames, rule.context_frames, known)
         self.latents = latents
         self.batch_size = batch_size
         self.rule = rule
         self.reverse = reverse
         self._shares = np.array([tasks[task] for task in self.tasks]) / sum(tasks[t] for t in self.tasks)
         self._seed = seed
-        self._order = Shuffled(len(latents), seed)
+        # without masks there are no objects to compose
+        self._usable = latents.composed if latents.composed_from is not None else range(len(latents))
+        self._order = Shuffled(len(self._usable), seed)
 
     def __call__(self, step: int, rng: np.random.Generator, rows: range) -> HopBatch:
         """Return rows of the batch of a step; `rng`, of that step, draws everything but the clips."""
         task = self._draw_task(rng)
         limit = self.rule.context_frames
         context = limit if rng.random() < FULL_CONTEXT else int(rng.integers(1, limit + 1))
-        frames = self.latents.num_frames
-        drawn = [self.rule.draw(task, rng, frames, context) for _ in range(self.batch_size)]
+        frames, composed_from = self.latents.num_frames, self.latents.composed_from
+        composed = composed_from is not None and task == "predict" and rng.random() < COMPOSED_SHARE
+        known = composed_from if composed else None
+        drawn = [self.rule.draw(task, rng, frames, context, known) for _ in range(self.batch_size)]
         choices = self.latents.degraded if task == "restore" else self.latents.views
         forms = rng.integers(0, choices, self.batch_size)
         index = np.array([[*known, *targets] for known, targets in drawn])
-        backwards = self.reverse & (rng.random(self.batch_size) < 0.5)
+        # composed frames are after their context, in every view
+        backwards = (self.reverse and not composed) & (rng.random(self.batch_size) < 0.5)
         positions = np.where(backwards[:, None], frames - 1 - index, index)
         taken, count = slice(rows.start, rows.stop), len(drawn[0][0])
         clips = self._clips(step)[taken]
-        known, target = self._read(task, clips, forms[taken].tolist(), positions[taken], count)
         times = torch.from_numpy(index[taken]).float()
-        return HopBatch(known, times[:, :count], target, times[:, count:], task)
+        if composed:
+            context_frames, target = self._read_composed(clips, forms[taken].tolist(), index[taken], count)
+            context_times = torch.cat([times[:, count:], times[:, :count]], dim=1)
+        else:
+            context_frames, target = self._read(task, clips, forms[taken].tolist(), positions[taken], count)
+            context_times = times[:, :count]
+        return HopBatch(context_frames, context_times, target, times[:, count:], task)
 
     def for_task(self, task: Task) -> "HopBatches":
         """Batches of one of the tasks only."""
@@ -145,9 +165,20 @@ class HopBatches:
         degraded = self.latents.read_conditions(clips, forms, positions[:, :count].tolist())
         return degraded, self.latents.read(clips, views, positions[:, count:].tolist())
 
+    def _read_composed(
+        self, clips: list[int], views: list[int], index: NDArray[np.int64], count: int
+    ) -> tuple[Tensor, Tensor]:
+        """Read the composed frames of the targets and the first `count` frames, and the true targets."""
+        true = self.latents.read(clips, views, index.tolist())
+        first = self.latents.composed_from or 0
+        composed = self.latents.read_composed(clips, views, np.maximum(index, first).tolist())
+        given = torch.from_numpy(index[:, :count] < first)[:, None, :, None, None]
+        context = torch.where(given, true[:, :, :count], composed[:, :, :count])
+        return torch.cat([composed[:, :, count:], context], dim=2), true[:, :, count:]
+
     def _clips(self, step: int) -> list[int]:
         first = step * self.batch_size
-        return [self._order[position] for position in range(first, first + self.batch_size)]
+        return [self._usable[self._order[position]] for position in range(first, first + self.batch_size)]
 
 
 class AllTaskBatches:

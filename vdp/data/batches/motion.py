@@ -11,8 +11,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from vdp.core.borders import whole_places
 from vdp.core.classes import MATERIALS, SHAPES, factor_indices
 from vdp.core.context_frames import Hops
+from vdp.core.ground import Ground
 from vdp.core.objects import FEATURES, SEEN, X, Y
 from vdp.data.batches.batch import Batch
 from vdp.data.batches.shuffle import Shuffled
@@ -48,6 +50,7 @@ class MotionBatches:
         max_targets: maximum number of target frames.
         augment: mirror half of the clips, end the context at random frames, and move places by `jitter`.
         jitter: standard deviation, in frame heights.
+        ground: gives the places of whole objects where the border cuts them.
 
     Raises:
         ValueError: if there are no clips, or one is too short.
@@ -62,6 +65,7 @@ class MotionBatches:
         augment: bool,
         jitter: float,
         seed: int,
+        ground: Ground,
     ) -> None:
         self.stores = [store for store in stores if len(store)]
         if not self.stores:
@@ -73,7 +77,7 @@ class MotionBatches:
             )
         self.batch_size = batch_size
         self.context_frames, self.max_targets = context_frames, max_targets
-        self.augment, self.jitter = augment, jitter
+        self.augment, self.jitter, self.ground = augment, jitter, ground
         self.objects = max(store.classes.shape[1] for store in self.stores)
         self._starts = np.cumsum([0, *(len(store) for store in self.stores)])
         self._order = Shuffled(int(self._starts[-1]), seed)
@@ -113,7 +117,7 @@ class MotionBatches:
             count = self.stores[store].classes.shape[1]
             states[row, :count] = self.stores[store].states[place, :, first:stop]
             classes[row, :count] = self.stores[store].classes[place]
-        return object_latents(states, classes)
+        return whole_places(object_latents(states, classes), self.ground)
 
     def _clips(self, step: int) -> list[int]:
         first = step * self.batch_size

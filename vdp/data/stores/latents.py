@@ -2,15 +2,17 @@
 
 A split's folder holds `manifest.json` and `latents_000.npy` (n, V, T, C, h, w) with V views of each clip: the
 clip itself and its augmented views. With degraded clips there is `conditions_000.npy` (n, D, T, C, h, w)
-beside it: D degraded forms of each clip, form d of view d % V. `statistics.json` beside the splits has the
-per-channel mean and standard deviation of the clean latents.
+beside it: D degraded forms of each clip, form d of view d % V. With a motion model there is
+`composed_000.npy` (n, V, T - K, C, h, w): the frames after the first K, composed of objects that the motion
+model moved on from these; zeros for clips without masks, which the manifest does not list. `statistics.json`
+beside the splits has the per-channel mean and standard deviation of the clean latents.
 """
 
 import json
 from bisect import bisect_right
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from itertools import accumulate, repeat
+from dataclasses import dataclass, replace
+from itertools import accumulate
 from pathlib import Path
 
 import numpy as np
@@ -70,40 +72,58 @@ class Moments:
         return Normalisation(tuple(map(float, mean)), tuple(map(float, np.sqrt(variance))))
 
 
-def write_latents(
-    folder: Path, clips: Iterable[Half], shard_mb: int, conditions: Iterable[Half] | None = None
-) -> None:
-    """Write one split's latents, under a temporary name first.
+@dataclass(frozen=True)
+class EncodedClip:
+    """Raw latents of a clip, (V, T, C, h, w) of V views; the other parts may be missing."""
+
+    views: Half
+    degraded: Half | None = None  # (D, T, C, h, w)
+    composed: Half | None = None  # (V, T - K, C, h, w)
+
+    @property
+    def arrays(self) -> dict[str, Half]:
+        """By the name of their files."""
+        named = {"latents": self.views, "conditions": self.degraded, "composed": self.composed}
+        return {name: array for name, array in named.items() if array is not None}
+
+
+def write_latents(folder: Path, clips: Iterable[EncodedClip], shard_mb: int, known: int) -> None:
+    """Write a split's encoded clips to shards of at most `shard_mb` MiB, replacing `folder` at the end.
 
     Args:
-        folder: of the split; replaced if it exists.
-        clips: each (V, T, C, h, w).
-        shard_mb: maximum size of a shard, in MiB of all its files; a shard holds at least one clip.
-        conditions: degraded forms of each clip, (D, T, C, h, w); None for none.
+        clips: one at a time. All or none have degraded forms; any may be composed.
+        known: frames of a clip from which the others are composed.
     """
     counts: list[int] = []
-    pending: list[tuple[Half, Half | None]] = []
-    degraded = 0
+    pending: list[EncodedClip] = []
+    degraded, composed = 0, list[int]()
     with replacing(folder) as part:
 
         def flush() -> None:
             number = len(counts)
-            np.save(part / f"latents_{number:03d}.npy", np.stack([clip for clip, _ in pending]))
-            forms = [condition for _, condition in pending if condition is not None]
-            if forms:
-                np.save(part / f"conditions_{number:03d}.npy", np.stack(forms))
+            blank = next((clip.composed for clip in pending if clip.composed is not None), None)
+            if blank is not None:  # a shard has a row for each of its clips
+                empty = np.zeros_like(blank)
+                pending[:] = [
+                    clip if clip.composed is not None else replace(clip, composed=empty) for clip in pending
+                ]
+            for name in pending[0].arrays:
+                np.save(part / f"{name}_{number:03d}.npy", np.stack([clip.arrays[name] for clip in pending]))
             counts.append(len(pending))
             pending.clear()
 
-        for clip, condition in zip(clips, repeat(None) if conditions is None else conditions, strict=False):
-            size = clip.nbytes + (0 if condition is None else condition.nbytes)
+        for number, clip in enumerate(clips):
+            size = sum(array.nbytes for array in clip.arrays.values())
             if pending and (len(pending) + 1) * size > shard_mb * 2**20:
                 flush()
-            pending.append((clip, condition))
-            degraded = 0 if condition is None else len(condition)
+            pending.append(clip)
+            degraded = 0 if clip.degraded is None else len(clip.degraded)
+            composed += [number] if clip.composed is not None else []
         if pending:
             flush()
-        manifest = {"shards": counts} | ({"degraded": degraded} if degraded else {})
+        manifest: dict[str, object] = {"shards": counts} | ({"degraded": degraded} if degraded else {})
+        if composed:
+            manifest |= {"composed": composed, "composed_from": known}
         (part / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
 
 
@@ -128,6 +148,8 @@ class LatentClips:
         channels: channels of a latent, C.
         size: height and width of a latent, h and w.
         degraded: degraded forms of each clip, D.
+        composed: numbers of the clips with composed frames.
+        composed_from: frames of a clip from which the others are composed, K; None where none is.
 
     Raises:
         FileNotFoundError: if none of the splits was encoded, or a file of one is missing.
@@ -139,11 +161,15 @@ class LatentClips:
         self._paths: list[Path] = []
         counts: list[int] = []
         degraded: set[int] = set()
+        self.composed: list[int] = []
+        self.composed_from: int | None = None
         for split in splits:
             path = root / split / MANIFEST
             if path.is_file():
                 manifest = json.loads(path.read_text())
                 shards = manifest["shards"]
+                self.composed += [sum(counts) + clip for clip in manifest.get("composed", [])]
+                self.composed_from = manifest.get("composed_from", self.composed_from)
                 self._paths += [root / split / f"latents_{i:03d}.npy" for i in range(len(shards))]
                 counts += shards
                 degraded |= {manifest.get("degraded", 0)} if shards else set()
@@ -157,14 +183,13 @@ class LatentClips:
                 "run `dvc repro --force encode_latents`"
             )
         self.degraded: int = next(iter(degraded), 0)
+        self._starts = list(accumulate(counts, initial=0))
         self._conditions = [
-            path.with_name(path.name.replace("latents", "conditions"))
-            for path in (self._paths if self.degraded else [])
+            self._sibling(path, "conditions") for path in (self._paths if self.degraded else [])
         ]
-        for path in [*self._paths, *self._conditions]:
+        for path in [*self._paths, *self._conditions, *self._composed_paths(self.composed)]:
             if not path.is_file():
                 raise FileNotFoundError(f"{path}: no such file; run `dvc repro --force encode_latents`")
-        self._starts = list(accumulate(counts, initial=0))
         self._maps = MemoryMaps()
         _, self.views, self.num_frames, self.channels, height, width = self._map(self._paths[0]).shape
         self.size = (height, width)
@@ -192,6 +217,22 @@ class LatentClips:
                 "set it to 1 or more and run `dvc repro encode_latents`"
             )
         return self._read(self._conditions, clips, forms, frames)
+
+    def read_composed(
+        self, clips: Sequence[int], views: Sequence[int], frames: Sequence[Sequence[int]]
+    ) -> Tensor:
+        """As `read`, of composed frames: frame numbers from `composed_from` on, of clips in `composed`."""
+        first = self.composed_from or 0
+        steps = [[frame - first for frame in chosen] for chosen in frames]
+        return self._read([self._sibling(path, "composed") for path in self._paths], clips, views, steps)
+
+    def _composed_paths(self, clips: Sequence[int]) -> list[Path]:
+        shards = sorted({self._locate(clip)[0] for clip in clips})
+        return [self._sibling(self._paths[shard], "composed") for shard in shards]
+
+    @staticmethod
+    def _sibling(path: Path, kind: str) -> Path:
+        return path.with_name(path.name.replace("latents", kind))
 
     def _read(
         self,

@@ -23,7 +23,7 @@ from torch.nn import functional as F
 
 from vdp.core.context_frames import nearest_context
 from vdp.models.denoisers.params import DiTParams
-from vdp.models.layers import fourier_features, zero_init
+from vdp.models.layers import Unmoved, fourier_features, zero_init
 
 FEATURES = 64  # Fourier features of a noise level
 LEVEL_PERIOD = 4.0  # their longest period; levels lie in [0, 1]
@@ -229,7 +229,7 @@ class PatchOut(nn.Module):
         return self.head(torch.cat([F.silu(frames), local], dim=1))
 
 
-class DiT(nn.Module):
+class DiT(Unmoved, nn.Module):
     """DiT denoiser; implements `vdp.diffusion.protocols.Denoiser`."""
 
     def __init__(self, params: DiTParams, channels: int) -> None:

@@ -9,22 +9,26 @@ from torch import Tensor
 
 from vdp.models.checkpoint import load_config, load_weights
 from vdp.models.denoisers.dit import DiT
+from vdp.models.denoisers.moved import MovedDenoiser, Mover
 from vdp.models.denoisers.params import DenoiserConfig, DenoiserParams, Diffusion
 from vdp.models.denoisers.unet import UNet
 
 
-def build_denoiser(params: DenoiserParams, channels: int) -> UNet | DiT:
-    """Build the denoiser that `params.name` names, for latents of `channels` channels."""
-    if params.name == "unet":
-        return UNet(params.unet, channels)
-    return DiT(params.dit, channels)
+def build_denoiser(params: DenoiserParams, channels: int, moved: bool) -> UNet | DiT | MovedDenoiser:
+    """Build the denoiser that `params.name` names, for latents of `channels` channels.
+
+    Args:
+        moved: whether it moves its context frames to the targets.
+    """
+    network = UNet(params.unet, channels) if params.name == "unet" else DiT(params.dit, channels)
+    return MovedDenoiser(network, Mover(params.mover, channels)) if moved else network
 
 
 @dataclass(frozen=True)
 class TrainedDenoiser(Generic[Diffusion]):
     """A denoiser and its training configuration."""
 
-    network: UNet | DiT
+    network: UNet | DiT | MovedDenoiser
     config: DenoiserConfig[Diffusion]
 
     def data_scale(self, task: str) -> Tensor:
@@ -37,7 +41,7 @@ def load_denoiser(
 ) -> TrainedDenoiser[Diffusion]:
     """Load a denoiser in evaluation mode from its folder; errors as of `load_config` and `load_weights`."""
     config = load_config(folder, DenoiserConfig[diffusion])  # type: ignore[valid-type]
-    network = build_denoiser(config.denoiser, config.channels).to(device)
+    network = build_denoiser(config.denoiser, config.channels, config.base == "moved").to(device)
     load_weights(network, folder)
     network.eval()
     return TrainedDenoiser(network, config)

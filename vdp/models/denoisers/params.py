@@ -4,7 +4,7 @@ from typing import Annotated, Generic, Literal, Self, TypeVar
 
 from pydantic import Field, model_validator
 
-from vdp.config.choices import DenoiserName
+from vdp.config.choices import BaseName, DenoiserName
 from vdp.config.schema import Params
 
 Mult = Annotated[int, Field(ge=1, le=64)]  # times base_channels
@@ -62,10 +62,25 @@ class DiTParams(Params):
         return self
 
 
+class MoverParams(Params):
+    """Section `denoiser.mover`: the network of the moved base (`diffusion.base`)."""
+
+    base_channels: Annotated[int, Field(ge=8, le=256)]  # at the resolution of the latents
+    kernel_size: Annotated[int, Field(ge=3, le=31)]  # side of the kernels; latent positions
+    slots: Annotated[int, Field(ge=1, le=16)]  # context frames to read, nearest first
+
+    @model_validator(mode="after")
+    def kernels_have_a_centre(self) -> Self:
+        if self.kernel_size % 2 == 0:
+            raise ValueError(f"denoiser.mover.kernel_size={self.kernel_size}: expected an odd number")
+        return self
+
+
 class DenoiserParams(Params):
     """Section `denoiser`."""
 
     name: DenoiserName
+    mover: MoverParams
     unet: UNetParams
     dit: DiTParams
 
@@ -83,12 +98,15 @@ class DenoiserConfig(Params, Generic[Diffusion]):
 
     denoiser: DenoiserParams
     diffusion: Diffusion
+    base: BaseName  # that of the diffused change: nearest, moved or composed
     codec: str  # fingerprint of the codec of its latents
     channels: int  # C, of a latent
     height: int  # of the training frames, pixels
     width: int
     tasks: dict[str, float]  # share of each task in the training
     context_frames: int  # max context frames of a training hop, and so of a rollout
+    given_frames: int  # of them, min number of the frames that the rollout starts from
+    known: int  # composed base: context frames of a clip from which the others are composed
     target_offsets: list[int]  # predict: frames from the last context frame to a target
     targets: int  # target frames of a hop
     max_span: int  # interpolate: max frames between the context frames around the targets

@@ -24,7 +24,7 @@ from torch.nn import functional as F
 
 from vdp.core.context_frames import distance
 from vdp.models.denoisers.params import UNetParams
-from vdp.models.layers import ImageAttention, ResBlock, fourier_features, group_norm, zero_init
+from vdp.models.layers import ImageAttention, ResBlock, Unmoved, fourier_features, group_norm, zero_init
 
 MAX_OFFSET = 64.0  # frames; longest period of the features of a time offset
 TIME_PERIOD = 4.0  # longest period of the features of diffusion time and noise level, which lie in [0, 1]
@@ -241,7 +241,7 @@ class UNetBody(nn.Module):
         return tuple(features)
 
 
-class UNet(nn.Module):
+class UNet(Unmoved, nn.Module):
     """U-Net denoiser; implements `vdp.diffusion.protocols.Denoiser`."""
 
     def __init__(self, params: UNetParams, channels: int) -> None:

@@ -14,6 +14,9 @@ class GroundConfig(Params):
     deceleration: tuple[float, ...]
     diameter: float
     restitution: float
+    border: float
+    reach: tuple[tuple[float, float], ...]
+    entry: tuple[tuple[float, float], ...]
 
     def floor(self) -> Ground:
         """Return the floor."""

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from vdp.core.ground import Ground
+from vdp.models.layers import Unmoved
 from vdp.models.motion.features import (
     PAIR_FEATURES,
     MotionContext,
@@ -48,7 +49,7 @@ class Round(nn.Module):
         return nodes + self.update(torch.cat([nodes, messages.sum(dim=2)], dim=-1))
 
 
-class InteractionNetwork(nn.Module):
+class InteractionNetwork(Unmoved, nn.Module):
     """Denoiser of objects; implements `vdp.diffusion.protocols.Denoiser`."""
 
     joint = True

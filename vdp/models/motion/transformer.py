@@ -13,6 +13,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from vdp.core.ground import Ground
+from vdp.models.layers import Unmoved
 from vdp.models.motion.features import (
     PAIR_FEATURES,
     MotionContext,
@@ -63,7 +64,7 @@ class Block(nn.Module):
         return x + self.mlp(self.norm2(x))
 
 
-class MotionTransformer(nn.Module):
+class MotionTransformer(Unmoved, nn.Module):
     """Denoiser of objects; implements `vdp.diffusion.protocols.Denoiser`."""
 
     joint = True
