@@ -44,6 +44,29 @@ def test_the_number_of_frames_encoded_at_once_does_not_matter(batch_frames):
     assert torch.equal(encode_frames(half, frames, batch_frames, CPU), expected)
 
 
+@pytest.mark.parametrize(("batch_frames", "calls"), [(4, [4, 4, 2] * 3), (10, [10] * 3), (20, [20, 10])])
+def test_clips_and_their_views_share_calls_of_the_encoder(tmp_path, batch_frames, calls):
+    store, sizes = make_store(tmp_path / "train"), []
+
+    def counted(clip: Tensor) -> Tensor:
+        sizes.append(clip.shape[2])
+        return half(clip)
+
+    encoded = list(encode_clips(counted, store, two_views, batch_frames, CPU, None))
+    assert sizes == calls
+    np.testing.assert_array_equal(encoded, list(encode_clips(half, store, two_views, 1, CPU, None)))
+
+
+def test_clips_of_several_lengths_share_calls_of_the_encoder(tmp_path):
+    clips = [Clip(f"c{n}", frames_of(n, n + 2), None) for n in range(3)]
+    store = write_clips(tmp_path / "train", clips, shard_mb=1)
+    encoded = list(encode_clips(half, store, two_views, 100, CPU, None))
+    assert [latents.shape[:2] for latents in encoded] == [(2, 4), (2, 3), (2, 2)]
+    for clip, latents in enumerate(encoded):
+        expected = to_pixels(store.frames(clip)).numpy()[..., ::2].astype(np.float16)
+        np.testing.assert_array_equal(latents[0], expected)
+
+
 def test_every_view_of_a_clip_is_encoded(tmp_path):
     store = make_store(tmp_path / "train")
 

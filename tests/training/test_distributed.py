@@ -54,6 +54,8 @@ JOBS = {
     **{f"{name} ddp": Job(name, DDP, ONCE) for name in NETWORKS},
     **{f"{name} fsdp": Job(name, FSDP, ONCE) for name in NETWORKS},
     "vae ddp parts": Job("vae", DDP, {**ONCE, "accumulate": 4}),
+    "vae-muon ddp": Job("vae", DDP, {**ONCE, "optimizer": "muon"}),
+    "vae-muon fsdp": Job("vae", FSDP, {**ONCE, "optimizer": "muon"}),
     "segmenter ddp": Job("segmenter", DDP, {"steps": 3}),
     "segmenter fsdp": Job("segmenter", FSDP, {"steps": 3}),
     "classifier ddp": Job("classifier", DDP, {"steps": 30}),
@@ -83,6 +85,14 @@ def test_two_processes_give_the_losses_of_one(two, one, name):
     assert len(losses(result)) == 10 and result["names"] == expected["names"]
     assert_close(result, expected, 1e-5)
     assert result["flops"] == expected["flops"] > 0
+
+
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+def test_muon_in_two_processes_gives_the_losses_of_one(two, strategy):
+    expected = run(Job("vae", params={**ONCE, "optimizer": "muon"}))
+    result = result_of(two, f"vae-muon {strategy}")
+    assert_close(result, expected, 1e-5)
+    assert result["flops"] == pytest.approx(expected["flops"])
 
 
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
@@ -139,6 +149,12 @@ def resumed(folder: Path) -> Finished:
             Job("vae", engine, STEPS, str(folder / name)),
         )
     ]
+    muon = {**STEPS, "optimizer": "muon"}
+    jobs += [
+        Job("vae", FSDP | SAVE, muon),
+        Job("vae", FSDP | SAVE, muon, str(folder / "muon"), fault="leave"),
+        Job("vae", FSDP | SAVE, muon, str(folder / "muon")),
+    ]
     jobs += [
         Job("vae", DDP, STEPS, str(folder / "one")),
         Job("line", DDP, {}, str(folder / "stopped"), fault="terminate", rank=0),
@@ -146,13 +162,13 @@ def resumed(folder: Path) -> Finished:
     return start(folder, jobs)
 
 
-@pytest.mark.parametrize("first", [0, 3])
+@pytest.mark.parametrize("first", [0, 3, 6])
 def test_resume_in_two_processes_matches_an_uninterrupted_run(resumed, first):
     assert resumed.main[first + 2] == resumed.main[first]
 
 
 def test_two_processes_resume_a_training_of_one(resumed):
-    assert_close(resumed.main[6], run(Job("vae", params=STEPS)), 1e-5)
+    assert_close(resumed.main[9], run(Job("vae", params=STEPS)), 1e-5)
 
 
 def test_a_signal_to_the_main_process_stops_all_at_one_step_and_one_process_can_resume(resumed, folder):

@@ -1,4 +1,4 @@
-"""Encode and decode clips with a codec, one clip in memory at a time."""
+"""Encode and decode clips with a codec, a batch of frames in memory at a time."""
 
 import sys
 from collections.abc import Callable, Iterable, Iterator
@@ -42,12 +42,39 @@ def encode_clips(
     Views are encoded, as a codec does not commute with flips or crops.
     """
     label = f"encode {store.folder.name}"
-    for i in tqdm(range(len(store)), desc=label, unit="clip", file=sys.stderr, mininterval=2):
-        encoded = [encode_frames(encode, view, batch_frames, device) for view in views(store.frames(i), i)]
-        latents = _to_half(encoded)
+    indices = tqdm(range(len(store)), desc=label, unit="clip", file=sys.stderr, mininterval=2)
+    clips = (list(views(store.frames(i), i)) for i in indices)
+    for latents in _encode_lists(encode, clips, batch_frames, device):
         if moments is not None:
             moments.add(latents)
         yield latents
+
+
+def _encode_lists(
+    encode: Encode, clips: Iterable[list[Pixels]], batch_frames: int, device: torch.device
+) -> Iterator[Half]:
+    """Encode the views of each clip, (V, T, C, h, w) float16; several clips share a call of the encoder.
+
+    Views may be fewer than `batch_frames` frames, with which a GPU is idle.
+    """
+    waiting: list[list[Pixels]] = []
+    for clip in clips:
+        waiting.append(clip)
+        if sum(len(view) for views in waiting for view in views) >= batch_frames:
+            yield from _encode_together(encode, waiting, batch_frames, device)
+            waiting = []
+    if waiting:
+        yield from _encode_together(encode, waiting, batch_frames, device)
+
+
+def _encode_together(
+    encode: Encode, clips: list[list[Pixels]], batch_frames: int, device: torch.device
+) -> Iterator[Half]:
+    frames = np.concatenate([view for views in clips for view in views])
+    latents = encode_frames(encode, frames, batch_frames, device).transpose(0, 1).to(torch.float16)
+    parts = latents.cpu().split([sum(map(len, views)) for views in clips])
+    for views, part in zip(clips, parts, strict=True):
+        yield part.unflatten(0, (len(views), -1)).numpy()  # all views of a clip have its length
 
 
 def encode_conditions(
@@ -65,14 +92,14 @@ def encode_conditions(
     for a clip without any, the degraded view of its frames.
     """
     paired = set(store.paired.tolist())
-    for i in range(len(store)):
+
+    def forms(i: int) -> list[Pixels]:
         has_conditions = i in paired
         repeated = _cycle(views, store.conditions(i) if has_conditions else store.frames(i), i)
-        encoded = [
-            encode_frames(encode, view if has_conditions else degrade(view, i, d), batch_frames, device)
-            for d, view in zip(range(degraded), repeated, strict=False)
-        ]
-        yield _to_half(encoded)
+        shown = zip(range(degraded), repeated, strict=False)
+        return [view if has_conditions else degrade(view, i, d) for d, view in shown]
+
+    yield from _encode_lists(encode, map(forms, range(len(store))), batch_frames, device)
 
 
 def encode_composed(
@@ -100,11 +127,6 @@ def _cycle(views: Views, frames: np.ndarray, clip: int) -> Iterator[np.ndarray]:
     """Repeat the views of a clip endlessly, without keeping them in memory."""
     while True:
         yield from views(frames, clip)
-
-
-def _to_half(encoded: list[Tensor]) -> Half:
-    """Stack V latents (C, T, h, w) to (V, T, C, h, w) float16."""
-    return torch.stack(encoded).transpose(1, 2).to(torch.float16).cpu().numpy()
 
 
 def decode_frames(decode: Decode, latents: Tensor, device: torch.device) -> np.ndarray:

@@ -36,11 +36,12 @@ class CostReport:
         self.flops = 0.0  # of a step, in all processes
         self.timed, self.started = 0, time.perf_counter()
 
-    def count_flops(self, add_gradients: Callable[[int], None], bar: tqdm) -> float:
+    def count_flops(self, add_gradients: Callable[[int], None], optimizer_flops: float, bar: tqdm) -> float:
         """Count and print the FLOPs of the whole training, forward and backward; also where it resumes.
 
         Args:
             add_gradients: compute the gradients of a step in this process; called for a few steps.
+            optimizer_flops: of the update of a step; its repetition in other processes does not count.
             bar: under which the line is printed.
         """
         steps = counted_steps(self.steps.stop)
@@ -50,7 +51,7 @@ class CostReport:
         own = torch.tensor(counter.get_total_flops() / len(steps), dtype=torch.float64)
         flops = self.fabric.all_reduce(own.to(self.fabric.device), reduce_op="sum")
         assert isinstance(flops, Tensor)
-        self.flops = flops.item()
+        self.flops = flops.item() + optimizer_flops
         if self.fabric.is_global_zero:
             bar.write(self.size_line(), file=sys.stderr)
         return self.flops * self.steps.stop

@@ -1,4 +1,4 @@
-"""The optimizer: AdamW, its learning rate and gradient clipping."""
+"""The optimizer, AdamW or Muon, its learning rate and gradient clipping."""
 
 import math
 
@@ -9,6 +9,7 @@ from torch.distributed.tensor import DTensor
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from vdp.training.compat import FabricOptimizer, unscale_gradients
+from vdp.training.muon import Muon
 from vdp.training.params import FitParams
 
 BETAS = (0.9, 0.99)  # the second one averages over 100 steps: short runs have few
@@ -25,17 +26,18 @@ def learning_rate(step: int, params: FitParams) -> float:
     return rate * 0.5 * (1 + math.cos(math.pi * step / params.steps))
 
 
-def make_optimizer(network: nn.Module, params: FitParams, fused: bool = True) -> torch.optim.AdamW:
-    """Return AdamW with weight decay on matrices and kernels, none on biases and norms.
+def make_optimizer(network: nn.Module, params: FitParams, fused: bool = True) -> torch.optim.AdamW | Muon:
+    """Return the optimizer of the trained weights, with weight decay on matrices and kernels alone.
 
     `fused` does not go with clipped fp16 gradients of a scaler.
     """
     parameters = [p for p in network.parameters() if p.requires_grad]
-    groups = [
-        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": params.weight_decay},
-        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW(groups, lr=params.learning_rate, betas=BETAS, fused=fused)
+    matrices, others = [p for p in parameters if p.ndim > 1], [p for p in parameters if p.ndim <= 1]
+    rate, decay = params.learning_rate, params.weight_decay
+    if params.optimizer == "muon":
+        return Muon(matrices, others, rate, decay, BETAS, fused)
+    groups = [{"params": matrices, "weight_decay": decay}, {"params": others, "weight_decay": 0.0}]
+    return torch.optim.AdamW(groups, lr=rate, betas=BETAS, fused=fused)
 
 
 def clip_gradients(network: nn.Module, optimizer: FabricOptimizer, max_norm: float, fabric: Fabric) -> float:

@@ -32,10 +32,11 @@ class FitParams(Params):
     steps: Annotated[int, Field(ge=1)]  # optimiser steps
     batch_size: Annotated[int, Field(ge=1)]  # samples per step, over all processes and accumulated parts
     accumulate: Annotated[int, Field(ge=1)]  # parts of the batch of a process, computed in sequence
+    optimizer: Literal["adamw", "muon"]  # muon orthogonalises the updates of matrices and kernels
     learning_rate: Annotated[float, Field(gt=0, le=1)]  # peak
     lr_schedule: Literal["cosine", "constant"]  # after the warm-up
     warmup_steps: Annotated[int, Field(ge=0)]  # steps of linear warm-up
-    weight_decay: Annotated[float, Field(ge=0, le=1)]  # of AdamW, on weight matrices only
+    weight_decay: Annotated[float, Field(ge=0, le=1)]  # on weight matrices only
     grad_clip: Annotated[float, Field(gt=0)]  # max norm of the gradient
     ema_decay: Annotated[float, Field(ge=0, lt=1)]  # of the averaged weights, after their warm-up
     log_every: Annotated[int, Field(ge=1)]  # steps between points of the loss curve

@@ -13,6 +13,7 @@ from vdp.training.compat import FabricOptimizer, grad_scaler
 from vdp.training.definition import Network
 from vdp.training.ema import make_ema
 from vdp.training.engine import max_over_processes, mean_over_processes, setup_eval_model, setup_model
+from vdp.training.muon import Muon
 from vdp.training.optim import make_optimizer
 from vdp.training.params import EngineParams, FitParams
 from vdp.training.weights import all_finite, copy_whole, gather, gather_state_dict, load_whole, strip_prefix
@@ -39,6 +40,7 @@ class TrainingState(Generic[Network]):
     Attributes:
         model: the network as set up by Fabric, a `ForwardWrapper`.
         ema: moving average of the network; `ema_model` is its `ForwardWrapper`.
+        optimizer_flops: FLOPs of an update beyond a few per weight.
         best: averaged weights of the lowest validation loss, on the CPU; empty before the first validation.
     """
 
@@ -51,7 +53,9 @@ class TrainingState(Generic[Network]):
         self.ema_model = setup_eval_model(self.ema.module, fabric)
         self.model = setup_model(self.network, fabric, engine)
         self.scaler = grad_scaler(fabric)
-        optimizer = fabric.setup_optimizers(make_optimizer(self.network, params, fused=self.scaler is None))
+        bare = make_optimizer(self.network, params, fused=self.scaler is None)
+        self.optimizer_flops = bare.flops() if isinstance(bare, Muon) else 0.0
+        optimizer = fabric.setup_optimizers(bare)
         assert isinstance(optimizer, FabricOptimizer)
         self.optimizer = optimizer
         self.progress = Progress()

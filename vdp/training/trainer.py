@@ -99,7 +99,7 @@ def fit(
         def try_samples(samples: int) -> None:
             """Compute the gradients of a few samples of the current step, to find what fits into memory."""
             optimizer.zero_grad(set_to_none=True)
-            missing = 0 if optimizer.state else 2  # moments of AdamW, which the first step allocates
+            missing = 0 if optimizer.state else 2  # moments of the optimizer, which the first step allocates
             moments = [torch.empty_like(p) for p in network.parameters() for _ in range(missing)]
             batch = batches(progress.step, step_rng(seed, progress.step), range(samples))
             forward_backward(batch, noise_rng(seed, progress.step, range(samples), size, device))
@@ -114,7 +114,7 @@ def fit(
             prefetch_batches(batches, seed, rows, params.num_workers, device.type == "cuda") as parts,
         ):
             with memory.suggest_params():
-                logger.add_flops(cost.count_flops(count_step, bar))
+                logger.add_flops(cost.count_flops(count_step, state.optimizer_flops, bar))
             for step in steps:
                 with memory.suggest_params():
                     for group in optimizer.param_groups:

@@ -7,10 +7,14 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 
+def whole_tensor(value: Tensor) -> Tensor:
+    """Return a tensor, whole; every process has to call this for a sharded one."""
+    return value.full_tensor() if isinstance(value, DTensor) else value
+
+
 def gather(value: Tensor) -> Tensor:
     """Copy a whole tensor to the CPU; every process has to call this for a sharded one."""
-    value = value.full_tensor() if isinstance(value, DTensor) else value
-    return value.detach().cpu().clone()
+    return whole_tensor(value).detach().cpu().clone()
 
 
 def gather_state_dict(module: nn.Module) -> dict[str, Tensor]:
