@@ -10,12 +10,17 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from vdp.core.classes import COLORS, MATERIALS
 from vdp.core.ground import Ground
 from vdp.core.objects import AREA, CUT, SEEN, X, Y
 
 WHOLE_SHARE = 0.85  # of its largest scaled area: an object that shows less is partly hidden
 MIN_VISIBILITY = 0.5  # of an object that is drawn
+# exponents of the superellipses that stand for the outlines of cubes, spheres and cylinders
+OUTLINES = (2.5, 2.0, 3.0)
 INPAINT_RADIUS = 3  # pixels, for background that every context frame hides
+
+CLASSES_PER_SHAPE = len(MATERIALS) * len(COLORS)
 
 Pixels = NDArray[np.uint8]
 Float = NDArray[np.float32]
@@ -26,9 +31,10 @@ class Sprite:
     """An object's pixels in the context frame that shows it best."""
 
     label: int  # class id
-    mask: Pixels  # (H, W), 0 or 1
-    frame: Pixels  # (H, W, 3)
+    mask: Pixels  # (H + 2 M, W + 2 M), 0 or 1, with a margin M around the frame
+    frame: Pixels  # (H + 2 M, W + 2 M, 3)
     centre: tuple[float, float]  # x and y, in frame heights from the frame's centre
+    margin: int  # M; above 0 only where the border cuts the object
 
 
 class Composer:
@@ -106,7 +112,8 @@ class Composer:
     def _transform(self, sprite: Sprite, place: Float) -> NDArray[np.float64]:
         """Affine map of the sprite's pixels to its place, (2, 3)."""
         scale = float(size_at(self.ground, place[1]) / size_at(self.ground, sprite.centre[1]))
-        source, goal = self._pixel(*sprite.centre), self._pixel(float(place[0]), float(place[1]))
+        source = [pixel + sprite.margin for pixel in self._pixel(*sprite.centre)]
+        goal = self._pixel(float(place[0]), float(place[1]))
         return np.array(
             [[scale, 0, goal[0] - scale * source[0]], [0, scale, goal[1] - scale * source[1]]], np.float64
         )
@@ -122,7 +129,25 @@ class Composer:
         if not label or best is None:
             return None
         mask = (labels[best] == number + 1).astype(np.uint8)
-        return Sprite(label, mask, frames[best], (float(states[best, X]), float(states[best, Y])))
+        centre = (float(states[best, X]), float(states[best, Y]))
+        if states[best, CUT] < 0.5 or not self.ground.reach:
+            return Sprite(label, mask, frames[best], centre, 0)
+        return self._completed(label, mask, frames[best], centre)
+
+    def _completed(self, label: int, mask: Pixels, frame: Pixels, centre: tuple[float, float]) -> Sprite:
+        """Add the outline of a cut object beyond the border of the frame, in the colours at the border."""
+        shape = (label - 1) // CLASSES_PER_SHAPE
+        size = float(size_at(self.ground, centre[1])) * self.height
+        across, upright = (reach * size for reach in self.ground.reach[shape])
+        margin = int(np.ceil(2 * max(across, upright)))
+        column, row = self._pixel(*centre)
+        rows, columns = np.ogrid[-margin : self.height + margin, -margin : self.width + margin]
+        power = OUTLINES[shape]
+        outline = np.abs((columns - column) / across) ** power + np.abs((rows - row) / upright) ** power <= 1
+        inside = (rows >= 0) & (rows < self.height) & (columns >= 0) & (columns < self.width)
+        whole = np.where(inside, np.pad(mask, margin), outline).astype(np.uint8)
+        pixels = np.pad(frame, [(margin, margin), (margin, margin), (0, 0)], mode="edge")
+        return Sprite(label, whole, pixels, centre, margin)
 
 
 def best_frame(states: Float, ground: Ground) -> int | None:
