@@ -55,7 +55,7 @@ def unet(conditioning: str) -> UNet:
 
 def randomized(params: DenoiserParams) -> UNet | DiT:
     torch.manual_seed(0)
-    network = build_denoiser(params, SHAPE[0])
+    network = build_denoiser(params, SHAPE[0], moved=False)
     with torch.no_grad():
         for parameter in network.parameters():
             parameter.add_(torch.randn_like(parameter), alpha=SPREAD)

@@ -86,9 +86,10 @@ def vdp_subject(name: str, samples: int, context_frames: int | None) -> Subject:
     used = context_frames or training.context_frames
     codec = VAE(read_section(VAEParams, "vae"), has_masks=False).eval()
     params = read_section(DenoiserParams, "denoiser").model_copy(update={"name": name})
-    network = build_denoiser(params, codec.channels)
+    network = build_denoiser(params, codec.channels, moved=False)
     objective = Objective(make_process(diffusion), torch.ones(codec.channels), diffusion.residual)
-    strategy = make_strategy(read_section(PredictParams, "predict"), diffusion.num_timesteps, used)
+    given = min(training.given_frames, used)
+    strategy = make_strategy(read_section(PredictParams, "predict"), diffusion.num_timesteps, used, given)
     frames = torch.rand(1, 3, clip.known, SIDE, SIDE) * 2 - 1
 
     @torch.inference_mode()
@@ -118,7 +119,7 @@ def hop_training(
             target=torch.randn(clips, channels, targets, height, width),
             target_index=(known + 1 + torch.arange(float(targets))).expand(clips, -1),
         )
-        loss = diffusion_loss(
+        losses = diffusion_loss(
             network,
             hops,
             objective,
@@ -129,7 +130,7 @@ def hop_training(
             context_noise=torch.zeros_like(hops.known),
             dropped=torch.zeros(clips, dtype=torch.bool),
         )
-        optimizer_step(loss, optimizer)
+        optimizer_step(losses["loss"], optimizer)
 
     return train
 

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from vdp.diffusion.objective import Objective
 from vdp.diffusion.process import alpha_sigma, target
+from vdp.models.layers import Unmoved
 
 Truth = Callable[[Tensor], Tensor]  # frame index (B, N) -> true latents (B, C, N, h, w)
 
@@ -26,7 +27,7 @@ def output_of(x0: Tensor, xt: Tensor, t: Tensor, objective: Objective) -> Tensor
     return target(x0, noise, t, objective.process)
 
 
-class Oracle:
+class Oracle(Unmoved):
     """Predicts the truth; implements `vdp.diffusion.protocols.Denoiser` and records its context frames."""
 
     joint = False

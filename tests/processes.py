@@ -44,6 +44,7 @@ def diffusion_params(
             "min_snr_gamma": None,
             "time_shift": 1.0,
             "residual": residual,
+            "base": "nearest",
         }
     )
 

@@ -6,6 +6,7 @@ import torch
 from torch import nn
 from torch.nn.functional import one_hot
 
+from vdp.config.choices import BaseName
 from vdp.core.classes import NUM_CLASSES, factor_indices
 from vdp.core.ground import Ground
 from vdp.core.tasks import TASKS
@@ -25,6 +26,8 @@ from vdp.models.segmenters.params import SegmenterConfig, SegmenterParams
 from vdp.models.segmenters.unetpp import UNetPlusPlus
 
 HEIGHT, WIDTH, CHANNELS = 32, 48, 4
+CONTEXT_FRAMES = 4  # of a hop
+KNOWN = 6  # frames that a composed frame is composed of
 LEVELS = 5  # gray levels of the red channel per class id, for `RedSegmenter`
 VAE_SECTION = {
     "spatial_factor": 4, "temporal_factor": 1, "latent_channels": CHANNELS, "base_channels": 8,
@@ -41,7 +44,9 @@ DIT = {
 DIFFUSION = {
     "schedule": "flow", "prediction": "flow", "num_timesteps": 1000, "beta_start": 1e-4, "beta_end": 0.02,
     "zero_terminal_snr": False, "min_snr_gamma": None, "time_shift": 1.0, "residual": True,
+    "base": "auto",
 }  # fmt: skip
+MOVER = {"base_channels": 8, "kernel_size": 3, "slots": 2}
 CLASSIFIER = {"crop": 16, "crop_scale": 0.5, "base_channels": 8}
 MOTION = {
     "name": "transformer", "schedule": "flow", "prediction": "flow",
@@ -50,7 +55,8 @@ MOTION = {
 }  # fmt: skip
 GROUND = {
     "offset": 0.2, "slope": 0.1, "stretch": 2.0, "deceleration": (0.03, 0.02, 0.03), "diameter": 1.0,
-    "restitution": 0.7,
+    "restitution": 0.7, "border": 0.75, "reach": ((0.6, 0.7), (0.5, 0.5), (0.5, 0.6)),
+    "entry": ((0.1, 0.0), (0.0, 0.05), (0.0, -0.05)),
 }  # fmt: skip
 SEGMENTER = {"encoder": "resnet18", "encoder_depth": 3, "decoder_channels": [16, 8, 8], "upsample": 1}
 
@@ -74,6 +80,7 @@ def save_small_models(
     temporal: bool = False,
     context_dropout: float = 0.0,
     segmenter: bool = True,
+    base: BaseName = "nearest",
 ) -> Path:
     """Write models for frames of 32x48 pixels, all or the codec and the denoiser; returns the folder.
 
@@ -84,20 +91,23 @@ def save_small_models(
     codec = VAE(vae, True)
     save_model(folder / "codec", codec, CodecConfig(name="vae", vae=vae, has_masks=True))
     params = DenoiserParams.model_validate(
-        {"name": "unet", "unet": UNET | {"temporal": temporal}, "dit": DIT}
+        {"name": "unet", "unet": UNET | {"temporal": temporal}, "dit": DIT, "mover": MOVER}
     )
-    network = build_denoiser(params, CHANNELS)
+    network = build_denoiser(params, CHANNELS, base == "moved")
     for parameter in network.parameters():  # zero-initialised branches would hide their inputs
         nn.init.normal_(parameter, std=0.1)
     config = DenoiserConfig[DiffusionParams](
         denoiser=params,
         diffusion=DiffusionParams.model_validate(DIFFUSION),
+        base=base,
         codec=fingerprint(codec),
         channels=CHANNELS,
         height=HEIGHT,
         width=WIDTH,
         tasks=dict.fromkeys(tasks, 1.0),
-        context_frames=4,
+        context_frames=CONTEXT_FRAMES,
+        given_frames=2,
+        known=KNOWN if base == "composed" else 0,
         target_offsets=[1, 2],
         targets=targets,
         max_span=4,

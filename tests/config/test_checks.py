@@ -112,11 +112,31 @@ def test_the_params_of_the_project_are_valid(monkeypatch):
         # context frames and scheduled sampling
         (
             {"denoiser.unet.context_slots": 9},
-            "denoiser.unet.context_slots=9: expected <= train_denoiser.context_frames=5",
+            "denoiser.unet.context_slots=9: expected <= 4, train_denoiser.context_frames=3 and the base",
         ),
         (
-            {"train.scheduled_sampling": 0.5, "train.scheduled_sampling_frames": 5},
-            "train_denoiser.scheduled_sampling_frames=5: expected < train_denoiser.context_frames=5",
+            {"denoiser.unet.context_slots": 4, "diffusion.base": "nearest"},
+            "denoiser.unet.context_slots=4: expected <= 3, train_denoiser.context_frames=3",
+        ),
+        (
+            {"train.given_frames": 4},
+            "train_denoiser.given_frames=4: expected <= train_denoiser.context_frames=3",
+        ),
+        *(
+            (
+                {"train.context_frames": 12, "diffusion.base": base},
+                f"train_denoiser.context_frames=12: expected <= clip.known=11 with diffusion.base={base}",
+            )
+            for base in ("auto", "composed")
+        ),
+        (
+            {"diffusion.base": "blended"},
+            'diffusion.base="blended": expected one of auto, nearest, moved, composed',
+        ),
+        ({"denoiser.mover.kernel_size": 4}, "denoiser.mover.kernel_size=4: expected an odd number"),
+        (
+            {"train.scheduled_sampling": 0.5, "train.scheduled_sampling_frames": 3},
+            "train_denoiser.scheduled_sampling_frames=3: expected < train_denoiser.context_frames=3",
         ),
         (
             {
@@ -133,15 +153,20 @@ def test_the_params_of_the_project_are_valid(monkeypatch):
             "tasks.restore=0.1: expected encode_latents.degraded >= 1",
         ),
         (
-            {"train.tasks.interpolate": 0.1, "train.max_span": 19},
-            "train_denoiser.max_span=19: expected 2..18",
+            {"train.tasks.interpolate": 0.1, "train.max_span": 21},
+            "train_denoiser.max_span=21: expected 2..20",
         ),
         (
             {"train.tasks.interpolate": 0.1, "train.targets": 2, "train.max_span": 2},
-            "train_denoiser.max_span=2: expected 3..18",
+            "train_denoiser.max_span=2: expected 3..20",
         ),
         (
-            {"train.tasks.interpolate": 0.1, "train.context_frames": 1, "denoiser.unet.context_slots": 1},
+            {
+                "train.tasks.interpolate": 0.1,
+                "train.context_frames": 1,
+                "train.given_frames": 1,
+                "denoiser.unet.context_slots": 1,
+            },
             "train_denoiser.tasks.interpolate=0.1: expected context_frames >= 2",
         ),
         (
@@ -228,19 +253,23 @@ def test_sections_that_contradict_each_other_are_refused(changes, message):
         {"clip.width": 97, "codec.name": "pixel", "segment.codec_vote": 0.0},
         {"predict.hops": [22], "train.target_offsets": [11], "train.scheduled_sampling": 0.0},
         {"predict.hops": PAIRS},
-        {"denoiser.unet.context_slots": 5},
+        {"denoiser.unet.context_slots": 3, "diffusion.base": "nearest"},
+        {"denoiser.unet.context_slots": 5, "denoiser.unet.temporal": True, "train.targets": 2}
+        | {"predict.hops": [[12, 13], [14, 15], [16, 17], [18, 19], [20, 21], [22, 23]], "clip.frames": 23},
         {"denoiser.unet.context_slots": 9, "denoiser.name": "dit"},
-        {"train.context_frames": 20},
+        {"train.context_frames": 20, "diffusion.base": "moved"},
+        {"train.context_frames": 20, "diffusion.base": "nearest"},
+        {"train.context_frames": 11, "train.given_frames": 0, "diffusion.base": "composed"},
         {"denoiser.unet.temporal": True},
         {"diffusion.num_timesteps": 10},
         {"predict.guidance": 1.5, "train.context_dropout": 0.1},
         {"predict.context_noise": 0.1},
         {"train.scheduled_sampling_frames": 5, "train.scheduled_sampling": 0.0},
-        {"train.scheduled_sampling_frames": 4, "train.scheduled_sampling": 0.5},
+        {"train.scheduled_sampling_frames": 2, "train.scheduled_sampling": 0.5},
         {**EPS, "train.scheduled_sampling": 0.0},
         {"diffusion.schedule": "cosine", "diffusion.prediction": "v", "diffusion.num_timesteps": 10},
         {"extract_frames.val": None, "extract_frames.val_share": 0.1},
-        {"train.tasks.interpolate": 0.1, "train.max_span": 18},
+        {"train.tasks.interpolate": 0.1, "train.max_span": 20},
         {"train.max_span": 2000, "evaluate_tasks.interpolate_frames": [21]},
         {"train.tasks.restore": 0.1, "encode_latents.degraded": 1},
         {"train.tasks.generate": 5.0},
@@ -253,7 +282,7 @@ def test_sections_that_contradict_each_other_are_refused(changes, message):
         {"motion.target_slots": 12, "motion.context_slots": 2},
         {"motion.target_slots": 3, "motion.context_slots": 12},
         {"motion.context_slots": 2, "clip.known": 1, "motion.target_slots": 21}
-        | {"predict.hops": [2, *range(4, 23, 2)]},
+        | {"diffusion.base": "moved", "predict.hops": [2, *range(4, 23, 2)]},
     ],
 )
 def test_sections_that_agree_are_accepted(changes):

@@ -22,7 +22,7 @@ def test_full_has_a_denoiser_of_40_million_parameters_and_frames_of_160x240():
     data = merged(read_file(REPO / "params.yaml"), read_file(REPO / "recipes" / "full.yaml"))
     with torch.device("meta"):
         network = build_denoiser(
-            DenoiserParams.model_validate(data["denoiser"]), data["vae"]["latent_channels"]
+            DenoiserParams.model_validate(data["denoiser"]), data["vae"]["latent_channels"], moved=True
         )
     assert 35e6 < sum(parameter.numel() for parameter in network.parameters()) < 45e6
     for section in ("clip", "simulate"):

@@ -45,11 +45,11 @@ def test_the_nearest_frames_are_sorted_with_their_indices_and_levels():
     frames = torch.arange(2 * 5).reshape(2, 1, 5, 1, 1).float()
     index = torch.tensor([[0.0, 4.0, 2.0, 9.0, 6.0]]).expand(2, -1)
     level, target = index / 10, torch.tensor([[7.0], [1.5]])
-    near, times, levels = nearest_frames(frames, index, level, target, 3)
+    near, times, levels = nearest_frames(frames, index, level, target, 3, given=5, kept=0)
     assert times.tolist() == [[6, 9, 4], [2, 0, 4]]
     assert near[:, 0, :, 0, 0].tolist() == [[4, 3, 1], [7, 5, 6]]
     assert torch.equal(levels, times / 10)
-    assert nearest_frames(frames, index, level, target, 9)[1].shape == (2, 5)
+    assert nearest_frames(frames, index, level, target, 9, given=5, kept=0)[1].shape == (2, 5)
 
 
 def test_a_blend_is_linear_between_context_frames_and_constant_beyond_them():

@@ -42,7 +42,7 @@ def codec() -> Callable[[], list[Tensor]]:
 
 
 def denoiser(name: str) -> Callable[[], list[Tensor]]:
-    network = randomised(build_denoiser(denoiser_params(name), CHANNELS))
+    network = randomised(build_denoiser(denoiser_params(name), CHANNELS, moved=False))
     known, xt = (torch.linspace(-1, 1, 2 * CHANNELS * t * 48).reshape(2, CHANNELS, t, 6, 8) for t in (3, 1))
     index, at = torch.tensor([[2.0, 1.0, 0.0]] * 2), torch.full((2, 1), 4.0)
 

@@ -27,7 +27,7 @@ def test_a_predict_hop_lies_in_the_clip_and_could_be_one_of_a_rollout(
     rng, frames, context, offsets, max_hops
 ):
     for _ in range(500):
-        before, (target,) = draw_predict_hop(rng, frames, context, offsets, max_hops, 1)
+        before, (target,) = draw_predict_hop(rng, frames, context, offsets, max_hops, 1, 0, None)
         assert len(before) == context
         assert min(before) >= 0 and max(before) < target < frames
         assert target - before[0] in offsets
@@ -39,7 +39,7 @@ def test_a_predict_hop_lies_in_the_clip_and_could_be_one_of_a_rollout(
 
 
 def test_every_position_offset_and_number_of_hops_is_drawn(rng):
-    hops = [draw_predict_hop(rng, 22, 6, (1, 2), 5, 1) for _ in range(3000)]
+    hops = [draw_predict_hop(rng, 22, 6, (1, 2), 5, 1, 0, None) for _ in range(3000)]
     assert {target for _, (target,) in hops} == set(range(6, 22))
     assert {min(before) for before, _ in hops} >= {0, 5, 10, 15}
     assert {target - before[0] for before, (target,) in hops} == {1, 2}
@@ -51,29 +51,31 @@ def test_the_hops_of_the_skip_frame_rollout_are_among_those_drawn(rng):
     predicted = [12, 14, 16, 18, 20, 21]  # 0-based, of frame numbers 13, 15, 17, 19, 21 and 22
     given = list(range(10, -1, -1))
     rollout = {(tuple([*predicted[:hop][::-1], *given][:6]), target) for hop, target in enumerate(predicted)}
-    hops = (draw_predict_hop(rng, 22, 6, (1, 2), 5, 1) for _ in range(4000))
+    hops = (draw_predict_hop(rng, 22, 6, (1, 2), 5, 1, 0, None) for _ in range(4000))
     assert rollout <= {(tuple(before), target) for before, (target,) in hops}
 
 
 def test_offsets_that_do_not_fit_into_the_clip_are_not_drawn(rng):
-    hops = [draw_predict_hop(rng, 8, 6, (1, 2, 3), 2, 1) for _ in range(200)]
+    hops = [draw_predict_hop(rng, 8, 6, (1, 2, 3), 2, 1, 0, None) for _ in range(200)]
     assert {target - before[0] for before, (target,) in hops} == {1, 2}
 
 
 def test_targets_of_one_context_have_different_offsets_while_they_last(rng):
     for _ in range(300):
-        before, targets = draw_predict_hop(rng, 22, 6, (1, 2, 5), 3, 3)
+        before, targets = draw_predict_hop(rng, 22, 6, (1, 2, 5), 3, 3, 0, None)
         assert [target - before[0] for target in targets] == [1, 2, 5]
         assert min(before) >= 0 and targets[-1] < 22
-        before, targets = draw_predict_hop(rng, 22, 6, (1, 2), 3, 4)
+        before, targets = draw_predict_hop(rng, 22, 6, (1, 2), 3, 4, 0, None)
         assert len(targets) == 4 and {target - before[0] for target in targets} <= {1, 2}
-        before, targets = draw_predict_hop(rng, 8, 4, (1, 3), 5, 2)  # the clip has room for one stride
+        before, targets = draw_predict_hop(
+            rng, 8, 4, (1, 3), 5, 2, 0, None
+        )  # the clip has room for one stride
         assert min(before) >= 0 and targets[-1] < 8
 
 
 def test_a_predict_hop_that_does_not_fit_is_refused(rng):
     with pytest.raises(ValueError, match="lower train_denoiser.context_frames or .*target_offsets"):
-        draw_predict_hop(rng, 11, 11, (1, 2), 5, 1)
+        draw_predict_hop(rng, 11, 11, (1, 2), 5, 1, 0, None)
 
 
 # --- interpolate, generate, restore ------------------------------------------------------------------------

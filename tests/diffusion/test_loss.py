@@ -20,6 +20,7 @@ from vdp.diffusion.loss import (
 from vdp.diffusion.objective import Objective
 from vdp.diffusion.process import min_snr_weight, target
 from vdp.diffusion.scheduled_sampling import ScheduledSampling
+from vdp.models.layers import Unmoved
 
 SCALE = torch.tensor([0.5, 2.0])
 TRUTH = moving_clips(batch=3, channels=2, height=4, width=5)
@@ -51,7 +52,7 @@ def clean_data(hops: Hops, objective: Objective) -> Tensor:
     return objective.to_data(hops.target, objective.base(hops.known, hops.index, hops.target_index))
 
 
-class Zero:
+class Zero(Unmoved):
     """A denoiser with an output of zero; records its inputs."""
 
     def __init__(self, joint: bool = False) -> None:
@@ -83,7 +84,7 @@ def test_the_loss_of_a_perfect_denoiser_is_zero(schedule, prediction, residual):
     def loss(scale: Tensor) -> float:
         oracle = Oracle(TRUTH, objective_of(schedule, prediction, scale, residual))
         inputs = (t, noise, level, context_noise, KEPT)
-        return diffusion_loss(oracle, make_hops(), objective, None, *inputs).item()
+        return diffusion_loss(oracle, make_hops(), objective, None, *inputs)["loss"].item()
 
     assert loss(SCALE) == pytest.approx(0, abs=1e-7)
     assert loss(1.1 * SCALE) > 1e-4
@@ -97,7 +98,7 @@ def test_the_loss_of_an_output_of_zero_is_the_weighted_mean_square_of_the_target
 ):
     objective, hops = objective_of(schedule, prediction, SCALE, residual), make_hops()
     t, noise = uniform(0, 3, 2), normal(1, 3, 2, 2, 4, 5)
-    loss = diffusion_loss(Zero(), hops, objective, gamma, t, noise, CLEAN, NO_NOISE, KEPT)
+    loss = diffusion_loss(Zero(), hops, objective, gamma, t, noise, CLEAN, NO_NOISE, KEPT)["loss"]
     squares = target(clean_data(hops, objective), noise, t, objective.process).square().mean(dim=(1, 3, 4))
     weight = 1 if gamma is None else min_snr_weight(t, objective.process, gamma)
     torch.testing.assert_close(loss, (squares * weight).mean())
@@ -233,7 +234,7 @@ def test_scheduled_sampling_replaces_context_frames_in_its_share_of_steps():
     assert replaced / 300 == pytest.approx(0.3, abs=0.07)
 
 
-class Linear(nn.Module):
+class Linear(Unmoved, nn.Module):
     """A denoiser that is linear in all of its inputs."""
 
     def __init__(self, joint: bool) -> None:
@@ -309,8 +310,9 @@ def test_the_errors_of_a_perfect_denoiser_are_zero(schedule, prediction, residua
     objective = objective_of(schedule, prediction, SCALE, residual)
     oracle = Oracle(TRUTH, objective)
     losses = LevelLoss(objective)(oracle, make_hops(), batch_rng(0))
-    assert list(losses) == ["loss", "x0", *(f"x0_{level}" for level in LEVELS)]
-    assert all(value.item() == pytest.approx(0, abs=1e-6) for value in losses.values())
+    assert list(losses) == ["loss", "x0", "base", *(f"x0_{level}" for level in LEVELS)]
+    base = losses.pop("base").item()
+    assert (base > 0.01) and all(value.item() == pytest.approx(0, abs=1e-6) for value in losses.values())
     assert oracle.calls == len(oracle.indices) == 1 and oracle.levels == [[0.0] * 4]
 
 
@@ -331,7 +333,7 @@ def test_the_error_in_x0_is_in_units_of_the_latents(residual):
     losses = LevelLoss(objective)(Zero(), hops, batch_rng(0))
     base = objective.base(hops.known, hops.index, hops.target_index)
     expected = (hops.target - base).square().mean()
-    for name in ("x0", *(f"x0_{level}" for level in LEVELS)):
+    for name in ("x0", "base", *(f"x0_{level}" for level in LEVELS)):
         torch.testing.assert_close(losses[name], expected)
     torch.testing.assert_close(losses["loss"], clean_data(hops, objective).square().mean())
 

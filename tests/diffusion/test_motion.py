@@ -20,6 +20,7 @@ from vdp.diffusion.motion import (
     motion_scale,
 )
 from vdp.diffusion.process import Process, add_noise, predict_x0_eps, target
+from vdp.models.layers import Unmoved
 
 PROCESS = Process(lambda t: (1 - t, t), "flow")
 GROUND = Ground(0.15, 0.16, 2.0, (0.03, 0.02, 0.03))
@@ -39,7 +40,7 @@ def hops(clips: int = 2, objects: int = 3, speed: float = 0.05, seed: int = 0) -
     return Hops(latents[:, :, :K], index[:, :K], latents[:, :, K:], index[:, K:])
 
 
-class Oracle:
+class Oracle(Unmoved):
     """A denoiser that knows the answer; `wrong` is added to the output where `where` holds."""
 
     joint = True
@@ -232,7 +233,7 @@ def test_objects_absent_from_the_context_do_not_count():
     assert losses["loss"].item() == pytest.approx(0, abs=1e-6)
 
 
-class LastStep:
+class LastStep(Unmoved):
     """A denoiser whose context is the newest frame: it predicts that nothing changes from the base."""
 
     joint = True

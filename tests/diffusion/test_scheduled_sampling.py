@@ -9,6 +9,7 @@ from tests.processes import EVERY_PAIR, objective_of
 from vdp.core.context_frames import Hops
 from vdp.core.rng import BatchRng
 from vdp.diffusion.scheduled_sampling import ScheduledSampling, replace_newest_frames
+from vdp.models.layers import Unmoved
 
 SCALE = torch.tensor([0.5, 2.0])
 TRUTH = moving_clips(batch=3, channels=2, height=4, width=5)
@@ -83,7 +84,7 @@ def test_the_oldest_frame_and_the_target_are_kept(known):
     assert replaced == replace(hops, known=replaced.known)
 
 
-class OneWeight(nn.Module):
+class OneWeight(Unmoved, nn.Module):
     joint = False
 
     def __init__(self) -> None:

@@ -16,6 +16,7 @@ DIT: dict[str, object] = {
     "patch_size": 2, "hidden_dim": 32, "depth": 2, "num_heads": 2, "stem_channels": 8, "attention": "one_way",
     "factorised": False,
 }  # fmt: skip
+MOVER: dict[str, object] = {"base_channels": 8, "kernel_size": 3, "slots": 3}
 CONDITIONINGS = ["features", "spade", "concat"]
 ATTENTIONS = ["one_way", "block", "joint"]
 UNETS: dict[str, dict[str, object]] = {
@@ -38,13 +39,13 @@ every_dit = pytest.mark.parametrize("name", DITS)
 def denoiser_params(name: str, **changed: object) -> DenoiserParams:
     kind, variant = name.split("-")[0], VARIANTS[name] | changed
     unet, dit = (base | variant if kind == key else base for key, base in (("unet", UNET), ("dit", DIT)))
-    return DenoiserParams.model_validate({"name": kind, "unet": unet, "dit": dit})
+    return DenoiserParams.model_validate({"name": kind, "mover": MOVER, "unet": unet, "dit": dit})
 
 
 def new_denoiser(name: str, **changed: object) -> UNet | DiT:
     """An untrained denoiser."""
     torch.manual_seed(0)
-    return build_denoiser(denoiser_params(name, **changed), CHANNELS)
+    return build_denoiser(denoiser_params(name, **changed), CHANNELS, moved=False)
 
 
 def randomise(network: nn.Module) -> None:

@@ -226,7 +226,7 @@ def test_denoisers_overfit_four_clips(name, task, codec, schedule, prediction):
     small = {"channel_mults": [1, 2], "attention_levels": [1], "head_levels": 1}
     params = denoiser_params(name, **({"depth": 1} if name.startswith("dit") else small))
     torch.manual_seed(0)
-    network = build_denoiser(params, coder.channels)
+    network = build_denoiser(params, coder.channels, moved=False)
     dropped = torch.zeros(4, dtype=torch.bool)
     clean, no_noise = torch.zeros_like(hops.index), torch.zeros_like(hops.known)
     base = objective.base(hops.known, hops.index, hops.target_index)
@@ -236,7 +236,7 @@ def test_denoisers_overfit_four_clips(name, task, codec, schedule, prediction):
     for _ in range(60):
         t = 0.05 + 0.9 * torch.rand((4, 4), generator=generator)
         noise = torch.randn((*x0.shape[:2], 4, *x0.shape[3:]), generator=generator)
-        loss = diffusion_loss(network, hops, objective, None, t, noise, clean, no_noise, dropped)
+        loss = diffusion_loss(network, hops, objective, None, t, noise, clean, no_noise, dropped)["loss"]
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -260,12 +260,15 @@ def make_config(name: str) -> DenoiserConfig[DiffusionParams]:
     return DenoiserConfig(
         denoiser=denoiser_params(name),
         diffusion=diffusion_params("cosine", "v", residual=False),
+        base="nearest",
         codec="0123456789abcdef",
         channels=CHANNELS,
         height=40,
         width=56,
         tasks={"predict": 0.75, "restore": 0.25},
         context_frames=5,
+        given_frames=2,
+        known=0,
         target_offsets=[1, 2],
         targets=1,
         max_span=6,

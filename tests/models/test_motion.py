@@ -15,7 +15,10 @@ from vdp.models.motion.factory import build_motion, load_motion_model
 from vdp.models.motion.params import MotionParams
 
 K, T = 5, 4
-GROUND = Ground(0.2, 0.1, 2.0, (0.03, 0.02, 0.03), diameter=1.0, restitution=0.7)
+GROUND = Ground(
+    0.2, 0.1, 2.0, (0.03, 0.02, 0.03), diameter=1.0, restitution=0.7, border=0.75,
+    reach=((0.5, 0.6), (0.4, 0.4), (0.5, 0.6)), entry=((0.2, 0.0), (0.1, 0.3), (0.0, -0.2)),
+)  # fmt: skip
 NAMES = ("transformer", "interaction")
 
 

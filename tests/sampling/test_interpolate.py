@@ -8,6 +8,7 @@ from tests.oracle import Oracle, moving_clips, output_of
 from tests.processes import objective_of
 from vdp.diffusion.objective import Objective
 from vdp.diffusion.process import target
+from vdp.models.layers import Unmoved
 from vdp.sampling.generate import generate
 from vdp.sampling.hops import group_frames, plan_hops
 from vdp.sampling.interpolate import interpolate, morph_latents
@@ -36,7 +37,7 @@ def frames_at(*index: float) -> Tensor:
     return TRUTH(torch.tensor(index).expand(BATCH, -1))
 
 
-class LinearInterpolation:
+class LinearInterpolation(Unmoved):
     """A denoiser that interpolates linearly between the two nearest context frames, by their indices."""
 
     joint = False

@@ -5,6 +5,7 @@ from torch import Tensor
 from tests.oracle import Oracle, OracleContext, moving_clips
 from tests.processes import EVERY_PAIR, objective_of
 from vdp.config.choices import SAMPLERS
+from vdp.models.layers import Unmoved
 from vdp.sampling.hops import used_context
 from vdp.sampling.predict import SampleNoise, predict
 from vdp.sampling.rollout import NoiseSource, Strategy, rollout
@@ -95,7 +96,7 @@ def test_context_frames_are_the_nearest_given_and_predicted_frames(hops, context
     assert oracle.indices == expected
 
 
-class TargetIndexContext:
+class TargetIndexContext(Unmoved):
     """A denoiser without context."""
 
     joint = False
@@ -181,7 +182,7 @@ def test_order_of_noise_draws():
 # --- Guidance --------------------------------------------------------------------------------------------
 
 
-class ContextSwitch:
+class ContextSwitch(Unmoved):
     """A denoiser that predicts a residual of 3 with its context and 1 without."""
 
     joint = False
@@ -211,7 +212,7 @@ def test_guidance_extrapolates_from_the_unconditional_to_the_conditional_output(
 # --- Samples of a clip -----------------------------------------------------------------------------------
 
 
-class DependsOnEverything:
+class DependsOnEverything(Unmoved):
     """A denoiser whose output depends on all inputs of its clip."""
 
     joint = False
@@ -265,7 +266,7 @@ def test_predict_takes_the_first_frames_as_context_and_keeps_no_graph():
 
 def test_only_the_used_context_frames_are_needed():
     strategy = make_strategy([[13], [17, 19], [22]], 3, context_frames=4)
-    used = used_context(range(KNOWN), strategy.hops, strategy.context_frames)
+    used = used_context(range(KNOWN), strategy.hops, strategy.context_frames, strategy.given_frames)
     assert 0 < len(used) < KNOWN
     settings = ([0, 1, 2], FLOW, strategy, 2, 0)
     every = predict(DependsOnEverything(), CONTEXT, range(KNOWN), *settings)

@@ -121,7 +121,7 @@ def denoiser_training(name: str, scheduled_sampling: float) -> Training[nn.Modul
     objective = objective_of("flow", "flow", torch.ones(CHANNELS), residual=True)
     sampling = ScheduledSampling(share=scheduled_sampling, frames=1, steps=2, temperature=0.7)
     loss = HopLoss({"predict": objective}, None, 1.0, 2, 0.1, 0.2, sampling)
-    network = build_denoiser(params, CHANNELS)
+    network = build_denoiser(params, CHANNELS, moved=False)
     batches = RandomBatches(draw_hops, take_hops)
     val_batches = RandomBatches(draw_hops, take_hops, VALIDATION_SIZE)
     return Training("train_denoiser", network, loss, batches, LevelLoss(objective), val_batches)

@@ -12,7 +12,7 @@ from torch import nn
 from stages import train_denoiser
 from vdp.config.yaml_file import read_file
 from vdp.data.batches.hops import HopRule
-from vdp.data.stores.latents import Normalisation, write_latents, write_statistics
+from vdp.data.stores.latents import EncodedClip, Normalisation, write_latents, write_statistics
 from vdp.diffusion.objective import data_scale
 from vdp.diffusion.params import DiffusionParams
 from vdp.diffusion.scheduled_sampling import ScheduledSampling
@@ -28,10 +28,12 @@ SMALL = {
 }  # fmt: skip
 DIFFUSION = {
     "schedule": "cosine", "prediction": "v", "min_snr_gamma": 4.0, "time_shift": 2.0, "residual": False,
+    "base": "nearest",
 }  # fmt: skip
 SHARES = {"predict": 0.65, "interpolate": 0.1, "generate": 0.075, "restore": 0.175}
 TRAIN = {
-    "batch_size": 5, "context_frames": 3, "target_offsets": [1, 3], "max_hops": 1, "targets": 2, "draws": 4,
+    "batch_size": 5, "context_frames": 3, "given_frames": 1, "target_offsets": [1, 3], "max_hops": 1,
+    "targets": 2, "draws": 4,
     "reverse": True, "context_noise": 0.11, "context_dropout": 0.12, "tasks": SHARES, "max_span": 5,
     "scheduled_sampling": 0.13, "scheduled_sampling_frames": 1, "scheduled_sampling_steps": 6,
     "scheduled_sampling_temperature": 0.15,
@@ -72,7 +74,8 @@ def fit(tmp_path_factory):
             clips = np.zeros((4, 1, 12, 2, 4, 4), np.float16)
             clips[:, :, :, 0] = 1 + number
             clips[:, :, :, 1] = np.arange(12)[:, None, None]
-            write_latents(Path("data/latents") / split, clips, shard_mb=1, conditions=clips[:, [0, 0]])
+            encoded = [EncodedClip(clip, degraded=clip[[0, 0]]) for clip in clips]
+            write_latents(Path("data/latents") / split, encoded, shard_mb=1, known=0)
         write_statistics(Path("data/latents"), Normalisation((0.0, 0.0), (1.0, 2.0)))
         Path("dvc.yaml").write_text((REPO / "dvc.yaml").read_text())
         monkeypatch.setattr(train_denoiser, "load_frame_codec", lambda folder: GrayCodec())
@@ -94,7 +97,9 @@ def test_the_loss_follows_params(fit):
 def test_hops_follow_params_and_are_of_train_and_unlabeled_clips(fit):
     batches = fit.training.batches
     assert (batches.batch_size, batches.reverse) == (5, True)
-    assert batches.rule == HopRule(context_frames=3, target_offsets=[1, 3], max_hops=1, targets=2, max_span=5)
+    assert batches.rule == HopRule(
+        context_frames=3, target_offsets=[1, 3], max_hops=1, targets=2, max_span=5, given_frames=1
+    )
     assert batches.tasks == ("predict", "interpolate", "generate", "restore")
     hops = [batches(step, np.random.default_rng(step), range(5)) for step in range(40)]
     drawn = [batch.task for batch in hops]

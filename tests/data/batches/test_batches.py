@@ -21,7 +21,7 @@ from vdp.data.batches.hops import AllTaskBatches, HopBatch, HopBatches, HopRule
 from vdp.data.batches.shuffle import Shuffled
 from vdp.data.params import Changes
 from vdp.data.stores.clips import Clip, ClipStore, write_clips
-from vdp.data.stores.latents import LatentClips, Normalisation, write_latents, write_statistics
+from vdp.data.stores.latents import EncodedClip, LatentClips, Normalisation, write_latents, write_statistics
 
 OFF = Changes(flip=False, crop_scale=1.0, brightness=0.0)
 ALL = Changes(flip=True, crop_scale=0.7, brightness=0.2)
@@ -267,8 +267,11 @@ def numbered_latents(
         values[:, :, 2] = np.arange(frames)[None, :, None, None]
         return values
 
-    conditions = [numbered(clip, degraded, 100) for clip in range(clips)] if degraded else None
-    write_latents(root / "train", [numbered(clip, views, 0) for clip in range(clips)], 1, conditions)
+    encoded = [
+        EncodedClip(numbered(clip, views, 0), numbered(clip, degraded, 100) if degraded else None)
+        for clip in range(clips)
+    ]
+    write_latents(root / "train", encoded, shard_mb=1, known=0)
     write_statistics(root, Normalisation((0.0,) * 3, (1.0,) * 3))
     return LatentClips(root, ["train"])
 
@@ -282,7 +285,7 @@ def hop_batches(
     reverse: bool = False,
     seed: int = 0,
 ) -> HopBatches:
-    rule = HopRule(context_frames, [1, 2], max_hops=5, targets=targets, max_span=6)
+    rule = HopRule(context_frames, [1, 2], max_hops=5, targets=targets, max_span=6, given_frames=0)
     return HopBatches(latents, batch_size, tasks or {"predict": 1.0}, rule, reverse, seed)
 
 
@@ -375,7 +378,8 @@ def test_a_batch_of_hops_names_its_clips_by_split_and_number(tmp_path):
     """Two splits, the second with a shard for each clip."""
     for split, shard_mb, clips in (("train", 9, 3), ("unlabeled", 1, 5)):
         size = (1, 22, 3, 80, 80)  # 844,800 bytes: one to a shard of a MiB
-        write_latents(tmp_path / split, [np.full(size, n, np.float16) for n in range(clips)], shard_mb)
+        encoded = [EncodedClip(np.full(size, n, np.float16)) for n in range(clips)]
+        write_latents(tmp_path / split, encoded, shard_mb, known=0)
     write_statistics(tmp_path, Normalisation((0.0,) * 3, (1.0,) * 3))
     latents = LatentClips(tmp_path, ["train", "unlabeled"])
     names = [latents.name(clip) for clip in range(8)]

@@ -4,12 +4,14 @@ import numpy as np
 import pytest
 import torch
 
+from vdp.core.ground import Ground
 from vdp.core.objects import FEATURES, SEEN, X, Y
 from vdp.data.batches.motion import MotionBatches
 from vdp.data.stores.tracks import Tracks, TrackStore, write_tracks
 from vdp.training.seeds import step_rng
 
 FRAMES, KNOWN = 10, 5
+GROUND = Ground(0.2, 0.1, 2.0, (0.03, 0.02, 0.03))  # places are as measured: objects have no reach
 
 
 def store(folder, clips: int, objects: int, frames: int = FRAMES, seed: int = 0) -> TrackStore:
@@ -25,7 +27,7 @@ def store(folder, clips: int, objects: int, frames: int = FRAMES, seed: int = 0)
 
 
 def batches(stores, augment: bool = True, jitter: float = 0.01, size: int = 4) -> MotionBatches:
-    return MotionBatches(stores, size, KNOWN, 4, augment, jitter, seed=3)
+    return MotionBatches(stores, size, KNOWN, 4, augment, jitter, 3, GROUND)
 
 
 def draw(source: MotionBatches, step: int, rows: range | None = None):
@@ -99,7 +101,7 @@ def test_an_epoch_has_every_clip_of_every_store_once(tmp_path):
 
 @pytest.mark.parametrize(("frames", "known"), [(2, 1), (5, 4), (6, 4), (7, 6)])
 def test_clips_of_few_frames_have_a_context_and_a_target(tmp_path, frames, known):
-    source = MotionBatches([store(tmp_path / "a", 4, 2, frames)], 4, known, 3, True, 0.0, seed=3)
+    source = MotionBatches([store(tmp_path / "a", 4, 2, frames)], 4, known, 3, True, 0.0, 3, GROUND)
     for step in range(20):
         batch = draw(source, step)
         assert 1 <= batch.index.shape[1] <= known

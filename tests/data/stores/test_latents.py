@@ -7,6 +7,7 @@ import torch
 
 from vdp.data.stores import memory_map
 from vdp.data.stores.latents import (
+    EncodedClip,
     LatentClips,
     Moments,
     Normalisation,
@@ -36,7 +37,7 @@ def write(root: Path, splits: dict[str, list[np.ndarray]]) -> Moments:
     for split, clips in splits.items():
         for clip in clips:
             moments.add(clip)
-        write_latents(root / split, clips, shard_mb=1)
+        write_latents(root / split, map(EncodedClip, clips), shard_mb=1, known=0)
     write_statistics(root, moments.normalisation())
     return moments
 
@@ -147,7 +148,7 @@ def test_degraded_forms_are_read_back(tmp_path):
     clips = make_large(5)
     degraded = [make_clip(50 + seed, views=1, height=64, width=96) for seed in range(5)]
     write(tmp_path, {"train": clips[:2]})
-    write_latents(tmp_path / "unlabeled", clips, 1, degraded)
+    write_latents(tmp_path / "unlabeled", map(EncodedClip, clips, degraded), 1, known=0)
     assert [path.name for path in sorted((tmp_path / "unlabeled").glob("*.npy"))] == [
         f"{kind}_00{shard}.npy" for kind in ("conditions", "latents") for shard in range(3)
     ]
@@ -173,7 +174,7 @@ def test_without_degraded_forms_there_are_no_files_of_them(tmp_path):
 
 def test_splits_of_different_runs_are_refused(tmp_path):
     write(tmp_path, {"train": [make_clip(0)]})
-    write_latents(tmp_path / "unlabeled", [make_clip(1)], 1, [make_clip(2)])
+    write_latents(tmp_path / "unlabeled", [EncodedClip(make_clip(1), make_clip(2))], 1, known=0)
     with pytest.raises(ValueError, match="train and unlabeled have different numbers of degraded forms"):
         LatentClips(tmp_path, ["train", "unlabeled"])
 
@@ -181,7 +182,7 @@ def test_splits_of_different_runs_are_refused(tmp_path):
 @pytest.mark.parametrize("name", ["latents_000.npy", "conditions_000.npy"])
 def test_a_missing_file_is_an_error_before_any_training(tmp_path, name):
     write(tmp_path, {"train": [make_clip(0)]})
-    write_latents(tmp_path / "train", [make_clip(0)], 1, [make_clip(1)])
+    write_latents(tmp_path / "train", [EncodedClip(make_clip(0), make_clip(1))], 1, known=0)
     (tmp_path / "train" / name).unlink()
     with pytest.raises(FileNotFoundError, match=f"{name}: no such file; run `dvc repro --force"):
         LatentClips(tmp_path, ["train"])
@@ -198,11 +199,11 @@ def test_an_incomplete_file_is_named(tmp_path, size):
 
 def test_an_error_during_encoding_leaves_no_half_written_split(tmp_path):
     def failing():
-        yield make_clip(0)
+        yield EncodedClip(make_clip(0))
         raise ValueError("broken clip")
 
     with pytest.raises(ValueError, match="broken clip"):
-        write_latents(tmp_path / "train", failing(), 1)
+        write_latents(tmp_path / "train", failing(), 1, known=0)
     assert list(tmp_path.iterdir()) == []
 
 
