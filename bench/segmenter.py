@@ -24,7 +24,7 @@ from vdp.config.schema import ClipParams
 from vdp.core.device import pick_device
 from vdp.core.flops import flop_counter
 from vdp.data.stores.clips import ClipStore
-from vdp.models.segmenters.masks import MaskPredictor
+from vdp.models.segmenters.masks import blend
 from vdp.models.segmenters.params import SegmentParams, TrackParams
 from vdp.models.segmenters.track import ObjectTracker, TrackedClip
 from vdp.tracking.progress import progress
@@ -54,14 +54,10 @@ CHOICES = (
 
 
 def choose(tracker: ObjectTracker, evidence: Evidence) -> ObjectTracker:
-    """The tracker with some of its evidence only."""
-    masks, params = tracker.masks, tracker.params
-    if not evidence.codec:
-        segment = masks.params.model_copy(update={"codec_vote": 0.0})
-        masks = MaskPredictor(masks.segmenter, masks.codec, segment, masks.device)
-    if not evidence.classifier:
-        params = params.model_copy(update={"classifier_weight": 0.0})
-    return ObjectTracker(masks, tracker.classifier, tracker.cropper, params)
+    """The tracker with or without the classifier."""
+    weight = tracker.params.classifier_weight if evidence.classifier else 0.0
+    params = tracker.params.model_copy(update={"classifier_weight": weight})
+    return ObjectTracker(tracker.masks, tracker.classifier, tracker.cropper, params)
 
 
 def tracked_masks(found: TrackedClip) -> Masks:
@@ -69,23 +65,44 @@ def tracked_masks(found: TrackedClip) -> Masks:
     return np.concatenate([[0], found.classes]).astype(np.uint8)[found.labels]
 
 
-def score_row(
-    evidence: Evidence, tracker: ObjectTracker, frames: Sequence[Masks], masks: Sequence[Masks], known: int
-) -> list[str]:
-    """Jaccard index of the four decisions; the known frames come first, then the last one."""
-    track = choose(tracker, evidence)
-    context, last = [], []
-    for (number,) in progress(range(len(frames)), 1, evidence.name):
-        context.append(track(frames[number][:known]))
-        last.append(track(frames[number][-1:]))
-    targets, given = [mask[-1:] for mask in masks], [mask[:known] for mask in masks]
-    scores = [
-        pooled_jaccard([found.frame_masks for found in last], targets),
-        pooled_jaccard([tracked_masks(found) for found in last], targets),
-        pooled_jaccard([found.frame_masks for found in context], given),
-        pooled_jaccard([tracked_masks(found) for found in context], given),
+def segment_clip(
+    tracker: ObjectTracker, choices: Sequence[Evidence], frames: Masks, known: int
+) -> list[list[Masks]]:
+    """Masks of the known and the last of the frames (T, H, W, 3), by choice and decision (see `HEADS`)."""
+    masks = tracker.masks
+    shown = np.concatenate([frames[:known], frames[-1:]])
+    unetpp = masks.unetpp_probs(shown).float()
+    codec = masks.codec_probs(masks.encode(shown)).float() if masks.params.codec_vote > 0 else None
+    decided = []
+    for evidence in choices:
+        probs = blend(unetpp, codec if evidence.codec else None, masks.params.codec_vote)
+        chosen = choose(tracker, evidence)
+        last, context = chosen.track(shown[-1:], probs[-1:]), chosen.track(shown[:-1], probs[:-1])
+        decided.append([last.frame_masks, tracked_masks(last), context.frame_masks, tracked_masks(context)])
+    return decided
+
+
+def score_rows(
+    tracker: ObjectTracker, frames: Sequence[Masks], masks: Sequence[Masks], known: int
+) -> list[list[str]]:
+    """Jaccard index of each choice and decision."""
+    choices = [choice for choice in CHOICES if tracker.masks.params.codec_vote > 0 or not choice.codec]
+    decided = [
+        segment_clip(tracker, choices, frames[number], known)
+        for (number,) in progress(range(len(frames)), 1, "segment")
     ]
-    return [evidence.name, *(f"{score:.4f}" for score in scores)]
+    last, context = [mask[-1:] for mask in masks], [mask[:known] for mask in masks]
+    truths = [last, last, context, context]
+    return [
+        [
+            choice.name,
+            *(
+                f"{pooled_jaccard([clip[row][column] for clip in decided], true):.4f}"
+                for column, true in enumerate(truths)
+            ),
+        ]
+        for row, choice in enumerate(choices)
+    ]
 
 
 def gflop(call: Callable[[], object]) -> str:
@@ -127,8 +144,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     masks = [np.asarray(store.masks(row)[: clip.frames]) for row in rows]
     print(f"{len(rows)} clips of {options.folder}; {clip.known} known frames, last frame {clip.frames}\n")
     print(cost_table(tracker, frames[0][0]))
-    choices = [choice for choice in CHOICES if segment.codec_vote > 0 or not choice.codec]
-    print(markdown(HEADS, [score_row(choice, tracker, frames, masks, clip.known) for choice in choices]))
+    print(markdown(HEADS, score_rows(tracker, frames, masks, clip.known)))
 
 
 if __name__ == "__main__":

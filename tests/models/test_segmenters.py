@@ -101,7 +101,7 @@ def test_the_encoder_starts_with_the_features_of_the_classifier():
     network.load_backbone(classifier.body)
     features = network.network.encoder(frames)
     torch.testing.assert_close(features[-1], classifier.body(frames))
-    torch.testing.assert_close(features[1], classifier.body[:3](frames))
+    torch.testing.assert_close(features[1], torch.nn.Sequential(*list(classifier.body)[:3])(frames))
     assert [tuple(x.shape[1:]) for x in features] == [(3, 16, 16), (16, 8, 8), (24, 4, 4)]
 
 
