@@ -39,6 +39,8 @@ from vdp.config.yaml_file import read_file
 from vdp.core.errors import UserError
 from vdp.core.rng import BatchRng
 from vdp.models.checkpoint import save_model
+from vdp.models.classifiers.crops import CropClassifier
+from vdp.models.classifiers.params import ClassifierConfig, ClassifierParams
 from vdp.models.codecs.params import CodecConfig, CodecParams, VAEParams
 from vdp.models.codecs.vae import VAE
 from vdp.training.cost import COST_STEPS, WARM_STEPS, counted_steps
@@ -197,7 +199,7 @@ def time_turns(
 
 @contextmanager
 def temporary_project(data: Path, recipe: str | None) -> Iterator[None]:
-    """Work in a temporary folder with params, data and an untrained codec; UserError without data."""
+    """Work in a temporary folder with params, data and untrained models; UserError without data."""
     for path in INPUTS:
         if not (data / path / "train").is_dir():
             raise UserError(
@@ -213,17 +215,20 @@ def temporary_project(data: Path, recipe: str | None) -> Iterator[None]:
         for path in INPUTS:
             project.joinpath("data", path).symlink_to((data / path).resolve())
         with chdir(project):
-            save_untrained_codec()
+            save_untrained_models()
             yield
 
 
-def save_untrained_codec() -> None:
-    """Save the codec of the segmenter's training."""
+def save_untrained_models() -> None:
+    """Save the codec and the classifier of the segmenter's training."""
+    classifier = read_section(ClassifierParams, "classifier")
+    config = ClassifierConfig(classifier=classifier)
+    save_model(train_segmenter.CLASSIFIER, CropClassifier(classifier), config)
     vae = read_section(VAEParams, "vae")
     has_masks = read_section(PretrainVAEParams, "pretrain_vae").mask_weight > 0
     if read_section(CodecParams, "codec").name == "vae":
-        config = CodecConfig(name="vae", vae=vae, has_masks=has_masks)
-        save_model(train_segmenter.CODEC, VAE(vae, has_masks), config)
+        codec = CodecConfig(name="vae", vae=vae, has_masks=has_masks)
+        save_model(train_segmenter.CODEC, VAE(vae, has_masks), codec)
     else:
         save_model(train_segmenter.CODEC, None, CodecConfig(name="pixel", vae=None, has_masks=False))
 

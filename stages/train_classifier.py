@@ -12,7 +12,7 @@ from vdp.config.read import read_section, read_value, run_stage
 from vdp.core.classes import factor_indices
 from vdp.core.files import replacing
 from vdp.core.rng import BatchRng
-from vdp.data.batches.crops import CropBatches, Crops
+from vdp.data.batches.crops import CropBatches, Crops, keep, mirror_half
 from vdp.data.stores.clips import ClipStore
 from vdp.models.checkpoint import save_model
 from vdp.models.classifiers.crops import FACTORS, CropClassifier, crop_loss
@@ -43,14 +43,15 @@ def main() -> None:
                 return
         fabric = launch(engine)
         size, scale = classifier.crop, classifier.crop_scale
+        jitter, augment = params.jitter, mirror_half if params.jitter > 0 else keep
         seed_weights(seed)
         training = Training(
             name="train_classifier",
             network=CropClassifier(classifier),
             loss=loss,
-            batches=CropBatches(train, params.batch_size, size, scale, params.jitter, seed),
+            batches=CropBatches(train, params.batch_size, scale, size, jitter, 0.0, augment, seed),
             val_loss=val_loss,
-            val_batches=CropBatches(val, VALIDATION_CROPS, size, scale, 0.0, VALIDATION_SEED),
+            val_batches=CropBatches(val, VALIDATION_CROPS, scale, size, 0.0, 0.0, keep, VALIDATION_SEED),
         )
         checkpoints = stage_checkpoints("train_classifier", project_root())
         result = fit(training, params, engine, seed, tracker, fabric, checkpoints)
@@ -61,13 +62,13 @@ def main() -> None:
 
 
 def loss(network: CropClassifier, batch: Crops, batch_rng: BatchRng) -> dict[str, Tensor]:
-    losses = crop_loss(network(batch.crops), batch.classes.clamp(min=1)) * batch.weight
+    losses = crop_loss(network(batch.frames), batch.classes.clamp(min=1)) * batch.weight
     return {"loss": losses.mean()}
 
 
 def val_loss(network: CropClassifier, batch: Crops, batch_rng: BatchRng) -> dict[str, Tensor]:
     """The loss, and the share of crops whose shape, material and colour are right."""
-    logits, classes = network(batch.crops), batch.classes.clamp(min=1).long()
+    logits, classes = network(batch.frames), batch.classes.clamp(min=1).long()
     losses = crop_loss(logits, classes) * batch.weight
     right = {
         name: ((part.argmax(dim=1) == label).float() * batch.weight).sum() / batch.weight.sum().clamp(min=1)

@@ -1,6 +1,6 @@
-"""DVC stage train_segmenter: train UNet++ on clean frames and on their codec round trips.
+"""DVC stage train_segmenter: train UNet++ on crops around objects, or on frames.
 
-Reads   data/clips, data/models/codec; params.yaml: seed, engine, segmenter, train_segmenter,
+Reads   data/clips, data/models/{codec,classifier}; params.yaml: seed, engine, segmenter, train_segmenter,
         augment.segmenter
 Writes  data/models/segmenter
 """
@@ -15,18 +15,29 @@ from vdp.config.read import read_section, read_value, run_stage
 from vdp.core.pixels import to_uint8
 from vdp.core.rng import BatchRng
 from vdp.data.augment import Augment
+from vdp.data.batches.crops import CropBatches, Crops
 from vdp.data.batches.frames import FrameBatches, Frames
+from vdp.data.crops import crop_side
 from vdp.data.params import FrameAugment
 from vdp.data.stores.clips import ClipStore
 from vdp.models.checkpoint import save_model
+from vdp.models.classifiers.crops import load_classifier
 from vdp.models.codecs.factory import load_frame_codec
-from vdp.models.factored_classes import class_log_probs, factor_loss
+from vdp.models.codecs.protocols import Codec
+from vdp.models.factored_classes import (
+    CROP_OBJECT_SHARE,
+    OBJECT_SHARE,
+    class_log_probs,
+    factor_loss,
+    object_loss,
+)
 from vdp.models.segmenters.params import SegmenterConfig, SegmenterParams
 from vdp.models.segmenters.round_trip import round_trip
 from vdp.models.segmenters.unetpp import UNetPlusPlus
 from vdp.tracking.figures import sample_columns
 from vdp.tracking.mlflow_run import project_root, track_stage
 from vdp.training.checkpoint_key import stage_checkpoints
+from vdp.training.dataloader import Batches
 from vdp.training.definition import Training
 from vdp.training.engine import launch
 from vdp.training.out_of_memory import MemoryParam
@@ -36,7 +47,7 @@ from vdp.training.trainer import fit
 from vdp.training.validation import VALIDATION_SEED, VALIDATION_SIZE, plot_batch
 
 CLIPS = Path("data/clips")
-CODEC = Path("data/models/codec")
+CODEC, CLASSIFIER = Path("data/models/codec"), Path("data/models/classifier")
 SEGMENTER = Path("data/models/segmenter")
 
 
@@ -50,22 +61,20 @@ def main() -> None:
         fabric = launch(engine)
         train, val_store = ClipStore(CLIPS / "train"), ClipStore(CLIPS / "val")
         size = (train.height, train.width)
-        changes, none = Augment(augment.train, *size), Augment(augment.val, *size)
-        codec = load_frame_codec(CODEC).to(fabric.device)
-
-        def loss(network: UNetPlusPlus, batch: Frames, batch_rng: BatchRng) -> dict[str, Tensor]:
-            frames = round_trip(codec, batch.frames, params.round_trip, params.latent_noise, batch_rng)
-            return {"loss": factor_loss(network(frames), batch.masks).mean()}
-
+        codec = load_frame_codec(CODEC).to(fabric.device) if params.round_trip > 0 else None
+        none = Augment(augment.val, *size)
         val_batches = FrameBatches([val_store], VALIDATION_SIZE, True, none, VALIDATION_SEED)
         shown = plot_batch(val_batches, fabric.device)
         seed_weights(seed)
-        training = Training(
+        network = UNetPlusPlus(segmenter)
+        if params.pretrained:
+            network.load_backbone(load_classifier(CLASSIFIER).body)
+        training: Training[UNetPlusPlus, Frames | Crops, Frames] = Training(
             name="train_segmenter",
-            network=UNetPlusPlus(segmenter),
-            loss=loss,
-            batches=FrameBatches([train], params.batch_size, True, changes, seed),
-            val_loss=loss,
+            network=network,
+            loss=SegmenterLoss(params, codec),
+            batches=train_batches(train, params, augment, seed),
+            val_loss=val_loss,
             val_batches=val_batches,
             plot=lambda network: segmented(network, shown),
             memory_params=[
@@ -79,6 +88,49 @@ def main() -> None:
         if fabric.is_global_zero:
             save_model(SEGMENTER, result.network, SegmenterConfig(segmenter=segmenter), result.other_weights)
             checkpoints.clear()
+
+
+def train_batches(
+    store: ClipStore, params: TrainSegmenterParams, augment: FrameAugment, seed: int
+) -> Batches[Frames | Crops]:
+    """Batches of crops around objects, or of frames."""
+    if params.crop_scale is None:
+        changes = Augment(augment.train, store.height, store.width)
+        return FrameBatches([store], params.batch_size, True, changes, seed)
+    side = crop_side(params.crop_scale, store.height)
+    changes = Augment(augment.train, side, side)
+    crops = params.crop_scale, None, params.jitter, params.background
+    return CropBatches(store, params.batch_size, *crops, changes, seed)
+
+
+class SegmenterLoss:
+    """Loss of each pixel and, weighted, of each object; `codec` is None without round trips."""
+
+    def __init__(self, params: TrainSegmenterParams, codec: Codec | None) -> None:
+        self.params, self.codec = params, codec
+        self.object_share = OBJECT_SHARE if params.crop_scale is None else CROP_OBJECT_SHARE
+
+    def __call__(
+        self, network: UNetPlusPlus, batch: Frames | Crops, batch_rng: BatchRng
+    ) -> dict[str, Tensor]:
+        frames, params = batch.frames, self.params
+        if self.codec is not None:
+            frames = round_trip(self.codec, frames, params.round_trip, params.latent_noise, batch_rng)
+        logits = network(frames)
+        pixels = factor_loss(logits, batch.masks, self.object_share).mean()
+        if params.object_weight == 0:
+            return {"loss": pixels}
+        objects = object_loss(logits, batch.masks).mean()
+        return {"loss": pixels + params.object_weight * objects, "pixels": pixels, "objects": objects}
+
+
+def val_loss(network: UNetPlusPlus, batch: Frames, batch_rng: BatchRng) -> dict[str, Tensor]:
+    """The loss of whole frames."""
+    logits = network(batch.frames)
+    return {
+        "loss": factor_loss(logits, batch.masks).mean(),
+        "objects": object_loss(logits, batch.masks).mean(),
+    }
 
 
 def segmented(network: UNetPlusPlus, shown: Frames) -> NDArray[np.uint8]:

@@ -54,10 +54,13 @@ def test_a_training_has_clips_params_and_stages(stages, tmp_path):
 def test_the_segmenter_is_trained_if_both_splits_have_masks(stages, tmp_path):
     labelled = [video(n, masks=True) for n in range(2)]
     train(labelled, tmp_path / "a", val=labelled[:1])
-    assert stages[-1] == "train_segmenter"
+    assert stages[-2:] == ["train_classifier", "train_segmenter"]  # the encoder is the classifier's
     assert params(tmp_path / "a")["pretrain_vae"]["mask_weight"] > 0
     train(labelled, tmp_path / "b", val=[video(9)])
     assert stages[-1] == "train_denoiser"
+    stages.clear()
+    train(labelled, tmp_path / "c", val=labelled[:1], changes={"train_segmenter.pretrained": False})
+    assert stages[-2:] == ["train_denoiser", "train_segmenter"]
 
 
 def test_resume_continues_with_the_clips_of_the_folder(stages, tmp_path):

@@ -229,6 +229,21 @@ def test_the_params_of_the_project_are_valid(monkeypatch):
             {"train_classifier.accumulate": 3},
             "train_classifier.accumulate=3: expected a divisor of batch_size=128",
         ),
+        # segmenter
+        (
+            {"segmenter.encoder": "conv16"},
+            "train_segmenter.pretrained=true: expected the classifier's network, segmenter.encoder=conv32, "
+            "got conv16; change the encoder",
+        ),
+        (
+            {"segmenter.encoder_depth": 3},
+            "segmenter.encoder_depth=3: expected 2 with the encoder conv32",
+        ),
+        (
+            {"train_segmenter.round_trip": 0.5, "train_segmenter.crop_scale": 0.4},
+            "train_segmenter.crop_scale=0.4: expected crops of a multiple of vae.spatial_factor=4 pixels "
+            "with round_trip=0.5, got 26 of clip.height=64; change",
+        ),
         # sources
         ({"extract_frames.train": None}, "extract_frames.train=null: expected a source"),
         (

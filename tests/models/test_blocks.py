@@ -32,9 +32,9 @@ def vae(temporal_factor: int, has_masks: bool) -> VAE:
     return VAE(VAEParams.model_validate(params | {"temporal_factor": temporal_factor}), has_masks)
 
 
-def segmenter(encoder: str) -> UNetPlusPlus:
+def segmenter(encoder: str, depth: int = 3) -> UNetPlusPlus:
     return UNetPlusPlus(
-        SegmenterParams(encoder=encoder, encoder_depth=3, decoder_channels=[8] * 3, upsample=1)
+        SegmenterParams(encoder=encoder, encoder_depth=depth, decoder_channels=[8] * depth, upsample=1)
     )
 
 
@@ -53,6 +53,7 @@ NETWORKS: dict[str, Callable[[], Network]] = {
     "vae-temporal": partial(vae, 4, True),
     "vae-without-masks": partial(vae, 1, False),
     "segmenter": partial(segmenter, "resnet18"),
+    "segmenter-backbone": partial(segmenter, "conv8", 2),
     "segmenter-timm": partial(segmenter, "tu-resnet10t"),
     "segmenter-unused-stage-runs": partial(segmenter, "efficientnet-b0"),
     "segmenter-bypassed-forward": partial(segmenter, "densenet121"),

@@ -6,7 +6,15 @@ import torch
 from torch import Tensor
 
 from vdp.core.classes import COLORS, MATERIALS, NUM_CLASSES, SHAPES, class_id
-from vdp.models.factored_classes import NUM_LOGITS, OBJECT_SHARE, class_log_probs, factor_loss
+from vdp.models.factored_classes import (
+    LABEL_SMOOTHING,
+    NUM_LOGITS,
+    OBJECT_PIXELS,
+    OBJECT_SHARE,
+    class_log_probs,
+    factor_loss,
+    object_loss,
+)
 
 CERTAIN = 30.0  # a logit with a probability of 1
 FACTORS = [*itertools.product(range(len(SHAPES)), range(len(MATERIALS)), range(len(COLORS)))]
@@ -121,3 +129,61 @@ def test_factors_of_background_pixels_have_no_effect_on_the_loss():
     other = logits.clone()
     other[:, 1:, 0] += 5  # the first row is background
     assert torch.equal(factor_loss(other, mask), factor_loss(logits, mask))
+
+
+# --- Loss of objects -------------------------------------------------------------------------------------
+
+
+def object_mask(pixels: int, label: int) -> Tensor:
+    """A mask of one object, (1, 4, 5)."""
+    mask = torch.zeros(1, 4, 5, dtype=torch.uint8)
+    mask.view(-1)[:pixels] = label
+    return mask
+
+
+def test_the_loss_of_an_object_is_that_of_its_mean_logits():
+    """Pixels that disagree are right in the mean."""
+    mask = object_mask(OBJECT_PIXELS, class_id(2, 1, 7))
+    logits = torch.zeros(1, NUM_LOGITS, 4, 5)
+    right, wrong = (logits_of(*factors, logit=3.0)[..., 0] for factors in ((2, 1, 7), (0, 0, 3)))
+    logits.flatten(2)[:, :, :1] = 6 * right
+    logits.flatten(2)[:, :, 1:OBJECT_PIXELS] = 0.2 * wrong
+    mean = (6 * right + (OBJECT_PIXELS - 1) * 0.2 * wrong) / OBJECT_PIXELS
+    shape, material, color = (part[0, :, 0] for part in mean[:, 1:].split((3, 2, 8), dim=1))
+    expected = -sum(
+        (1 - LABEL_SMOOTHING) * part.log_softmax(0)[index] + LABEL_SMOOTHING * part.log_softmax(0).mean()
+        for part, index in ((shape, 2), (material, 1), (color, 7))
+    )
+    torch.testing.assert_close(object_loss(logits, mask), expected[None])
+
+
+def test_the_loss_of_a_frame_is_the_sum_over_its_objects():
+    both = object_mask(2 * OBJECT_PIXELS, 9)
+    both.view(-1)[OBJECT_PIXELS : 2 * OBJECT_PIXELS] = 30
+    logits = random_logits(1)[:1, :, :4, :5]
+    each = [object_loss(logits, torch.where(both == label, both, 0)) for label in (9, 30)]
+    torch.testing.assert_close(object_loss(logits, both), each[0] + each[1])
+
+
+def test_small_objects_and_empty_masks_have_no_loss():
+    logits = random_logits(1)[:1, :, :4, :5].requires_grad_()
+    loss = object_loss(logits, object_mask(OBJECT_PIXELS - 1, 9))
+    loss.sum().backward()
+    assert loss.item() == 0 and not logits.grad.any()
+    assert object_loss(logits, object_mask(0, 0)).item() == 0
+
+
+def test_the_loss_of_objects_is_independent_of_their_objectness_and_background():
+    logits, mask = random_logits(1)[:1, :, :4, :5], object_mask(OBJECT_PIXELS, 9)
+    changed = torch.where(mask[:, None] > 0, logits, -logits)
+    changed[:, 0] = 7.0
+    torch.testing.assert_close(object_loss(changed, mask), object_loss(logits, mask))
+
+
+def test_a_larger_object_share_weights_identity_less():
+    mask = object_mask(OBJECT_PIXELS, 9)
+    logits = random_logits(1)[:1, :, :4, :5]
+    detection = factor_loss(logits, mask, 1e9)
+    identity = [factor_loss(logits, mask, share) - detection for share in (0.1, 0.4)]
+    torch.testing.assert_close(identity[0], 4 * identity[1])
+    torch.testing.assert_close(factor_loss(logits, mask), factor_loss(logits, mask, OBJECT_SHARE))

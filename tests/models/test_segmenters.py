@@ -11,6 +11,8 @@ from vdp.core import device
 from vdp.core.classes import NUM_CLASSES
 from vdp.core.rng import BatchRng, whole_batch
 from vdp.models.checkpoint import save_model
+from vdp.models.classifiers.crops import CropClassifier
+from vdp.models.classifiers.params import ClassifierParams
 from vdp.models.codecs.params import VAEParams
 from vdp.models.codecs.pixel import PixelCodec
 from vdp.models.codecs.vae import VAE
@@ -75,6 +77,51 @@ def test_a_saved_segmenter_is_rebuilt_from_its_folder_alone(tmp_path):
     frames = random_frames(1, 16, 16)
     assert torch.equal(loaded(frames), network(frames))
     assert not loaded.training
+
+
+# --- The backbone of the classifier as encoder -----------------------------------------------------------
+
+
+def backbone_params(encoder: str = "conv8") -> SegmenterParams:
+    return SegmenterParams(encoder=encoder, encoder_depth=2, decoder_channels=[8, 8], upsample=1)
+
+
+@pytest.mark.parametrize(("height", "width"), [(16, 24), (17, 23), (5, 3)])
+@torch.no_grad()
+def test_a_backbone_segments_frames_of_any_height_and_width(height, width):
+    network = UNetPlusPlus(backbone_params()).eval()
+    assert network(random_frames(2, height, width)).shape == (2, NUM_LOGITS, height, width)
+
+
+@torch.no_grad()
+def test_the_encoder_starts_with_the_features_of_the_classifier():
+    classifier = CropClassifier(ClassifierParams(crop=16, crop_scale=0.5, base_channels=8)).eval()
+    network, frames = UNetPlusPlus(backbone_params()).eval(), random_frames(2, 16, 16)
+    assert not torch.equal(network.network.encoder(frames)[-1], classifier.body(frames))
+    network.load_backbone(classifier.body)
+    features = network.network.encoder(frames)
+    torch.testing.assert_close(features[-1], classifier.body(frames))
+    torch.testing.assert_close(features[1], torch.nn.Sequential(*list(classifier.body)[:3])(frames))
+    assert [tuple(x.shape[1:]) for x in features] == [(3, 16, 16), (16, 8, 8), (24, 4, 4)]
+
+
+@torch.no_grad()
+def test_backbones_of_two_widths_are_two_encoders():
+    narrow, wide = UNetPlusPlus(backbone_params("conv8")), UNetPlusPlus(backbone_params("conv16"))
+    assert narrow.network.encoder[0][0].out_channels == 8
+    assert wide.network.encoder[0][0].out_channels == 16
+
+
+def test_a_backbone_of_another_depth_is_rejected():
+    with pytest.raises(ValueError, match=r"segmenter\.encoder_depth=3: expected 2 with the encoder conv8"):
+        SegmenterParams(encoder="conv8", encoder_depth=3, decoder_channels=[8] * 3, upsample=1)
+
+
+@torch.no_grad()
+def test_a_saved_backbone_is_rebuilt_from_its_folder_alone(tmp_path):
+    network, frames = UNetPlusPlus(backbone_params()).eval(), random_frames(1, 16, 16)
+    save_model(tmp_path / "segmenter", network, SegmenterConfig(segmenter=backbone_params()))
+    assert torch.equal(load_segmenter(tmp_path / "segmenter")(frames), network(frames))
 
 
 # --- From probabilities to masks -------------------------------------------------------------------------

@@ -161,11 +161,12 @@ def draw_crops(rng: np.random.Generator, size: int) -> Crops:
     classes = torch.from_numpy(rng.choice([0, 5, 40], size, p=[0.1, 0.45, 0.45]))
     noise = rng.uniform(-0.2, 0.2, (size, 3, CLASSIFIER["crop"], CLASSIFIER["crop"]))
     crops = torch.from_numpy(noise.astype(np.float32)) + (classes / NUM_CLASSES - 0.5)[:, None, None, None]
-    return Crops(crops, classes, (classes > 0).float())
+    masks = classes[:, None, None].expand(-1, *crops.shape[2:]).byte()
+    return Crops(crops, masks, classes, (classes > 0).float())
 
 
 def take_crops(batch: Crops, rows: slice) -> Crops:
-    return Crops(batch.crops[rows], batch.classes[rows], batch.weight[rows])
+    return Crops(batch.frames[rows], batch.masks[rows], batch.classes[rows], batch.weight[rows])
 
 
 def motion_training(name: str) -> Training[MotionModel, MotionBatch, MotionBatch]:

@@ -207,7 +207,12 @@ class Answer(torch.nn.Module):
 
 
 def test_crops_without_an_object_count_neither_in_loss_nor_accuracy():
-    crops = Crops(torch.zeros(4, 3, 8, 8), torch.tensor([1, 1, 1, 0]), torch.tensor([1.0, 1.0, 1.0, 0.0]))
+    crops = Crops(
+        torch.zeros(4, 3, 8, 8),
+        torch.zeros(4, 8, 8, dtype=torch.uint8),
+        torch.tensor([1, 1, 1, 0]),
+        torch.tensor([1.0, 1.0, 1.0, 0.0]),
+    )
     rng = whole_batch(torch.Generator(), 4)
     right = train_classifier.val_loss(Answer(1), crops, rng)
     assert {name: right[name].item() for name in ("shape", "material", "color")} == pytest.approx(
@@ -216,6 +221,6 @@ def test_crops_without_an_object_count_neither_in_loss_nor_accuracy():
     wrong = train_classifier.val_loss(Answer(1, wrong_color=True), crops, rng)
     assert (wrong["shape"].item(), wrong["material"].item(), wrong["color"].item()) == (1, 1, 0)
     assert wrong["loss"] > right["loss"]
-    empty = Crops(crops.crops, torch.zeros(4, dtype=torch.long), torch.zeros(4))
+    empty = Crops(crops.frames, crops.masks, torch.zeros(4, dtype=torch.long), torch.zeros(4))
     assert train_classifier.loss(Answer(1), empty, rng)["loss"] == 0
     assert train_classifier.val_loss(Answer(1), empty, rng)["shape"] == 0

@@ -30,6 +30,7 @@ from vdp.data.params import ExtractParams
 from vdp.data.sources.arrays import ArraySource, Video
 from vdp.data.sources.protocols import ClipRule, Pace
 from vdp.data.stores.clips import ClipStore
+from vdp.training.params import TrainSegmenterParams
 
 MODELS, CLIPS, LATENTS = Path("data/models"), Path("data/clips"), Path("data/latents")
 VAL_EVERY = 10  # without `val`, every tenth video is for validation
@@ -75,6 +76,8 @@ def train(
     _run(folder, "encode_latents", LATENTS)
     _run(folder, "train_denoiser", MODELS / "denoiser")
     if _has_masks(folder / CLIPS):
+        if _starts_from_classifier(folder):
+            _run(folder, "train_classifier", MODELS / "classifier")
         _run(folder, "train_segmenter", MODELS / "segmenter")
     return load(folder / MODELS)
 
@@ -135,6 +138,11 @@ def _new_folder(folder: Path) -> Iterator[Path]:
         part.rename(folder)
     finally:
         shutil.rmtree(part, ignore_errors=True)
+
+
+def _starts_from_classifier(folder: Path) -> bool:
+    section = read_file(folder / PARAMS_FILE)["train_segmenter"]
+    return validate(TrainSegmenterParams, section, "train_segmenter").pretrained
 
 
 def _has_masks(clips: Path) -> bool:

@@ -15,11 +15,12 @@ if TYPE_CHECKING:
     from vdp.data.simulator.params import SimulateParams
     from vdp.diffusion.params import DiffusionParams
     from vdp.evaluation.params import EvaluateTasksParams
+    from vdp.models.classifiers.params import ClassifierParams
     from vdp.models.codecs.params import CodecParams, EncodeParams, VAEParams
     from vdp.models.denoisers.params import DenoiserParams
-    from vdp.models.segmenters.params import SegmentParams
+    from vdp.models.segmenters.params import SegmenterParams, SegmentParams
     from vdp.sampling.params import PredictParams
-    from vdp.training.params import PretrainVAEParams, TrainDenoiserParams
+    from vdp.training.params import PretrainVAEParams, TrainDenoiserParams, TrainSegmenterParams
 
 MAX_SIGNAL = 0.1  # amplitude of the data at the last level, where sampling starts from pure noise
 MIN_SIGNAL = 1e-3  # amplitude by which eps is divided to recover x0
@@ -279,6 +280,31 @@ def _codec_vote(codec: "CodecParams", pretrain_vae: "PretrainVAEParams", segment
     )
 
 
+def _segmenter(
+    clip: ClipParams,
+    codec: "CodecParams",
+    vae: "VAEParams",
+    classifier: "ClassifierParams",
+    segmenter: "SegmenterParams",
+    train_segmenter: "TrainSegmenterParams",
+) -> None:
+    train, encoder = train_segmenter, f"conv{classifier.base_channels}"
+    _require(
+        not train.pretrained or segmenter.encoder == encoder,
+        f"train_segmenter.pretrained=true: expected the classifier's network, segmenter.encoder={encoder}, "
+        f"got {segmenter.encoder}; change the encoder, or set pretrained to false",
+    )
+    if train.crop_scale is None or train.round_trip == 0 or codec.name != "vae":
+        return
+    side = max(2, round(train.crop_scale * clip.height))
+    _require(
+        side % vae.spatial_factor == 0,
+        f"train_segmenter.crop_scale={train.crop_scale}: expected crops of a multiple of vae.spatial_factor="
+        f"{vae.spatial_factor} pixels with round_trip={train.round_trip}, got {side} of clip.height="
+        f"{clip.height}; change crop_scale, or set round_trip to 0",
+    )
+
+
 CHECKS: tuple[Callable[..., None], ...] = (
     _hops,
     _latent_size,
@@ -292,5 +318,6 @@ CHECKS: tuple[Callable[..., None], ...] = (
     _interpolation,
     _sources,
     _codec_vote,
+    _segmenter,
 )
 SINGLE_FRAMES_CHECKS: tuple[Callable[..., None], ...] = (_single_frames,)

@@ -2,6 +2,7 @@
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 
 from vdp.data.stores.clips import Pixels
 
@@ -16,10 +17,26 @@ def crop_frame(frame: Pixels, row: float, column: float, side: int, size: int) -
 
     Beyond the border the nearest pixel of the frame is repeated.
     """
+    crop = frame[_window(frame, row, column, side)]
+    return _resize(crop, size, cv2.INTER_AREA if side > size else cv2.INTER_LINEAR)
+
+
+def crop_mask(mask: Pixels, row: float, column: float, side: int, size: int) -> Pixels:
+    """The crop of `crop_frame` of class ids, (H, W) -> (size, size)."""
+    return _resize(mask[_window(mask, row, column, side)], size, cv2.INTER_NEAREST)
+
+
+def _resize(crop: Pixels, size: int, interpolation: int) -> Pixels:
+    if len(crop) == size:
+        return crop
+    return cv2.resize(crop, (size, size), interpolation=interpolation).astype(np.uint8, copy=False)
+
+
+def _window(
+    frame: Pixels, row: float, column: float, side: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Indices of the pixels of a crop."""
     top, left = round(row - side / 2 + 0.5), round(column - side / 2 + 0.5)
     rows = np.arange(top, top + side).clip(0, frame.shape[0] - 1)
     columns = np.arange(left, left + side).clip(0, frame.shape[1] - 1)
-    crop = frame[rows[:, None], columns]
-    if side == size:
-        return crop
-    return cv2.resize(crop, (size, size), interpolation=cv2.INTER_AREA if side > size else cv2.INTER_LINEAR)
+    return rows[:, None], columns

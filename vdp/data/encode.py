@@ -70,11 +70,15 @@ def _encode_lists(
 def _encode_together(
     encode: Encode, clips: list[list[Pixels]], batch_frames: int, device: torch.device
 ) -> Iterator[Half]:
+    if not any(clips):
+        yield from (np.empty(0, np.float16) for _ in clips)
+        return
     frames = np.concatenate([view for views in clips for view in views])
     latents = encode_frames(encode, frames, batch_frames, device).transpose(0, 1).to(torch.float16)
     parts = latents.cpu().split([sum(map(len, views)) for views in clips])
     for views, part in zip(clips, parts, strict=True):
-        yield part.unflatten(0, (len(views), -1)).numpy()  # all views of a clip have its length
+        # all views of a clip have its length
+        yield (part.unflatten(0, (len(views), -1)) if views else part).numpy()
 
 
 def encode_conditions(
@@ -115,12 +119,9 @@ def encode_composed(
     Args:
         composed: of each clip, (T - K, H, W, 3); None for a clip without.
     """
-    for i, frames in enumerate(composed):
-        if frames is None:
-            yield None
-        else:
-            encoded = [encode_frames(encode, view, batch_frames, device) for view in views(frames, i)]
-            yield _to_half(encoded)
+    shown = ([] if frames is None else list(views(frames, i)) for i, frames in enumerate(composed))
+    for latents in _encode_lists(encode, shown, batch_frames, device):
+        yield latents if len(latents) else None
 
 
 def _cycle(views: Views, frames: np.ndarray, clip: int) -> Iterator[np.ndarray]:

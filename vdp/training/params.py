@@ -91,8 +91,13 @@ class TrainDenoiserParams(FitParams):
 
 
 class TrainSegmenterParams(FitParams):
-    """Section `train_segmenter`; a sample is a frame with its mask."""
+    """Section `train_segmenter`; a sample is a crop around an object, or a frame, with its mask."""
 
+    pretrained: bool  # start the encoder with the weights of the classifier
+    crop_scale: None | Annotated[float, Field(gt=0, le=1)]  # side of a crop; fraction of the frame's height
+    jitter: Share  # max shift of a crop from its object; fraction of its side
+    background: Share  # share of the crops that are anywhere in a frame
+    object_weight: Annotated[float, Field(ge=0)]  # of the loss of each object's mean logits
     round_trip: Share  # share of frames that pass through the codec
     latent_noise: Annotated[float, Field(ge=0, le=2)]  # max standard deviation of noise on their latents
 

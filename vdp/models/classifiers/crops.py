@@ -12,37 +12,22 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vdp.core.classes import factor_indices
+from vdp.models.backbone import Backbone
 from vdp.models.checkpoint import load_config, load_weights
 from vdp.models.classifiers.params import ClassifierConfig, ClassifierParams
-from vdp.models.factored_classes import SPLITS, object_log_probs
+from vdp.models.factored_classes import LABEL_SMOOTHING, SPLITS, object_log_probs
 
 FACTORS = SPLITS[1:]  # logits of shape, material and colour; there is no objectness
-LABEL_SMOOTHING = 0.02
-
-
-def _conv(channels_in: int, channels_out: int, stride: int = 1) -> nn.Sequential:
-    return nn.Sequential(
-        nn.Conv2d(channels_in, channels_out, 3, stride, padding=1, bias=False),
-        nn.BatchNorm2d(channels_out),
-        nn.ReLU(),
-    )
 
 
 class CropClassifier(nn.Module):
-    """Five 3x3 convolutions, two of them with stride 2, and a mean over the crop."""
+    """The backbone and a mean over the crop."""
 
     def __init__(self, params: ClassifierParams) -> None:
         super().__init__()
         self.params = params
-        width = params.base_channels
-        self.body = nn.Sequential(
-            _conv(3, width),
-            _conv(width, width * 3 // 2, stride=2),
-            _conv(width * 3 // 2, 2 * width),
-            _conv(2 * width, 3 * width, stride=2),
-            _conv(3 * width, 3 * width),
-        )
-        self.head = nn.Linear(3 * width, sum(FACTORS))
+        self.body = Backbone(params.base_channels)
+        self.head = nn.Linear(3 * params.base_channels, sum(FACTORS))
 
     def blocks(self) -> list[nn.Module]:
         """Repeated modules that are called through `forward` only."""

@@ -1,21 +1,39 @@
 """Sections `segmenter`, `track_objects` and `segment` of params.yaml."""
 
+import re
 from typing import Annotated, Self
 
 from pydantic import Field, model_validator
 
 from vdp.config.schema import Params
 
+BACKBONE = re.compile(r"conv(\d+)")  # name of the classifier's backbone as an encoder, with its base channels
+BACKBONE_DEPTH = 2  # its downsamplings
 Width = Annotated[int, Field(ge=4)]  # channels
 
 
 class SegmenterParams(Params):
     """Section `segmenter`: the UNet++ of segmentation_models_pytorch."""
 
-    encoder: str  # of segmentation_models_pytorch, untrained: resnet18, resnet34, timm names with tu-
-    encoder_depth: Annotated[int, Field(ge=3, le=5)]  # downsamplings
-    decoder_channels: Annotated[list[Width], Field(min_length=3, max_length=5)]  # coarse to fine
+    encoder: str  # conv<base channels>, or of segmentation_models_pytorch: resnet18, timm names with tu-
+    encoder_depth: Annotated[int, Field(ge=2, le=5)]  # downsamplings
+    decoder_channels: Annotated[list[Width], Field(min_length=2, max_length=5)]  # coarse to fine
     upsample: Annotated[int, Field(ge=1, le=4)]  # of the input frames, for the outlines of small objects
+
+    @property
+    def backbone_channels(self) -> int | None:
+        """Base channels of an encoder `conv<base channels>`, else None."""
+        found = BACKBONE.fullmatch(self.encoder)
+        return int(found[1]) if found else None
+
+    @model_validator(mode="after")
+    def backbone_has_its_depth(self) -> Self:
+        if self.backbone_channels is not None and self.encoder_depth != BACKBONE_DEPTH:
+            raise ValueError(
+                f"segmenter.encoder_depth={self.encoder_depth}: expected {BACKBONE_DEPTH} with the encoder "
+                f"{self.encoder}"
+            )
+        return self
 
     @model_validator(mode="after")
     def one_width_per_level(self) -> Self:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from vdp.core.device import autocast
 from vdp.core.pixels import to_pixels
@@ -39,13 +40,16 @@ class ObjectTracker:
 
     def __call__(self, frames: NDArray[np.uint8]) -> TrackedClip:
         """Track the objects of frames (K, H, W, 3)."""
-        probs = self.masks.context_probs(frames).float()
+        return self.track(frames, self.masks.context_probs(frames).float())
+
+    def track(self, frames: NDArray[np.uint8], probs: Tensor) -> TrackedClip:
+        """Track the objects of frames (K, H, W, 3) with class probabilities (K, 49, H, W)."""
         frame_masks = self.masks.context_masks(probs)
         tracks = clip_tracks(probs.cpu().numpy(), self.params)
-        evidence = [
-            track.evidence + self.params.classifier_weight * crops
-            for track, crops in zip(tracks, self._crop_evidence(frames, tracks), strict=True)
-        ]
+        evidence = [track.evidence for track in tracks]
+        if self.params.classifier_weight > 0:
+            crops = self._crop_evidence(frames, tracks)
+            evidence = [a + self.params.classifier_weight * b for a, b in zip(evidence, crops, strict=True)]
         labels, classes = track_labels(
             tracks, assign_classes(tracks, evidence, frames.shape[1]), len(frames), frames.shape[1:3]
         )

@@ -10,7 +10,9 @@ import timm
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from vdp.models.backbone import Backbone
 from vdp.models.factored_classes import NUM_LOGITS
+from vdp.models.segmenters.encoder import BackboneEncoder, register_backbone
 from vdp.models.segmenters.module_usage import find_blocks, remove_unused, trace_usage
 from vdp.models.segmenters.params import SegmenterParams
 
@@ -22,8 +24,8 @@ def check_encoder(name: str) -> None:
         return
     similar = difflib.get_close_matches(name, known, n=3) or known[:3]
     raise ValueError(
-        f"segmenter.encoder={name}: expected an encoder of segmentation_models_pytorch, such as "
-        f"{', '.join(similar)}; names of timm take the prefix tu-"
+        f"segmenter.encoder={name}: expected conv with a number of channels, such as conv32, or an encoder "
+        f"of segmentation_models_pytorch, such as {', '.join(similar)}; names of timm take the prefix tu-"
     )
 
 
@@ -32,6 +34,8 @@ class UNetPlusPlus(nn.Module):
 
     def __init__(self, params: SegmenterParams) -> None:
         super().__init__()
+        if params.backbone_channels is not None:
+            register_backbone(params.backbone_channels, params.encoder)
         check_encoder(params.encoder)
         self.upsample = params.upsample
         self.multiple = 2**params.encoder_depth
@@ -49,6 +53,11 @@ class UNetPlusPlus(nn.Module):
     def blocks(self) -> list[nn.Module]:
         """Repeated modules that are called through `forward` only."""
         return [self.network.get_submodule(name) for name in self.block_names]
+
+    def load_backbone(self, backbone: Backbone) -> None:
+        """Copy the weights of a backbone of the same width to the encoder, which must be one."""
+        assert isinstance(self.network.encoder, BackboneEncoder)
+        self.network.encoder.load_state_dict(backbone.state_dict())
 
     def forward(self, frames: Tensor) -> Tensor:
         """(B, 3, H, W) in [-1, 1] -> (B, 14, H, W) in fp32."""
