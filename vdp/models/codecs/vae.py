@@ -129,7 +129,8 @@ class Decoder(nn.Module):
         trunk += [group_norm(width), nn.SiLU()]
         self.trunk = nn.Sequential(*trunk)
         self.pixels = nn.Sequential(nn.Conv2d(width, 3 * STEM**2, 3, padding=1), nn.PixelShuffle(STEM))
-        self.mask = nn.Sequential(nn.Conv2d(width, NUM_LOGITS * STEM**2, 3, padding=1), nn.PixelShuffle(STEM))
+        # 1x1: its outputs are many, and the trunk has seen the neighbourhood
+        self.mask = nn.Sequential(nn.Conv2d(width, NUM_LOGITS * STEM**2, 1), nn.PixelShuffle(STEM))
         deep = params.base_channels * params.spatial_factor // STEM
         time: list[nn.Module] = []
         for _ in range(_log2(params.temporal_factor)):
