@@ -105,6 +105,15 @@ def test_all_hops_of_the_rollout_from_the_known_frames_are_drawn(rng, context, k
         assert max(before) < target
 
 
+@pytest.mark.parametrize("targets", [2, 3])
+def test_the_last_hop_of_the_rollout_is_drawn_with_several_targets(rng, targets):
+    """It has room for an offset of 1 alone."""
+    drawn = [draw_predict_hop(rng, 22, 3, (1, 2), 5, targets, 2, 11) for _ in range(300)]
+    seen = {(before[0], *sorted(set(after))) for before, after in drawn}
+    assert seen >= {(20, 21), (18, 19, 20), (10, 11, 12)}
+    assert all(len(after) == targets and after == sorted(after) and after[-1] < 22 for _, after in drawn)
+
+
 @pytest.mark.parametrize("kept", [1, 2, 5])
 def test_given_frames_are_kept_at_every_position_in_the_clip(rng, kept):
     for _ in range(300):
