@@ -91,8 +91,9 @@ def test_the_params_of_a_request_set_the_sampling(saved, model):
     assert model.calls == [(2, 3, Sampling(steps=4, temperature=0.0, seed=7))]
 
 
-def test_it_predicts_as_the_networks_do(tmp_path):
-    models = save_small_models(tmp_path / "models")
+@pytest.mark.parametrize("base", ["nearest", "composed"])
+def test_it_predicts_as_the_networks_do(tmp_path, base):
+    models = save_small_models(tmp_path / "models", base=base)
     save_predictor(tmp_path / "predictor", models)
     params = {"frames": 2, "samples": 2, "steps": 2, "seed": 5}
     predicted = mlflow.pyfunc.load_model(str(tmp_path / "predictor")).predict(clips(), params=params)

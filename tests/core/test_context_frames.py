@@ -57,3 +57,46 @@ def test_a_blend_is_linear_between_context_frames_and_constant_beyond_them():
     target = torch.tensor([[5.0, 7.5, 4.0, 8.5, 1.0, 30.0, 3.0]])
     blend = blended_frames(10 * frames_of(index), index, target)[0, 1, :, 0, 0]
     torch.testing.assert_close(blend, torch.tensor([50.0, 75.0, 40.0, 85.0, 20.0, 90.0, 30.0]))
+
+
+GIVEN = [*range(11)]
+PREDICTED = [12, 14, 16, 18, 20]
+
+
+def selected(target: float, count: int, kept: int, given: int = 11) -> list[float]:
+    """Indices of the context frames of a rollout from 11 frames that has predicted five."""
+    index = torch.tensor([[float(n) for n in [*GIVEN, *PREDICTED]]])
+    frames, times, levels = nearest_frames(
+        frames_of(index), index, index / 10, torch.tensor([[target]]), count, given, kept
+    )
+    assert torch.equal(frames[:, 1, :, 0, 0], times) and torch.equal(levels, times / 10)
+    return times[0].tolist()
+
+
+@pytest.mark.parametrize(
+    ("count", "kept", "expected"),
+    [
+        (3, 0, [20, 18, 16]),
+        (3, 1, [20, 18, 10]),
+        (3, 2, [20, 10, 9]),
+        (3, 3, [10, 9, 8]),
+        (1, 1, [10]),
+        (7, 1, [20, 18, 16, 14, 12, 10, 9]),
+        (99, 2, [*reversed(PREDICTED), *reversed(GIVEN)]),
+    ],
+)
+def test_the_nearest_given_frames_never_leave_the_context(count, kept, expected):
+    assert selected(21.0, count, kept) == expected
+
+
+def test_given_frames_among_the_nearest_are_not_selected_twice():
+    assert selected(11.0, 3, 2) == [12, 10, 9]
+    assert selected(5.5, 4, 2) == [6, 5, 7, 4]
+    assert selected(21.0, 4, 3, given=2) == [20, 18, 1, 0]  # no more are given
+
+
+def test_given_frames_are_kept_in_each_clip_by_its_own_target():
+    index = torch.tensor([[0.0, 1.0, 2.0, 8.0, 9.0]]).expand(2, -1)
+    target = torch.tensor([[10.0], [0.4]])
+    _, times, _ = nearest_frames(frames_of(index), index, index, target, 2, given=3, kept=1)
+    assert times.tolist() == [[9, 2], [0, 1]]

@@ -78,6 +78,57 @@ def test_a_predict_hop_that_does_not_fit_is_refused(rng):
         draw_predict_hop(rng, 11, 11, (1, 2), 5, 1, 0, None)
 
 
+SKIP = [12, 14, 16, 18, 20, 21]  # 0-based, of frame numbers 13, 15, 17, 19, 21 and 22
+
+
+def rollout_hops(context: int, kept: int) -> set[tuple[tuple[int, ...], int]]:
+    """Context frames and target of each hop of the skip-frame rollout from 11 frames."""
+    hops = set()
+    for hop, target in enumerate(SKIP):
+        predicted = SKIP[:hop][::-1][: context - min(kept, context)]
+        hops.add(((*predicted, *range(10, 10 - context + len(predicted), -1)), target))
+    return hops
+
+
+@pytest.mark.parametrize(("context", "kept"), [(3, 2), (3, 0), (6, 1), (1, 2), (11, 11)])
+def test_all_hops_of_the_rollout_from_the_known_frames_are_drawn(rng, context, kept):
+    drawn = [draw_predict_hop(rng, 22, context, (1, 2), 5, 1, kept, 11) for _ in range(600)]
+    seen = {(tuple(before), target) for before, (target,) in drawn}
+    assert rollout_hops(context, kept) <= seen
+    assert {target for _, target in seen} == set(range(11, 22))
+    for before, target in seen:
+        given = [frame for frame in before if frame < 11]
+        assert len(before) == context and len(given) >= min(kept, context)
+        assert given == [10 - step for step in range(len(given))]
+        predicted = before[: context - len(given)]
+        assert set(predicted) <= set(SKIP[:5]) and list(predicted) == sorted(predicted, reverse=True)
+        assert max(before) < target
+
+
+@pytest.mark.parametrize("targets", [2, 3])
+def test_the_last_hop_of_the_rollout_is_drawn_with_several_targets(rng, targets):
+    """It has room for an offset of 1 alone."""
+    drawn = [draw_predict_hop(rng, 22, 3, (1, 2), 5, targets, 2, 11) for _ in range(300)]
+    seen = {(before[0], *sorted(set(after))) for before, after in drawn}
+    assert seen >= {(20, 21), (18, 19, 20), (10, 11, 12)}
+    assert all(len(after) == targets and after == sorted(after) and after[-1] < 22 for _, after in drawn)
+
+
+@pytest.mark.parametrize("kept", [1, 2, 5])
+def test_given_frames_are_kept_at_every_position_in_the_clip(rng, kept):
+    for _ in range(300):
+        before, (target,) = draw_predict_hop(rng, 22, 5, (1, 2), 5, 1, kept, None)
+        given = before[-kept:]
+        assert given == [given[0] - step for step in range(kept)] and min(before) >= 0 and target < 22
+    last = {draw_predict_hop(rng, 22, 5, (1, 2), 5, 1, kept, None)[0][-1] for _ in range(300)}
+    assert len(last) > 10
+
+
+def test_more_context_frames_than_known_ones_are_refused(rng):
+    with pytest.raises(ValueError, match="lower train_denoiser.context_frames"):
+        draw_predict_hop(rng, 22, 12, (1, 2), 5, 1, 2, 11)
+
+
 # --- interpolate, generate, restore ------------------------------------------------------------------------
 
 

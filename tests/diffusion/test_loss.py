@@ -422,3 +422,64 @@ def test_validation_reports_each_task_and_their_mean_weighted_by_shares():
     torch.testing.assert_close(losses["x0"], predict["x0"])
     torch.testing.assert_close(losses["generate_x0"], generate["x0"])
     torch.testing.assert_close(losses["loss"], 0.75 * predict["loss"] + 0.25 * generate["loss"])
+
+
+# --- Moved frames ----------------------------------------------------------------------------------------
+
+
+class Mover(Zero):
+    """Moves its context frames to the truth plus `error`, a parameter."""
+
+    def __init__(self, error: float = 0.0) -> None:
+        super().__init__()
+        self.error = torch.tensor(error, requires_grad=True)
+
+    def move(self, frames: Tensor, index: Tensor, target_index: Tensor) -> Tensor | None:
+        return TRUTH(target_index) + self.error
+
+    def context(
+        self, frames: Tensor, index: Tensor, level: Tensor, dropped: Tensor, target_index: Tensor
+    ) -> Tensor:
+        self.index = index
+        return super().context(frames, index, level, dropped, target_index)
+
+
+def test_moved_frames_are_the_base_and_their_error_is_added_to_the_loss():
+    hops, t, noise = make_hops(), torch.full((3, 2), 0.5), normal(1, 3, 2, 2, 4, 5)
+    exact, off = Mover(), Mover(0.1)
+    for network, moved in ((exact, 0.0), (off, 0.1)):
+        losses = diffusion_loss(network, hops, FLOW, None, t, noise, CLEAN, NO_NOISE, KEPT)
+        x0 = torch.full_like(noise, -moved) / SCALE[:, None, None, None]
+        assert losses["moved"].item() == pytest.approx(x0.square().mean().item(), rel=1e-5, abs=1e-9)
+        torch.testing.assert_close(losses["loss"] - losses["moved"], (noise - x0).square().mean())
+        torch.testing.assert_close(network.xt, 0.5 * x0 + 0.5 * noise)
+
+
+def test_moved_frames_are_clean_context_frames_at_the_indices_of_the_targets():
+    hops, network = make_hops(), Mover(0.1)
+    level, context_noise = torch.full((3, 4), 0.3), normal(2, 3, 2, 4, 4, 5)
+    t, noise = torch.full((3, 2), 0.5), normal(1, 3, 2, 2, 4, 5)
+    diffusion_loss(network, hops, FLOW, None, t, noise, level, context_noise, KEPT)
+    assert torch.equal(network.index, torch.cat([hops.target_index, hops.index], dim=1))
+    assert torch.equal(network.level, torch.cat([torch.zeros(3, 2), level], dim=1))
+    torch.testing.assert_close(network.frames[:, :, :2], hops.target + 0.1)
+    assert not network.frames.requires_grad  # trained by their own loss alone
+
+
+def test_the_gradient_of_the_mover_is_that_of_its_own_loss():
+    hops, network = make_hops(), Mover(0.1)
+    losses = hop_loss(draws=2)(network, hops, batch_rng(0))
+    whole, own = (
+        torch.autograd.grad(losses[k], network.error, retain_graph=True)[0] for k in ("loss", "moved")
+    )
+    torch.testing.assert_close(whole, own)
+    torch.testing.assert_close(own, 0.2 * (1 / SCALE.square()).mean())
+
+
+def test_the_validation_measures_the_error_of_the_moved_base():
+    losses = LevelLoss(FLOW)(Mover(0.1), make_hops(), batch_rng(0))
+    assert losses["base"].item() == pytest.approx(0.01, rel=1e-4)
+
+
+def test_a_hop_without_a_mover_has_no_loss_of_moved_frames():
+    assert set(hop_loss()(Zero(), make_hops(), batch_rng(0))) == {"loss"}

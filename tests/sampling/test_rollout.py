@@ -31,6 +31,7 @@ def make_strategy(
     guidance: float = 1.0,
     context_noise: float = 0.0,
     context_frames: int = 99,
+    given_frames: int = 0,
 ) -> Strategy:
     return Strategy(
         hops=tuple(tuple(frame - 1.0 for frame in group) for group in hops),
@@ -40,6 +41,7 @@ def make_strategy(
         guidance=guidance,
         context_noise=context_noise,
         context_frames=context_frames,
+        given_frames=given_frames,
     )
 
 
@@ -78,20 +80,25 @@ def test_a_perfect_denoiser_predicts_the_truth_at_every_hop_with_every_sampler(h
 
 
 @pytest.mark.parametrize(
-    ("hops", "context_frames", "expected"),
+    ("hops", "context_frames", "given_frames", "expected"),
     [
         (
             [[13], [15], [17]],
             99,
+            0,
             [[*range(10, -1, -1)], [12, *range(10, -1, -1)], [14, 12, *range(10, -1, -1)]],
         ),
-        ([[13, 15], [22]], 99, [[*range(10, -1, -1)], [14, 12, *range(10, -1, -1)]]),
-        (SKIP, 3, [[10, 9, 8], [12, 10, 9], [14, 12, 10], [16, 14, 12], [18, 16, 14], [20, 18, 16]]),
+        ([[13, 15], [22]], 99, 2, [[*range(10, -1, -1)], [14, 12, *range(10, -1, -1)]]),
+        (SKIP, 3, 0, [[10, 9, 8], [12, 10, 9], [14, 12, 10], [16, 14, 12], [18, 16, 14], [20, 18, 16]]),
+        (SKIP, 3, 2, [[10, 9, 8], *([frame, 10, 9] for frame in (12, 14, 16, 18, 20))]),
     ],
-    ids=["all", "groups", "limited"],
+    ids=["all", "groups", "limited", "given"],
 )
-def test_context_frames_are_the_nearest_given_and_predicted_frames(hops, context_frames, expected):
-    oracle, strategy = Oracle(TRUTH, FLOW), make_strategy(hops, context_frames=context_frames)
+def test_context_frames_are_the_nearest_given_and_predicted_frames(
+    hops, context_frames, given_frames, expected
+):
+    oracle = Oracle(TRUTH, FLOW)
+    strategy = make_strategy(hops, context_frames=context_frames, given_frames=given_frames)
     rollout(oracle, CONTEXT, INDEX, FLOW, strategy, make_noise_source())
     assert oracle.indices == expected
 
@@ -209,6 +216,79 @@ def test_guidance_extrapolates_from_the_unconditional_to_the_conditional_output(
     assert network.contexts == (1 if weight == 1 else 2)
 
 
+# --- Composed and moved frames ---------------------------------------------------------------------------
+
+COMPOSED = torch.randn((BATCH, CHANNELS, 6, HEIGHT, WIDTH), generator=torch.Generator().manual_seed(7))
+composed_hops = pytest.mark.parametrize(
+    "hops", [SKIP, [[13, 15], [16, 17, 19], [22]]], ids=["skip", "groups"]
+)
+
+
+@composed_hops
+@pytest.mark.parametrize("guidance", [1.0, 2.5])
+@pytest.mark.parametrize("given_frames", [0, 2])
+def test_a_residual_of_zero_is_the_composed_frame_of_its_own_hop(hops, guidance, given_frames):
+    strategy = make_strategy(hops, 3, guidance=guidance, context_frames=3, given_frames=given_frames)
+    predicted = rollout(PredictsZero(), CONTEXT, INDEX, FLOW, strategy, make_noise_source(), COMPOSED)
+    torch.testing.assert_close(predicted, COMPOSED, atol=1e-5, rtol=0)
+
+
+def test_guidance_acts_on_the_change_from_the_composed_frame():
+    strategy = make_strategy([[13]], 1, guidance=2.0)
+    predicted = rollout(
+        ContextSwitch(), CONTEXT, INDEX, FLOW, strategy, make_noise_source(), COMPOSED[:, :, :1]
+    )
+    expected = (5.0 * SCALE[:, None, None, None]).expand_as(predicted)
+    torch.testing.assert_close(predicted - COMPOSED[:, :, :1], expected, atol=1e-4, rtol=0)
+
+
+@composed_hops
+def test_composed_frames_are_context_beside_the_nearest_ones_and_do_not_remain(hops):
+    """They are clean, and a perfect denoiser corrects them."""
+    oracle = Oracle(TRUTH, FLOW)
+    strategy = make_strategy(hops, context_frames=3, given_frames=2, context_noise=0.25)
+    predicted = rollout(oracle, CONTEXT, INDEX, FLOW, strategy, make_noise_source(), COMPOSED)
+    torch.testing.assert_close(predicted, truth_of(hops), atol=1e-3, rtol=0)
+    plain = Oracle(TRUTH, FLOW)
+    rollout(plain, CONTEXT, INDEX, FLOW, strategy, make_noise_source())
+    own = [[frame - 1.0 for frame in hop] for hop in hops]
+    assert oracle.indices == [[*o, *p] for o, p in zip(own, plain.indices, strict=True)]
+    assert oracle.levels == [[*(0.0 for _ in o), *p] for o, p in zip(own, plain.levels, strict=True)]
+
+
+def test_every_sample_of_a_clip_has_the_composed_frames_of_its_clip():
+    strategy = make_strategy(SKIP, 2, context_frames=3)
+    predicted = predict(PredictsZero(), CONTEXT, range(KNOWN), [0, 1, 2], FLOW, strategy, 2, 0, COMPOSED)
+    for sample in range(2):
+        torch.testing.assert_close(predicted[:, sample], COMPOSED, atol=1e-5, rtol=0)
+
+
+class MovesToTruth(PredictsZero):
+    """Its residual is zero, and the frames that it moves are the true ones."""
+
+    def __init__(self) -> None:
+        self.moved_from: list[list[float]] = []
+        self.indices: list[list[float]] = []
+
+    def move(self, frames: Tensor, index: Tensor, target_index: Tensor) -> Tensor | None:
+        self.moved_from.append(index[0].tolist())
+        return TRUTH(target_index)
+
+    def context(
+        self, frames: Tensor, index: Tensor, level: Tensor, dropped: Tensor, target_index: Tensor
+    ) -> OracleContext:
+        self.indices.append(index[0].tolist())
+        return super().context(frames, index, level, dropped, target_index)
+
+
+def test_a_residual_of_zero_is_the_frame_that_the_denoiser_moves():
+    network, strategy = MovesToTruth(), make_strategy([[13], [15, 17]], 2, context_frames=3, given_frames=1)
+    predicted = rollout(network, CONTEXT, INDEX, FLOW, strategy, make_noise_source())
+    torch.testing.assert_close(predicted, truth_of([[13], [15, 17]]), atol=1e-5, rtol=0)
+    assert network.moved_from == [[10, 9, 8], [12, 10, 9]]
+    assert network.indices == [[12, 10, 9, 8], [14, 16, 12, 10, 9]]
+
+
 # --- Samples of a clip -----------------------------------------------------------------------------------
 
 
@@ -264,8 +344,9 @@ def test_predict_takes_the_first_frames_as_context_and_keeps_no_graph():
     assert not predicted.requires_grad
 
 
-def test_only_the_used_context_frames_are_needed():
-    strategy = make_strategy([[13], [17, 19], [22]], 3, context_frames=4)
+@pytest.mark.parametrize("given_frames", [0, 3])
+def test_only_the_used_context_frames_are_needed(given_frames):
+    strategy = make_strategy([[13], [17, 19], [22]], 3, context_frames=4, given_frames=given_frames)
     used = used_context(range(KNOWN), strategy.hops, strategy.context_frames, strategy.given_frames)
     assert 0 < len(used) < KNOWN
     settings = ([0, 1, 2], FLOW, strategy, 2, 0)

@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from vdp.api.loading import DENOISER, SEGMENTER, LatentDiffusion, load_latent_diffusion
-from vdp.api.motion import ClipObjects, load_motion
+from vdp.api.motion import MOTION_SAMPLING, ClipObjects, load_motion
 from vdp.api.sampling import DEFAULT, MODE, UNSCALED, Sampling
-from vdp.api.tracks import MOTION_SAMPLING, TRACKED_MASKS, TRACKING, load_tracker
+from vdp.api.tracks import TRACKED_MASKS, TRACKING, load_tracker
 from vdp.config.choices import MIN_START_TIME
 from vdp.core.device import autocast, pick_device
 from vdp.core.errors import UserError

@@ -32,6 +32,8 @@ from vdp.sampling.rollout import Strategy
 from vdp.sampling.samplers import make_sampler, time_grid
 
 MOTION = "motion"  # subfolder of a models folder
+# of clips outside the pipeline, as section sample_motion of params.yaml
+MOTION_SAMPLING = SampleMotionParams(sampler="ddim", steps=12, temperature=1.0, samples=1)
 PADDED_OBJECTS = 16  # objects of a batch are padded to a multiple of this
 
 Float = NDArray[np.float32]

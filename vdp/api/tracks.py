@@ -14,11 +14,10 @@ from vdp.models.segmenters.factory import load_segmenter
 from vdp.models.segmenters.masks import MaskPredictor
 from vdp.models.segmenters.params import SegmentParams, TrackParams
 from vdp.models.segmenters.track import ObjectTracker
-from vdp.sampling.params import SampleMotionParams
 
 CODEC, SEGMENTER, CLASSIFIER = "codec", "segmenter", "classifier"  # subfolders of a models folder
 
-# of clips outside the pipeline, as sections segment, track_objects and sample_motion of params.yaml
+# of clips outside the pipeline, as sections segment and track_objects of params.yaml
 TRACKED_MASKS = SegmentParams(
     flip_tta=True,
     motion_vote=0.0,
@@ -32,7 +31,6 @@ TRACKED_MASKS = SegmentParams(
 TRACKING = TrackParams(
     object_threshold=0.4, min_pixels=4, max_gap=3, max_distance=0.2, classifier_weight=2.0, unlabeled=0
 )
-MOTION_SAMPLING = SampleMotionParams(sampler="ddim", steps=12, temperature=1.0, samples=1)
 
 
 def has_classifier(models: Path) -> bool:

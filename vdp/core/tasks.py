@@ -33,7 +33,7 @@ def draw_predict_hop(
     Args:
         frames: length of the clip.
         context: context frames.
-        offsets: target offsets to draw from, without replacement while they last.
+        offsets: target offsets to draw from, without replacement while they last and fit.
         max_hops: max earlier hops of the rollout.
         targets: target frames.
         kept: min given frames among the context frames.
@@ -50,14 +50,15 @@ def draw_predict_hop(
             f"{frames} frames; lower train_denoiser.context_frames or train_denoiser.target_offsets"
         )
     chosen = sorted(int(offset) for offset in rng.choice(fitting, targets, replace=targets > len(fitting)))
-    room = (frames - chosen[-1] - first) // STRIDE
+    room = (frames - (chosen[-1] if known is None else chosen[0]) - first) // STRIDE
     hops = int(rng.integers(0, min(max_hops, room) + 1))
     latest = frames - 1 - chosen[-1] - STRIDE * hops
     origin = int(rng.integers(context - 1, latest + 1)) if known is None else known - 1  # last given frame
     predicted = [origin + STRIDE * hop for hop in range(hops, 0, -1)][: context - min(kept, context)]
     given = [origin - step for step in range(context - len(predicted))]
     last = origin + STRIDE * hops
-    return [*predicted, *given], [last + offset for offset in chosen]
+    farthest = max(offset for offset in chosen if last + offset < frames)  # a last hop has less room
+    return [*predicted, *given], [last + min(offset, farthest) for offset in chosen]
 
 
 def draw_interpolate_hop(

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 NAME = "predictor"
 MODELS = "models"  # artifact: the folder of the networks
-NETWORKS = ("codec", "denoiser", "segmenter")
+NETWORKS = ("codec", "denoiser", "segmenter", "classifier", "motion")  # the last three where trained
 FILES = ("config.json", "model.safetensors")  # of each network
 MODEL_CODE = PACKAGE / "api" / "mlflow_model.py"
 NEEDED = (  # requirements that `vdp.api.mlflow_model` imports, and torchvision for the segmenter's encoders
@@ -31,6 +31,7 @@ NEEDED = (  # requirements that `vdp.api.mlflow_model` imports, and torchvision 
     "torchvision",
     "numpy",
     "einops",
+    "scipy",
     "segmentation-models-pytorch",
     "opencv-python-headless",
     "mlflow",

@@ -3,6 +3,7 @@
 import pickle
 import warnings
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import TypeVar
@@ -26,6 +27,7 @@ from vdp.data.stores.latents import EncodedClip, LatentClips, Normalisation, wri
 OFF = Changes(flip=False, crop_scale=1.0, brightness=0.0)
 ALL = Changes(flip=True, crop_scale=0.7, brightness=0.2)
 HEIGHT, WIDTH, FRAMES = 16, 24, 4
+KNOWN = 11  # frames from which the others are composed
 AnyBatch = TypeVar("AnyBatch", bound=Batch)
 
 
@@ -256,22 +258,34 @@ MIX: dict[Task, float] = {"predict": 0.4, "interpolate": 0.2, "generate": 0.3, "
 
 
 def numbered_latents(
-    root: Path, clips: int = 5, views: int = 2, frames: int = 22, degraded: int = 0
+    root: Path,
+    clips: int = 5,
+    views: int = 2,
+    frames: int = 22,
+    degraded: int = 0,
+    composed: Sequence[int] = (),
 ) -> LatentClips:
-    """Latents whose channels hold the clip, the view (the form + 100 where degraded) and the frame."""
+    """Latents whose channels hold the clip, the view and the frame.
 
-    def numbered(clip: int, forms: int, first: int) -> np.ndarray:
-        values = np.zeros((forms, frames, 3, 2, 2), np.float16)
+    The view is the form + 100 where degraded, and + 200 in the frames from `KNOWN` on of clips in `composed`.
+    """
+
+    def numbered(clip: int, forms: int, kind: int, first: int = 0) -> np.ndarray:
+        values = np.zeros((forms, frames - first, 3, 2, 2), np.float16)
         values[:, :, 0] = clip
-        values[:, :, 1] = first + np.arange(forms)[:, None, None, None]
-        values[:, :, 2] = np.arange(frames)[None, :, None, None]
+        values[:, :, 1] = kind + np.arange(forms)[:, None, None, None]
+        values[:, :, 2] = np.arange(first, frames)[None, :, None, None]
         return values
 
     encoded = [
-        EncodedClip(numbered(clip, views, 0), numbered(clip, degraded, 100) if degraded else None)
+        EncodedClip(
+            numbered(clip, views, 0),
+            numbered(clip, degraded, 100) if degraded else None,
+            numbered(clip, views, 200, KNOWN) if clip in composed else None,
+        )
         for clip in range(clips)
     ]
-    write_latents(root / "train", encoded, shard_mb=1, known=0)
+    write_latents(root / "train", encoded, shard_mb=1, known=KNOWN)
     write_statistics(root, Normalisation((0.0,) * 3, (1.0,) * 3))
     return LatentClips(root, ["train"])
 
@@ -284,8 +298,9 @@ def hop_batches(
     targets: int = 1,
     reverse: bool = False,
     seed: int = 0,
+    given_frames: int = 0,
 ) -> HopBatches:
-    rule = HopRule(context_frames, [1, 2], max_hops=5, targets=targets, max_span=6, given_frames=0)
+    rule = HopRule(context_frames, [1, 2], max_hops=5, targets=targets, max_span=6, given_frames=given_frames)
     return HopBatches(latents, batch_size, tasks or {"predict": 1.0}, rule, reverse, seed)
 
 
@@ -454,3 +469,92 @@ def test_validation_has_a_batch_of_every_task_at_each_step(tmp_path):
 def test_restore_without_degraded_clips_is_refused(tmp_path):
     with pytest.raises(ValueError, match="encode_latents.degraded"):
         hop_batches(numbered_latents(tmp_path), tasks=MIX)
+
+
+# --- Hops with composed frames ---------------------------------------------------------------------------
+
+COMPOSED = (0, 2, 3)  # of five clips
+
+
+def composed_batches(root: Path, tasks: dict[Task, float] | None = None, reverse: bool = False) -> HopBatches:
+    latents = numbered_latents(root, degraded=2, composed=COMPOSED)
+    return hop_batches(
+        latents, 8, tasks, context_frames=3, targets=2, reverse=reverse, given_frames=2
+    )  # fmt: skip
+
+
+def has_composed(hops: HopBatch) -> bool:
+    """Whether the first context frames are at the indices of the targets."""
+    count = hops.target_index.shape[1]
+    return hops.task == "predict" and torch.equal(hops.index[:, :count], hops.target_index)
+
+
+def test_the_composed_frames_of_the_targets_are_context_frames_at_their_indices(tmp_path):
+    """The given frames are true ones; those of earlier hops are composed, as are all from `KNOWN` on."""
+    batches, targets = composed_batches(tmp_path, reverse=True), set[int]()
+    for step in range(60):
+        hops = hops_at(batches, step)
+        if not has_composed(hops):
+            continue
+        clip, view, frame = hops.known[..., 0, 0].unbind(1)
+        assert torch.equal(frame, hops.index)
+        assert torch.equal(view >= 200, hops.index >= KNOWN)
+        assert (view[:, :2] >= 200).all() and (hops.target_index >= KNOWN).all()
+        target_clip, target_view, target = hops.target[..., 0, 0].unbind(1)
+        assert torch.equal(target, hops.target_index)
+        assert (clip == clip[:, :1]).all() and torch.equal(target_clip, clip[:, :2])
+        assert (target_view < 100).all() and (view % 200 == target_view[:, :1]).all()
+        context = hops.index[:, 2:]
+        assert ((context < KNOWN).sum(dim=1) >= min(2, context.shape[1])).all()
+        assert (context.amax(dim=1) < hops.target_index[:, 0]).all()
+        targets |= set(hops.target_index.flatten().tolist())
+    assert targets == set(range(KNOWN, 22))
+
+
+def test_earlier_hops_are_composed_frames_in_the_context(tmp_path):
+    hops = [hops_at(composed_batches(tmp_path), step) for step in range(20)]
+    context = torch.cat([batch.index[:, 2:].flatten() for batch in hops if has_composed(batch)])
+    assert set(context.tolist()) == {8, 9, 10, 12, 14, 16, 18, 20}
+
+
+def test_some_batches_are_hops_anywhere_without_composed_frames(tmp_path):
+    batches, without = composed_batches(tmp_path, reverse=True), 0
+    indices, flipped = set[int](), 0
+    for step in range(400):
+        hops = hops_at(batches, step)
+        if not has_composed(hops):
+            without += 1
+            _, view, frame = hops.known[..., 0, 0].unbind(1)
+            assert (view < 100).all() and hops.index.shape[1] <= 3
+            flipped += int((frame != hops.index).any(dim=1).sum())
+            indices |= set(hops.target_index.flatten().tolist())
+    assert 0.05 < without / 400 < 0.16
+    assert flipped > 0 and indices >= set(range(4, 20))
+
+
+def test_clips_without_composed_frames_are_not_drawn(tmp_path):
+    batches = composed_batches(tmp_path, MIX)
+    drawn = torch.cat([hops_at(batches, step).target[:, 0].flatten() for step in range(30)])
+    assert set(drawn.tolist()) == set(COMPOSED)
+    named = {name for step in range(10) for name in batches.names(step)}
+    assert named == {f"train clip {clip}" for clip in COMPOSED}
+
+
+def test_other_tasks_have_no_composed_frames(tmp_path):
+    batches = composed_batches(tmp_path, {"interpolate": 0.5, "restore": 0.5})
+    for step in range(20):
+        hops = hops_at(batches, step)
+        assert (hops.known[:, 1] < 200).all() and (hops.target[:, 1] < 100).all()
+
+
+@pytest.mark.parametrize("size", [1, 3])
+def test_parts_of_a_batch_with_composed_frames_are_its_rows(tmp_path, size):
+    batches = composed_batches(tmp_path, MIX, reverse=True)
+    for step in range(12):
+        parts = [batches(step, np.random.default_rng(step), rows) for rows in row_parts(8, size)]
+        assert equal(joined(parts), hops_at(batches, step))
+
+
+def test_more_context_frames_than_the_composed_ones_come_from_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="lower train_denoiser.context_frames"):
+        hop_batches(numbered_latents(tmp_path, composed=COMPOSED), context_frames=KNOWN + 1)

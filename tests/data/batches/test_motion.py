@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 import torch
 
+from vdp.core.borders import whole_places
 from vdp.core.ground import Ground
 from vdp.core.objects import FEATURES, SEEN, X, Y
-from vdp.data.batches.motion import MotionBatches
+from vdp.data.batches.motion import MotionBatches, object_latents
 from vdp.data.stores.tracks import Tracks, TrackStore, write_tracks
 from vdp.training.seeds import step_rng
 
@@ -113,3 +114,15 @@ def test_short_clips_and_no_clips_are_refused(tmp_path):
         batches([])
     with pytest.raises(ValueError, match="clip.known"):
         batches([store(tmp_path / "a", 2, 2, frames=KNOWN)])
+
+
+def test_objects_that_the_border_cuts_have_the_places_of_whole_objects(tmp_path):
+    clips = store(tmp_path / "a", 6, 3)
+    ground = Ground(0.2, 0.1, 2.0, (0.03, 0.02, 0.03), border=0.75, reach=((0.5, 0.6),) * 3)
+    source = MotionBatches([clips], 6, KNOWN, 4, False, 0.0, 3, ground)
+    batch = draw(source, 0)
+    rows = [clips.names.index(name) for name in source.names(0)]
+    measured = object_latents(clips.states[rows][:, :, : KNOWN + 4], clips.classes[rows])
+    whole = whole_places(measured, ground)
+    assert not torch.equal(whole[:, :, KNOWN:], measured[:, :, KNOWN:])
+    assert torch.equal(batch.known, whole[:, :, :KNOWN]) and torch.equal(batch.target, whole[:, :, KNOWN:])

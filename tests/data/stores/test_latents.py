@@ -188,6 +188,68 @@ def test_a_missing_file_is_an_error_before_any_training(tmp_path, name):
         LatentClips(tmp_path, ["train"])
 
 
+# --- Composed frames -------------------------------------------------------------------------------------
+
+COMPOSED = {1: 60, 2: 61, 6: 62}  # seeds of the composed frames of some of 7 clips
+
+
+def write_composed(folder: Path, first: int = 1) -> list[np.ndarray]:
+    """Seven clips of four frames, of which the last are composed in some; shards of 2, 2, 3 or less clips."""
+    clips, views, frames = make_large(7), 2, 4 - first
+    encoded = [
+        EncodedClip(clip, composed=make_clip(COMPOSED[number], views, frames, 64, 96))
+        if number in COMPOSED
+        else EncodedClip(clip)
+        for number, clip in enumerate(clips)
+    ]
+    write_latents(folder, encoded, shard_mb=1, known=first)
+    return clips
+
+
+@pytest.mark.parametrize("first", [1, 3])
+def test_composed_frames_of_some_clips_are_read_back(tmp_path, first):
+    write(tmp_path, {"val": [make_clip(0, height=64, width=96)]})
+    clips = write_composed(tmp_path / "train", first)
+    latents = LatentClips(tmp_path, ["val", "train"])
+    assert (latents.composed, latents.composed_from) == ([2, 3, 7], first)  # after the clip of val
+    assert len(list((tmp_path / "train").glob("latents_*"))) > 2
+    order, frames = [7, 2, 3], [[3], [3], [first]]
+    expected = [
+        make_clip(seed, 2, 4 - first, 64, 96)[1, [frame[0] - first]]
+        for seed, frame in zip((62, 60, 61), frames, strict=True)
+    ]
+    assert_raw(latents, latents.read_composed(order, [1] * 3, frames), expected)
+    assert_raw(
+        latents, latents.read([3, 6], [0, 1], [[3, 0]] * 2), [clips[2][0, [3, 0]], clips[5][1, [3, 0]]]
+    )
+
+
+def test_shards_without_a_composed_clip_have_no_file_of_it(tmp_path):
+    encoded = [EncodedClip(clip) for clip in make_large(5)]
+    encoded[4] = EncodedClip(encoded[4].views, composed=make_clip(60, frames=2, height=64, width=96))
+    write_latents(tmp_path / "train", encoded, shard_mb=1, known=2)
+    write_statistics(tmp_path, Normalisation((0.0,) * 3, (1.0,) * 3))
+    assert [path.name for path in (tmp_path / "train").glob("composed*")] == ["composed_001.npy"]
+    latents = LatentClips(tmp_path, ["train"])
+    assert latents.composed == [4]
+    assert_raw(latents, latents.read_composed([4], [0], [[3, 2]]), [encoded[4].composed[0, [1, 0]]])
+
+
+def test_without_composed_frames_there_are_no_files_of_them(tmp_path):
+    write(tmp_path, {"train": [make_clip(0)]})
+    latents = LatentClips(tmp_path, ["train"])
+    assert (latents.composed, latents.composed_from) == ([], None)
+
+
+def test_a_missing_file_of_composed_frames_is_named_before_any_training(tmp_path):
+    write_composed(tmp_path / "train")
+    write_statistics(tmp_path, Normalisation((0.0,) * 3, (1.0,) * 3))
+    path = sorted((tmp_path / "train").glob("composed*"))[-1]
+    path.unlink()
+    with pytest.raises(FileNotFoundError, match=f"{path.name}: no such file; run `dvc repro --force"):
+        LatentClips(tmp_path, ["train"])
+
+
 @pytest.mark.parametrize("size", [0, 60, 1000])
 def test_an_incomplete_file_is_named(tmp_path, size):
     write(tmp_path, {"train": [make_clip(0)]})
