@@ -1,18 +1,32 @@
 """`vdp.Model`: shapes, seeds, sizes and errors, with small random networks."""
 
+import shutil
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from torch import Tensor, nn
 
 import vdp
-from tests.small_models import HEIGHT, WIDTH, save_small_models
+from tests.small_models import (
+    CONTEXT_FRAMES,
+    HEIGHT,
+    KNOWN,
+    LEVELS,
+    WIDTH,
+    RedSegmenter,
+    save_small_models,
+)
+from vdp.api import tracks
 from vdp.api.model import Model, load
+from vdp.api.motion import MOTION_SAMPLING, ClipObjects
 from vdp.config.choices import MIN_START_TIME
 from vdp.core.errors import UserError
 from vdp.models.checkpoint import save_model
 from vdp.models.codecs.params import CodecConfig
+from vdp.models.layers import Unmoved
 
 pytestmark = pytest.mark.slow
 
@@ -329,3 +343,100 @@ def test_info_has_plain_values(model):
     info = model.info()
     assert (info["frames"], info["denoiser"], info["codec"]) == (f"{HEIGHT}x{WIDTH}", "unet", "vae")
     assert all(isinstance(value, str | int | bool | list | dict) for value in info.values())
+
+
+# --- The base of the denoiser ----------------------------------------------------------------------------
+
+
+class PredictsZero(Unmoved, nn.Module):
+    """Its residual is zero: predicted frames are their base."""
+
+    joint = False
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.indices: list[list[float]] = []
+
+    def context(
+        self, frames: Tensor, index: Tensor, level: Tensor, dropped: Tensor, target_index: Tensor
+    ) -> None:
+        self.indices.append(index[0].tolist())
+
+    def forward(self, xt: Tensor, t: Tensor, context: None) -> Tensor:
+        return xt / t[:, None, :, None, None]
+
+
+def objects(count: int) -> np.ndarray:
+    """Frames of two squares that move, red by their class."""
+    clip = frames(count)
+    clip[..., 0] = 0
+    for k in range(count):
+        clip[k, 4:12, 3 + k : 11 + k, 0] = 5 * LEVELS
+        clip[k, 18:26, 30 - k : 38 - k, 0] = 40 * LEVELS
+    return clip
+
+
+@pytest.fixture(scope="module")
+def composed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Model]:
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setattr(tracks, "load_segmenter", lambda folder: RedSegmenter())
+        yield load(save_small_models(tmp_path_factory.mktemp("composed"), base="composed"), "cpu")
+
+
+@pytest.fixture
+def composed_copy(composed, monkeypatch) -> tuple[Model, PredictsZero]:
+    """Predicts the composed frames."""
+    network = PredictsZero()
+    diffusion = replace(composed._model, network=network)
+    monkeypatch.setattr(composed, "_model", diffusion)
+    monkeypatch.setattr(composed, "_add_detail", lambda predicted, ends, weight: predicted)
+    return composed, network
+
+
+def test_with_a_composed_base_frames_are_those_of_the_motion_model(composed_copy):
+    model, network = composed_copy
+    clip = objects(8)
+    predicted = model.predict(clip, frames=3, samples=2, sampling=FAST)
+    context = clip[-KNOWN:]
+    found = model._tracker(context)
+    assert len(found.classes) == 2
+    known = ClipObjects("", context, found.labels, found.classes)
+    targets = range(KNOWN, KNOWN + 3)
+    expected = model.round_trip(model._motion.compose([known], targets, MOTION_SAMPLING, FAST.seed)[0])
+    for sample in predicted:
+        assert np.abs(sample.astype(int) - expected).max() <= 1  # of rounding
+    assert network.indices == [[1, 0, -1, -2, -3], [2, 1, 0, -1, -2], [3, 2, 1, 0, -1]]
+
+
+def test_the_context_of_a_composed_base_is_all_frames_that_it_is_composed_of(composed):
+    assert composed.context_frames == KNOWN > CONTEXT_FRAMES
+    clip = objects(KNOWN + 2)
+    predicted = composed.predict(clip, frames=2, sampling=FAST)
+    assert np.array_equal(composed.predict(clip[2:], frames=2, sampling=FAST), predicted)
+    assert not np.array_equal(composed.predict(clip[3:], frames=2, sampling=FAST), predicted)
+    assert composed.info()["base"] == "composed"
+
+
+def test_a_clip_without_objects_is_predicted_with_a_composed_base(composed):
+    nothing = objects(4)
+    nothing[..., 0] = 0
+    assert composed.predict(nothing, frames=2, sampling=FAST).shape == (1, 2, HEIGHT, WIDTH, 3)
+
+
+@pytest.mark.parametrize("base", ["composed", "moved"])
+def test_every_task_runs_with_every_base(base, tmp_path):
+    model, clip = load(save_small_models(tmp_path, base=base, context_dropout=0.1), "cpu"), objects(5)
+    guided = replace(FAST, guidance=2.0)
+    assert model.predict(clip, frames=3, samples=2, sampling=guided).shape == (2, 3, HEIGHT, WIDTH, 3)
+    assert model.generate(1, frames=3, sampling=FAST).shape[1] == 3
+    assert model.interpolate(clip, clip, 4, sampling=FAST).shape[1] == 4
+    assert model.interpolate(clip, clip, 2, latent=True, sampling=FAST).shape[1] == 2
+    assert model.restore(clip, FAST).shape == clip.shape
+
+
+@pytest.mark.parametrize("missing", ["motion", "classifier"])
+def test_a_composed_base_without_its_models_is_reported_at_load(tmp_path, missing):
+    shutil.rmtree(save_small_models(tmp_path, base="composed") / missing)
+    with pytest.raises(FileNotFoundError, match=f"{missing}: no model found.*`dvc repro`"):
+        load(tmp_path, "cpu")
+    assert load(save_small_models(tmp_path / "moved", base="moved", segmenter=False), "cpu").tasks

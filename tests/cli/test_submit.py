@@ -44,6 +44,11 @@ def params() -> dict[str, dict[str, object]]:
 
 
 @pytest.fixture(scope="module")
+def composed_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_small_models(tmp_path_factory.mktemp("composed"), base="composed")
+
+
+@pytest.fixture(scope="module")
 def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with params.yaml, random models and a hidden set of videos of random pictures."""
     folder = tmp_path_factory.mktemp("submit")
@@ -104,7 +109,13 @@ def predictor(project: Path, monkeypatch: pytest.MonkeyPatch) -> NumberPredictor
     return predictor
 
 
-def test_a_submission_has_the_masks_of_the_stages_in_the_order_of_numbers(project, monkeypatch):
+@pytest.mark.parametrize("base", ["nearest", "composed"])
+def test_a_submission_has_the_masks_of_the_stages_in_the_order_of_numbers(
+    project, composed_models, monkeypatch, base
+):
+    if base == "composed":
+        Path("data/models").unlink()
+        Path("data/models").symlink_to(composed_models)
     for loader in (tracks, segment):  # random masks have no objects
         monkeypatch.setattr(loader, "load_segmenter", lambda folder: RedSegmenter())
     assert run() == (4, 160, 240)
@@ -124,6 +135,19 @@ def test_a_submission_has_the_masks_of_the_stages_in_the_order_of_numbers(projec
     expected = np.stack([resize_mask(mask, 160, 240, "stretch") for mask in masks])
     np.testing.assert_array_equal(result.numpy(), expected)
     assert len({mask.tobytes() for mask in masks}) == 4
+    if base == "composed":  # the predictions start from composed frames
+        first = np.load("data/predictions/hidden/frames.npy")
+        composed = np.load("data/motion/hidden/composed.npy")
+        np.save("data/motion/hidden/composed.npy", 255 - composed)
+        predict.main()
+        assert not np.array_equal(np.load("data/predictions/hidden/frames.npy"), first)
+
+
+def test_a_composed_base_without_the_motion_model_is_refused(project, composed_models):
+    Path("data/models").unlink()
+    shutil.copytree(composed_models, "data/models")
+    shutil.rmtree("data/models/motion")
+    assert "motion: no model found" in refusal()
 
 
 def test_hops_with_untrained_target_offsets_are_refused(project):

@@ -9,7 +9,7 @@ from torch import Tensor
 from vdp.core import device
 from vdp.core.pixels import to_pixels
 from vdp.data.augment import ClipViews
-from vdp.data.encode import decode_frames, encode_clips, encode_conditions, encode_frames
+from vdp.data.encode import decode_frames, encode_clips, encode_composed, encode_conditions, encode_frames
 from vdp.data.params import ClipChanges
 from vdp.data.stores.clips import Clip, ClipStore, write_clips
 from vdp.data.stores.latents import Moments
@@ -142,6 +142,19 @@ def test_stored_degraded_frames_get_the_random_views_of_their_clip(tmp_path):
 
     degraded = np.stack(list(encode_conditions(half, store, views, never, 6, 2, CPU)))
     np.testing.assert_array_equal(degraded, np.concatenate([clean, clean[:, :2]], axis=1))
+
+
+def test_composed_frames_get_the_views_of_their_clip(tmp_path):
+    """A clip that is composed of its own frames has its own latents; one without has none."""
+    store = make_store(tmp_path / "train")
+    changes = ClipChanges(flip=True, crop_scale=0.7, brightness=0.2, random_views=2)
+    views = ClipViews(changes, 8, 12, 0, "train")
+    clean = list(encode_clips(half, store, views, 2, CPU, None))
+    composed = [store.frames(0)[2:], None, store.frames(2)[2:]]
+    encoded = list(encode_composed(half, store, views, composed, 2, CPU))
+    assert encoded[1] is None and len(encoded) == 3
+    for clip in (0, 2):
+        np.testing.assert_array_equal(encoded[clip], clean[clip][:, 2:])
 
 
 def test_moments_are_those_of_the_encoded_clips(tmp_path):

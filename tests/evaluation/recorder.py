@@ -24,6 +24,9 @@ class Recorder:
     def headline(self, values: Mapping[str, object]) -> None:
         self.headlines.update(values)
 
+    def summary(self, values: Mapping[str, object]) -> None:
+        self.headlines.update(values)
+
     def artifact(self, path: Path, folder: str | None = None) -> None:
         assert path.exists()
         self.artifacts.append(path.name)

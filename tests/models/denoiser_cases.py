@@ -4,8 +4,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from vdp.models.denoisers.factory import DiT, UNet, build_denoiser
+from vdp.diffusion.moved import with_moved
+from vdp.models.denoisers.dit import DiTContext
+from vdp.models.denoisers.factory import DiT, MovedDenoiser, UNet, build_denoiser
 from vdp.models.denoisers.params import DenoiserParams
+from vdp.models.denoisers.unet import UNetContext
 
 CHANNELS = 3
 UNET: dict[str, object] = {
@@ -29,7 +32,8 @@ DITS: dict[str, dict[str, object]] = {
     for attention in ATTENTIONS
     for factorised in (False, True)
 } | {"dit-without-stem": {"stem_channels": 0}}
-VARIANTS = UNETS | DITS
+MOVED: dict[str, dict[str, object]] = {"unet-moved": {}, "dit-moved": {}}
+VARIANTS = UNETS | DITS | MOVED
 
 every_denoiser = pytest.mark.parametrize("name", VARIANTS)
 every_unet = pytest.mark.parametrize("name", UNETS)
@@ -42,10 +46,10 @@ def denoiser_params(name: str, **changed: object) -> DenoiserParams:
     return DenoiserParams.model_validate({"name": kind, "mover": MOVER, "unet": unet, "dit": dit})
 
 
-def new_denoiser(name: str, **changed: object) -> UNet | DiT:
+def new_denoiser(name: str, **changed: object) -> UNet | DiT | MovedDenoiser:
     """An untrained denoiser."""
     torch.manual_seed(0)
-    return build_denoiser(denoiser_params(name, **changed), CHANNELS, moved=False)
+    return build_denoiser(denoiser_params(name, **changed), CHANNELS, name in MOVED)
 
 
 def randomise(network: nn.Module) -> None:
@@ -57,7 +61,7 @@ def randomise(network: nn.Module) -> None:
                 nn.init.normal_(parameter, mean=factor * parameter.flatten()[0].item(), std=0.2)
 
 
-def random_denoiser(name: str, **changed: object) -> UNet | DiT:
+def random_denoiser(name: str, **changed: object) -> UNet | DiT | MovedDenoiser:
     network = new_denoiser(name, **changed)
     randomise(network)
     return network.eval()
@@ -82,12 +86,13 @@ class Case:
         self.xt = normal(2, CHANNELS, targets * draws, height, width, seed=3)
         self.t = torch.linspace(0, 1, targets * draws).expand(2, -1)
 
-    @property
-    def context(self) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-        return self.frames, self.index, self.level, self.dropped, self.target_index
+    def context(self, network: UNet | DiT | MovedDenoiser) -> UNetContext | DiTContext:
+        """Encode the context frames, with the moved ones of a network that moves them."""
+        given = with_moved(network, self.frames, self.index, self.level, self.target_index)
+        return network.context(given.frames, given.index, given.level, self.dropped, self.target_index)
 
-    def output(self, network: UNet | DiT) -> Tensor:
-        return network(self.xt, self.t, network.context(*self.context))
+    def output(self, network: UNet | DiT | MovedDenoiser) -> Tensor:
+        return network(self.xt, self.t, self.context(network))
 
 
 def assert_close(actual: Tensor, expected: Tensor) -> None:

@@ -5,6 +5,7 @@ import torch
 
 from tests.models.denoiser_cases import (
     CHANNELS,
+    MOVED,
     Case,
     assert_close,
     denoiser_params,
@@ -16,6 +17,7 @@ from tests.processes import diffusion_params, objective_of
 from vdp.core.context_frames import Hops
 from vdp.core.errors import UserError
 from vdp.diffusion.loss import diffusion_loss
+from vdp.diffusion.moved import with_moved
 from vdp.diffusion.params import DiffusionParams
 from vdp.diffusion.process import add_noise, predict_x0_eps
 from vdp.models.checkpoint import save_model
@@ -96,11 +98,12 @@ def test_target_frames_of_a_draw_depend_on_each_other_in_joint_denoisers_only(na
     joint = network.joint
     assert (changed > 1e-4).tolist() == [[joint, False, True, False, joint, False], [False] * 6]
     if not joint:
+        given = with_moved(network, case.frames, case.index, case.level, case.target_index)
         for target in range(3):
-            single, kept = Case(targets=3, draws=1), slice(2 * target, 2 * target + 1)
-            single.xt, single.t = case.xt[:, :, kept], case.t[:, kept]
-            single.target_index = case.target_index[:, target : target + 1]
-            assert_close(single.output(network), case.output(network)[:, :, kept])
+            at, kept = case.target_index[:, target : target + 1], slice(2 * target, 2 * target + 1)
+            context = network.context(given.frames, given.index, given.level, case.dropped, at)
+            single = network(case.xt[:, :, kept], case.t[:, kept], context)
+            assert_close(single, case.output(network)[:, :, kept])
 
 
 @every_denoiser
@@ -143,12 +146,12 @@ def test_dropped_context_frames_differ_from_black_ones(name):
 @torch.no_grad()
 def test_a_context_encoded_once_serves_all_sampling_steps(name):
     network, case = random_denoiser(name), Case(draws=1)
-    cache = network.context(*case.context)
+    cache = case.context(network)
     cached = recomputed = case.xt
     for step in range(4, 0, -1):
         t = torch.full_like(case.t, step / 4)
         cached = cached - 0.25 * network(cached, t, cache)
-        recomputed = recomputed - 0.25 * network(recomputed, t, network.context(*case.context))
+        recomputed = recomputed - 0.25 * network(recomputed, t, case.context(network))
     assert (cached - case.xt).abs().max() > 0.1
     assert_close(cached, recomputed)
 
@@ -157,7 +160,11 @@ def test_a_context_encoded_once_serves_all_sampling_steps(name):
 def test_gradients_reach_every_parameter(name):
     network, case = random_denoiser(name), Case()
     case.dropped[0] = True
-    case.output(network).square().mean().backward()
+    loss, moved = (
+        case.output(network).square().mean(),
+        network.move(case.frames, case.index, case.target_index),
+    )
+    (loss if moved is None else loss + moved.square().mean()).backward()  # no other loss reaches the mover
     missing = [n for n, p in network.named_parameters() if p.grad is None or not p.grad.any()]
     assert missing == []
 
@@ -260,7 +267,7 @@ def make_config(name: str) -> DenoiserConfig[DiffusionParams]:
     return DenoiserConfig(
         denoiser=denoiser_params(name),
         diffusion=diffusion_params("cosine", "v", residual=False),
-        base="nearest",
+        base="moved" if name in MOVED else "nearest",
         codec="0123456789abcdef",
         channels=CHANNELS,
         height=40,

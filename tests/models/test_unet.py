@@ -64,7 +64,7 @@ def test_output_depends_on_the_nearest_context_frames_only(conditioning):
 @torch.no_grad()
 def test_slots_hold_the_nearest_frame_and_residuals_from_it():
     case = Case(known=3, targets=1)
-    slots = new_denoiser("unet-concat").context(*case.context).slots
+    slots = case.context(new_denoiser("unet-concat")).slots
     assert slots is not None
     first, second, third, empty = rearrange(slots[0], "b (s c) h w -> s b c h w", s=SLOTS)
     newest = case.frames[:, :, 2]
@@ -130,7 +130,7 @@ def test_spade_computes_its_maps_once_for_all_steps_and_draws():
     spades = [module for module in network.modules() if isinstance(module, Spade)]
     for module in (*spades, network.encoder):
         module.register_forward_hook(lambda module, *_: calls.append(type(module).__name__))
-    context = network.context(*case.context)
+    context = case.context(network)
     for step in range(4):
         network(case.xt, torch.full_like(case.t, step / 4), context)
     assert sorted(calls) == ["Spade"] * 3 + ["UNetBody"]  # a head of two levels: two stages down, one up

@@ -1,0 +1,146 @@
+"""Stage encode_latents composes frames where there is a motion model and the base asks for them."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from stages import encode_latents
+from tests.evaluation.recorder import Recorder
+from tests.small_models import CHANNELS, HEIGHT, LEVELS, WIDTH, save_small_models
+from vdp.api.motion import composes, labelled_objects, load_motion
+from vdp.config.messages import validate
+from vdp.config.yaml_file import read_file
+from vdp.core.errors import UserError
+from vdp.data.encode import encode_frames
+from vdp.data.stores.clips import Clip, write_clips
+from vdp.data.stores.latents import LatentClips
+from vdp.models.codecs.factory import load_frame_codec
+from vdp.sampling.params import SampleMotionParams
+
+pytestmark = pytest.mark.slow
+
+REPO = Path(__file__).parents[2]
+FRAMES, KNOWN = 7, 4
+CPU = torch.device("cpu")
+SAMPLE_MOTION = {"sampler": "ddim", "steps": 2, "temperature": 1.0, "samples": 3}
+
+
+def clip(name: str, objects: int = 2, labelled: bool = True, seed: int = 0) -> Clip:
+    """Squares that move; the number of objects differs from clip to clip."""
+    rng = np.random.default_rng(seed)
+    masks = np.zeros((FRAMES, HEIGHT, WIDTH), np.uint8)
+    for k in range(FRAMES):
+        for number in range(objects):
+            row, column = 1 + 10 * number, 3 + seed + (k if number else 2 * k)
+            masks[k, row : row + 8, column : column + 8] = 5 + number
+    pixels = rng.integers(0, 256, (*masks.shape, 3), dtype=np.uint8)
+    pixels[..., 0] = LEVELS * masks
+    return Clip(name, pixels, masks if labelled else None)
+
+
+TRAIN = [clip("a", seed=1), clip("b", labelled=False, seed=2), clip("c", objects=3, seed=3), clip("d", 0)]
+
+
+def params(base: str) -> str:
+    data = read_file(REPO / "params.yaml")
+    data["clip"] = {"frames": FRAMES, "known": KNOWN, "height": HEIGHT, "width": WIDTH}
+    data["diffusion"]["base"] = base
+    data["sample_motion"] = SAMPLE_MOTION
+    data["augment"]["denoiser"]["train"] |= {"flip": True, "random_views": 0}
+    return yaml.safe_dump(data)
+
+
+@pytest.fixture(scope="module")
+def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Clips, of which some have masks, and models."""
+    folder = tmp_path_factory.mktemp("encode")
+    save_small_models(folder / "data/models")
+    splits = {"train": TRAIN, "val": [clip("v")], "unlabeled": [clip("u", labelled=False)]}
+    for split, clips in splits.items():
+        write_clips(folder / "data/clips" / split, clips, shard_mb=1)
+    return folder
+
+
+@pytest.fixture
+def project(template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The current folder; its models and clips are those of the template."""
+    (tmp_path / "data").mkdir()
+    for name in ("models", "clips"):
+        (tmp_path / "data" / name).symlink_to(template / "data" / name)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(encode_latents, "track_stage", Recorder().track_stage)
+    return tmp_path
+
+
+def encode(base: str) -> None:
+    Path("params.yaml").write_text(params(base))
+    encode_latents.main()
+
+
+def without_motion() -> None:
+    """As train_motion leaves the folder where no clip has masks."""
+    Path("data/models").unlink()
+    Path("data/models/motion").mkdir(parents=True)
+    for name in ("codec", "denoiser"):
+        shutil.copytree(encode_latents.CLIPS.resolve().parent / "models" / name, f"data/models/{name}")
+
+
+def composed_files() -> list[Path]:
+    return list(Path("data/latents").rglob("composed*"))
+
+
+@pytest.mark.parametrize("base", ["auto", "composed"])
+def test_frames_after_the_known_ones_are_composed_of_the_objects_in_those(project, base):
+    """Each clip as if it were alone, in every view; clips without masks have none."""
+    encode(base)
+    latents = LatentClips(Path("data/latents"), ["train", "val"])
+    assert latents.composed == [0, 2, 3, 4] and latents.composed_from == KNOWN
+    assert LatentClips(Path("data/latents"), ["unlabeled"]).composed_from is None
+    motion, codec = load_motion(Path("data/models"), CPU), load_frame_codec(Path("data/models/codec"))
+    settings = validate(SampleMotionParams, SAMPLE_MOTION, "sample_motion")
+    targets = range(KNOWN, FRAMES)
+    for row, source in ((0, TRAIN[0]), (2, TRAIN[2]), (4, clip("v"))):
+        known = labelled_objects(source.name, source.frames[:KNOWN], source.masks[:KNOWN])
+        composed = motion.compose([known], targets, settings, read_file(Path("params.yaml"))["seed"])[0]
+        assert composed.shape == (FRAMES - KNOWN, HEIGHT, WIDTH, 3)
+        for view, frames in enumerate([composed, composed[:, :, ::-1].copy()][: 1 if row == 4 else 2]):
+            raw = encode_frames(codec.encode, frames, 64, CPU).half().float()
+            read = latents.read_composed([row], [view], [list(targets)])
+            torch.testing.assert_close(latents.normalisation.invert(read)[0], raw, atol=2e-3, rtol=2e-3)
+    assert len(latents.read([0], [0], [range(FRAMES)])[0]) == CHANNELS
+
+
+@pytest.mark.parametrize("base", ["moved", "nearest"])
+def test_with_another_base_nothing_is_composed(project, base):
+    encode(base)
+    assert composed_files() == [] and LatentClips(Path("data/latents"), ["train"]).composed == []
+
+
+def test_the_other_latents_do_not_depend_on_the_base(project):
+    encode("moved")
+    kept = {path.name: path.read_bytes() for path in Path("data/latents").rglob("latents_*")}
+    statistics = Path("data/latents/statistics.json").read_text()
+    encode("auto")
+    assert {path.name: path.read_bytes() for path in Path("data/latents").rglob("latents_*")} == kept
+    assert json.loads(Path("data/latents/statistics.json").read_text()) == json.loads(statistics)
+
+
+def test_without_a_motion_model_auto_composes_nothing_and_composed_is_refused(project):
+    without_motion()
+    encode("auto")
+    assert composed_files() == []
+    with pytest.raises(UserError, match="diffusion.base=composed: expected clips with masks.*auto or moved"):
+        encode("composed")
+
+
+def test_the_base_is_composed_where_a_motion_model_is(template, tmp_path):
+    models = template / "data/models"
+    assert [composes(base, models) for base in ("auto", "composed", "moved", "nearest")] == [
+        True, True, False, False,
+    ]  # fmt: skip
+    assert [composes(base, tmp_path) for base in ("auto", "moved", "nearest")] == [False] * 3
