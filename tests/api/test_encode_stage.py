@@ -17,7 +17,7 @@ from vdp.config.messages import validate
 from vdp.config.yaml_file import read_file
 from vdp.core.errors import UserError
 from vdp.data.encode import encode_frames
-from vdp.data.stores.clips import Clip, write_clips
+from vdp.data.stores.clips import Clip, ClipStore, write_clips
 from vdp.data.stores.latents import LatentClips
 from vdp.models.codecs.factory import load_frame_codec
 from vdp.sampling.params import SampleMotionParams
@@ -99,16 +99,20 @@ def test_frames_after_the_known_ones_are_composed_of_the_objects_in_those(projec
     """Each clip as if it were alone, in every view; clips without masks have none."""
     encode(base)
     latents = LatentClips(Path("data/latents"), ["train", "val"])
-    assert latents.composed == [0, 2, 3, 4] and latents.composed_from == KNOWN
+    stores = [ClipStore(encode_latents.CLIPS / split) for split in ("train", "val")]
+    names = [name for store in stores for name in store.names]
+    assert [names[row] for row in latents.composed] == ["a", "c", "d", "v"]
+    assert latents.composed_from == KNOWN
     assert LatentClips(Path("data/latents"), ["unlabeled"]).composed_from is None
     motion, codec = load_motion(Path("data/models"), CPU), load_frame_codec(Path("data/models/codec"))
     settings = validate(SampleMotionParams, SAMPLE_MOTION, "sample_motion")
     targets = range(KNOWN, FRAMES)
-    for row, source in ((0, TRAIN[0]), (2, TRAIN[2]), (4, clip("v"))):
+    for source in (TRAIN[0], TRAIN[2], clip("v")):
+        row, views = names.index(source.name), 1 if source.name == "v" else 2
         known = labelled_objects(source.name, source.frames[:KNOWN], source.masks[:KNOWN])
         composed = motion.compose([known], targets, settings, read_file(Path("params.yaml"))["seed"])[0]
         assert composed.shape == (FRAMES - KNOWN, HEIGHT, WIDTH, 3)
-        for view, frames in enumerate([composed, composed[:, :, ::-1].copy()][: 1 if row == 4 else 2]):
+        for view, frames in enumerate([composed, composed[:, :, ::-1].copy()][:views]):
             raw = encode_frames(codec.encode, frames, 64, CPU).half().float()
             read = latents.read_composed([row], [view], [list(targets)])
             torch.testing.assert_close(latents.normalisation.invert(read)[0], raw, atol=2e-3, rtol=2e-3)

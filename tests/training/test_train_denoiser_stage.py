@@ -12,7 +12,7 @@ from torch import nn
 from stages import train_denoiser
 from vdp.config.yaml_file import read_file
 from vdp.data.batches.hops import HopRule
-from vdp.data.stores.latents import EncodedClip, Normalisation, write_latents, write_statistics
+from vdp.data.stores.latents import EncodedClip, LatentClips, Normalisation, write_latents, write_statistics
 from vdp.diffusion.objective import data_scale
 from vdp.diffusion.params import DiffusionParams
 from vdp.diffusion.scheduled_sampling import ScheduledSampling
@@ -140,6 +140,7 @@ def test_the_saved_model_has_its_params_and_the_other_weights(fit):
     config = trained.config
     hops = (config.context_frames, config.target_offsets, config.targets, config.max_span)
     assert hops == (3, [1, 3], 2, 5)
+    assert (config.base, config.given_frames, config.known) == ("nearest", 1, 0)
     assert (config.height, config.width, config.context_dropout) == (8, 8, 0.12)
     assert config.tasks == SHARES
     assert config.diffusion.model_dump().items() >= DIFFUSION.items()
@@ -147,3 +148,15 @@ def test_the_saved_model_has_its_params_and_the_other_weights(fit):
     for task, objective in fit.training.loss.objectives.items():
         assert torch.equal(trained.data_scale(task), objective.scale)
     assert (train_denoiser.DENOISER / "best.safetensors").is_file()
+
+
+@pytest.mark.parametrize(("composed", "expected"), [(True, "composed"), (False, "moved")])
+def test_the_base_is_composed_where_composed_frames_are_encoded(tmp_path, composed, expected):
+    frames = np.ones((1, 12, 2, 4, 4), np.float16)
+    clip = EncodedClip(frames, composed=frames[:, 5:] if composed else None)
+    write_latents(tmp_path / "train", [clip], shard_mb=1, known=5)
+    write_statistics(tmp_path, Normalisation((0.0, 0.0), (1.0, 2.0)))
+    clips = LatentClips(tmp_path, ["train"])
+    assert train_denoiser.resolve_base("auto", clips) == expected
+    for base in ("nearest", "moved", "composed"):
+        assert train_denoiser.resolve_base(base, clips) == base

@@ -93,7 +93,7 @@ class Model:
         check_integer("samples", samples)
         model, config = self._model, self._model.config
         strategy = self._strategy(sampling, "predict")
-        strategy = replace(strategy, hops=plan_hops(0.0, frames, config.target_offsets, self._targets))
+        strategy = replace(strategy, hops=plan_hops(0.0, frames, config.target_offsets, self._hop_frames))
         fitted = box.fit(clip[-self.context_frames :])
         context = model.encode(fitted[-config.context_frames :])
         index = torch.arange(1.0 - context.shape[1], 1.0, device=context.device)
@@ -125,7 +125,7 @@ class Model:
         model, strategy = self._model, self._strategy(sampling, "generate")
         config, initial = model.config, self._targets or 1
         later = frames - initial
-        hops = plan_hops(initial - 1.0, later, config.target_offsets, self._targets) if later > 0 else ()
+        hops = plan_hops(initial - 1.0, later, config.target_offsets, self._hop_frames) if later > 0 else ()
         factor = model.codec.factor
         like = torch.empty(
             config.channels, 1, self.height // factor, self.width // factor, device=model.device
@@ -164,7 +164,8 @@ class Model:
         box, after_box = self._letterbox("before", before), self._letterbox("after", after)
         check_integer("frames", frames)
         check_integer("samples", samples)
-        model, config, targets = self._model, self._model.config, self._targets
+        model, config = self._model, self._model.config
+        targets = self._targets if latent else self._hop_frames
         strategy = self._strategy(sampling, "generate" if latent else "interpolate")
         side = config.max_span * config.context_frames  # read by strides over a long span
         left, right = model.encode(box.fit(before[-side:])), model.encode(after_box.fit(after[:side]))
@@ -297,6 +298,14 @@ class Model:
     def _targets(self) -> int | None:
         """Frames per hop of a joint network; None for others."""
         return self._model.config.targets if self._model.network.joint else None
+
+    @property
+    def _hop_frames(self) -> int | None:
+        """Frames per hop with context; None for any number.
+
+        One where the network is not joint: the base of a target would be context of the others.
+        """
+        return 1 if self._targets is None and self._model.config.base != "nearest" else self._targets
 
     def _letterbox(self, name: str, clip: Frames) -> Letterbox:
         if not (
