@@ -109,3 +109,17 @@ def test_predicted_frames_have_no_gradient_and_at_temperature_zero_no_noise():
     assert not replaced(0, 1.0).requires_grad
     assert torch.equal(replaced(0, 0.0), replaced(1, 0.0))
     assert not torch.equal(replaced(0, 1.0), replaced(1, 1.0))
+
+
+def test_composed_frames_of_the_targets_stay():
+    hops = make_hops()
+    composed, target_index = 7 + hops.target, hops.target_index
+    hops = replace(
+        hops, known=torch.cat([composed, hops.known], 2), index=torch.cat([target_index, hops.index], 1)
+    )
+    oracle = biased_oracle()
+    replaced = replace_newest_frames(oracle, hops, FLOW, sampling(3), fixed_rng(0.99))
+    assert oracle.indices == [[3], [4, 3], [6, 4, 3]]
+    assert torch.equal(replaced.known[:, :, :1], composed)
+    torch.testing.assert_close(replaced.known[:, :, 1:4], hops.known[:, :, 1:4] + 1)
+    assert torch.equal(replaced.known[:, :, 4], hops.known[:, :, 4])

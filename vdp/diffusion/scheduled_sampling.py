@@ -38,12 +38,17 @@ def replace_newest_frames(
     params: ScheduledSampling,
     batch_rng: BatchRng,
 ) -> Hops:
-    """Replace the newest context frames by predictions, oldest first; at least one is not replaced."""
-    limit = min(params.frames, hops.index.shape[1] - 1)
+    """Replace the newest context frames by predictions, oldest first; at least one is not replaced.
+
+    Composed frames of the targets, the first context frames at their indices, are not predictions and stay.
+    """
+    first_target = hops.target_index.amin(dim=1, keepdim=True)
+    bases = int((hops.index >= first_target).sum(dim=1).amax()) if hops.index.shape[1] else 0
+    limit = min(params.frames, hops.index.shape[1] - bases - 1)
     count = 1 + int(batch_rng.shared() * limit) if limit > 0 else 0
     known = hops.known
     batch, channels, _, height, width = known.shape
-    for newest in reversed(range(count)):
+    for newest in reversed(range(bases, bases + count)):
         before, index = known[:, :, newest + 1 :], hops.index[:, newest + 1 :]
         noise = params.temperature * batch_rng.normal(batch, channels, 1, height, width)
         target_index = hops.index[:, newest : newest + 1]
