@@ -15,7 +15,7 @@ help:
 	@sed -n 's/^# make/make/p' Makefile
 
 run: $(VENV)/run.stamp
-	@$(PY) -m vdp check >/dev/null
+	@$(PY) -m vdp check --no-cost >/dev/null
 	@PATH="$(BIN):$$PATH" $(PY) -m dvc repro
 	@$(PY) -m vdp summary
 

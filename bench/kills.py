@@ -35,7 +35,7 @@ train_motion: {steps: 40, validate_every: 20}
 """
 TRAININGS = ("pretrain_vae", "train_denoiser", "train_segmenter", "train_classifier", "train_motion")
 RESULTS = ("dvc.lock", "results/metrics.json")
-CHECK, RUN = ("python", "-m", "vdp", "check"), ("dvc", "repro")
+CHECK, RUN = ("python", "-m", "vdp", "check", "--no-cost"), ("dvc", "repro")
 STAGE_VARIABLES = (
     "DVC_ROOT", "DVC_STAGE", "DVC_EXP_NAME", "DVC_EXP_BASELINE_REV", "MLFLOW_TRACKING_URI",
 )  # fmt: skip

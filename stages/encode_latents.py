@@ -5,11 +5,11 @@ Reads   data/clips, data/models/codec, data/models/motion; params.yaml: seed, cl
 Writes  data/latents/{train,val,unlabeled}, data/latents/statistics.json
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from itertools import repeat
 from pathlib import Path
 
-from vdp.api.motion import ObjectMotion, composes, labelled_objects, load_motion
+from vdp.api.motion import ClipObjects, composes, labelled_objects, load_motion
 from vdp.config.read import read_section, read_value, run_stage
 from vdp.config.schema import ClipParams
 from vdp.core.device import pick_device
@@ -31,6 +31,8 @@ MODELS = Path("data/models")
 LATENTS = Path("data/latents")
 BATCH_CLIPS = 16  # clips whose motion is predicted at once
 
+Compose = Callable[[Sequence[ClipObjects], Sequence[int], SampleMotionParams, int], list[Pixels]]
+
 
 def main() -> None:
     params = read_section(EncodeParams, "encode_latents")
@@ -44,6 +46,7 @@ def main() -> None:
     motion = load_motion(MODELS, device) if composes(base, MODELS) else None
     with track_stage("encode_latents") as tracker, replacing(LATENTS) as part:
         encode = tracker.counted(codec.encode)
+        compose = None if motion is None else tracker.counted(motion.compose)
         for store in existing_stores(CLIPS, ["train", "val", "unlabeled"]):
             split = store.folder.name
             changes, seen = (augment.val, None) if split == "val" else (augment.train, moments)
@@ -56,8 +59,8 @@ def main() -> None:
                 degraded = encode_conditions(
                     encode, store, views, degradations, params.degraded, params.batch_frames, device
                 )
-            if motion is not None:
-                frames = composed_frames(store, motion, known, sample_motion, seed)
+            if compose is not None:
+                frames = composed_frames(store, compose, known, sample_motion, seed)
                 composed = encode_composed(encode, store, views, frames, params.batch_frames, device)
             encoded = map(EncodedClip, clips, degraded, composed)
             write_latents(part / split, encoded, params.shard_mb, known)
@@ -67,9 +70,13 @@ def main() -> None:
 
 
 def composed_frames(
-    store: ClipStore, motion: ObjectMotion, known: int, params: SampleMotionParams, seed: int
+    store: ClipStore, compose: Compose, known: int, params: SampleMotionParams, seed: int
 ) -> Iterator[Pixels | None]:
-    """Compose the frames after the first `known` of each clip; None for a clip without masks."""
+    """Compose the frames after the first `known` of each clip; None for a clip without masks.
+
+    Args:
+        compose: `ObjectMotion.compose`.
+    """
     for first in range(0, len(store), BATCH_CLIPS):
         rows = range(first, min(first + BATCH_CLIPS, len(store)))
         usable = [row for row in rows if row in store.labelled and store.num_frames(row) > known]
@@ -78,7 +85,7 @@ def composed_frames(
             for row in usable
         ]
         targets = range(known, max((store.num_frames(row) for row in usable), default=known + 1))
-        composed = dict(zip(usable, motion.compose(clips, targets, params, seed), strict=True))
+        composed = dict(zip(usable, compose(clips, targets, params, seed), strict=True))
         yield from (composed.get(row) for row in rows)
 
 

@@ -4,6 +4,7 @@ import json
 import shlex
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -107,7 +108,7 @@ def test_a_recipe_adds_a_name_to_a_section_of_free_names(project):
 
 
 def test_check_reports_the_first_mistake_or_success(project, monkeypatch, capsys):
-    assert run(monkeypatch, "check") == 0
+    assert run(monkeypatch, "check", "--no-cost") == 0
     assert "is valid" in capsys.readouterr().out
     file = project / "params.yaml"
     file.write_text(file.read_text().replace("seed: 7", "seed: -1"))
@@ -115,11 +116,32 @@ def test_check_reports_the_first_mistake_or_success(project, monkeypatch, capsys
     assert capsys.readouterr().err.startswith("error: params.yaml: seed=-1: expected")
 
 
+def test_check_ends_with_an_estimate_of_the_cost_unless_it_is_left_out(project, monkeypatch, capsys):
+    estimate = ModuleType("vdp.cli.cost")
+    estimate.cost_table = lambda: "estimate, TFLOP"
+    monkeypatch.setitem(sys.modules, "vdp.cli.cost", estimate)
+    assert run(monkeypatch, "check") == 0
+    assert capsys.readouterr().out == "params.yaml is valid\nestimate, TFLOP\n"
+    assert run(monkeypatch, "check", "--no-cost") == 0
+    assert capsys.readouterr().out == "params.yaml is valid\n"
+
+
+def test_check_with_an_invalid_file_or_without_torch_does_not_estimate(project, monkeypatch, capsys):
+    monkeypatch.setattr(cli, "find_spec", lambda name: None)
+    assert run(monkeypatch, "check") == 0
+    assert capsys.readouterr().err == "the cost is not estimated: torch is not installed\n"
+    file = project / "params.yaml"
+    file.write_text(file.read_text().replace("seed: 7", "seed: -1"))
+    assert run(monkeypatch, "check") == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: params.yaml: seed=-1")
+
+
 def test_check_reports_a_changed_source(project, monkeypatch, capsys):
     (project / "data" / "clips").mkdir(parents=True)
     monkeypatch.setattr("vdp.cli.app.read_section", lambda cls, name: name)
     monkeypatch.setattr("vdp.data.extract.changes.changed_sources", lambda params, clips: [f"{params}.train"])
-    assert run(monkeypatch, "check") == 0
+    assert run(monkeypatch, "check", "--no-cost") == 0
     assert "extract_frames.train: its files have changed" in capsys.readouterr().err
 
 
@@ -151,6 +173,20 @@ def test_summary_prints_scores_costs_and_paths(project, monkeypatch, capsys):
     assert rows["segment"] == ["0.012", "-", "-", "5.0", "s", "50", "MB"]
     assert rows["all"] == ["31.3", "3.9", "-", *["1", "min", "6", "s"], "100", "MB"]
     assert "a CPU: simulate\nanother: train_denoiser\n" in printed
+
+
+def test_the_summary_lists_the_stages_in_the_order_of_the_pipeline(project, monkeypatch, capsys):
+    (project / "results").mkdir()
+    (project / "results" / "metrics.json").write_text("{}")
+    (project / "dvc.yaml").write_text("stages: {simulate: {}, predict: {}, score: {}}\n")
+    for stage in ("score", "own_stage", "simulate", "predict"):
+        save_stats(stage, {"seconds": 1.0, "tflop": 2.0})
+    assert run(monkeypatch, "summary") == 0
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()]
+    first = next(number for number, row in enumerate(rows) if row[:1] == ["stage"])
+    names = [row[0] for row in rows[first + 1 : first + 6]]
+    assert names == ["simulate", "predict", "score", "own_stage", "all"]
+    assert rows[first + 5][1] == "8.0"
 
 
 def test_the_summary_names_a_machine_that_ran_all_stages_once(project, monkeypatch, capsys):

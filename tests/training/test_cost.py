@@ -135,6 +135,17 @@ def test_the_flops_of_a_linear_layer_are_those_of_its_matmuls():
     assert both.get_total_flops() == 3 * 2 * m * n * k
 
 
+def test_the_flops_of_attention_are_those_of_its_two_products_on_the_cpu_too():
+    q, k, v = (torch.randn(2, 3, length, 8, requires_grad=True) for length in (5, 7, 7))
+    with flop_counter() as forward:
+        out = nn.functional.scaled_dot_product_attention(q, k, v)
+    with flop_counter() as backward:
+        out.sum().backward()
+    product = 2 * (2 * 3) * 5 * 7 * 8
+    assert forward.get_total_flops() == 2 * product
+    assert backward.get_total_flops() == 5 * product  # the weights are computed again
+
+
 def test_a_layer_is_compiled_after_its_flops_are_counted():
     compiled = []
 

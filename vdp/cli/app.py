@@ -3,6 +3,7 @@
 import json
 import os
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
 
@@ -12,12 +13,14 @@ from vdp.cli.commands import add_to
 from vdp.cli.video_io import format_duration
 from vdp.config.read import check_file, read_section
 from vdp.config.schema import PARAMS_FILE
+from vdp.config.yaml_file import read_file
 from vdp.core.errors import UserError, one_line
 from vdp.core.flops import format_tflop
 from vdp.tracking.mlflow_run import Usage, project_root, read_stats, tracking_uri
 
 RESULTS = Path("results")
 CLIPS = Path("data/clips")
+PIPELINE = Path("dvc.yaml")
 
 app = typer.Typer(
     help="Video diffusion prediction.",
@@ -57,19 +60,33 @@ def recipe(
 
 
 @app.command()
-def check() -> None:
-    """Check params.yaml, report changed sources, repair the lock files of a killed run."""
+def check(
+    no_cost: Annotated[bool, typer.Option("--no-cost", help="Leave out the estimate of the cost.")] = False,
+) -> None:
+    """Check params.yaml, report changed sources, repair the lock files of a killed run, estimate the cost."""
     from vdp.cli.dvc_recovery import repair_locks
-    from vdp.data.extract.changes import changed_sources
-    from vdp.data.params import ExtractParams
 
     check_project()
     for message in repair_locks():
         print(message, file=sys.stderr)
     check_file(single_frames=True)
     print(f"{PARAMS_FILE} is valid")
-    if not CLIPS.is_dir():
+    if CLIPS.is_dir():
+        _report_changed_sources()
+    if no_cost:
         return
+    if find_spec("torch") is None:
+        print("the cost is not estimated: torch is not installed", file=sys.stderr)
+        return
+    from vdp.cli.cost import cost_table
+
+    print(cost_table())
+
+
+def _report_changed_sources() -> None:
+    from vdp.data.extract.changes import changed_sources
+    from vdp.data.params import ExtractParams
+
     try:
         changed = changed_sources(read_section(ExtractParams, "extract_frames"), CLIPS)
     except (ValueError, OSError) as error:
@@ -109,6 +126,8 @@ def _cost_table() -> str:
     stats = read_stats()
     if not stats:
         return "No stage has run yet."
+    order = _pipeline()
+    stats = {stage: stats[stage] for stage in sorted(stats, key=lambda stage: order.get(stage, len(order)))}
     total: Usage = {
         "tflop": sum(usage.get("tflop", 0.0) for usage in stats.values()),
         "core_minutes": sum(usage.get("core_minutes", 0.0) for usage in stats.values()),
@@ -125,6 +144,12 @@ def _cost_table() -> str:
     if len(stages) == 1:
         names = [f"core-minutes of {next(iter(stages))}"]
     return "\n".join([*lines, *names, ""])
+
+
+def _pipeline() -> dict[str, int]:
+    """Position of each stage in dvc.yaml; empty without the file."""
+    stages = read_file(PIPELINE).get("stages") if PIPELINE.is_file() else None
+    return {stage: position for position, stage in enumerate(stages)} if isinstance(stages, dict) else {}
 
 
 def _cost_row(stage: str, usage: Usage) -> str:

@@ -5,13 +5,16 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
-from lightning_fabric import Fabric
 from torch import Tensor, nn
 from tqdm import tqdm
 
 from vdp.core.flops import TERA, flop_counter, format_tflop
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric  # its import takes seconds
 
 COUNTED_STEPS, COUNTED_SHARE = 8, 0.01  # max steps, and share of the steps, whose FLOPs are counted
 COST_STEPS = 10  # steps timed before the cost is printed
@@ -30,7 +33,9 @@ def counted_steps(steps: int) -> range:
 class CostReport:
     """Prints the arithmetic of a training before it starts, and the time and memory after a few steps."""
 
-    def __init__(self, name: str, network: nn.Module, batch_size: int, steps: range, fabric: Fabric) -> None:
+    def __init__(
+        self, name: str, network: nn.Module, batch_size: int, steps: range, fabric: "Fabric"
+    ) -> None:
         self.name, self.batch_size, self.steps, self.fabric = name, batch_size, steps, fabric
         self.parameters = sum(p.numel() for p in network.parameters())
         self.flops = 0.0  # of a step, in all processes
