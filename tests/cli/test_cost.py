@@ -50,7 +50,7 @@ def test_flops_of_a_convolution_are_those_of_its_products():
     assert cost.count(lambda: conv(x)) == 2 * forward
     step = cost.count_step(lambda: {"loss": conv(x).sum()})
     assert step == 2 * 2 * forward  # forward, and the gradient of the weights
-    params = run_params(train_classifier={"steps": 7, "batch_size": 12})
+    params = run_params(train_classifier={"steps": 7, "batch_size": 12, "optimizer": "adamw"})
     flops = cost.training_flops(conv, step, params.train_classifier, params.engine)
     assert flops == 7 * 12 * 2 * forward
 
@@ -79,7 +79,7 @@ def test_arithmetic_is_linear_in_the_rows(monkeypatch, name):
     ("changes", "stages"),
     [
         ({"pretrain_vae": {"steps": 12}}, {"pretrain_vae"}),
-        ({"train_denoiser": {"batch_size": 8}}, {"train_denoiser"}),
+        ({"train_denoiser": {"batch_size": 8, "optimizer": "adamw"}}, {"train_denoiser"}),
         ({"train_motion": {"steps": 12}}, {"train_motion"}),
         (
             {"train_segmenter": {"steps": 8}, "train_classifier": {"steps": 8}},
@@ -89,7 +89,9 @@ def test_arithmetic_is_linear_in_the_rows(monkeypatch, name):
     ],
 )
 def test_twice_the_steps_or_the_batch_is_twice_the_arithmetic(changes, stages):
-    before, after = estimate(run_params(), SIZE), estimate(run_params(**changes), SIZE)
+    # Muon's update does not grow with the batch
+    before = estimate(run_params(train_denoiser={"optimizer": "adamw"}), SIZE)
+    after = estimate(run_params(**{"train_denoiser": {"optimizer": "adamw"}, **changes}), SIZE)
     doubled = {stage for stage in before if after[stage] == pytest.approx(2 * before[stage], rel=1e-9)}
     assert doubled == stages
     unchanged = {stage for stage in before if after[stage] == before[stage]}

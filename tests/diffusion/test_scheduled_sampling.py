@@ -115,7 +115,10 @@ def test_composed_frames_of_the_targets_stay():
     hops = make_hops()
     composed, target_index = 7 + hops.target, hops.target_index
     hops = replace(
-        hops, known=torch.cat([composed, hops.known], 2), index=torch.cat([target_index, hops.index], 1)
+        hops,
+        known=torch.cat([composed, hops.known], 2),
+        index=torch.cat([target_index, hops.index], 1),
+        bases=1,
     )
     oracle = biased_oracle()
     replaced = replace_newest_frames(oracle, hops, FLOW, sampling(3), fixed_rng(0.99))

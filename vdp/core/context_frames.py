@@ -22,6 +22,7 @@ class Hops:
     target: Tensor  # normalised latents, (B, C, N, h, w)
     target_index: Tensor  # (B, N)
     task: Task = "predict"
+    bases: int = 0  # context frames, the first ones, that are composed frames of the targets
 
 
 def distance(index: Tensor, target_index: Tensor) -> Tensor:

@@ -40,10 +40,9 @@ def replace_newest_frames(
 ) -> Hops:
     """Replace the newest context frames by predictions, oldest first; at least one is not replaced.
 
-    Composed frames of the targets, the first context frames at their indices, are not predictions and stay.
+    Composed frames of the targets are not predictions of a rollout and stay.
     """
-    first_target = hops.target_index.amin(dim=1, keepdim=True)
-    bases = int((hops.index >= first_target).sum(dim=1).amax()) if hops.index.shape[1] else 0
+    bases = hops.bases
     limit = min(params.frames, hops.index.shape[1] - bases - 1)
     count = 1 + int(batch_rng.shared() * limit) if limit > 0 else 0
     known = hops.known

@@ -139,7 +139,8 @@ class HopBatches:
         else:
             context_frames, target = self._read(task, clips, forms[taken].tolist(), positions[taken], count)
             context_times = times[:, :count]
-        return HopBatch(context_frames, context_times, target, times[:, count:], task)
+        bases = self.rule.targets if composed else 0
+        return HopBatch(context_frames, context_times, target, times[:, count:], task, bases)
 
     def for_task(self, task: Task) -> "HopBatches":
         """Batches of one of the tasks only."""
