@@ -7,6 +7,7 @@ the rows, the steps and the sampling steps. All but the small motion model are c
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, fields, replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -192,7 +193,7 @@ def count_step(loss: Callable[[], dict[str, Tensor]]) -> float:
 
 def count_sampling(run: Callable[[int], object], steps: int) -> float:
     """Count the FLOPs of a rollout of `steps` sampling steps from those of one and of two."""
-    one, two = (count(lambda n=n: run(n)) for n in (1, 2))
+    one, two = count(partial(run, 1)), count(partial(run, 2))
     return one + (steps - 1) * (two - one)
 
 
@@ -354,7 +355,7 @@ class DenoiserCost:
             mean = sum(share * context for share, context, _ in of_task) / share
             contexts, targets = [context for _, context, _ in of_task], of_task[0][2]
             step += share * interpolated(
-                lambda n, task=task, m=targets: self._step(task, n, m), min(contexts), max(contexts), mean
+                partial(self._step, task, targets=targets), min(contexts), max(contexts), mean
             )
         return training_flops(self.network, step, params, self.params.engine)
 
@@ -402,7 +403,7 @@ class DenoiserCost:
             return flops
         loss = replace(loss, scheduled_sampling=replace(sampled, share=1.0))
         numbers = middles(max(1, min(sampled.frames, context - 1)))  # each number of predicted frames once
-        predicted = [count_step(lambda n=n: loss(self.network, hops, constant_rng(fixed=n))) for n in numbers]
+        predicted = [count_step(partial(loss, self.network, hops, constant_rng(fixed=n))) for n in numbers]
         return (1 - share) * flops + share * sum(predicted) / len(predicted)
 
     def clip(self, codec: CodecCost) -> float:
@@ -424,7 +425,7 @@ class DenoiserCost:
             )  # fmt: skip
 
         rollout = sum(
-            sizes.count(frames) * count_sampling(lambda steps, n=frames: hop(n, steps), params.predict.steps)
+            sizes.count(frames) * count_sampling(partial(hop, frames), params.predict.steps)
             for frames in set(sizes)
         )
         hops = tuple(tuple(frame - 1.0 for frame in group) for group in groups)
@@ -545,7 +546,7 @@ class MotionCost:
         loss = MotionLoss(self.motion.objective, *settings, params.unroll, self.params.motion.target_slots)
         numbers = middles(1 + min(params.unroll, clip.known - 1))
         cpu = self.motion.device
-        steps = [count_step(lambda n=n: loss(network, hops, constant_rng(cpu, n))) for n in numbers]
+        steps = [count_step(partial(loss, network, hops, constant_rng(cpu, n))) for n in numbers]
         return training_flops(network, sum(steps) / len(steps), params, self.params.engine)
 
     def clip(self) -> float:
