@@ -288,7 +288,7 @@ def subject(recipe: str, small: bool) -> Subject:
     )
     process = make_process(validate(DiffusionParams, data["diffusion"], "diffusion"))
     seed_weights(SEED)
-    network = build_denoiser(denoiser, vae.latent_channels)
+    network = build_denoiser(denoiser, vae.latent_channels, moved=False)
     name = f"{recipe}: {denoiser.name}, latents {shape[0]}x{shape[1]}x{shape[2]}"
     return Subject(name, network, ChangeLoss(process, params.draws), batches, val_batches, params, engine)
 

@@ -186,7 +186,10 @@ def test_the_params_of_the_project_are_valid(monkeypatch):
             "evaluate_tasks.interpolate_frames=[1, 21]: expected 1..20",
         ),
         # sampling
-        ({"diffusion.num_timesteps": 9}, "predict.steps=10: expected <= diffusion.num_timesteps=9"),
+        (
+            {"diffusion.num_timesteps": 9, "predict.steps": 10},
+            "predict.steps=10: expected <= diffusion.num_timesteps=9",
+        ),
         (
             {"evaluate_tasks.steps": 20, "diffusion.num_timesteps": 19},
             "evaluate_tasks.steps=20: expected <= diffusion.num_timesteps=19",
@@ -205,7 +208,7 @@ def test_the_params_of_the_project_are_valid(monkeypatch):
             "diffusion.num_timesteps=100: expected at most 10% of the signal",
         ),
         (
-            {**EPS, "diffusion.schedule": "linear", "diffusion.beta_end": 0.5},
+            {**EPS, "diffusion.schedule": "linear", "diffusion.beta_end": 0.5, "predict.steps": 10},
             "diffusion.prediction=eps: expected data left at level 901 of diffusion.num_timesteps=1000",
         ),
         ({"predict.guidance": 1.5}, "predict.guidance=1.5: expected 1 with train_denoiser.context_dropout=0"),
