@@ -98,7 +98,9 @@ def compute_loss(network: Network) -> Tensor:
     index, target_index = torch.arange(4.0).expand(2, -1), 5 + torch.arange(2.0).expand(2, -1)
     dropped = torch.tensor([True, False])
     context = network.context(frames, index, torch.full((2, 4), 0.1), dropped, target_index)
-    return network(xt, torch.linspace(0, 1, 4).expand(2, -1), context).square().mean()
+    loss = network(xt, torch.linspace(0, 1, 4).expand(2, -1), context).square().mean()
+    moved = network.move(frames, index, target_index)
+    return loss if moved is None else loss + moved.square().mean()
 
 
 @cache

@@ -168,7 +168,7 @@ def test_training_moves_a_blob_on():
     generator = torch.Generator().manual_seed(0)
     optimizer = torch.optim.Adam(network.parameters(), lr=5e-3)
     errors = []
-    for _ in range(60):
+    for _ in range(120):
         losses = loss(network, moving_blobs(16, generator), whole_batch(generator, 16))
         optimizer.zero_grad()
         losses["loss"].backward()
