@@ -35,6 +35,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from bench.denoisers import markdown, number
+from stages.train_denoiser import hop_loss
 from vdp.config.messages import validate
 from vdp.config.recipes import merged, read_recipe
 from vdp.config.schema import PARAMS_FILE, ClipParams
@@ -43,14 +44,17 @@ from vdp.core.device import pick_device
 from vdp.core.errors import UserError, one_line
 from vdp.core.flops import TERA, flop_counter, format_tflop
 from vdp.core.machine import describe_machine
-from vdp.core.rng import BatchRng
-from vdp.data.batches.batch import Batch
+from vdp.data.batches.hops import HopBatch
+from vdp.diffusion.loss import HopLoss
+from vdp.diffusion.objective import Objective
 from vdp.diffusion.params import DiffusionParams
-from vdp.diffusion.process import Process, add_noise, target
 from vdp.diffusion.schedules import make_process
 from vdp.models.codecs.params import VAEParams
-from vdp.models.denoisers.factory import DiT, UNet, build_denoiser
+from vdp.models.denoisers.dit import DiT
+from vdp.models.denoisers.factory import build_denoiser
+from vdp.models.denoisers.moved import MovedDenoiser
 from vdp.models.denoisers.params import DenoiserParams
+from vdp.models.denoisers.unet import UNet
 from vdp.tracking.mlflow_run import flatten
 from vdp.training.checkpoint import TrainingCheckpoints
 from vdp.training.cost import matmul_rate, peak_memory_gb
@@ -71,7 +75,7 @@ SPEED = 0.4  # of the synthetic waves, radians per frame at most
 WARM_STEPS = 3  # not timed: allocation and choice of kernels
 
 Sections = Mapping[str, JsonValue]
-Network = UNet | DiT
+Network = UNet | DiT | MovedDenoiser
 Table = tuple[list[str], list[list[str]]]  # heads and rows
 
 
@@ -158,8 +162,14 @@ def check_recipe(small: bool) -> list[Table]:
 def run_stage_alone(stage: str, folder: Path) -> None:
     """Run a stage in a folder, without MLflow; a UserError with the last line of its output if it fails."""
     started = time.perf_counter()
+    run_python(["-m", "bench.untracked", stage], folder, f"stage {stage}", 0)
+    print(f"{stage}: {time.perf_counter() - started:.1f} s", file=sys.stderr, flush=True)
+
+
+def run_python(arguments: list[str], folder: Path, what: str, expected: int) -> None:
+    """Run Python in a folder; a UserError with the last line of its output at another exit code."""
     done = subprocess.run(
-        [sys.executable, "-m", "bench.untracked", stage],
+        [sys.executable, *arguments],
         cwd=folder,
         env={**os.environ, "PYTHONPATH": str(folder)},
         stdout=subprocess.PIPE,
@@ -167,10 +177,9 @@ def run_stage_alone(stage: str, folder: Path) -> None:
         text=True,
         errors="replace",
     )
-    if done.returncode:
+    if done.returncode != expected:
         last = (done.stdout.strip().splitlines() or ["no output"])[-1]
-        raise UserError(f"stage {stage}: exit code {done.returncode}: {last}")
-    print(f"{stage}: {time.perf_counter() - started:.1f} s", file=sys.stderr, flush=True)
+        raise UserError(f"{what}: exit code {done.returncode}: {last}")
 
 
 def cost_table(used: Mapping[str, Mapping[str, float]]) -> Table:
@@ -201,23 +210,13 @@ def score_table(metrics: Mapping[str, Mapping[str, JsonValue]]) -> Table:
 # --- Denoisers on synthetic latents ----------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Hops(Batch):
-    """Context and target frames, as `vdp.core.context_frames.Hops`."""
-
-    known: Tensor  # (B, C, K, h, w)
-    index: Tensor  # (B, K)
-    target: Tensor  # (B, C, N, h, w)
-    target_index: Tensor  # (B, N)
-
-
 class Waves:
     """Batches of hops of plane waves that move at constant speeds, one per clip and channel."""
 
     def __init__(self, shape: tuple[int, int, int], known: int, targets: int, batch_size: int) -> None:
         self.shape, self.known, self.targets, self.batch_size = shape, known, targets, batch_size
 
-    def __call__(self, step: int, rng: np.random.Generator, rows: range) -> Hops:
+    def __call__(self, step: int, rng: np.random.Generator, rows: range) -> HopBatch:
         channels, height, width = self.shape
         draws = torch.from_numpy(rng.random((self.batch_size, 4, channels), np.float32))
         draws = draws[rows.start : rows.stop]
@@ -229,30 +228,10 @@ class Waves:
         clip = 2**0.5 * torch.sin(angle + SPEED * speed * time_at[:, None, None])  # (B, C, T, h, w)
         index = time_at.expand(len(clip), -1)
         known = self.known
-        return Hops(clip[:, :, :known], index[:, :known], clip[:, :, known:], index[:, known:])
+        return HopBatch(clip[:, :, :known], index[:, :known], clip[:, :, known:], index[:, known:])
 
     def names(self, step: int) -> list[str]:
         return [f"clip {row}" for row in range(self.batch_size)]
-
-
-@dataclass(frozen=True)
-class ChangeLoss:
-    """Error of the output for the change from the last context frame, by the denoiser's protocol."""
-
-    process: Process
-    draws: int  # per target frame
-
-    def __call__(self, network: Network, hops: Hops, batch_rng: BatchRng) -> dict[str, Tensor]:
-        batch, channels, targets, *size = hops.target.shape
-        x0 = (hops.target - hops.known[:, :, -1:]).repeat_interleave(self.draws, dim=2)
-        t = batch_rng.uniform(batch, targets * self.draws)
-        if network.joint:  # jointly denoised target frames share their time
-            t = t[:, : self.draws].repeat(1, targets)
-        noise = batch_rng.normal(batch, channels, targets * self.draws, *size)
-        level, dropped = torch.zeros_like(hops.index), torch.zeros_like(hops.index[:, 0], dtype=torch.bool)
-        context = network.context(hops.known, hops.index, level, dropped, hops.target_index)
-        output = network(add_noise(x0, noise, t, self.process.schedule), t, context)
-        return {"loss": (output.float() - target(x0, noise, t, self.process)).square().mean()}
 
 
 @dataclass(frozen=True)
@@ -261,7 +240,7 @@ class Subject:
 
     name: str
     network: Network
-    loss: ChangeLoss
+    loss: HopLoss
     batches: Waves
     val_batches: Waves
     params: TrainDenoiserParams
@@ -286,11 +265,14 @@ def subject(recipe: str, small: bool) -> Subject:
     batches, val_batches = (
         Waves(shape, params.context_frames, params.targets, size) for size in (hops, VALIDATION_SIZE)
     )
-    process = make_process(validate(DiffusionParams, data["diffusion"], "diffusion"))
+    diffusion = validate(DiffusionParams, data["diffusion"], "diffusion")
+    unscaled = torch.ones(vae.latent_channels, device=pick_device())
+    objective = Objective(make_process(diffusion), unscaled, diffusion.residual)
     seed_weights(SEED)
     network = build_denoiser(denoiser, vae.latent_channels, moved=False)
     name = f"{recipe}: {denoiser.name}, latents {shape[0]}x{shape[1]}x{shape[2]}"
-    return Subject(name, network, ChangeLoss(process, params.draws), batches, val_batches, params, engine)
+    loss = hop_loss({"predict": objective}, diffusion, params)
+    return Subject(name, network, loss, batches, val_batches, params, engine)
 
 
 class Steps:
@@ -494,18 +476,8 @@ def train_alone(folder: Path, small: bool, steps: int, save_steps: int, kill_aft
     """Run `train_in` as a process; it is expected to die where it is killed, and to succeed else."""
     folder.mkdir(exist_ok=True)
     call = f"train_in({str(folder)!r}, {small}, {steps}, {save_steps}, {kill_after})"
-    done = subprocess.run(
-        [sys.executable, "-c", f"from bench.gpu_check import train_in; {call}"],
-        cwd=REPO,
-        env={**os.environ, "PYTHONPATH": str(REPO)},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        errors="replace",
-    )
-    if done.returncode != (0 if kill_after is None else -signal.SIGKILL):
-        last = (done.stdout.strip().splitlines() or ["no output"])[-1]
-        raise UserError(f"resume: exit code {done.returncode}: {last}")
+    expected = 0 if kill_after is None else -signal.SIGKILL
+    run_python(["-c", f"from bench.gpu_check import train_in; {call}"], REPO, "resume", expected)
 
 
 def train_in(folder: str, small: bool, steps: int, save_steps: int, kill_after: int | None) -> None:

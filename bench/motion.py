@@ -24,7 +24,7 @@ from vdp.config.schema import ClipParams
 from vdp.core.classes import NUM_CLASSES
 from vdp.core.device import pick_device
 from vdp.core.objects import SEEN, X, Y
-from vdp.data.object_states import class_labels, object_states
+from vdp.data.object_states import class_labels, class_masks, object_states
 from vdp.data.stores.clips import ClipStore
 from vdp.evaluation.baselines import copy_last, decayed_velocity
 from vdp.evaluation.mask import confusion_matrix, foreground_share, jaccard
@@ -53,7 +53,7 @@ class KnownTracks:
     @property
     def masks(self) -> Masks:
         """Class ids, (K, H, W)."""
-        return np.concatenate([[0], self.classes]).astype(np.uint8)[self.labels]
+        return class_masks(self.labels, self.classes)
 
 
 def true_tracks(masks: Masks) -> KnownTracks:

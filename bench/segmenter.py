@@ -23,10 +23,11 @@ from vdp.config.read import read_section
 from vdp.config.schema import ClipParams
 from vdp.core.device import pick_device
 from vdp.core.flops import flop_counter
+from vdp.data.object_states import class_masks
 from vdp.data.stores.clips import ClipStore
 from vdp.models.segmenters.masks import blend
 from vdp.models.segmenters.params import SegmentParams, TrackParams
-from vdp.models.segmenters.track import ObjectTracker, TrackedClip
+from vdp.models.segmenters.track import ObjectTracker
 from vdp.tracking.progress import progress
 
 CLIPS = 100
@@ -60,11 +61,6 @@ def choose(tracker: ObjectTracker, evidence: Evidence) -> ObjectTracker:
     return ObjectTracker(tracker.masks, tracker.classifier, tracker.cropper, params)
 
 
-def tracked_masks(found: TrackedClip) -> Masks:
-    """Class ids of the tracks, (K, H, W)."""
-    return np.concatenate([[0], found.classes]).astype(np.uint8)[found.labels]
-
-
 def segment_clip(
     tracker: ObjectTracker, choices: Sequence[Evidence], frames: Masks, known: int
 ) -> list[list[Masks]]:
@@ -77,8 +73,10 @@ def segment_clip(
     for evidence in choices:
         probs = blend(unetpp, codec if evidence.codec else None, masks.params.codec_vote)
         chosen = choose(tracker, evidence)
-        last, context = chosen.track(shown[-1:], probs[-1:]), chosen.track(shown[:-1], probs[:-1])
-        decided.append([last.frame_masks, tracked_masks(last), context.frame_masks, tracked_masks(context)])
+        found = (chosen.track(shown[-1:], probs[-1:]), chosen.track(shown[:-1], probs[:-1]))
+        decided.append(
+            [mask for part in found for mask in (part.frame_masks, class_masks(part.labels, part.classes))]
+        )
     return decided
 
 

@@ -64,11 +64,14 @@ def main() -> None:
             params.context_frames, params.target_offsets, params.max_hops, params.targets, params.max_span,
             params.given_frames,
         )  # fmt: skip
-        batches = HopBatches(clips, params.batch_size, shares, rule, params.reverse, seed)
-        val_batches = AllTaskBatches(
-            HopBatches(val_clips, VALIDATION_SIZE, shares, rule, False, VALIDATION_SEED)
-        )
         process, base = make_process(diffusion), resolve_base(diffusion.base, clips)
+        composed = base == "composed"
+        batches = HopBatches(clips, params.batch_size, shares, rule, composed, params.reverse, seed)
+        # val clips may have no masks
+        val_composed = composed and val_clips.composed_from is not None
+        val_batches = AllTaskBatches(
+            HopBatches(val_clips, VALIDATION_SIZE, shares, rule, val_composed, False, VALIDATION_SEED)
+        )
         unmoved = MOVED_SHARE if base == "moved" and diffusion.residual else 1.0
         scales = {
             task: unmoved * data_scale(first_batches(batches.for_task(task), seed), diffusion.residual)
@@ -107,7 +110,7 @@ def main() -> None:
             tasks={str(task): shares[task] for task in batches.tasks},
             context_frames=params.context_frames,
             given_frames=params.given_frames,
-            known=clips.composed_from or 0,
+            known=(clips.composed_from or 0) if composed else 0,
             target_offsets=params.target_offsets,
             targets=params.targets,
             max_span=params.max_span,

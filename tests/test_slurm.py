@@ -40,7 +40,7 @@ def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_the_job_checks_the_params_and_runs_the_pipeline(checkout):
     assert subprocess.run(["bash", SCRIPT]).returncode == 0
-    assert (checkout / "called").read_text().splitlines() == ["python -m vdp check", "dvc repro"]
+    assert (checkout / "called").read_text().splitlines() == ["python -m vdp check --no-cost", "dvc repro"]
 
 
 def test_a_failed_pipeline_is_not_requeued(checkout):

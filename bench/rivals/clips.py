@@ -13,6 +13,7 @@ from vdp.core.errors import UserError
 from vdp.core.pixels import to_pixels
 from vdp.data.batches.batch import Batch
 from vdp.data.batches.shuffle import Shuffled
+from vdp.data.object_states import class_masks
 from vdp.data.stores.clips import ClipStore, existing_stores, list_test_sets
 from vdp.data.stores.latents import LatentClips
 from vdp.data.stores.tracks import FRAME_MASKS, TrackStore
@@ -154,7 +155,6 @@ def _test_clip(
     store: ClipStore, number: int, tracks: TrackStore, row: int, by_frame: Pixels, known: int, target: int
 ) -> TestClip:
     frames, masks = np.asarray(store.frames(number)), np.asarray(store.masks(number))
-    classes = np.concatenate([[0], tracks.classes[row]]).astype(np.uint8)
     return TestClip(
         store.name(number),
         frames[:known],
@@ -162,7 +162,7 @@ def _test_clip(
         masks[target],
         {
             TRUE: masks[:known],
-            TRACKED: classes[tracks.pixels(row)],
+            TRACKED: class_masks(tracks.pixels(row), tracks.classes[row]),
             SEGMENTED: np.asarray(by_frame[row]),
         },
     )

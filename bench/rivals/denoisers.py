@@ -5,22 +5,24 @@ clean, as their own changes in these units beside the last known frame itself.
 Shapes: B clips, C channels, K known frames, h x w latent positions.
 """
 
+from abc import ABC, abstractmethod
+
 import torch
 from torch import Tensor, nn
 
 from bench.rivals.unet_blocks import DiffusionUNet
 
 
-class FrameDenoiser(nn.Module):
+class FrameDenoiser(nn.Module, ABC):
     """Base of the networks."""
 
     def __init__(self, unet: DiffusionUNet) -> None:
         super().__init__()
         self.unet = unet
 
+    @abstractmethod
     def forward(self, x: Tensor, t: Tensor, known: Tensor, scale: Tensor) -> Tensor:
         """Map x (B, C, h, w) at times t (B,) given known (B, C, K, h, w) to the shape of x; scale is (C,)."""
-        raise NotImplementedError
 
 
 class MCVD(FrameDenoiser):

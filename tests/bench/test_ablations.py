@@ -22,7 +22,7 @@ def test_every_row_is_a_valid_experiment_and_the_table_shows_its_scores(tmp_path
     Path("params.yaml").write_text((REPO / "params.yaml").read_text())
     monkeypatch.setattr(ablations, "step_seconds", lambda data: 0.1)
     bench = Bench(300.0, tmp_path / "results.jsonl", "c" * 40)
-    base, dit = ablations.select(rows, ["flow", "dit_one_way_k1"])  # other names of the same experiments
+    base, dit = ablations.select(rows, ["flow", "dit"])  # flow: another name of the same experiment
     assert (base.name, dit.name) == ("base", "dit")
     steps = bench.plan(base)["train_denoiser.steps"]
     assert steps == 3000

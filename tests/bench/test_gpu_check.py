@@ -83,7 +83,7 @@ def test_losses_that_are_not_finite_fail_in_one_line(capsys, monkeypatch):
     def loss(self, network, hops, batch_rng):
         return {"loss": next(network.parameters()).sum() * float("nan")}
 
-    monkeypatch.setattr(gpu_check.ChangeLoss, "__call__", loss)
+    monkeypatch.setattr(gpu_check.HopLoss, "__call__", loss)
     for part in ("full", "fp16"):
         with pytest.raises(SystemExit) as stopped:
             gpu_check.main([part, "--small"])

@@ -186,10 +186,10 @@ def test_without_the_number_of_clips_the_trainings_are_estimated_and_a_line_name
     lines = cost.cost_table().splitlines()
     assert [line.split()[0] for line in lines[1:-3]] == [
         "pretrain_vae",
-        "train_denoiser",
-        "train_segmenter",
         "train_classifier",
+        "train_segmenter",
         "train_motion",
+        "train_denoiser",
     ]
     assert lines[-2] == cost.NO_CLIPS
 

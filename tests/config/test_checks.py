@@ -17,6 +17,7 @@ from vdp.sampling.params import PredictParams
 
 REPO = Path(__file__).parents[2]
 PARAMS = read_file(REPO / "params.yaml")
+NEAREST = {"diffusion.base": "nearest", "denoiser.unet.context_slots": 3}
 EPS = {"diffusion.schedule": "cosine", "diffusion.prediction": "eps", "predict.spacing": "leading"}
 PAIRS = [13, 15, 17, 19, 20, [21, 22]]
 
@@ -86,6 +87,15 @@ def test_the_params_of_the_project_are_valid(monkeypatch):
             "expected hops over train_denoiser.target_offsets=[1, 2]; add 5",
         ),
         ({"train.context_frames": 21}, "train_denoiser.context_frames=21: expected <= clip.frames=22"),
+        # independent targets, each with a base
+        (
+            {"train.targets": 2},
+            "train_denoiser.targets=2: expected 1 with diffusion.base=auto and a denoiser that is not joint",
+        ),
+        (
+            {"predict.hops": [13, 15, 17, 19, 20, [21, 22]]},
+            "expected one frame per hop with diffusion.base=auto and a denoiser that is not joint",
+        ),
         # targets that are predicted jointly
         (
             {"denoiser.unet.temporal": True, "predict.hops": PAIRS},
@@ -157,7 +167,7 @@ def test_the_params_of_the_project_are_valid(monkeypatch):
             "train_denoiser.max_span=21: expected 2..20",
         ),
         (
-            {"train.tasks.interpolate": 0.1, "train.targets": 2, "train.max_span": 2},
+            {**NEAREST, "train.tasks.interpolate": 0.1, "train.targets": 2, "train.max_span": 2},
             "train_denoiser.max_span=2: expected 3..20",
         ),
         (
@@ -178,7 +188,7 @@ def test_the_params_of_the_project_are_valid(monkeypatch):
             "train_denoiser.tasks.generate=0.1: expected 1 in train_denoiser.target_offsets=[2, 3]",
         ),
         (
-            {"train.tasks.restore": 0.1, "encode_latents.degraded": 1, "train.targets": 30},
+            {**NEAREST, "train.tasks.restore": 0.1, "encode_latents.degraded": 1, "train.targets": 30},
             "train_denoiser.targets=30: expected <= clip.frames=22",
         ),
         (
@@ -270,7 +280,7 @@ def test_sections_that_contradict_each_other_are_refused(changes, message):
     [
         {"clip.width": 97, "codec.name": "pixel", "segment.codec_vote": 0.0},
         {"predict.hops": [22], "train.target_offsets": [11], "train.scheduled_sampling": 0.0},
-        {"predict.hops": PAIRS},
+        {**NEAREST, "predict.hops": PAIRS},
         {"denoiser.unet.context_slots": 3, "diffusion.base": "nearest"},
         {"denoiser.unet.context_slots": 5, "denoiser.unet.temporal": True, "train.targets": 2}
         | {"predict.hops": [[12, 13], [14, 15], [16, 17], [18, 19], [20, 21], [22, 23]], "clip.frames": 23},

@@ -93,7 +93,8 @@ class ObjectMotion:
         """
         first, count = states.shape[2], classes.shape[1]
         # the noise of an object must not depend on the number of others in the batch
-        padding = [(0, 0), (0, -max(count, 1) % PADDED_OBJECTS + (count == 0))]
+        padded = max(1, -(-count // PADDED_OBJECTS)) * PADDED_OBJECTS
+        padding = [(0, 0), (0, padded - count)]
         latents = object_latents(np.pad(states, [*padding, (0, 0), (0, 0)]), np.pad(classes, padding))
         known = whole_places(latents, self.objective.ground)
         strategy = Strategy(

@@ -171,8 +171,8 @@ def estimate(params: RunParams, size: DataSize | None) -> dict[str, float]:
 
 
 STAGES = (  # with networks, in the order of dvc.yaml
-    "pretrain_vae", "encode_latents", "train_denoiser", "train_segmenter", "train_classifier",
-    "track_objects", "train_motion", "predict_motion", "predict", "segment",
+    "pretrain_vae", "train_classifier", "train_segmenter", "track_objects", "train_motion",
+    "encode_latents", "train_denoiser", "predict_motion", "predict", "segment",
 )  # fmt: skip
 
 

@@ -109,6 +109,28 @@ def _joint_targets(
     )
 
 
+def _bases(
+    denoiser: "DenoiserParams",
+    diffusion: "DiffusionParams",
+    train_denoiser: "TrainDenoiserParams",
+    predict: "PredictParams",
+) -> None:
+    """A target's base is a context frame, which independent targets of a hop would see of each other."""
+    if denoiser.is_joint or diffusion.base == "nearest":
+        return
+    targets = train_denoiser.targets
+    _require(
+        targets == 1,
+        f"train_denoiser.targets={targets}: expected 1 with diffusion.base={diffusion.base} and a denoiser "
+        "that is not joint; set it to 1 and raise draws, or set the base to nearest",
+    )
+    _require(
+        all(len(group) == 1 for group in predict.frame_groups),
+        f"predict.hops={predict.hops}: expected one frame per hop with diffusion.base={diffusion.base} and a "
+        "denoiser that is not joint; split the groups, or set the base to nearest",
+    )
+
+
 def _context(
     clip: ClipParams,
     denoiser: "DenoiserParams",
@@ -310,6 +332,7 @@ CHECKS: tuple[Callable[..., None], ...] = (
     _latent_size,
     _offsets,
     _joint_targets,
+    _bases,
     _context,
     _tasks,
     _signal,

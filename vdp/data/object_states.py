@@ -60,3 +60,8 @@ def class_labels(masks: NDArray[np.uint8]) -> tuple[Labels, NDArray[np.uint8]]:
     numbers = np.zeros(256, np.uint8)
     numbers[classes] = np.arange(1, len(classes) + 1)
     return numbers[masks], classes.astype(np.uint8)
+
+
+def class_masks(labels: Labels, classes: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Invert `class_labels`: object numbers (T, H, W) and class ids (N,) to class masks (T, H, W)."""
+    return np.concatenate([[0], classes]).astype(np.uint8)[labels]

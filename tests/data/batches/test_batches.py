@@ -301,7 +301,8 @@ def hop_batches(
     given_frames: int = 0,
 ) -> HopBatches:
     rule = HopRule(context_frames, [1, 2], max_hops=5, targets=targets, max_span=6, given_frames=given_frames)
-    return HopBatches(latents, batch_size, tasks or {"predict": 1.0}, rule, reverse, seed)
+    composed = latents.composed_from is not None
+    return HopBatches(latents, batch_size, tasks or {"predict": 1.0}, rule, composed, reverse, seed)
 
 
 def hops_at(batches: HopBatches, step: int) -> HopBatch:
@@ -558,3 +559,20 @@ def test_parts_of_a_batch_with_composed_frames_are_its_rows(tmp_path, size):
 def test_more_context_frames_than_the_composed_ones_come_from_are_refused(tmp_path):
     with pytest.raises(ValueError, match="lower train_denoiser.context_frames"):
         hop_batches(numbered_latents(tmp_path, composed=COMPOSED), context_frames=KNOWN + 1)
+
+
+def test_composed_frames_are_read_only_where_asked(tmp_path):
+    latents = numbered_latents(tmp_path, composed=COMPOSED)
+    rule = HopRule(3, [1, 2], max_hops=5, targets=1, max_span=6, given_frames=2)
+    batches = HopBatches(latents, 32, {"predict": 1.0}, rule, False, False, 0)
+    drawn = [hops_at(batches, step) for step in range(20)]
+    assert not any(hops.bases or has_composed(hops) for hops in drawn)
+    clips = {int(clip) for hops in drawn for clip in hops.target[:, 0, 0, 0, 0]}
+    assert clips == set(range(len(latents)))  # those without composed frames too
+
+
+def test_composed_frames_that_are_not_encoded_are_refused(tmp_path):
+    rule = HopRule(3, [1, 2], max_hops=5, targets=1, max_span=6, given_frames=2)
+    with pytest.raises(ValueError, match="diffusion.base=composed: there are no composed frames") as error:
+        HopBatches(numbered_latents(tmp_path), 32, {"predict": 1.0}, rule, True, False, 0)
+    assert "\n" not in str(error.value)

@@ -72,19 +72,21 @@ class HopRule:
 class HopBatches:
     """Batches of hops: an epoch has every clip once, shuffled, at a random position of a random view.
 
-    A batch has one task and one number of context frames. Where composed frames are encoded, most batches of
-    `predict` are hops after the frames that these were composed of: the composed frames of the targets are
-    context frames at their indices, and those of earlier hops stand for their predictions.
+    A batch has one task and one number of context frames. With composed frames, most batches of `predict`
+    are hops after the frames that these were composed of: the composed frames of the targets are context
+    frames at their indices, and those of earlier hops stand for their predictions.
 
     Args:
         latents: the encoded clips.
         batch_size: hops of a whole batch.
         tasks: relative share of the batches of each task.
         rule: selects the frames of a hop.
+        composed: whether to read composed frames, of the clips that have them.
         reverse: whether to read half of the hops backwards in time; their frame indices still ascend.
 
     Raises:
-        ValueError: if hops do not fit into the clips, or there are no degraded clips for restore.
+        ValueError: if hops do not fit into the clips, or there are no degraded clips for restore or no
+            composed frames.
     """
 
     def __init__(
@@ -93,6 +95,7 @@ class HopBatches:
         batch_size: int,
         tasks: Mapping[Task, float],
         rule: HopRule,
+        composed: bool,
         reverse: bool,
         seed: int,
     ) -> None:
@@ -102,17 +105,24 @@ class HopBatches:
                 "train_denoiser.tasks: restore needs degraded clips, and none are encoded: set "
                 "encode_latents.degraded to 1 or more"
             )
+        if composed and latents.composed_from is None:
+            raise ValueError(
+                "diffusion.base=composed: there are no composed frames, as no clip has masks; set it to auto "
+                "or moved and run `dvc repro encode_latents`"
+            )
+        self._composed_from = latents.composed_from if composed else None
         for task in self.tasks:  # raises early if hops do not fit into the clips
-            known = latents.composed_from if task == "predict" else None
+            known = self._composed_from if task == "predict" else None
             rule.draw(task, np.random.default_rng(0), latents.num_frames, rule.context_frames, known)
         self.latents = latents
         self.batch_size = batch_size
         self.rule = rule
+        self.composed = composed
         self.reverse = reverse
         self._shares = np.array([tasks[task] for task in self.tasks]) / sum(tasks[t] for t in self.tasks)
         self._seed = seed
         # without masks there are no objects to compose
-        self._usable = latents.composed if latents.composed_from is not None else range(len(latents))
+        self._usable = latents.composed if composed else range(len(latents))
         self._order = Shuffled(len(self._usable), seed)
 
     def __call__(self, step: int, rng: np.random.Generator, rows: range) -> HopBatch:
@@ -120,7 +130,7 @@ class HopBatches:
         task = self._draw_task(rng)
         limit = self.rule.context_frames
         context = limit if rng.random() < FULL_CONTEXT else int(rng.integers(1, limit + 1))
-        frames, composed_from = self.latents.num_frames, self.latents.composed_from
+        frames, composed_from = self.latents.num_frames, self._composed_from
         composed = composed_from is not None and task == "predict" and rng.random() < COMPOSED_SHARE
         known = composed_from if composed else None
         drawn = [self.rule.draw(task, rng, frames, context, known) for _ in range(self.batch_size)]
@@ -144,7 +154,9 @@ class HopBatches:
 
     def for_task(self, task: Task) -> "HopBatches":
         """Batches of one of the tasks only."""
-        return HopBatches(self.latents, self.batch_size, {task: 1.0}, self.rule, self.reverse, self._seed)
+        return HopBatches(
+            self.latents, self.batch_size, {task: 1.0}, self.rule, self.composed, self.reverse, self._seed
+        )
 
     def names(self, step: int) -> list[str]:
         """Names of the clips in the batch of a step."""
