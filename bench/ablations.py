@@ -1,52 +1,70 @@
-"""The ablation table, with equal processor time for every training: `python -m bench.ablations --help`.
+"""The ablation table: denoisers trained with equal arithmetic: `python -m bench.ablations --help`.
 
-Reads bench/ablations.yaml (the rows) and params.yaml, which each row overlays. A row is a `dvc exp run` in
-this checkout. Its training has as many steps as the budget allows: the processor time of a step is measured
-first, with the row's settings on data/latents, by stages/train_denoiser.py. Rows with the same training share
-it through DVC's run cache. Results are appended to .ablations.jsonl, from which `--table` prints; a row with
-a successful result for the same settings, budget and commit is skipped. Set OMP_NUM_THREADS=1 for one thread;
-two checkouts with one cache share the rows by `--part`.
+    python -m bench.ablations --tflop 8 --rows unet,dit --seeds 0 1
+
+Reads bench/ablations.yaml (the rows), params.yaml, which each row overlays, and the data folder of a finished
+run: its latents, codec, segmenter and motion model. Each row trains a denoiser by stages/train_denoiser.py
+for as many steps as --tflop allows, rolls out labelled `val` clips from their known frames, and scores frame
+`clip.frames`: PSNR of the first sample, Jaccard index of the denoised frames' masks alone, and that with the
+votes of composed masks, as in the stage segment. Rows that change only `predict` share a training. Results
+are appended to .ablations.jsonl, from which `--table` prints; a row with a result is skipped. Set
+OMP_NUM_THREADS=1 for one thread; two processes share the rows by `--part 0/2` and `--part 1/2`.
 """
 
 import argparse
 import json
-import os
-import re
-import resource
-import shlex
-import subprocess
-import sys
-import threading
-import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import chdir, contextmanager
 from dataclasses import asdict, dataclass
+from hashlib import sha256
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TypeAlias
 from unittest.mock import patch
 
 import numpy as np
+from numpy.typing import NDArray
 from pydantic import JsonValue
 
 from bench.denoisers import markdown
-from vdp.config.read import check_data
+from bench.motion import (
+    KnownTracks,
+    answer,
+    composed_frames,
+    decide,
+    denoised_shares,
+    pooled_jaccard,
+    segmented_tracks,
+    vote_shares,
+)
+from stages import train_denoiser
+from vdp.api.loading import load_latent_diffusion
+from vdp.api.motion import ObjectMotion, load_motion
+from vdp.api.tracks import load_tracker
+from vdp.cli.cost import DenoiserCost, RunParams
+from vdp.config.messages import validate
+from vdp.config.read import check_data, read_section, run_stage
 from vdp.config.recipes import merged
-from vdp.config.schema import PARAMS_FILE
+from vdp.config.schema import PARAMS_FILE, ClipParams
 from vdp.config.yaml_file import read_file
+from vdp.core.device import pick_device
 from vdp.core.errors import UserError, one_line
+from vdp.core.flops import TERA, format_tflop
+from vdp.data.stores.clips import ClipStore
+from vdp.evaluation.frame import frame_score
+from vdp.models.segmenters.params import SegmentParams, TrackParams
+from vdp.models.segmenters.track import ObjectTracker
+from vdp.sampling.params import PredictParams, SampleMotionParams
+from vdp.tracking.progress import progress
+from vdp.training.checkpoint import TrainingCheckpoints
 
 ROWS = Path("bench/ablations.yaml")
 RESULTS = Path(".ablations.jsonl")
-LATENTS, CODEC = Path("data/latents"), Path("data/models/codec")
-WRITTEN = ["params.yaml", "dvc.lock", "results"]  # tracked files that `dvc exp run` writes
+FOLDER = Path(".ablations")  # the trained denoisers
+SECTIONS = ("denoiser", "diffusion", "train_denoiser", "predict")  # that a row may change
+AFTER_TRAINING = "predict"  # the section that no training reads
+WARMUP_SHARE = 10  # the warm-up is at most this part of a training
 
-AFTER_TRAINING = ("predict", "segment", "score")  # sections that no training reads
-EVALUATION_SHARE = 0.3  # time of predict, segment and score relative to a training's, to balance parts
-WARM_STEPS = 3  # not timed: allocation and choice of kernels
-TIMED_STEPS = 12  # steps differ in their number of context frames and in scheduled sampling
-ROUNDS = 2  # over the same steps; the minimum counts, as other processes only slow a step down
-
+Masks = NDArray[np.uint8]
 Settings: TypeAlias = Mapping[str, JsonValue]  # dotted key of params.yaml: value
 
 
@@ -66,38 +84,39 @@ class Row:
     @property
     def training(self) -> str:
         """Equal for rows that share a training."""
-        return canonical({k: v for k, v in self.settings.items() if k.split(".")[0] not in AFTER_TRAINING})
+        return canonical({k: v for k, v in self.settings.items() if k.split(".")[0] != AFTER_TRAINING})
 
 
 @dataclass(frozen=True)
 class Result:
-    """A line of the results file."""
+    """A line of the results file; without scores, and with the reason, where a row failed."""
 
     row: str
     settings: Settings
-    budget: float  # processor seconds of the training
-    commit: str
-    steps: int  # of the training; 0 if it was not started
-    step_seconds: float  # measured processor time of a step
-    train_cpu_seconds: float | None  # of the stage train_denoiser; None if DVC had its outs in the cache
-    cpu_seconds: float  # of all stages and of DVC
-    experiment: str  # name in DVC
-    metrics: JsonValue  # results/metrics.json; None if it failed
-    failed: str | None  # reason
+    tflop: float  # of the training
+    seed: int
+    clips: int
+    steps: int = 0
+    parameters: int = 0
+    psnr: float | None = None
+    jaccard: float | None = None  # of the denoised frames alone
+    foreground: float | None = None  # object pixels of these masks / of the truth
+    voted: float | None = None  # Jaccard index with composed masks
+    failed: str | None = None
 
 
 # --- Rows ------------------------------------------------------------------------------------------------
 
 
-def canonical(value: JsonValue | Settings) -> str:
+def canonical(value: Settings) -> str:
     return json.dumps(value, sort_keys=True)
 
 
 def read_rows(path: Path) -> list[Row]:
-    """Read the rows in the order of the file; all inherit the settings of the first.
+    """Read the rows in the order of the file.
 
     Raises:
-        UserError: if the format is wrong or a name occurs twice.
+        UserError: if the format is wrong, a name occurs twice, or a row changes another section.
     """
     rows: list[Row] = []
     for group, members in read_file(path).items():
@@ -106,49 +125,39 @@ def read_rows(path: Path) -> list[Row]:
         for name, settings in members.items():
             if not isinstance(settings, dict):
                 raise UserError(
-                    f"{path}: {group}.{name}: expected {{dotted.key: value}}, or {{}} for the base"
+                    f"{path}: {group}.{name}: expected {{dotted.key: value}}, or {{}} for the default"
                 )
             if any(name == row.name for row in rows):
                 raise UserError(f"{path}: {name} occurs twice: rename one")
-            rows.append(Row(group, name, {**rows[0].settings, **settings} if rows else settings))
+            for key in settings:
+                if key.split(".")[0] not in SECTIONS:
+                    raise UserError(f"{path}: {group}.{name}: {key}: expected a key of {', '.join(SECTIONS)}")
+            rows.append(Row(group, name, settings))
     return rows
 
 
-def experiments(rows: Sequence[Row]) -> list[Row]:
-    """The first row of each experiment."""
-    first: dict[str, Row] = {}
-    for row in rows:
-        first.setdefault(row.key, row)
-    return list(first.values())
-
-
-def select(rows: Sequence[Row], names: Sequence[str]) -> list[Row]:
-    """The experiments of the named rows.
+def select(rows: Sequence[Row], names: Sequence[str] | None) -> list[Row]:
+    """The first row of each experiment, of those named.
 
     Raises:
         UserError: for an unknown name.
     """
     by_name = {row.name: row for row in rows}
-    for name in names:
+    for name in names or []:
         if name not in by_name:
             raise UserError(f"--rows: {name} is unknown; expected one of {', '.join(by_name)}")
-    keys = {by_name[name].key for name in names}
-    return [row for row in experiments(rows) if row.key in keys]
+    keys = {by_name[name].key for name in by_name if names is None or name in names}
+    first: dict[str, Row] = {}
+    for row in rows:
+        if row.key in keys:
+            first.setdefault(row.key, row)
+    return list(first.values())
 
 
 def part_of(rows: Sequence[Row], part: int, parts: int) -> list[Row]:
-    """One of several parts of similar duration; rows that share a training stay in one part."""
-    families: dict[str, list[Row]] = {}
-    for row in rows:
-        families.setdefault(row.training, []).append(row)
-    loads = [0.0] * parts
-    selected: list[Row] = []
-    for family in families.values():
-        lightest = loads.index(min(loads))
-        loads[lightest] += 1 + EVALUATION_SHARE * len(family)
-        if lightest == part:
-            selected += family
-    return selected
+    """One of several parts of about as many trainings; rows that share a training stay in one part."""
+    trainings = list(dict.fromkeys(row.training for row in rows))
+    return [row for row in rows if trainings.index(row.training) % parts == part]
 
 
 def nested(settings: Settings) -> dict[str, JsonValue]:
@@ -163,371 +172,243 @@ def nested(settings: Settings) -> dict[str, JsonValue]:
     return result
 
 
-def length_settings(data: Mapping[str, JsonValue], steps: int) -> dict[str, JsonValue]:
-    """Settings of a training of `steps` steps: a warm-up of at most a tenth, and at least one log point."""
-    train = data["train_denoiser"]
-    assert isinstance(train, dict)
-    settings: dict[str, JsonValue] = {"train_denoiser.steps": steps}
-    for key, limit in (("warmup_steps", steps // 10), ("log_every", steps), ("validate_every", steps)):
-        now = train[key]
-        assert isinstance(now, int)
-        if now > limit:
-            settings[f"train_denoiser.{key}"] = limit
-    return settings
-
-
-def flags(settings: Settings) -> list[str]:
-    """`-S key=value` for each setting; lists are written as JSON without spaces."""
-    words: list[str] = []
-    for key, value in settings.items():
-        text = value if isinstance(value, str) else json.dumps(value, separators=(",", ":"))
-        words += ["-S", f"{key}={text}"]
-    return words
-
-
-# --- The time of a step ----------------------------------------------------------------------------------
-
-
-def step_seconds(data: Mapping[str, JsonValue]) -> float:
-    """Measure the processor time of a training step with these params, on the latents of this checkout.
+def row_params(row: Row, seed: int) -> dict[str, JsonValue]:
+    """The content of params.yaml for a row.
 
     Raises:
-        UserError: if the stage fails.
+        UserError: if it is not valid.
     """
-    train = data["train_denoiser"]
-    assert isinstance(train, dict)
-    steps = WARM_STEPS + TIMED_STEPS
-    few: dict[str, JsonValue] = {"steps": steps, "log_every": 1, "validate_every": steps, "warmup_steps": 1}
-    with TemporaryDirectory() as name:
-        folder = Path(name)
-        folder.joinpath(PARAMS_FILE.name).write_text(json.dumps({**data, "train_denoiser": {**train, **few}}))
-        for data_folder in (LATENTS, CODEC):
-            folder.joinpath(data_folder).parent.mkdir(parents=True, exist_ok=True)
-            folder.joinpath(data_folder).symlink_to(data_folder.resolve())
-        done = subprocess.run(
-            [sys.executable, "-c", "from bench.ablations import time_stage; time_stage()"],
-            cwd=folder,
-            env={**os.environ, "PYTHONPATH": str(Path.cwd())},
-            capture_output=True,
-            text=True,
-        )
-    if done.returncode:
-        raise UserError(failure_reason(done.stderr))
-    rounds = json.loads(done.stdout.splitlines()[-1])
-    fastest = [min(times) for times in zip(*rounds, strict=True)]
-    return sum(fastest) / len(fastest)
+    data = merged(read_file(), {**nested(row.settings), "seed": seed})
+    check_data(data)
+    return data
 
 
-class Clock:
-    """A tracker that records the processor time at the end of each step, with a log point per step."""
-
-    def __init__(self) -> None:
-        self.ends: dict[int, float] = {}
-
-    def log(self, values: Mapping[str, float], step: int) -> None:
-        self.ends.setdefault(step, time.process_time())  # the last step is logged again with its validation
-
-    def picture(self, name: str, picture: np.ndarray, step: int) -> None:
-        pass
-
-    def add_flops(self, flops: float) -> None:
-        pass
-
-    @property
-    def steps(self) -> list[float]:
-        """Seconds of each step after the warm-up."""
-        return [self.ends[step] - self.ends[step - 1] for step in sorted(self.ends) if step > WARM_STEPS]
+# --- Training --------------------------------------------------------------------------------------------
 
 
-def time_stage() -> None:
-    """Run stages/train_denoiser.py in the current folder and print the seconds of its steps as JSON."""
-    from stages import train_denoiser
-    from vdp.config.read import run_stage
-    from vdp.training.checkpoint import TrainingCheckpoints
+class Silent:
+    """A tracker that drops what is logged."""
 
-    rounds: list[list[float]] = []
+    def log(self, values: Mapping[str, float], step: int) -> None: ...
 
-    @contextmanager
-    def clocked(stage: str) -> Iterator[Clock]:
-        clock = Clock()
-        yield clock
-        rounds.append(clock.steps)
+    def picture(self, name: str, picture: Masks, step: int) -> None: ...
 
-    checkpoints = TrainingCheckpoints(Path("checkpoints"))
-    with (
-        patch.object(train_denoiser, "track_stage", clocked),
-        patch.object(train_denoiser, "stage_checkpoints", lambda stage, root: checkpoints),
-    ):
-        for _ in range(ROUNDS):
-            run_stage(train_denoiser.main)
-    print(json.dumps(rounds))
-
-
-# --- Running a row ---------------------------------------------------------------------------------------
-
-
-class Bench:
-    """Run rows with one budget at one commit, and append their results to a file."""
-
-    def __init__(self, budget: float, results: Path, commit: str) -> None:
-        self.budget, self.results, self.commit = budget, results, commit
-        earlier = [r for r in read_results([results]) if r.budget == budget and r.commit == commit]
-        self.done = {canonical(result.settings) for result in earlier if result.failed is None}
-        # a shared training is found in the cache by its number of steps, so its time is not measured again
-        self.seconds = {
-            Row("", result.row, result.settings).training: result.step_seconds
-            for result in earlier
-            if result.step_seconds
-        }
-
-    def plan(self, row: Row) -> dict[str, JsonValue]:
-        """The row's settings and those of its training's length.
-
-        Raises:
-            UserError: if params.yaml is invalid with them, or the training fails.
-        """
-        data = merged(read_file(), nested(row.settings))
-        check_data(data)
-        if row.training not in self.seconds:
-            self.seconds[row.training] = step_seconds(data)
-        steps = max(1, int(self.budget / self.seconds[row.training]))
-        settings = {**row.settings, **length_settings(data, steps)}
-        check_data(merged(data, nested(settings)))
-        return settings
-
-    def run(self, row: Row, settings: Settings, experiment: str) -> None:
-        """Run a row as a DVC experiment and write its result."""
-        try:
-            code, output, cpu_seconds, train_seconds = run_timed(command(experiment, settings))
-        finally:
-            git("checkout", "HEAD", "--", *WRITTEN)  # HEAD: an interrupted DVC leaves params.yaml staged
-        failed = failure_reason(output) if code else None
-        metrics = None
-        if failed is None:
-            ref = f"{experiments_ref(self.commit)}/{experiment}"
-            metrics = json.loads(git("show", f"{ref}:results/metrics.json"))
-        steps = settings["train_denoiser.steps"]
-        assert isinstance(steps, int)
-        self.write(
-            Result(
-                row=row.name,
-                settings=row.settings,
-                budget=self.budget,
-                commit=self.commit,
-                steps=steps,
-                step_seconds=self.seconds[row.training],
-                train_cpu_seconds=train_seconds,
-                cpu_seconds=round(cpu_seconds, 1),
-                experiment=experiment,
-                metrics=metrics,
-                failed=failed,
-            )
-        )
-
-    def write_failure(self, row: Row, reason: str) -> None:
-        """Write the result of a row that could not be started."""
-        self.write(
-            Result(row.name, row.settings, self.budget, self.commit, 0, 0.0, None, 0.0, "", None, reason)
-        )
-
-    def write(self, result: Result) -> None:
-        with self.results.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(asdict(result)) + "\n")
-        if result.failed:
-            print(f"{result.row}: failed: {result.failed}", flush=True)
-
-
-def command(experiment: str, settings: Settings) -> list[str]:
-    return ["dvc", "exp", "run", "--name", experiment, *flags(settings)]
-
-
-def unused_name(name: str, taken: Sequence[str]) -> str:
-    """The name, with a number if the commit has an experiment of this name: none is overwritten."""
-    names = [name, *(f"{name}-{n}" for n in range(2, len(taken) + 3))]
-    return next(name for name in names if name not in taken)
-
-
-def run_timed(words: Sequence[str]) -> tuple[int, str, float, float | None]:
-    """Run a Python module and show its output.
-
-    Returns:
-        Exit code, output, processor seconds of it and its children, and of the stage train_denoiser.
-    """
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"  # for the commands of the stages
-    output = b""
-    with (
-        training_times() as train,
-        subprocess.Popen(
-            [sys.executable, "-m", *words],
-            env={**os.environ, "PATH": path},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            bufsize=0,
-        ) as process,
-    ):
-        assert process.stdout is not None
-        while chunk := process.stdout.read(65536):
-            output += chunk
-            sys.stdout.buffer.write(chunk)
-            sys.stdout.flush()
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    return process.returncode, output.decode(errors="replace"), cpu, max(train, default=None)
+    def add_flops(self, flops: float) -> None: ...
 
 
 @contextmanager
-def training_times() -> Iterator[list[float]]:
-    """Sample the processor seconds of this checkout's train_denoiser process into the list."""
-    seconds: list[float] = []
-    done = threading.Event()
-
-    def sample() -> None:
-        while not done.wait(0.5):
-            for process in Path("/proc").glob("[0-9]*"):
-                if (used := training_seconds(process)) is not None:
-                    seconds.append(used)
-
-    sampler = threading.Thread(target=sample)
-    sampler.start()
-    try:
-        yield seconds
-    finally:
-        done.set()
-        sampler.join()
+def untracked(stage: str) -> Iterator[Silent]:
+    yield Silent()
 
 
-def training_seconds(process: Path) -> float | None:
-    """Processor seconds of a process (its folder in /proc); None if it is not this checkout's training."""
-    try:
-        if b"stages.train_denoiser" not in process.joinpath("cmdline").read_bytes():
-            return None
-        if process.joinpath("cwd").readlink() != Path.cwd():
-            return None
-        fields = process.joinpath("stat").read_text().rpartition(")")[2].split()
-    except OSError:  # it has ended, or belongs to another user
-        return None
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")  # utime and stime
+def train(row: Row, seed: int, tflop: float, data: Path) -> tuple[Path, int]:
+    """Train the denoiser of a row, unless an earlier row has.
+
+    Returns:
+        A folder of models with codec and denoiser, and the steps of the training.
+
+    Raises:
+        UserError, ValueError: if the row cannot be trained.
+    """
+    params = row_params(row, seed)
+    digest = sha256(f"{row.training} {seed} {tflop}".encode()).hexdigest()[:12]
+    folder = FOLDER.resolve() / digest
+    for name in ("latents", "models/codec"):
+        link = folder / "data" / name
+        link.parent.mkdir(parents=True, exist_ok=True)
+        if not link.is_symlink():
+            link.symlink_to((data / name).resolve())
+    with chdir(folder):
+        PARAMS_FILE.write_text(json.dumps(params))
+        steps = steps_of_budget(tflop)
+        PARAMS_FILE.write_text(json.dumps(merged(params, {"train_denoiser": length_settings(params, steps)})))
+        if not (train_denoiser.DENOISER / "config.json").is_file():
+            checkpoints = TrainingCheckpoints(Path("checkpoints"))
+            with (
+                patch.object(train_denoiser, "track_stage", untracked),
+                patch.object(train_denoiser, "stage_checkpoints", lambda stage, root: checkpoints),
+            ):
+                train_denoiser.main()
+    return folder / "data/models", steps
 
 
-def failure_reason(output: str) -> str:
-    """The last error line of a command's output; a stage's own line takes precedence over DVC's."""
-    lines = [line.strip() for line in re.split(r"[\r\n]+", output) if line.strip()]
-    errors = [line for line in lines if re.match(r"(error:|ERROR:|[\w.]*(Error|Exception)\b)", line)]
-    stage = [line for line in errors if not line.startswith("ERROR:")]
-    return (stage or errors or lines or ["no output"])[-1].removeprefix("error: ")[:300]
+def steps_of_budget(tflop: float) -> int:
+    """Steps of the training of ./params.yaml that a budget allows.
+
+    Raises:
+        UserError: if there is none.
+    """
+    params = RunParams.read()
+    step = DenoiserCost(params, labelled=True).training() / params.train_denoiser.steps
+    steps = int(tflop * TERA / step)
+    if steps < 1:
+        raise UserError(f"--tflop={tflop:g}: expected at least {step / TERA:.2g}, one step; raise it")
+    return steps
 
 
-def git(*words: str) -> str:
-    """Output of a git command; raises UserError with git's own message if it fails."""
-    done = subprocess.run(["git", *words], capture_output=True, text=True)
-    if done.returncode:
-        raise UserError(f"git {words[0]}: {failure_reason(done.stderr)}")
-    return done.stdout.strip()
+def length_settings(params: Mapping[str, JsonValue], steps: int) -> dict[str, JsonValue]:
+    """Settings of section `train_denoiser` for a training of `steps` steps."""
+    section = params["train_denoiser"]
+    assert isinstance(section, dict)
+    warmup = section["warmup_steps"]
+    assert isinstance(warmup, int)
+    return {
+        "steps": steps,
+        "warmup_steps": min(warmup, steps // WARMUP_SHARE),
+        "log_every": max(1, steps // 10),
+        "validate_every": steps,
+    }
 
 
-def experiments_ref(commit: str) -> str:
-    """Prefix of the refs of DVC's experiments of a commit."""
-    return f"refs/exps/{commit[:2]}/{commit[2:]}"
+# --- Scores ----------------------------------------------------------------------------------------------
 
 
-def experiment_names(commit: str) -> list[str]:
-    ref = experiments_ref(commit)
-    listed = git("for-each-ref", "--format=%(refname)", ref).split()
-    return [name.removeprefix(f"{ref}/") for name in listed]
+@dataclass(frozen=True)
+class ValClips:
+    """Labelled `val` clips of a finished run, what its segmenter finds in them, and what moves on."""
+
+    names: Sequence[str]
+    frames: Sequence[Masks]  # known frames, (K, H, W, 3)
+    target: Sequence[Masks]  # true last frame, (H, W, 3)
+    masks: Sequence[Masks]  # its true mask, (H, W)
+    tracks: Sequence[KnownTracks]
+    votes: Sequence[NDArray[np.float32]]  # class shares of the composed masks, (49, H, W)
+    tracker: ObjectTracker
+    motion: ObjectMotion
+
+
+def read_val_clips(data: Path, count: int) -> ValClips:
+    """Read, track and move on the first `count` labelled `val` clips; a UserError if there are none."""
+    clip, segment = read_section(ClipParams, "clip"), read_section(SegmentParams, "segment")
+    device, models = pick_device(), data / "models"
+    tracker = load_tracker(models, segment, read_section(TrackParams, "track_objects"), device)
+    motion = load_motion(models, device)
+    store = ClipStore(data / "clips/val")
+    rows = [row for row in store.labelled if store.num_frames(row) >= clip.frames][:count]
+    if not rows:
+        raise UserError(
+            f"{data / 'clips/val'}: no clips with masks of {clip.frames} frames; nothing to score"
+        )
+    names = [store.name(row) for row in rows]
+    frames = [np.asarray(store.frames(row)[: clip.known]) for row in rows]
+    tracks = [segmented_tracks(tracker, frames[n]) for (n,) in progress(range(len(rows)), 1, "track")]
+    params = read_section(SampleMotionParams, "sample_motion")
+    votes = [
+        vote_shares(answer(motion, names[n], frames[n], tracks[n], clip.frames - 1, params).masks)
+        for (n,) in progress(range(len(rows)), 1, "move on")
+    ]
+    return ValClips(
+        names,
+        frames,
+        [np.asarray(store.frames(row)[clip.frames - 1]) for row in rows],
+        [np.asarray(store.masks(row)[clip.frames - 1]) for row in rows],
+        tracks,
+        votes,
+        tracker,
+        motion,
+    )
+
+
+def score(row: Row, seed: int, tflop: float, steps: int, models: Path, clips: ValClips) -> Result:
+    """Roll out the trained denoiser of a row and score its last frame."""
+    params = validate(PredictParams, row_params(row, seed)["predict"], "predict")
+    segment, sample_motion = clips.tracker.masks.params, read_section(SampleMotionParams, "sample_motion")
+    model = load_latent_diffusion(models, pick_device())
+    bases = None
+    if model.config.base == "composed":
+        bases = composed_frames(
+            clips.motion, clips.names, clips.frames, clips.tracks, params, sample_motion, seed
+        )
+    frames, shares = denoised_shares(model, clips.tracker, clips.names, clips.frames, bases, params, seed)
+    alone = [decide(share, segment.object_threshold) for share in shares]
+    weight = segment.motion_vote
+    together = [
+        decide(weight * vote + (1 - weight) * share, segment.vote_threshold)
+        for vote, share in zip(clips.votes, shares, strict=True)
+    ]
+    objects = [sum(int((mask > 0).sum()) for mask in masks) for masks in (alone, clips.masks)]
+    return Result(
+        row.name,
+        row.settings,
+        tflop,
+        seed,
+        len(clips.names),
+        steps,
+        sum(p.numel() for p in model.network.parameters()),
+        frame_score([(np.stack(frames), np.stack(clips.target))]).psnr,
+        pooled_jaccard(alone, clips.masks),
+        objects[0] / objects[1],
+        pooled_jaccard(together, clips.masks),
+    )
 
 
 # --- The table -------------------------------------------------------------------------------------------
 
-HEAD = ["group", "row", "steps", "CPU s", "Jaccard", "copy", "ratio", "PSNR", "codec ceiling"]
+HEADS = [
+    "row", "changed in params.yaml", "seed", "parameters, M", "steps", "PSNR, dB", "Jaccard, denoised",
+    "foreground", "with votes",
+]  # fmt: skip
 
 
-def read_results(paths: Sequence[Path]) -> list[Result]:
-    """The lines of results files; a missing file has none."""
-    lines = [line for path in paths if path.is_file() for line in path.read_text("utf-8").splitlines()]
+def read_results(path: Path) -> list[Result]:
+    """The lines of a results file; a missing file has none."""
+    lines = path.read_text("utf-8").splitlines() if path.is_file() else []
     return [Result(**json.loads(line)) for line in lines if line]
 
 
 def table(rows: Sequence[Row], results: Sequence[Result]) -> str:
-    """Markdown: a table for each budget and commit, in the order of the rows, with each row's last result."""
-    runs: dict[tuple[float, str], dict[str, Result]] = {}
-    for result in results:
-        runs.setdefault((result.budget, result.commit), {})[canonical(result.settings)] = result
+    """Markdown: a table per budget, in the order of the rows, with the last result of each row and seed."""
     parts: list[str] = []
-    for (budget, commit), found in runs.items():
-        lines: list[list[str]] = []
-        for group in dict.fromkeys(row.group for row in rows):
-            inside = [row for row in rows if row.group == group and row.key in found]
-            # a group with results of the base only compares nothing
-            if group == rows[0].group or any(row.key != rows[0].key for row in inside):
-                lines += [cells(row, found[row.key]) for row in inside]
-        title = f"{budget:g} processor seconds of training each, commit {commit[:7]}"
-        parts.append(f"{title}\n\n{markdown(HEAD, lines)}")
+    for tflop, clips in dict.fromkeys((result.tflop, result.clips) for result in results):
+        found = {
+            (canonical(result.settings), result.seed): result
+            for result in results
+            if (result.tflop, result.clips) == (tflop, clips)
+        }
+        seeds = sorted({seed for _, seed in found})
+        lines = [
+            cells(row, found[row.key, seed]) for row in rows for seed in seeds if (row.key, seed) in found
+        ]
+        title = f"{format_tflop(tflop)} TFLOP of training each, {clips} val clips"
+        parts.append(f"{title}\n\n{markdown(HEADS, lines)}")
     return "\n\n".join(parts)
 
 
 def cells(row: Row, result: Result) -> list[str]:
-    first = [row.group, row.name, str(result.steps or "-")]
+    changed = ", ".join(f"`{key}={json.dumps(value)}`" for key, value in row.settings.items())
+    first = [f"{row.group}: {row.name}", changed.replace('"', "") or "-", str(result.seed)]
     if result.failed is not None:
-        return [*first, "failed: " + result.failed.replace("|", "\\|"), *[""] * 5]
-    shared = "shared" if result.train_cpu_seconds is None else f"{result.train_cpu_seconds:.0f}"
-    return [*first, shared, *scores(result.metrics)]
-
-
-def scores(metrics: JsonValue) -> list[str]:
-    """Jaccard, its copy baseline, their ratio, PSNR and the codec's ceiling, of the first test set."""
-    first = next(iter(metrics.values())) if isinstance(metrics, dict) and metrics else {}
-    jaccard, copy = number(first, "jaccard"), number(first, "baseline", "copy_last")
-    ratio = jaccard / copy if jaccard is not None and copy else None
-    psnr, ceiling = number(first, "psnr"), number(first, "ceiling", "codec")
-    values = [(jaccard, 4), (copy, 4), (ratio, 2), (psnr, 2), (ceiling, 4)]
-    return ["-" if value is None else f"{value:.{digits}f}" for value, digits in values]
-
-
-def number(value: JsonValue, *path: str) -> float | None:
-    """A number of nested metrics; None if it is missing."""
-    for key in path:
-        value = value.get(key) if isinstance(value, dict) else None
-    return float(value) if isinstance(value, int | float) else None
+        return [*first, "-", "-", "failed: " + result.failed.replace("|", "\\|"), "", "", ""]
+    scores = [(result.psnr, 2), (result.jaccard, 4), (result.foreground, 2), (result.voted, 4)]
+    shown = ["-" if value is None else f"{value:.{digits}f}" for value, digits in scores]
+    return [*first, f"{result.parameters / 1e6:.2f}", str(result.steps), *shown]
 
 
 # --- The command -----------------------------------------------------------------------------------------
 
 
-def ablate(rows: Sequence[Row], bench: Bench, dry: bool) -> None:
-    """Run each row without a result; a failed row does not stop the others."""
-    for count, row in enumerate(rows, 1):
-        if row.key in bench.done:
-            print(f"{row.name}: has a result", flush=True)
-            continue
+def ablate(rows: Sequence[Row], options: argparse.Namespace) -> None:
+    """Run each row and seed without a result; a failed row does not stop the others."""
+    done = {
+        (canonical(result.settings), result.seed)
+        for result in read_results(options.results)
+        if (result.tflop, result.clips, result.failed) == (options.tflop, options.clips, None)
+    }
+    todo = [(row, seed) for seed in options.seeds for row in rows if (row.key, seed) not in done]
+    if not todo:
+        return
+    clips = read_val_clips(options.data, options.clips)
+    for row, seed in todo:
         try:
-            settings = bench.plan(row)
+            models, steps = train(row, seed, options.tflop, options.data)
+            result = score(row, seed, options.tflop, steps, models, clips)
         except (ValueError, OSError) as error:
-            if dry:
-                print(f"{row.name}: failed: {one_line(error)}", flush=True)
-            else:
-                bench.write_failure(row, one_line(error))
-            continue
-        experiment = unused_name(row.name, experiment_names(bench.commit))
-        print(
-            f"# {count}/{len(rows)}: {1000 * bench.seconds[row.training]:.1f} ms of processor time per step"
-        )
-        print(shlex.join(command(experiment, settings)), flush=True)
-        if not dry:
-            bench.run(row, settings, experiment)
-
-
-def check_ready(dry: bool) -> None:
-    """Raise UserError if the latents are missing or a run would overwrite uncommitted changes."""
-    if not LATENTS.is_dir():
-        raise UserError(f"{LATENTS}: missing: run `dvc repro encode_latents train_segmenter` first")
-    changed = git("status", "--porcelain", "--untracked-files=no").splitlines()
-    if changed and not dry:
-        first = changed[0].split()[-1]
-        raise UserError(
-            f"the workspace has uncommitted changes (first of {len(changed)}: {first}): commit them, or undo "
-            f"those of an interrupted run: git checkout HEAD -- {' '.join(WRITTEN)}"
-        )
+            result = Result(
+                row.name, row.settings, options.tflop, seed, options.clips, failed=one_line(error)
+            )
+        with options.results.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(asdict(result)) + "\n")
+        print(table([row], [result]), flush=True)
 
 
 def parse_part(text: str) -> tuple[int, int]:
@@ -538,35 +419,32 @@ def parse_part(text: str) -> tuple[int, int]:
     return int(part), int(parts)
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--budget", type=float, help="processor seconds of each training")
+    parser.add_argument("--tflop", type=float, help="of each training, above 0")
     parser.add_argument("--rows", type=lambda text: text.split(","), help="names, separated by commas")
-    parser.add_argument("--part", type=parse_part, help="0/2 or 1/2: for two checkouts")
-    parser.add_argument("--dry-run", action="store_true", help="measure and print the commands only")
-    parser.add_argument(
-        "--table", type=Path, nargs="*", metavar="FILE", help=f"print the table of these files ({RESULTS})"
-    )
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="one training each")
+    parser.add_argument("--clips", type=int, default=60, help="labelled val clips, from the first on")
+    parser.add_argument("--data", type=Path, default=Path("data"), help="data folder of a finished run")
+    parser.add_argument("--part", type=parse_part, help="0/2 or 1/2: for two processes")
+    parser.add_argument("--table", action="store_true", help="print the table of the results only")
     parser.add_argument("--results", type=Path, default=RESULTS, help=f"file to append to ({RESULTS})")
     parser.add_argument("--file", type=Path, default=ROWS, help=f"the rows ({ROWS})")
-    args = parser.parse_args()
-    try:
-        rows = read_rows(args.file)
-        if args.table is not None:
-            print(table(rows, read_results(args.table or [args.results])))
-            return
-        if args.budget is None or not args.budget > 0:
-            raise UserError("--budget: expected the processor seconds of a training, above 0")
-        selected = select(rows, args.rows) if args.rows else experiments(rows)
-        if args.part:
-            selected = part_of(selected, *args.part)
-        check_ready(args.dry_run)
-        ablate(selected, Bench(args.budget, args.results, git("rev-parse", "HEAD")), args.dry_run)
-    except (ValueError, OSError) as error:
-        print(f"error: {one_line(error)}", file=sys.stderr)
-        sys.exit(1)
+    run_stage(lambda: run(parser.parse_args(arguments)))
+
+
+def run(options: argparse.Namespace) -> None:
+    """Print the table, or run the chosen rows."""
+    rows = read_rows(options.file)
+    if options.table:
+        print(table(rows, read_results(options.results)))
+        return
+    if not (options.tflop or 0) > 0:
+        raise UserError("--tflop: expected the TFLOP of a training, above 0")
+    chosen = select(rows, options.rows)
+    ablate(part_of(chosen, *options.part) if options.part else chosen, options)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 
 from bench.denoisers import markdown
-from vdp.api.loading import clips_per_batch, load_latent_diffusion
+from vdp.api.loading import LatentDiffusion, clips_per_batch, load_latent_diffusion
 from vdp.api.motion import ClipObjects, ObjectMotion, load_motion
 from vdp.api.tracks import load_tracker
 from vdp.config.read import read_section, read_value
@@ -237,9 +237,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 votes["segmented"],
                 targets,
                 options.models,
+                tracker,
                 motion,
                 params,
-            )  # fmt: skip
+            )
         )
 
 
@@ -321,32 +322,17 @@ def vote_table(
     votes: Sequence[NDArray[np.float32]],
     targets: Sequence[Masks],
     models: Path,
+    tracker: ObjectTracker,
     motion: ObjectMotion,
     motion_params: SampleMotionParams,
 ) -> str:
     """Jaccard index (and share of the true foreground) by the weight of composed masks and the threshold."""
-    device, params = pick_device(), read_section(PredictParams, "predict")
-    segment = read_section(SegmentParams, "segment")
-    tracker = load_tracker(models, segment, read_section(TrackParams, "track_objects"), device)
-    model = load_latent_diffusion(models, device)
-    strategy, seed = model.strategy(params), read_value("seed")
-    denoised = []
-    for batch in progress(range(len(rows)), clips_per_batch(params), "roll out"):
-        names, context = [store.name(rows[n]) for n in batch], [frames[n] for n in batch]
-        bases = None
-        if model.config.base == "composed":
-            objects = [
-                ClipObjects(store.name(rows[n]), frames[n], tracks[n].labels, tracks[n].classes)
-                for n in batch
-            ]
-            bases = motion.compose(objects, [frame - 1 for frame in params.frames], motion_params, seed)
-        predicted, latents = model.sample_clips(names, context, strategy, params.samples, seed, bases)
-        for n, pictures, codes in zip(batch, predicted[:, :, -1], latents, strict=True):
-            z = torch.from_numpy(codes.astype(np.float32)).to(device)
-            mean = tracker.masks.probs(pictures, z, segment.codec_vote).mean(dim=0).float().cpu().numpy()
-            context = tracker.masks.context_masks(tracker.masks.context_probs(frames[n]))
-            allowed = tracker.masks.allowed_classes(context)
-            denoised.append(mean * allowed[:, None, None])
+    params, seed = read_section(PredictParams, "predict"), read_value("seed")
+    model = load_latent_diffusion(models, pick_device())
+    names, bases = [store.name(row) for row in rows], None
+    if model.config.base == "composed":
+        bases = composed_frames(motion, names, frames, tracks, params, motion_params, seed)
+    _, denoised = denoised_shares(model, tracker, names, frames, bases, params, seed)
     table = []
     for weight in WEIGHTS:
         shares = [weight * v + (1 - weight) * d for v, d in zip(votes, denoised, strict=True)]
@@ -357,6 +343,54 @@ def vote_table(
             cells.append(f"{jaccard(confusion):.4f} ({foreground_share(confusion):.2f})")
         table.append([f"{weight}", *cells])
     return markdown(["motion_vote", *(f"threshold {t}" for t in THRESHOLDS)], table)
+
+
+def composed_frames(
+    motion: ObjectMotion,
+    names: Sequence[str],
+    frames: Sequence[Masks],
+    tracks: Sequence[KnownTracks],
+    params: PredictParams,
+    motion_params: SampleMotionParams,
+    seed: int,
+) -> list[Masks]:
+    """Compose the target frames of a rollout for each clip, (T, H, W, 3)."""
+    objects = [
+        ClipObjects(name, known, found.labels, found.classes)
+        for name, known, found in zip(names, frames, tracks, strict=True)
+    ]
+    return motion.compose(objects, [frame - 1 for frame in params.frames], motion_params, seed)
+
+
+def denoised_shares(
+    model: LatentDiffusion,
+    tracker: ObjectTracker,
+    names: Sequence[str],
+    frames: Sequence[Masks],
+    composed: Sequence[Masks] | None,
+    params: PredictParams,
+    seed: int,
+) -> tuple[list[Masks], list[NDArray[np.float32]]]:
+    """Roll out clips from their known frames.
+
+    Returns:
+        Last frame of the first sample of each clip, (H, W, 3), and the class probabilities of that frame,
+        averaged over the samples and restricted to the classes of the known frames, (49, H, W).
+    """
+    strategy, last, shares = model.strategy(params), [], []
+    for batch in progress(range(len(names)), clips_per_batch(params), "roll out"):
+        context = [frames[n] for n in batch]
+        bases = None if composed is None else [composed[n] for n in batch]
+        predicted, latents = model.sample_clips(
+            [names[n] for n in batch], context, strategy, params.samples, seed, bases
+        )
+        for known, pictures, codes in zip(context, predicted[:, :, -1], latents, strict=True):
+            z = torch.from_numpy(codes.astype(np.float32)).to(model.device)
+            probs = tracker.masks.probs(pictures, z, tracker.masks.params.codec_vote).mean(dim=0)
+            masks = tracker.masks.context_masks(tracker.masks.context_probs(known))
+            shares.append(probs.float().cpu().numpy() * tracker.masks.allowed_classes(masks)[:, None, None])
+            last.append(pictures[0])
+    return last, shares
 
 
 if __name__ == "__main__":
