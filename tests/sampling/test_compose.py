@@ -103,3 +103,29 @@ def test_the_background_is_seen_behind_a_moving_object_and_filled_behind_a_resti
     frames = np.full((3, *SIZE, 3), 90, np.uint8)
     frames[resting > 0] = 200
     assert np.abs(background(frames, resting > 0).astype(int) - 90).max() <= 2
+
+
+def test_the_rim_of_an_object_moves_with_it_and_leaves_no_outline_behind():
+    """A pixel at the edge mixes object and floor, and belongs to no mask."""
+    labels = square(3, 1, 10, 20)
+    rim = square(1, 1, 9, 19, side=8)[0].astype(bool) & (labels[0] == 0)
+    frames = np.full((3, *SIZE, 3), 90, np.uint8)
+    frames[labels > 0] = 200
+    frames[:, rim] = 150
+    states, classes = object_states(labels, 1), np.array([5], np.uint8)
+    compose = Composer(frames, labels, states, classes, FLAT)
+    np.testing.assert_array_equal(compose(places(labels, 1))[0], frames[0])
+    moved = places(labels, 1)
+    moved[0, :2] += np.array([12, 6]) / SIZE[0]
+    frame, mask = compose(moved)
+    assert (frame[np.roll(rim, (6, 12), (0, 1))] == 150).all()
+    assert (mask > 0).sum() == 36
+    assert np.abs(frame[8:17, 18:27].astype(int) - 90).max() <= 2  # where it was
+
+
+def test_the_rim_of_an_object_has_no_pixels_of_its_neighbour():
+    labels = square(3, 1, 10, 20) + square(3, 2, 10, 26)
+    moved = places(labels, 2)
+    moved[0, 1] += 12 / SIZE[0]
+    frame, _ = composer(labels, [5, 9])(moved)
+    assert frame[23:27, 26].tolist() == [[40, 40, 40]] * 4

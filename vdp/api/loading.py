@@ -17,6 +17,7 @@ from vdp.core.errors import UserError
 from vdp.core.tasks import TASKS, Task
 from vdp.data.encode import decode_frames, encode_frames
 from vdp.data.stores.latents import Normalisation
+from vdp.data.video.detail import transfer_detail
 from vdp.diffusion.objective import Objective
 from vdp.diffusion.params import DiffusionParams
 from vdp.diffusion.schedules import make_process
@@ -92,7 +93,8 @@ class LatentDiffusion:
                 of a denoiser whose base they are.
 
         Returns:
-            Frames (B, S, N, H, W, 3) uint8, and the raw latents of the last one, (B, S, C, h, w) float16.
+            Frames (B, S, N, H, W, 3) uint8, with the detail of the composed frames, else of the last known
+            one, that the codec loses, and the raw latents of the last one, (B, S, C, h, w) float16.
         """
         used = used_context(
             range(len(context[0])), strategy.hops, strategy.context_frames, strategy.given_frames
@@ -108,7 +110,27 @@ class LatentDiffusion:
         frames = decode_frames(self.codec.decode, raw_latents, self.device)
         shape = (len(names), samples)
         last = raw_latents[:, :, -1].unflatten(0, shape).cpu().numpy()
-        return frames.reshape(*shape, *frames.shape[1:]), last.astype(np.float16)
+        frames = frames.reshape(*shape, *frames.shape[1:])
+        if composed is None or bases is None:
+            composed, bases = [clip[-1:] for clip in context], known[:, :, -1:]
+        return self._add_detail(frames, composed, bases), last.astype(np.float16)
+
+    def _add_detail(self, frames: np.ndarray, sources: Sequence[np.ndarray], latents: Tensor) -> np.ndarray:
+        """Add to predicted frames (B, S, T, H, W, 3) the detail that the codec loses of what they start from.
+
+        Args:
+            frames: decoded.
+            sources: composed frames, one per predicted one, or the last known frame, (T or 1, H, W, 3) each.
+            latents: of the sources, normalised, (B, C, T or 1, h, w).
+        """
+        decoded, targets = self.decode(latents), frames.shape[2]
+        own = np.eye(targets) if latents.shape[2] == targets else np.ones((targets, 1))
+        return np.stack(
+            [
+                np.stack([transfer_detail(sample, source, reconstructed, own) for sample in clip])
+                for clip, source, reconstructed in zip(frames, sources, decoded, strict=True)
+            ]
+        )
 
     def _encode_clips(self, clips: Sequence[np.ndarray]) -> Tensor:
         """Encode clips of equal length, (T, H, W, 3) each, to normalised latents (B, C, T, h, w)."""

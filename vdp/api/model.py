@@ -97,7 +97,8 @@ class Model:
         fitted = box.fit(clip[-self.context_frames :])
         context = model.encode(fitted[-config.context_frames :])
         index = torch.arange(1.0 - context.shape[1], 1.0, device=context.device)
-        composed = self._compose(fitted, sum(len(hop) for hop in strategy.hops), sampling.seed)
+        future = self._compose(fitted, sum(len(hop) for hop in strategy.hops), sampling.seed)
+        composed = None if future is None else model.encode(future)
 
         def sample(numbers: Sequence[int]) -> Tensor:
             noise = self._noise(sampling, context, numbers)
@@ -106,8 +107,15 @@ class Model:
             objective = model.objectives["predict"]
             return rollout(model.network, rows, indices, objective, strategy, noise, bases)
 
-        predicted = box.restore(self._sample(samples, sample)[:, :frames])
-        return self._add_detail(predicted, [(clip[-1], box, context[:, -1:])], np.ones((frames, 1)))
+        predicted = self._sample(samples, sample)[:, :frames]
+        every = np.ones((frames, 1))
+        if future is None or composed is None:
+            return self._add_detail(box.restore(predicted), [(clip[-1], box, context[:, -1:])], every)
+        # the codec's loss moves with the objects; that of resizing is known of the last frame only
+        decoded, own = self._decode(composed[None])[0], np.eye(len(future))[:frames]
+        sharp = [transfer_detail(sample, future, decoded, own) for sample in predicted]
+        last, resized = clip[-1:], box.restore(fitted[-1:])
+        return np.stack([transfer_detail(box.restore(each), last, resized, every) for each in sharp])
 
     def generate(self, count: int = 1, frames: int = 22, sampling: Sampling = UNSCALED) -> Frames:
         """Generate clips without context; the frames after the first hop are rolled out.
@@ -282,17 +290,14 @@ class Model:
             "segmenter": (self._folder / SEGMENTER).is_dir(),
         }
 
-    def _compose(self, clip: Frames, frames: int, seed: int) -> Tensor | None:
-        """Compose the frames after a clip of the networks' size, and encode them, (C, frames, h, w).
-
-        None of a denoiser with another base.
-        """
+    def _compose(self, clip: Frames, frames: int, seed: int) -> Frames | None:
+        """Compose the frames after a clip of the networks' size; None of a denoiser with another base."""
         if self._motion is None or self._tracker is None:
             return None
         found = self._tracker(clip)
         objects = ClipObjects("", clip, found.labels, found.classes)
         targets = range(len(clip), len(clip) + frames)
-        return self._model.encode(self._motion.compose([objects], targets, MOTION_SAMPLING, seed)[0])
+        return self._motion.compose([objects], targets, MOTION_SAMPLING, seed)[0]
 
     @property
     def _targets(self) -> int | None:

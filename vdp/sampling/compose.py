@@ -18,6 +18,9 @@ WHOLE_SHARE = 0.85  # of its largest scaled area: an object that shows less is p
 MIN_VISIBILITY = 0.5  # of an object that is drawn
 # exponents of the superellipses that stand for the outlines of cubes, spheres and cylinders
 OUTLINES = (2.5, 2.0, 3.0)
+RIM = (
+    1  # pixels around a mask that mix object and floor, or show its contact shadow: they move with the object
+)
 INPAINT_RADIUS = 3  # pixels, for background that every context frame hides
 
 CLASSES_PER_SHAPE = len(MATERIALS) * len(COLORS)
@@ -32,6 +35,7 @@ class Sprite:
 
     label: int  # class id
     mask: Pixels  # (H + 2 M, W + 2 M), 0 or 1, with a margin M around the frame
+    cover: Pixels  # the mask and its rim, less other objects
     frame: Pixels  # (H + 2 M, W + 2 M, 3)
     centre: tuple[float, float]  # x and y, in frame heights from the frame's centre
     margin: int  # M; above 0 only where the border cuts the object
@@ -53,7 +57,7 @@ class Composer:
     ) -> None:
         self.height, self.width = labels.shape[1:]
         self.ground = ground
-        self.background = background(frames, labels > 0)
+        self.background = background(frames, np.stack([grown(shown) for shown in labels > 0]))
         self.sprites: list[Sprite | None] = [
             self._sprite(number, frames, labels, states[number], int(label))
             for number, label in enumerate(classes)
@@ -79,7 +83,7 @@ class Composer:
                 flags=cv2.INTER_LINEAR,
                 borderMode=cv2.BORDER_REPLICATE,
             )
-            frame += shape[:, :, None] * (pixels - frame)
+            frame += self._moved_mask(sprite.cover, moved)[:, :, None] * (pixels - frame)
             mask[shape >= 0.5] = sprite.label
         return frame.round().clip(0, 255).astype(np.uint8), mask
 
@@ -96,18 +100,19 @@ class Composer:
         for sprite, place in zip(self.sprites, places, strict=True):
             if sprite is None or place[2] < MIN_VISIBILITY:
                 continue
-            moved = self._transform(sprite, place)
-            shape = np.asarray(
-                cv2.warpAffine(
-                    sprite.mask.astype(np.float32), moved, (self.width, self.height), flags=cv2.INTER_LINEAR
-                ),
-                np.float32,
-            )
+            shape = self._moved_mask(sprite.mask, self._transform(sprite, place))
             rows = np.flatnonzero((shape >= 0.5).any(axis=1))
             if len(rows):
                 drawn.append((int(rows[-1]), sprite, shape, place))
         drawn.sort(key=lambda item: (item[0], item[1].label))
         return [(sprite, shape, place) for _, sprite, shape, place in drawn]
+
+    def _moved_mask(self, mask: Pixels, moved: NDArray[np.float64]) -> Float:
+        """A mask of a sprite at its place, (H, W), 0 to 1."""
+        size = (self.width, self.height)
+        return np.asarray(
+            cv2.warpAffine(mask.astype(np.float32), moved, size, flags=cv2.INTER_LINEAR), np.float32
+        )
 
     def _transform(self, sprite: Sprite, place: Float) -> NDArray[np.float64]:
         """Affine map of the sprite's pixels to its place, (2, 3)."""
@@ -129,12 +134,15 @@ class Composer:
         if not label or best is None:
             return None
         mask = (labels[best] == number + 1).astype(np.uint8)
+        cover = grown(mask) & ((labels[best] == 0) | (mask > 0))
         centre = (float(states[best, X]), float(states[best, Y]))
         if states[best, CUT] < 0.5 or not self.ground.reach:
-            return Sprite(label, mask, frames[best], centre, 0)
-        return self._completed(label, mask, frames[best], centre)
+            return Sprite(label, mask, cover, frames[best], centre, 0)
+        return self._completed(label, mask, cover, frames[best], centre)
 
-    def _completed(self, label: int, mask: Pixels, frame: Pixels, centre: tuple[float, float]) -> Sprite:
+    def _completed(
+        self, label: int, mask: Pixels, cover: Pixels, frame: Pixels, centre: tuple[float, float]
+    ) -> Sprite:
         """Add the outline of a cut object beyond the border of the frame, in the colours at the border."""
         shape = (label - 1) // CLASSES_PER_SHAPE
         size = float(size_at(self.ground, centre[1])) * self.height
@@ -145,9 +153,11 @@ class Composer:
         power = OUTLINES[shape]
         outline = np.abs((columns - column) / across) ** power + np.abs((rows - row) / upright) ** power <= 1
         inside = (rows >= 0) & (rows < self.height) & (columns >= 0) & (columns < self.width)
-        whole = np.where(inside, np.pad(mask, margin), outline).astype(np.uint8)
+        whole, covered = (
+            np.where(inside, np.pad(part, margin), outline).astype(np.uint8) for part in (mask, cover)
+        )
         pixels = np.pad(frame, [(margin, margin), (margin, margin), (0, 0)], mode="edge")
-        return Sprite(label, whole, pixels, centre, margin)
+        return Sprite(label, whole, covered, pixels, centre, margin)
 
 
 def best_frame(states: Float, ground: Ground) -> int | None:
@@ -162,12 +172,18 @@ def best_frame(states: Float, ground: Ground) -> int | None:
     return int(np.flatnonzero(whole)[-1])
 
 
-def background(frames: Pixels, hidden: NDArray[np.bool_]) -> Pixels:
+def grown(mask: NDArray[np.uint8 | np.bool_]) -> Pixels:
+    """A mask (H, W) with its rim, 0 or 1."""
+    side = 2 * RIM + 1
+    return np.asarray(cv2.dilate(mask.astype(np.uint8), np.ones((side, side), np.uint8)), np.uint8)
+
+
+def background(frames: Pixels, hidden: NDArray[np.uint8 | np.bool_]) -> Pixels:
     """Median of the context frames where no object hides it, (K, H, W, 3), (K, H, W) -> (H, W, 3).
 
     Pixels that are hidden in every frame are filled from around them (Telea 2004).
     """
-    shown = np.ma.masked_array(frames, np.broadcast_to(hidden[..., None], frames.shape))
+    shown = np.ma.masked_array(frames, np.broadcast_to(hidden[..., None] > 0, frames.shape))
     picture: Pixels = np.empty(frames.shape[1:], np.uint8)
     picture[...] = np.ma.median(shown, axis=0).filled(0).round()
     holes = np.asarray(hidden.all(axis=0))
