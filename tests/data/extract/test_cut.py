@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vdp.data.extract.cut import MAX_STEM, clip_stem, cut_clips
+from vdp.data.extract.cut import BETWEEN, MAX_STEM, NOT_SELECTED, REST, UNKNOWN_CLASS, clip_stem, cut_clips
 from vdp.data.sources.protocols import ClipRule, Frame, Pace
 
 pytestmark = pytest.mark.slow
@@ -173,3 +173,53 @@ def test_fps_selects_the_nearest_frames_and_none_twice(video_fps, share):
 def test_a_rate_above_that_of_the_video_is_refused(video_fps):
     with pytest.raises(ValueError, match="v: .*fps"):
         Pace(fps=25).numbers(video_fps, "v")
+
+
+# --- What is in no clip ----------------------------------------------------------------------------------
+
+
+def left_out_of(source: CountedSource, rule: ClipRule) -> dict[str, int]:
+    cut = cut_clips(source, "v", rule)
+    while True:
+        try:
+            next(cut)
+        except StopIteration as end:
+            assert {entry.name for entry in end.value} <= {"v"}
+            return {entry.reason: entry.frames for entry in end.value}
+
+
+@quick
+@given(st.integers(5, 60), st.integers(1, 12), st.integers(1, 4), st.integers(0, 3))
+def test_every_frame_up_to_the_last_selected_one_is_in_a_clip_or_listed(length, stride, interval, offset):
+    rule = replace(RULE, frames=2, min_frames=2, stride=stride, pace=Pace(interval, offset=offset))
+    selected = range(offset, length, interval)
+    if len(selected) < 2:
+        return
+    starts = [n for n in range(len(selected) - 1) if n % stride == 0]
+    inside = {selected[n + k] for n in starts for k in (0, 1)}
+    last = starts[-1] + 1
+    expected = {
+        NOT_SELECTED: selected[-1] + 1 - len(selected),
+        BETWEEN: len([n for n in selected[:last] if n not in inside]),
+        REST: len(selected) - 1 - last,
+    }
+    found = left_out_of(CountedSource(length), rule)
+    assert found == {reason: count for reason, count in expected.items() if count}
+
+
+def test_pictures_after_a_precut_clip_are_listed():
+    assert left_out_of(CountedSource(9, precut=True), RULE) == {REST: 4}
+
+
+def test_a_shorter_clip_of_a_test_set_leaves_out_the_frames_after_it():
+    assert left_out_of(CountedSource(4), replace(RULE, min_frames=3)) == {REST: 1}
+
+
+def test_unknown_class_ids_are_an_error_or_background_and_counted():
+    source = CountedSource(55, parts=True)
+    with pytest.raises(ValueError, match="v: mask of frame 49: class id 49 is over 48.*on_bad_masks"):
+        list(cut_clips(source, "v", RULE))
+    repaired = replace(RULE, repair_masks=True)
+    clips = list(cut_clips(source, "v", repaired))
+    assert [int(mask.max()) for mask in clips[9].masks] == [45, 46, 47, 48, 0]
+    assert left_out_of(source, repaired) == {UNKNOWN_CLASS: 6}

@@ -8,14 +8,14 @@ from vdp.data.params import ExtractParams
 from vdp.data.sources.competition import CompetitionSource
 from vdp.data.sources.detect import KINDS, open_source
 from vdp.data.sources.images import ImageFolderSource
-from vdp.data.sources.protocols import Source
-from vdp.data.sources.select import Selection, select_videos
+from vdp.data.sources.protocols import LeftOut, Source
+from vdp.data.sources.select import NO_SPLIT, Selection, select_videos
 from vdp.data.sources.videos import VideoSource
 
 PARAMS = {
     "val": None, "val_share": 0.5, "unlabeled": None, "test_sets": {}, "interval": 1, "fps": None,
     "offset": 0, "stride": 22, "fit": "crop", "on_bad_video": "error", "max_bad_share": 0.0,
-    "shard_mb": 256, "workers": 1,
+    "on_bad_masks": "error", "group": None, "shard_mb": 256, "workers": 1,
 }  # fmt: skip
 
 
@@ -99,7 +99,7 @@ def test_train_is_split_by_video_if_val_is_null(tmp_path):
     assert found["val"].videos and found["train"].videos and found["val"].role == "val"
 
 
-def test_one_root_gives_every_split_its_folder(tmp_path, capsys):
+def test_one_root_gives_every_split_its_folder(tmp_path):
     for split in ("train", "val", "hidden", "more"):
         make_picture_folder(tmp_path / split / f"video_{len(split)}", frames=2)
     root = str(tmp_path)
@@ -109,7 +109,8 @@ def test_one_root_gives_every_split_its_folder(tmp_path, capsys):
         "val": ["val/video_3"],
         "test/h": ["hidden/video_6"],
     }
-    assert "extract_frames.train: 1 videos lie in folders that are named after no" in capsys.readouterr().err
+    assert found["train"].left_out == [LeftOut("more/video_4", NO_SPLIT)]
+    assert not found["val"].left_out and not found["test/h"].left_out
     assert select(train=root)["val"].videos == ["val/video_3"]
     with pytest.raises(
         ValueError, match="extract_frames.unlabeled: .* has folders for train, val, test and none"

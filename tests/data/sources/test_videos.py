@@ -21,7 +21,8 @@ from tests.data.sources.source_contract import (
 from vdp.data.extract.cut import cut_clips
 from vdp.data.sources.protocols import Pace
 from vdp.data.sources.videos import VideoSource
-from vdp.data.video.decode import SUFFIXES, count_frames, decode_frames, frame_rate
+from vdp.data.video.containers import SUFFIXES
+from vdp.data.video.decode import count_frames, decode_frames, frame_rate
 
 
 def real_video(name: str) -> Path:

@@ -24,7 +24,7 @@ from vdp.data.sources.messages import shown
 from vdp.data.sources.protocols import Frame, Pace
 from vdp.data.sources.walk import walk
 from vdp.data.stores.clips import Pixels
-from vdp.data.video.decode import SUFFIXES as VIDEOS
+from vdp.data.video.containers import SHOWN, is_video
 from vdp.data.video.decode import count_frames, decode_frames, frame_rate
 from vdp.data.video.picture import read_masks
 from vdp.data.video.resize import resize_frame
@@ -152,7 +152,8 @@ def _videos_by_name(folder: Path, side: str) -> dict[str, str]:
     found: dict[str, str] = {}
     for path, _, files in walk(folder / side):
         here = Path(path)  # '.' at the top
-        videos = [(here / Path(file).stem, here / file) for file in files if _has_suffix(file, VIDEOS)]
+        found_here = [file for file in files if is_video(folder / side / here / file)]
+        videos = [(here / Path(file).stem, here / file) for file in found_here]
         if any(map(is_picture, files)):
             videos.append((here, here))
         for key, video in videos:
@@ -196,10 +197,9 @@ def _check_pair(folder: Path, where: str, row: object) -> Pair:
         path = folder / value
         if not os.path.exists(path):
             raise ValueError(f"{where}: {key} {str(path)!r} not found; correct the path or remove the entry")
-        if key != MASK and not path.is_dir() and not _has_suffix(value, VIDEOS):
+        if key != MASK and not path.is_dir() and not is_video(path):
             raise ValueError(
-                f"{where}: {key} {str(path)!r}: expected a video file ({', '.join(VIDEOS)}) or a folder of "
-                "pictures"
+                f"{where}: {key} {str(path)!r}: expected a video file ({SHOWN}) or a folder of pictures"
             )
     return Pair(row[INPUT], row[TARGET], row.get(MASK))
 

@@ -18,8 +18,9 @@ class Frame:
 
     number: int  # 0-based position in the video
     pixels: Pixels  # (H, W, 3) uint8 RGB
-    mask: Pixels | None = None  # class ids, (H, W) uint8
+    mask: Pixels | None = None  # class ids, (H, W) uint8; values over 48 are handled by `cut_clips`
     condition: Pixels | None = None  # degraded frame that `pixels` restores, (H, W, 3) uint8 RGB
+    flaw: str | None = None  # error of this frame's mask alone, which then is None; names the file
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,15 @@ class Pace:
 
 
 @dataclass(frozen=True)
+class LeftOut:
+    """A file of a source, or frames of a video, that are in no clip."""
+
+    name: str  # of the file or video, relative to the source
+    reason: str
+    frames: int = 0  # number of frames; 0: the whole file
+
+
+@dataclass(frozen=True)
 class ClipRule:
     """Rule by which videos are cut into clips."""
 
@@ -57,6 +67,7 @@ class ClipRule:
     fit: Fit
     pace: Pace
     stride: int  # selected frames from the start of one clip of a video to the start of the next
+    repair_masks: bool = False  # class ids over 48 become background, frames with a flaw are left out
 
     def length(self, available: int, video: str) -> int:
         """Return the length of a clip cut from `available` frames: `frames`, else `min_frames`.

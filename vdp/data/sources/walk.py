@@ -3,9 +3,25 @@
 import os
 import re
 from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
 from pathlib import Path
 
 NUMBER = re.compile(r"([0-9]+)")
+
+
+@dataclass(frozen=True)
+class Listing:
+    """Names in one folder; `folders` and `files` are in natural order."""
+
+    folders: tuple[str, ...]
+    files: tuple[str, ...]
+    hidden: tuple[str, ...]
+    special: tuple[str, ...]  # pipes, sockets and devices
+
+
+_listings: ContextVar[dict[str, Listing] | None] = ContextVar("listings", default=None)
 
 
 def natural(name: str) -> tuple[tuple[int, int, str], ...]:
@@ -45,10 +61,36 @@ def join(path: str, name: str) -> str:
 
 def list_folder(folder: Path) -> tuple[list[str], list[str]]:
     """Return the names of the subfolders and the files of one folder, as `walk`."""
-    folders, files = [], []
+    found = read_listing(folder)
+    return list(found.folders), list(found.files)
+
+
+@contextmanager
+def listed_once() -> Iterator[None]:
+    """List each folder once inside the block: several sources are tried on one folder of many files."""
+    token = _listings.set({} if (known := _listings.get()) is None else known)
+    try:
+        yield
+    finally:
+        _listings.reset(token)
+
+
+def read_listing(folder: Path) -> Listing:
+    """List one folder, or return its listing from the same block of `listed_once`."""
+    known, key = _listings.get(), os.path.abspath(folder)
+    if known is None:
+        return _scan(folder)
+    if key not in known:
+        known[key] = _scan(folder)
+    return known[key]
+
+
+def _scan(folder: Path) -> Listing:
+    folders, files, hidden, special = [], [], [], []
     with os.scandir(folder) as entries:
         for entry in entries:
             if entry.name.startswith("."):
+                hidden.append(entry.name)
                 continue
             # for a link to itself an entry raises an error, a path returns False
             kind = Path(entry) if entry.is_symlink() else entry
@@ -56,7 +98,9 @@ def list_folder(folder: Path) -> tuple[list[str], list[str]]:
                 folders.append(entry.name)
             elif kind.is_file() or (entry.is_symlink() and not Path(entry).exists()):
                 files.append(entry.name)
-    return in_order(folders), in_order(files)
+            else:
+                special.append(entry.name)
+    return Listing(*(tuple(in_order(names)) for names in (folders, files, hidden, special)))
 
 
 def _number(digits: str) -> tuple[int, int, str]:

@@ -15,7 +15,6 @@ from vdp.core.errors import printable
 from vdp.data.sources.protocols import Pace
 from vdp.data.stores.clips import Pixels
 
-SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".webm")
 MIN_DECODED_SHARE = (
     0.95  # of the header's frame count; headers are often 1 or 2 off, below this it is reported
 )

@@ -7,7 +7,6 @@ from tokenize import TokenError
 import cv2
 import numpy as np
 
-from vdp.core.classes import NUM_CLASSES
 from vdp.data.stores.clips import Pixels
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff")
@@ -41,10 +40,10 @@ def decode_picture(data: bytes, name: str) -> Pixels:
 
 
 def read_masks(path: Path, shape: tuple[int, int, int]) -> Pixels:
-    """Memory-map class ids 0..48 from a .npy file: uint8 of `shape` (T, H, W).
+    """Memory-map class ids, unchecked, from a .npy file: uint8 of `shape` (T, H, W).
 
     Raises:
-        ValueError: if it is not readable, or has another type, shape or range; names the file.
+        ValueError: if it is not readable, or has another type or shape; names the file.
     """
     try:
         if not path.is_file():  # opening a pipe would block
@@ -58,15 +57,5 @@ def read_masks(path: Path, shape: tuple[int, int, int]) -> Pixels:
         raise ValueError(
             f"{path}: expected uint8 masks of shape {shape} (a mask for each picture), "
             f"got {masks.dtype} {masks.shape}"
-        )
-    return check_classes(masks, str(path))
-
-
-def check_classes(masks: Pixels, name: str) -> Pixels:
-    """Return the masks; raise a ValueError that names `name` if a class id is out of range."""
-    if masks.size and masks.max() >= NUM_CLASSES:
-        raise ValueError(
-            f"{name}: class id {masks.max()} is over {NUM_CLASSES - 1}; "
-            f"expected 0 (background) to {NUM_CLASSES - 1}"
         )
     return masks
