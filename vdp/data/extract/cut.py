@@ -18,7 +18,8 @@ def cut_clips(source: Source, item: str, rule: ClipRule) -> Iterator[Clip]:
     """Cut one video into clips that start `rule.stride` selected frames apart; holds one clip in memory.
 
     A clip is named after its video and the 0-based number of its first frame, or after the video alone where
-    the source is precut. Frames left over at the end are dropped.
+    the source is precut; `r1`, `r2`, ... follow where a repeated frame starts several clips. Frames left over at
+    the end are dropped.
 
     Raises:
         ValueError: if the video cannot be used or is too short; names the file.
@@ -26,13 +27,16 @@ def cut_clips(source: Source, item: str, rule: ClipRule) -> Iterator[Clip]:
     """
     label, stem = source.label(item), clip_stem(item)
     window: deque[Frame] = deque(maxlen=rule.frames)
-    taken = 0
+    taken = repeats = 0
+    first = -1
     for frame in source.frames(item, Pace() if source.precut else rule.pace):
         window.append(_resize(frame, rule))
         taken += 1
         start = taken - rule.frames
         if start >= 0 and start % rule.stride == 0:
-            yield _make_clip(window, rule.frames, stem, source.precut)
+            repeats = repeats + 1 if window[0].number == first else 0
+            first = window[0].number
+            yield _make_clip(window, rule.frames, stem, source.precut, repeats)
             if source.precut:
                 return
     length = rule.length(taken, label)
@@ -66,9 +70,9 @@ def _resize(frame: Frame, rule: ClipRule) -> Frame:
     )
 
 
-def _make_clip(window: deque[Frame], length: int, stem: str, precut: bool) -> Clip:
+def _make_clip(window: deque[Frame], length: int, stem: str, precut: bool, repeats: int = 0) -> Clip:
     frames = list(window)[:length]
-    name = stem if precut else f"{stem}_{frames[0].number:06d}"
+    name = stem if precut else f"{stem}_{frames[0].number:06d}" + (f"r{repeats}" if repeats else "")
     return Clip(
         name,
         np.stack([frame.pixels for frame in frames]),
