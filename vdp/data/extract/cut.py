@@ -18,8 +18,8 @@ def cut_clips(source: Source, item: str, rule: ClipRule) -> Iterator[Clip]:
     """Cut one video into clips that start `rule.stride` selected frames apart; holds one clip in memory.
 
     A clip is named after its video and the 0-based number of its first frame, or after the video alone where
-    the source is precut; `r1`, `r2`, ... follow where a repeated frame starts several clips. Frames left over at
-    the end are dropped.
+    the source is precut; `r1`, `r2`, ... follow where a repeated frame starts several clips. Frames left over
+    at the end are dropped.
 
     Raises:
         ValueError: if the video cannot be used or is too short; names the file.

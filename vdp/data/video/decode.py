@@ -26,6 +26,7 @@ from vdp.data.video.stacks import (
 
 SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".webm")
 ARRAYS = (".npy", ".npz")
+MASKS = ("mask.npy", "masks.npy")  # class ids beside frames; no clips
 
 
 def quiet_decoder() -> None:
@@ -33,6 +34,11 @@ def quiet_decoder() -> None:
     av.logging.set_level(None)
     cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
     cv2.setNumThreads(1)
+
+
+def is_clip_file(name: str) -> bool:
+    """Whether a file of a source is a clip by its suffix; see `holds_clip` for pictures of several frames."""
+    return name.lower().endswith((*SUFFIXES, *ARRAYS)) and name.lower() not in MASKS
 
 
 def decode_frames(path: Path, pace: Pace, exactly: int | None = None) -> Iterator[tuple[int, Pixels]]:
