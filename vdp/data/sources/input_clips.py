@@ -2,7 +2,7 @@
 
 import difflib
 import glob
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
@@ -40,12 +40,11 @@ class InputClip:
 
     def readers(self, interval: int = 1, offset: int = 0) -> Iterator[Callable[[], Pixels]]:
         """Yield a function for each frame of `frames` that converts it; one that is not called costs less."""
-        expected: list[tuple[int, ...]] = []
+        first = self.size()
 
         def read_checked(name: str, read: Callable[[], Pixels]) -> Pixels:
             frame = read()
-            expected.append(frame.shape)
-            check_size(name, frame.shape, expected[0])
+            check_size(name, frame.shape, first)
             return frame
 
         for name, read in self._decode(Pace(interval, offset=offset)):
@@ -53,7 +52,8 @@ class InputClip:
 
     def size(self) -> tuple[int, int]:
         """Decode the first frame and return its height and width; raises as `frames`."""
-        height, width, _ = next(self.frames()).shape
+        with closing(self._decode(Pace())) as frames:
+            height, width, _ = next(frames)[1]().shape
         return height, width
 
     def count(self, interval: int = 1) -> int:
@@ -66,7 +66,7 @@ class InputClip:
         measured = frame_rate(self.files[0]) if self.is_video else 0.0
         return (measured or PICTURES_RATE) / interval
 
-    def _decode(self, pace: Pace) -> Iterator[tuple[str, Callable[[], Pixels]]]:
+    def _decode(self, pace: Pace) -> Generator[tuple[str, Callable[[], Pixels]], None, None]:
         if self.is_video:
             with closing(clip_frames(self.files[0])) as frames:
                 for frame in pace.select(frames, lambda frame: frame.time):
@@ -89,20 +89,22 @@ def find_clips(words: Sequence[str]) -> list[InputClip]:
         ValueError: if a folder holds several clips, or two pictures have the same position in natural order.
     """
     paths = dict.fromkeys(path for word in words for path in _expand(word))
+    folders = {path for path in paths if path.is_dir()}
+    beside: dict[Path, list[Path]] = {}
+    for path in paths:
+        if path not in folders and is_picture(path.name):
+            beside.setdefault(path.parent, []).append(path)
     clips: dict[Path, InputClip] = {}
     for path in paths:
-        if path.is_dir():
+        pictures = beside.get(path.parent, [])
+        if path in folders:
             clips[path] = _clip_in_folder(path)
-        elif not is_picture(path.name) or holds_clip(path):
+        # of many pictures only the first is opened; a later one that is no picture is refused when it is read
+        elif not is_picture(path.name) or holds_clip(pictures[0]):
             clips[path] = InputClip(str(path), (path,), True)
         elif path.parent / "*" not in clips:  # another key than the folder, which may be named as well
-            beside = [
-                other
-                for other in paths
-                if other.parent == path.parent and is_picture(other.name) and not holds_clip(other)
-            ]
-            name = str(path if len(beside) == 1 else path.parent)
-            clips[path.parent / "*"] = _clip_of_pictures(name, beside)
+            name = str(path if len(pictures) == 1 else path.parent)
+            clips[path.parent / "*"] = _clip_of_pictures(name, pictures)
     return list(clips.values())
 
 

@@ -93,7 +93,7 @@ class PairSource:
         pair = self._pairs[item]
         degraded, clean = self.folder / pair.input, self.folder / pair.target
         if pace.fps is not None:
-            pace.check_rate(_rate(clean) or _rate(degraded), str(clean))
+            pace = pace.within(_rate(clean) or _rate(degraded), str(clean))
         timed = degraded if clean.is_dir() else clean
         masks: Pixels | None = None
         for before, after in pace.select(_both(degraded, clean), lambda both: both[timed == clean].time):

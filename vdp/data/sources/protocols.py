@@ -1,10 +1,10 @@
 """Protocol of a source, its frames, and the rules by which frames are selected and clips are cut."""
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import count, islice
 from pathlib import Path
-from typing import ClassVar, Protocol, TypeVar
+from typing import ClassVar, Protocol, Self, TypeVar
 
 from vdp.data.stores.clips import Pixels
 from vdp.data.video.resize import Fit
@@ -39,17 +39,22 @@ class Pace:
         Raises:
             ValueError: if `fps` is given; names `video`.
         """
-        self.check_rate(None, video)
+        self.within(None, video)
         return count(self.offset, self.interval)
 
-    def check_rate(self, video_fps: float | None, video: str) -> None:
-        """Raise a ValueError if `fps` is given and the video has no frame rate or a lower one."""
+    def within(self, video_fps: float | None, video: str) -> Self:
+        """Return the pace for a video of a mean rate, which `fps` may exceed by rounding alone.
+
+        Raises:
+            ValueError: if `fps` is given and the video has no frame rate or a lower one; names `video`.
+        """
         if self.fps is None:
-            return
+            return self
         if not video_fps or not video_fps > 0:
             raise ValueError(f"{video}: no frame rate; set fps to null and use interval")
         if self.fps > MAX_RATIO * video_fps:
             raise ValueError(f"{video}: fps={self.fps:g}: expected at most the video's {video_fps:g}")
+        return replace(self, fps=min(self.fps, video_fps))
 
     def select(self, frames: Iterable[T], time: Callable[[T], float]) -> Iterator[T]:
         """Yield the selected ones of all frames of a video, which are read to their end.

@@ -2,9 +2,14 @@
 
 import os
 import re
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
+LARGE_FOLDER = 1000  # files of a folder whose listing is kept
+KEPT_LISTINGS = 4  # of large folders
+SETTLED = 2 * 10**9  # nanoseconds since the last change of a folder whose listing is kept
 NUMBER = re.compile(r"([0-9]+)")
 
 
@@ -44,7 +49,34 @@ def join(path: str, name: str) -> str:
 
 
 def list_folder(folder: Path) -> tuple[list[str], list[str]]:
-    """Return the names of the subfolders and the files of one folder, as `walk`."""
+    """Return the names of the subfolders and the files of one folder, as `walk`.
+
+    A large folder is listed once, and again where it has changed.
+    """
+    status = folder.stat()
+    key, version = os.path.abspath(folder), (status.st_dev, status.st_ino, status.st_mtime_ns)
+    if key in _listings and _listings[key].version == version:
+        return list(_listings[key].folders), list(_listings[key].files)
+    folders, files = _list(folder)
+    _listings.pop(key, None)
+    # a folder that has just changed may change again within the resolution of its time
+    if len(files) >= LARGE_FOLDER and time.time_ns() - status.st_mtime_ns > SETTLED:
+        while len(_listings) >= KEPT_LISTINGS:
+            _listings.pop(next(iter(_listings)))
+        _listings[key] = _Listing(version, folders, files)
+    return list(folders), list(files)
+
+
+class _Listing(NamedTuple):
+    version: tuple[int, int, int]  # device, inode and time of the folder
+    folders: list[str]
+    files: list[str]
+
+
+_listings: dict[str, _Listing] = {}
+
+
+def _list(folder: Path) -> tuple[list[str], list[str]]:
     folders, files = [], []
     with os.scandir(folder) as entries:
         for entry in entries:

@@ -73,9 +73,9 @@ def measure_stream(path: Path) -> Measured:
                 whole = False
                 break
             count, position = count + 1, packet.pos or 0
-            stamp = packet.dts if packet.pts is None else packet.pts
-            if stamp is not None and stream.time_base is not None:
-                times.append(float(stamp * stream.time_base))
+            time = _stated_time(packet, container, stream)
+            if time is not None:
+                times.append(time)
         gap = _stated_gap(stream)
         shown = [time for _, time in steady(sorted(times), lambda time: time, gap)]
         span = shown[-1] if len(shown) > 1 else 0.0
@@ -88,15 +88,15 @@ def measure_stream(path: Path) -> Measured:
 def steady(frames: Iterable[T], stamp: Callable[[T], float | None], gap: float) -> Iterator[tuple[T, float]]:
     """Yield frames with ascending times in seconds since the first.
 
-    A missing time follows the one before at the last gap. After a jump, backward or by more than `MAX_GAP`
-    and ten times the last gap, times go on from there.
+    A missing time follows at the smaller of the last two gaps. After a jump, backward or by more than
+    `MAX_GAP` and ten times this gap, times go on from there.
 
     Args:
         frames: in the order in which they are shown.
         stamp: time of a frame as the file states it, or None.
         gap: seconds between the first two frames, where it is unknown.
     """
-    now, shift = 0.0, None
+    now, shift, last = 0.0, None, gap
     for number, frame in enumerate(frames):
         stated = stamp(frame)
         if number:
@@ -105,7 +105,7 @@ def steady(frames: Iterable[T], stamp: Callable[[T], float | None], gap: float) 
             if not now < time <= now + max(MAX_GAP, 10 * gap):
                 time = expected
                 shift = None
-            gap, now = time - now, time
+            gap, last, now = min(last, time - now), time - now, time
         if shift is None and stated is not None:
             shift = now - stated
         yield frame, now
@@ -126,9 +126,7 @@ class _Packets:
         yield from self._decode(None)  # the frames that the decoder still holds
 
     def time(self, frame: VideoFrame) -> float | None:
-        stamp = frame.dts if frame.pts is None else frame.pts
-        base = frame.time_base or self.stream.time_base
-        return None if stamp is None or base is None else float(stamp * base)
+        return _stated_time(frame, self.container, self.stream)
 
     def _decode(self, packet: "av.Packet[VideoStream] | None") -> list[VideoFrame]:
         try:
@@ -153,7 +151,8 @@ class _Packets:
 
     def _promised_seconds(self) -> float:
         if self.stream.duration and self.stream.time_base:
-            return float(self.stream.duration * self.stream.time_base)
+            # FFmpeg shortens the duration of an avi that is cut off, but not its number of frames
+            return max(float(self.stream.duration * self.stream.time_base), self.stream.frames * self.gap)
         if self.container.duration and len(self.container.streams) == 1:
             return self.container.duration / av.time_base
         return 0.0
@@ -167,6 +166,7 @@ class _Converter:
         aspect = stream.sample_aspect_ratio
         known = aspect is not None and 1 / MAX_ASPECT <= aspect <= MAX_ASPECT
         self.aspect = float(aspect) if known and aspect is not None else 1.0
+        self.matrix: bytes | None = None  # of the first frame; empty: none
 
     def convert(self, frame: VideoFrame) -> Pixels:
         untagged = frame.colorspace == 2 and frame.height >= HD_ROWS
@@ -185,8 +185,11 @@ class _Converter:
         if width != rgb.width:
             shrinks = width < rgb.width
             pixels = resize_image(pixels, rgb.height, width, cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
-        matrix = frame.side_data.get("DISPLAYMATRIX")
-        return pixels if matrix is None else _turn(pixels, bytes(matrix))
+        if self.matrix is None:
+            # read once: `side_data` refers back to its frame, which then waits for the garbage collection
+            matrix = frame.side_data.get("DISPLAYMATRIX")
+            self.matrix = b"" if matrix is None else bytes(matrix)
+        return _turn(pixels, self.matrix) if self.matrix else pixels
 
 
 def _turn(pixels: Pixels, matrix: bytes) -> Pixels:
@@ -232,6 +235,16 @@ def _demux(container: InputContainer, stream: VideoStream) -> "Iterator[av.Packe
         yield from (packet for packet in container.demux(stream) if packet.size)
     except av.FFmpegError:
         return
+
+
+def _stated_time(
+    item: "VideoFrame | av.Packet[VideoStream]", container: InputContainer, stream: VideoStream
+) -> float | None:
+    """Presentation time of a frame or packet in seconds; None where the file has none."""
+    # an avi holds none: FFmpeg guesses, wrongly where frames are reordered; decoding times are in order
+    pts = None if container.format.name == "avi" else item.pts
+    stamp, base = item.dts if pts is None else pts, item.time_base or stream.time_base
+    return None if stamp is None or base is None else float(stamp * base)
 
 
 def _stated_gap(stream: VideoStream) -> float:

@@ -1,7 +1,7 @@
 """Decode one clip file: a video, an animation, a stack of pictures or an array."""
 
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from functools import lru_cache
 from pathlib import Path
 from stat import S_ISREG
@@ -59,8 +59,8 @@ def decode_frames(path: Path, pace: Pace, exactly: int | None = None) -> Iterato
             pace does not fit; names the file.
         OSError: if there is no such file.
     """
-    if pace.fps is not None:
-        pace.check_rate(frame_rate(path), str(path))
+    if pace.fps is not None and (measured := _measure(path)).frames:
+        pace = pace.within(measured.rate, str(path))
     with closing(clip_frames(path)) as frames:
         counted = _Counted(frames)
         for frame in pace.select(counted, lambda frame: frame.time):
@@ -92,12 +92,16 @@ def count_frames(path: Path) -> int:
 
     Headers of videos are not trusted.
     """
-    return _measure(path).frames
+    with suppress(ValueError):  # reported when it is read
+        return _measure(path).frames
+    return 0
 
 
 def frame_rate(path: Path) -> float:
     """Frames per second of a clip file by the times of its frames; 0 where it has none."""
-    return _measure(path).rate
+    with suppress(ValueError):
+        return _measure(path).rate
+    return 0.0
 
 
 class _Reader(NamedTuple):
@@ -131,10 +135,7 @@ def _measure(path: Path) -> Measured:
 
 @lru_cache(maxsize=16)
 def _measure_once(path: Path, changed: int, size: int) -> Measured:
-    try:
-        return _reader(path).measure(path)
-    except ValueError:  # reported when it is read
-        return Measured(0, 0.0)
+    return _reader(path).measure(path)
 
 
 class _Counted:

@@ -150,13 +150,15 @@ def check_outputs(outputs: Sequence[Path], inputs: Sequence[Sequence[Path]], for
     Raises:
         UserError: for the first unusable output.
     """
-    files = {path.resolve() for clip in inputs for path in clip}
-    pictures = {path.resolve().parent for clip in inputs if len(clip) > 1 for path in clip}
+    resolved = [[*_resolve(clip)] for clip in inputs]
+    files = {path for clip in resolved for path in clip}
+    folders = {folder for above in {path.parent for path in files} for folder in (above, *above.parents)}
+    pictures = {path.parent for clip in resolved if len(clip) > 1 for path in clip}
     for output in outputs:
         real = output.resolve()
         if any("\ud800" <= letter <= "\udfff" for letter in str(real)):  # OpenCV would crash
             raise UserError(f"{output}: is not valid text; choose another path with -o")
-        if real in files or any(real in path.parents for path in files):
+        if real in files or real in folders:
             raise UserError(f"{output}: is an input; choose another path with -o")
         if output.suffix.lower() == ".png" and real.parent in pictures:
             raise UserError(f"{output}: would lie among the input pictures; choose a folder with -o")
@@ -164,6 +166,16 @@ def check_outputs(outputs: Sequence[Path], inputs: Sequence[Sequence[Path]], for
         above = next(path for path in real.parents if path.exists())
         if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
             raise UserError(f"{output}: cannot be written: {above} is not a writable folder")
+
+
+def _resolve(files: Iterable[Path]) -> Iterator[Path]:
+    """Resolve links, of each folder once: a clip may be 50,000 pictures."""
+    folders: dict[Path, Path] = {}
+    for file in files:
+        if file.parent not in folders:
+            folders[file.parent] = file.parent.resolve()
+        path = folders[file.parent] / file.name
+        yield path.resolve() if path.is_symlink() else path
 
 
 def _check_existing(output: Path, force: bool) -> None:
