@@ -15,7 +15,6 @@ from vdp.data.params import ExtractParams
 from vdp.data.sources.left_out import describe_left_out
 from vdp.data.sources.protocols import LeftOut
 from vdp.data.sources.select import select_videos
-from vdp.data.sources.walk import listed_once
 from vdp.data.stores.clips import MANIFEST, ClipStore
 from vdp.tracking.mlflow_run import project_root, track_stage
 
@@ -23,7 +22,6 @@ CLIPS = Path("data/clips")
 WORK = Path(".resume/extract_frames")  # in the main checkout, to resume from a temporary one
 
 
-@listed_once()
 def main() -> None:
     clip = read_section(ClipParams, "clip")
     params = read_section(ExtractParams, "extract_frames")

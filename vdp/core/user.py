@@ -1,4 +1,4 @@
-"""A name and a home for a user id without an entry in the system's list, as in containers (`docker run -u`)."""
+"""A name and a home for a user id that the system does not list, as in containers (`docker run -u`)."""
 
 import getpass
 import os

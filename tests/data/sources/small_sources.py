@@ -1,7 +1,6 @@
 """Small valid sources of every kind, each in a folder `raw`, and params.yaml for one of them."""
 
 import json
-import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,14 +11,13 @@ import pyarrow.parquet as pq
 import yaml
 from pycocotools import mask as coco
 
+from tests.data.video.encoded import encode
 from vdp.config.yaml_file import read_file
 from vdp.core.classes import COLORS, MATERIALS, NUM_CLASSES, SHAPES
 
 REPO = Path(__file__).parents[3]
 FRAMES, HEIGHT, WIDTH = 12, 32, 48  # of every video but CLEVRER's
 CLIP = {"frames": 6, "known": 3, "height": 16, "width": 24}
-
-os.environ["OPENCV_FFMPEG_LOGLEVEL"] = "-8"  # FFmpeg reads it once, here when videos are written
 
 
 def picture(k: int, height: int = HEIGHT, width: int = WIDTH) -> np.ndarray:
@@ -32,13 +30,9 @@ def class_ids(frames: int = FRAMES) -> np.ndarray:
     return np.arange(frames * HEIGHT * WIDTH).reshape(frames, HEIGHT, WIDTH).astype(np.uint8) % NUM_CLASSES
 
 
-def make_video(path: Path, frames: int = FRAMES, codec: str = "mp4v") -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*codec), 25, (WIDTH, HEIGHT))
-    assert writer.isOpened()
-    for k in range(frames):
-        writer.write(picture(k))
-    writer.release()
+def make_video(path: Path, frames: int = FRAMES, codec: str = "mpeg4") -> None:
+    pixels = "yuvj420p" if codec == "mjpeg" else "yuv420p"
+    encode(path, [picture(k) for k in range(frames)], codec, pix_fmt=pixels)
 
 
 def make_pictures(folder: Path, pattern: str, frames: int = FRAMES, mask: bool = False) -> None:
@@ -51,7 +45,7 @@ def make_pictures(folder: Path, pattern: str, frames: int = FRAMES, mask: bool =
 
 def make_videos(raw: Path) -> None:
     make_video(raw / "a.mp4")
-    make_video(raw / "b 2.avi", codec="MJPG")
+    make_video(raw / "b 2.avi", codec="mjpeg")
     make_video(raw / "deep" / "c.mkv")
     make_video(raw / "d.mov")
 

@@ -10,7 +10,7 @@ import numpy as np
 from vdp.core.classes import NUM_CLASSES
 from vdp.data.sources.protocols import ClipRule, Frame, LeftOut, Pace, Source
 from vdp.data.stores.clips import Clip, Pixels
-from vdp.data.video.containers import strip_suffix
+from vdp.data.video.discover import strip_suffix
 from vdp.data.video.resize import resize_frame, resize_mask
 
 # why frames are in no clip
@@ -28,7 +28,8 @@ def cut_clips(source: Source, item: str, rule: ClipRule) -> Generator[Clip, None
     """Cut one video into clips that start `rule.stride` selected frames apart; holds one clip in memory.
 
     A clip is named after its video and the 0-based number of its first frame, or after the video alone where
-    the source is precut. A new row of clips starts after each frame with a flaw.
+    the source is precut; `r1`, `r2`, ... follow where a repeated frame starts several clips. A new row of
+    clips starts after each frame with a flaw.
 
     Returns:
         Frames that are in no clip, by reason, and those with replaced class ids.
@@ -40,11 +41,11 @@ def cut_clips(source: Source, item: str, rule: ClipRule) -> Generator[Clip, None
     label, stem = source.label(item), clip_stem(item)
     window: deque[Frame] = deque(maxlen=rule.frames)
     counts = Counter[str]()
-    clips = 0
+    clips = repeats = 0
     taken = covered = 0  # selected frames since the last flaw, and those up to the end of the last clip
-    last, flaw = -1, ""
+    last, first, flaw = -1, -1, ""
     for frame in source.frames(item, Pace() if source.precut else rule.pace):
-        counts[NOT_SELECTED] += frame.number - last - 1
+        counts[NOT_SELECTED] += max(frame.number - last - 1, 0)  # a repeated frame has the same number
         last = frame.number
         if frame.flaw is not None:
             if not rule.repair_masks:
@@ -60,7 +61,9 @@ def cut_clips(source: Source, item: str, rule: ClipRule) -> Generator[Clip, None
         if start >= 0 and start % rule.stride == 0:
             counts[BETWEEN] += max(start - covered, 0) if covered else 0
             covered, clips = taken, clips + 1
-            yield _make_clip(window, rule.frames, stem, source.precut)
+            repeats = repeats + 1 if window[0].number == first else 0
+            first = window[0].number
+            yield _make_clip(window, rule.frames, stem, source.precut, repeats)
             if source.precut:
                 counts[REST] += max(source.count(item) - taken, 0)
                 return _left_out(item, counts)
@@ -114,9 +117,9 @@ def _resize(frame: Frame, rule: ClipRule) -> Frame:
     )
 
 
-def _make_clip(window: deque[Frame], length: int, stem: str, precut: bool) -> Clip:
+def _make_clip(window: deque[Frame], length: int, stem: str, precut: bool, repeats: int = 0) -> Clip:
     frames = list(window)[:length]
-    name = stem if precut else f"{stem}_{frames[0].number:06d}"
+    name = stem if precut else f"{stem}_{frames[0].number:06d}" + (f"r{repeats}" if repeats else "")
     return Clip(
         name,
         np.stack([frame.pixels for frame in frames]),

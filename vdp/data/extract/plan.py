@@ -8,6 +8,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import av
 import cv2
 
 from vdp.core.errors import UserError, one_line, printable
@@ -170,7 +171,7 @@ def unit_hash(code: str, job: ExtractJob, items: Sequence[str], shard_mb: int) -
 
 def _code_hash() -> str:
     """Hash the code that makes clips; units of other code are not reused."""
-    digest = hashlib.sha256(f"{FORMAT} {cv2.__version__}".encode())
+    digest = hashlib.sha256(f"{FORMAT} {cv2.__version__} {av.__version__}".encode())
     data = Path(__file__).parents[1]
     folders = [data / name for name in ("extract", "sources", "stores", "video")] + [data.parent / "core"]
     for path in sorted(path for folder in folders for path in folder.glob("*.py")):

@@ -64,7 +64,7 @@ class ArraySource:
         except (LookupError, TypeError) as error:
             raise ValueError(f"{label}: {error!r}; expected indices 0..{len(self.videos) - 1}") from error
         frames, masks, conditions = _check_video(given, label)
-        for n in takewhile(lambda n: n < len(frames), pace.numbers(None, label)):
+        for n in takewhile(lambda n: n < len(frames), pace.numbers(label)):
             pixels = _to_rgb(frames[n], f"{label}.frames[{n}]")
             mask = None if masks is None else masks[n]
             degraded = None if conditions is None else _to_rgb(conditions[n], f"{label}.conditions[{n}]")

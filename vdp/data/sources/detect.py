@@ -9,7 +9,8 @@ from vdp.data.sources.images import ImageFolderSource
 from vdp.data.sources.pairs import LISTS, PairSource
 from vdp.data.sources.protocols import Source
 from vdp.data.sources.videos import VideoSource
-from vdp.data.video.containers import SHOWN, is_video
+from vdp.data.video.discover import SHOWN, is_clip_file
+from vdp.data.video.picture import holds_clip
 
 # in the order of detection: layouts before suffixes of files
 KINDS: dict[str, type[Source]] = {
@@ -62,7 +63,7 @@ def _kind_of_file(path: Path, kind: str, key: str) -> str:
     for name, suffixes in FILES.items():
         if path.suffix.lower() in suffixes and kind in ("auto", name):
             return name
-    if kind in ("auto", "videos") and is_video(path):
+    if kind in ("auto", "videos") and (is_clip_file(path) or holds_clip(path)):
         return "videos"
     raise ValueError(
         f"{key}: {path}: expected a folder, a video file ({SHOWN}), a list of pairs "

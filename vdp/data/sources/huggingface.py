@@ -113,7 +113,7 @@ class HuggingFaceSource:
                 f"{label}: expected one mask per picture, got {pictures.count} pictures and "
                 f"{masks.count} masks; remove the row"
             )
-        numbers = takewhile(lambda n: n < pictures.count, pace.numbers(None, label))
+        numbers = takewhile(lambda n: n < pictures.count, pace.numbers(label))
         yield from _match(((number, pictures.read(number)) for number in numbers), masks, label)
 
     def _splits(self) -> "dict[str, _Split]":

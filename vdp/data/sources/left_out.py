@@ -10,7 +10,7 @@ from vdp.data.sources.huggingface import HuggingFaceSource
 from vdp.data.sources.images import is_picture
 from vdp.data.sources.protocols import LeftOut, Source
 from vdp.data.sources.walk import join, read_listing, walk
-from vdp.data.video.containers import is_video
+from vdp.data.video.discover import is_clip_file
 
 HIDDEN = "hidden"
 SPECIAL = "pipes or devices"
@@ -52,7 +52,7 @@ def _reason(file: Path) -> str:
         return BROKEN_LINK
     if is_picture(file.name):
         return PICTURE
-    return VIDEO if is_video(file) else OTHER
+    return VIDEO if is_clip_file(file) else OTHER
 
 
 def describe_left_out(left_out: Sequence[LeftOut]) -> str:

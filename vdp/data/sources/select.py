@@ -14,7 +14,6 @@ from vdp.data.sources.huggingface import HuggingFaceSource
 from vdp.data.sources.left_out import unused_files
 from vdp.data.sources.protocols import LeftOut, Source
 from vdp.data.sources.split import train_and_val, videos_of
-from vdp.data.sources.walk import listed_once
 
 NO_SPLIT = "videos in folders that no split names"
 
@@ -31,7 +30,6 @@ class Selection:
     left_out: list[LeftOut]  # of the source's folder, with the first split that names it
 
 
-@listed_once()
 def select_videos(params: ExtractParams, without: Sequence[str] = ()) -> dict[str, Selection]:
     """Select the videos of every split that has a source, and is not in `without`; errors name the key.
 

@@ -2,12 +2,14 @@
 
 import os
 import re
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 
+LARGE_FOLDER = 1000  # files of a folder whose listing is kept
+KEPT_LISTINGS = 4  # of large folders
+SETTLED = 2 * 10**9  # nanoseconds since the last change of a folder whose listing is kept
 NUMBER = re.compile(r"([0-9]+)")
 
 
@@ -21,7 +23,8 @@ class Listing:
     special: tuple[str, ...]  # pipes, sockets and devices
 
 
-_listings: ContextVar[dict[str, Listing] | None] = ContextVar("listings", default=None)
+# of large folders, with device, inode and time of the folder
+_listings: dict[str, tuple[tuple[int, int, int], Listing]] = {}
 
 
 def natural(name: str) -> tuple[tuple[int, int, str], ...]:
@@ -65,24 +68,20 @@ def list_folder(folder: Path) -> tuple[list[str], list[str]]:
     return list(found.folders), list(found.files)
 
 
-@contextmanager
-def listed_once() -> Iterator[None]:
-    """List each folder once inside the block: several sources are tried on one folder of many files."""
-    token = _listings.set({} if (known := _listings.get()) is None else known)
-    try:
-        yield
-    finally:
-        _listings.reset(token)
-
-
 def read_listing(folder: Path) -> Listing:
-    """List one folder, or return its listing from the same block of `listed_once`."""
-    known, key = _listings.get(), os.path.abspath(folder)
-    if known is None:
-        return _scan(folder)
-    if key not in known:
-        known[key] = _scan(folder)
-    return known[key]
+    """List one folder. A large folder is listed once, and again where it has changed."""
+    status = folder.stat()
+    key, version = os.path.abspath(folder), (status.st_dev, status.st_ino, status.st_mtime_ns)
+    if key in _listings and _listings[key][0] == version:
+        return _listings[key][1]
+    found = _scan(folder)
+    _listings.pop(key, None)
+    # a folder that has just changed may change again within the resolution of its time
+    if len(found.files) >= LARGE_FOLDER and time.time_ns() - status.st_mtime_ns > SETTLED:
+        while len(_listings) >= KEPT_LISTINGS:
+            _listings.pop(next(iter(_listings)))
+        _listings[key] = (version, found)
+    return found
 
 
 def _scan(folder: Path) -> Listing:

@@ -1,9 +1,9 @@
-"""Which files are videos: by their suffix, else by their first bytes and a frame that decodes."""
+"""Which files of a source are clips: by their suffix, else by their first bytes and a frame that decodes."""
 
+from contextlib import closing
 from pathlib import Path
 
-from vdp.data.sources.protocols import Pace
-from vdp.data.video.decode import decode_frames
+from vdp.data.video.decode import ARRAYS, MASKS, clip_frames
 
 # Suffixes of video files alone; a file of another name is looked into. `.ts` and `.dat` have other uses too.
 SUFFIXES = (
@@ -13,11 +13,11 @@ SUFFIXES = (
 )  # fmt: skip
 # Files beside pictures and videos, often thousands, that are not looked into.
 SIDECARS = (
-    ".npy", ".npz", ".json", ".jsonl", ".txt", ".csv", ".tsv", ".xml", ".yaml", ".yml", ".md", ".pt", ".pth",
+    ".json", ".jsonl", ".txt", ".csv", ".tsv", ".xml", ".yaml", ".yml", ".md", ".pt", ".pth",
     ".pkl", ".mat", ".h5", ".hdf5", ".parquet", ".arrow", ".py", ".srt", ".vtt", ".zip", ".gz", ".tar",
     ".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff",
 )  # fmt: skip
-SHOWN = "mp4, mov, mkv, avi, webm, mpg, gif and others that decode"
+SHOWN = "mp4, mov, mkv, avi, webm, mpg, gif and others that decode; npy, npz"
 HEAD = 1024  # bytes read of a file of another name
 # `ftyp` brands of still pictures
 PICTURE_BRANDS = (b"avif", b"heic", b"heix", b"mif1", b"msf1", b"crx ")
@@ -29,15 +29,15 @@ BOXES = (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip", b"pnot")  # first
 PACKETS = ((0, 188), (4, 192), (0, 204))  # offset and size of the packets of a transport stream
 
 
-def is_video(path: Path) -> bool:
-    """Whether a file is a video.
+def is_clip_file(path: Path) -> bool:
+    """Whether a file of a source is a clip; see `holds_clip` for pictures of several frames.
 
-    A file with a suffix of videos is one, also where it is broken: reading it fails and names it. A file of
-    another name is one if its first bytes are those of a container and a frame decodes.
+    A file with a suffix of videos or arrays is one, also where it is broken: reading it fails and names it.
+    A file of another name is one if its first bytes are those of a container and a frame decodes.
     """
     suffix = path.suffix.lower()
-    if suffix in SUFFIXES:
-        return True
+    if suffix in (*SUFFIXES, *ARRAYS):
+        return path.name.lower() not in MASKS
     if suffix in SIDECARS:
         return False
     try:
@@ -45,7 +45,10 @@ def is_video(path: Path) -> bool:
             return False
         with path.open("rb") as file:
             head = file.read(HEAD)
-        return is_container(head) and next(decode_frames(path, Pace()), None) is not None
+        if not is_container(head):
+            return False
+        with closing(clip_frames(path)) as frames:
+            return next(frames, None) is not None
     except (OSError, ValueError):
         return False
 
@@ -57,7 +60,7 @@ def is_container(head: bytes) -> bool:
     if head.startswith(STARTS) or (head[:4] == b"RIFF" and head[8:12] == b"AVI "):
         return True
     return any(
-        len(head) > 3 * size and all(head[offset + k * size] == 0x47 for k in range(4))
+        len(head) > offset + 3 * size and all(head[offset + k * size] == 0x47 for k in range(4))
         for offset, size in PACKETS
     )
 
@@ -65,4 +68,8 @@ def is_container(head: bytes) -> bool:
 def strip_suffix(name: str) -> str:
     """Return the name of a video without a suffix of videos."""
     suffix = Path(name).suffix
-    return name[: -len(suffix)] if suffix.lower() in (*SUFFIXES, ".ts") and len(name) > len(suffix) else name
+    return (
+        name[: -len(suffix)]
+        if suffix.lower() in (*SUFFIXES, *ARRAYS, ".ts") and len(name) > len(suffix)
+        else name
+    )
