@@ -12,12 +12,12 @@ PY := $(VENV)/bin/python
 export LOGNAME := $(or $(LOGNAME),$(shell id -un >/dev/null 2>&1 && id -un || echo uid$$(id -u)))
 export HOME := $(or $(HOME),$(shell home=$$(cd ~ 2>/dev/null && pwd) && echo "$$home" || echo "$${TMPDIR:-/tmp}"))
 
-.PHONY: help run test quick mlflow
+.PHONY: help run test quick mlflow repository
 
 help:
 	@sed -n 's/^# make/make/p' Makefile
 
-run: $(VENV)/run.stamp
+run: repository $(VENV)/run.stamp
 	@$(PY) -m vdp check --no-cost >/dev/null
 	@PATH="$$(cd "$(VENV)/bin" && pwd):$$PATH" $(PY) -m dvc repro
 	@$(PY) -m vdp summary
@@ -33,6 +33,10 @@ mlflow: $(VENV)/run.stamp
 	@echo "http://127.0.0.1:$(PORT)/#/experiments/1   (stop with Ctrl-C)"
 	@MLFLOW_DISABLE_TELEMETRY=true $(PY) -m mlflow ui --host 127.0.0.1 --port $(PORT) \
 	  --backend-store-uri "$${MLFLOW_TRACKING_URI:-sqlite:///mlflow.db}"
+
+# before anything is installed
+repository:
+	@git rev-parse --git-dir >/dev/null 2>&1 || { echo "this folder is not a git repository, which DVC needs: install git, then run: git init && git add --all && git commit --message start" >&2; exit 1; }
 
 $(VENV)/run.stamp: requirements.txt | $(PY)
 	$(PY) -m pip install --disable-pip-version-check -r requirements.txt

@@ -16,7 +16,7 @@ from vdp.config.schema import PARAMS_FILE
 from vdp.config.yaml_file import read_file
 from vdp.core.errors import UserError, one_line
 from vdp.core.flops import format_tflop
-from vdp.tracking.mlflow_run import Usage, project_root, read_stats, tracking_uri
+from vdp.tracking.mlflow_run import Usage, read_stats, tracking_uri
 
 RESULTS = Path("results")
 CLIPS = Path("data/clips")
@@ -65,9 +65,10 @@ def check(
 ) -> None:
     """Check params.yaml and its sources, repair the lock files of a killed run, estimate the cost."""
     from vdp.cli.dvc_recovery import repair_locks
+    from vdp.cli.place_check import check_place
 
     check_project()
-    for message in repair_locks():
+    for message in [*check_place(), *repair_locks()]:
         print(message, file=sys.stderr)
     check_file(single_frames=True)
     for line in _source_lines():
@@ -182,7 +183,7 @@ def _result_paths() -> str:
         "scores": RESULTS / "metrics.json",
         "tasks": RESULTS / "tasks.json",
         "predicted frames": Path("data/predictions"),
-        "MLflow store": tracking_uri().removeprefix(f"sqlite:///{project_root()}/"),
+        "MLflow store": tracking_uri().removeprefix("sqlite:///"),
         "compare runs": "make mlflow",
     }
     return "\n".join(f"{name:<16} {path}" for name, path in paths.items())

@@ -13,7 +13,7 @@ SIMULATED = Path("data/raw/simulated")  # written by stage simulate
 
 
 def check_sources() -> list[str]:
-    """Check the sources, but those that simulate has yet to write; return a line per source with files left out.
+    """Check the sources but those that simulate has yet to write; return a line for each with files left out.
 
     Raises:
         UserError: if extract_frames would refuse a source, or the first clip of some of its videos.

@@ -50,6 +50,21 @@ def make_videos(raw: Path) -> None:
     make_video(raw / "d.mov")
 
 
+# name, codec, pixels and muxer of a video in each of other containers
+CONTAINERS = (
+    ("a.m4v", "mpeg4", "yuv420p", None), ("b.mpg", "mpeg1video", "yuv420p", None),
+    ("c.ts", "mpeg2video", "yuv420p", None), ("d.wmv", "wmv2", "yuv420p", None),
+    ("e.flv", "flv", "yuv420p", None), ("f.gif", "gif", "rgb8", None), ("g.3gp", "mpeg4", "yuv420p", None),
+    ("h.webm", "libvpx", "yuv420p", None), ("i", "mpeg4", "yuv420p", "mp4"),
+    ("J.MKV", "ffv1", "yuv420p", None),
+)  # fmt: skip
+
+
+def make_containers(raw: Path) -> None:
+    for name, codec, pixels, muxer in CONTAINERS:
+        encode(raw / name, map(picture, range(FRAMES)), codec, pix_fmt=pixels, muxer=muxer)
+
+
 def make_images(raw: Path) -> None:
     make_pictures(raw / "walk", "f{}.png", mask=True)
     make_pictures(raw / "run" / "left", "{:04d}.jpg")
@@ -151,6 +166,7 @@ def make_parquet_set(raw: Path) -> None:
 
 SOURCES: dict[str, tuple[Callable[[Path], object], str]] = {  # its maker, and its path in params.yaml
     "videos": (make_videos, "raw"),
+    "containers": (make_containers, "raw"),
     "images": (make_images, "raw"),
     "competition": (make_competition, "raw"),
     "pair folders": (make_pair_folders, "raw"),
@@ -162,7 +178,7 @@ SOURCES: dict[str, tuple[Callable[[Path], object], str]] = {  # its maker, and i
 }
 
 
-def params_text(source: str, skip: bool, whole: bool) -> str:
+def params_text(source: str, skip: bool, whole: bool, repair: bool = False) -> str:
     """The project's params.yaml for small clips, whole or only the sections of the stage."""
     data = read_file(REPO / "params.yaml")
     data["clip"] = CLIP
@@ -173,6 +189,7 @@ def params_text(source: str, skip: bool, whole: bool) -> str:
         "train": source, "val": None, "val_share": 0.4, "unlabeled": None,
         "test_sets": {"t": {"folder": source, "interval": 1, "stride": 6}},
         "stride": 6, "on_bad_video": "skip" if skip else "error",
+        "on_bad_masks": "repair" if repair else "error",
         "max_bad_share": 0.7, "shard_mb": 1, "workers": 1,
     }  # fmt: skip
     if not whole:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
+from vdp.core.checkout import from_checkout
 from vdp.core.errors import UserError, one_line, printable
 from vdp.data.params import ExtractParams, SourceParams, key_of
 from vdp.data.sources.detect import open_source
@@ -85,14 +86,14 @@ def _list_left_out(found: Mapping[str, Selection]) -> None:
     by_folder: dict[str, list[Selection]] = {}
     for chosen in found.values():
         if chosen.params.folder is not None:
-            place = os.path.realpath(chosen.params.folder.expanduser())
+            place = os.path.realpath(from_checkout(chosen.params.folder))
             by_folder.setdefault(place, []).append(chosen)
     for group in by_folder.values():
         first, used = group[0], {item for chosen in group for item in chosen.videos}
         rest = [LeftOut(item, NO_SPLIT) for item in first.source.items() if item not in used]
         assert first.params.folder is not None
         sources = [chosen.source for chosen in group]
-        first.left_out.extend([*rest, *unused_files(sources, first.params.folder.expanduser())])
+        first.left_out.extend([*rest, *unused_files(sources, from_checkout(first.params.folder))])
 
 
 def _open(settings: SourceParams, key: str) -> Source:
@@ -100,7 +101,7 @@ def _open(settings: SourceParams, key: str) -> Source:
         assert settings.hub is not None
         return HuggingFaceSource.from_hub(settings.hub, settings.config, settings.revision)
     try:
-        return open_source(settings.folder, settings.kind, key)
+        return open_source(from_checkout(settings.folder), settings.kind, key)
     except OSError as error:
         if not error.strerror:  # raised by open_source, which names the key
             raise
