@@ -2,11 +2,11 @@
 
 Each seed is a small project whose source has one to three mutations: truncated, overwritten or swapped
 content, large numbers in headers, wrong suffixes, odd names and places, links, pipes, closed and empty files,
-masks that are too short or of unknown classes. `vdp check` and extract_frames run on it, and in every tenth case
-`vdp predict` with a model of random weights: each ends well or with one line and exit code 1, with nothing
-half-written, and what the check refuses the run refuses too. Permissions are tested only where this is not run
-by root. The mutations are those of tests/data/sources, where the first 50 cases are tests. Prints a line for
-each failure; exit code 1 if there is one.
+masks that are too short or of unknown classes. `vdp check` and extract_frames run on it, and in every tenth
+case `vdp predict` with a model of random weights: each ends well or with one line and exit code 1, with
+nothing half-written, and what the check refuses the run refuses too. Permissions are tested only where this
+is not run by root. The mutations are those of tests/data/sources, where the first 50 cases are tests. Prints
+a line for each failure; exit code 1 if there is one.
 """
 
 import os

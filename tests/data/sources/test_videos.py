@@ -18,12 +18,13 @@ from tests.data.sources.source_contract import (
     gray_frame,
     make_video_file,
 )
+from tests.data.sources.small_sources import CONTAINERS, FRAMES, make_containers
 from tests.data.video.encoded import FINE, encode
 from vdp.data.extract.cut import cut_clips
 from vdp.data.sources.protocols import Pace
 from vdp.data.sources.videos import VideoSource
 from vdp.data.video.decode import count_frames, decode_frames, frame_rate
-from vdp.data.video.discover import SUFFIXES
+from vdp.data.video.discover import SUFFIXES, is_container
 
 
 def real_video(name: str) -> Path:
@@ -69,6 +70,25 @@ class TestVideos(SourceContract):
     def test_every_supported_container_is_a_source(self, tmp_path, suffix):
         (tmp_path / f"A{suffix.upper()}").touch()
         assert VideoSource(tmp_path).items() == [f"A{suffix.upper()}"]
+
+    def test_a_container_is_read_with_any_suffix_and_without(self, tmp_path):
+        """As far as a file of the name is no picture or text; a broken one of another name is none."""
+        make_containers(tmp_path)
+        videos = VideoSource(tmp_path).items()
+        assert len(videos) == len(CONTAINERS)
+        for path in list(tmp_path.iterdir()):
+            path.rename(tmp_path / f"{path.stem}{ord(path.stem) % 2 * '.data'}")
+        source = VideoSource(tmp_path)
+        assert len(source.items()) == len(CONTAINERS)
+        assert all(len(frames_of(source, item)) == FRAMES for item in source.items())
+        (tmp_path / "a.data").write_bytes((tmp_path / "a.data").read_bytes()[:600])
+        assert "a.data" not in source.items()
+
+    @pytest.mark.parametrize("brand", [b"avif", b"heic"])
+    def test_a_still_picture_in_a_container_is_no_video(self, tmp_path, brand):
+        (tmp_path / "x").write_bytes(b"\0\0\0\x20ftyp" + brand + bytes(100))
+        assert VideoSource(tmp_path).items() == [] and not is_container(b"\0\0\0\x20ftyp" + brand)
+        assert is_container(b"\0\0\0\x20ftypisom")
 
     def test_one_file_is_a_source(self, tmp_path):
         path = make_video_file(tmp_path / "my clip.mp4", frames=22)
