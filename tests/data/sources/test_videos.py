@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 import pytest
 
+from tests.data.sources.small_sources import CONTAINERS, FRAMES, make_containers
 from tests.data.sources.source_contract import (
     REAL_VIDEOS,
     RULE,
@@ -18,7 +19,6 @@ from tests.data.sources.source_contract import (
     gray_frame,
     make_video_file,
 )
-from tests.data.sources.small_sources import CONTAINERS, FRAMES, make_containers
 from tests.data.video.encoded import FINE, encode
 from vdp.data.extract.cut import cut_clips
 from vdp.data.sources.protocols import Pace
