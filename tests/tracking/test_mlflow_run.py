@@ -333,10 +333,10 @@ def test_usage_counts_from_process_start_and_separates_worker_memory(project):
 @pytest.mark.parametrize(
     ("uri", "expected"),
     [
-        ("", "sqlite:///../../mlflow.db"),
-        ("sqlite:///own/runs.db", "sqlite:///../../own/runs.db"),
-        ("file:runs", "file:../../runs"),
-        ("./runs", "../../runs"),
+        ("", "sqlite:///{}/mlflow.db"),
+        ("sqlite:///own/runs.db", "sqlite:///{}/own/runs.db"),
+        ("file:runs", "file:{}/runs"),
+        ("./runs", "{}/runs"),
         ("sqlite:////disk/runs.db", "sqlite:////disk/runs.db"),
         ("file:///disk/runs", "file:///disk/runs"),
         ("/disk/runs", "/disk/runs"),
@@ -352,7 +352,7 @@ def test_a_relative_store_of_a_temporary_checkout_is_that_of_the_main_one(
     monkeypatch.chdir(project / ".dvc/tmp")
     if uri:
         monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
-    assert mlflow_run.tracking_uri() == expected
+    assert mlflow_run.tracking_uri() == expected.format(project)
 
 
 def artifacts(folder: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:

@@ -16,7 +16,7 @@ from vdp.config.schema import PARAMS_FILE
 from vdp.config.yaml_file import read_file
 from vdp.core.errors import UserError, one_line
 from vdp.core.flops import format_tflop
-from vdp.tracking.mlflow_run import Usage, read_stats, tracking_uri
+from vdp.tracking.mlflow_run import Usage, project_root, read_stats, tracking_uri
 
 RESULTS = Path("results")
 CLIPS = Path("data/clips")
@@ -183,7 +183,7 @@ def _result_paths() -> str:
         "scores": RESULTS / "metrics.json",
         "tasks": RESULTS / "tasks.json",
         "predicted frames": Path("data/predictions"),
-        "MLflow store": tracking_uri().removeprefix("sqlite:///"),
+        "MLflow store": tracking_uri().removeprefix(f"sqlite:///{project_root()}/"),
         "compare runs": "make mlflow",
     }
     return "\n".join(f"{name:<16} {path}" for name, path in paths.items())

@@ -390,15 +390,14 @@ def _end_killed_runs(client: "MlflowClient", experiment: str, parent: str, stage
 
 
 def tracking_uri() -> str:
-    """MLFLOW_TRACKING_URI, else the SQLite file of the main checkout; a relative one is relative to it.
-
-    Files are named relative to the current folder: MLflow misreads `?`, `#` and `%` in the path of a project.
-    """
+    """MLFLOW_TRACKING_URI, else the SQLite file of the main checkout; a relative one is relative to it."""
     uri = os.environ.get("MLFLOW_TRACKING_URI") or f"{SQLITE}mlflow.db"
     for prefix in (SQLITE, "file:", ""):
         path = uri.removeprefix(prefix)
         if uri.startswith(prefix) and not path.startswith("/") and not NAMED.match(path):
-            return prefix + os.path.relpath(project_root() / path)
+            place = os.path.normpath(project_root() / path)
+            # MLflow misreads these in a path; relative to the current folder there are none
+            return prefix + (os.path.relpath(place) if set(place) & set("?#%") else place)
     return uri
 
 

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from vdp.core.errors import printable
@@ -30,7 +31,11 @@ def unused_files(sources: Sequence[Source], folder: Path) -> list[LeftOut]:
     """
     if not folder.is_dir():
         return []
-    used = {os.fspath(path) for source in sources for item in source.items() for path in source.files(item)}
+    used: set[str] = set()
+    for source in sources:
+        for item in source.items():
+            with suppress(ValueError, OSError):  # reported when the video is read
+                used.update(map(os.fspath, source.files(item)))
     kinds = {type(source) for source in sources}
     found = []
     for path, folders, files in walk(folder):
@@ -42,8 +47,9 @@ def unused_files(sources: Sequence[Source], folder: Path) -> list[LeftOut]:
         for name in files:
             if HuggingFaceSource in kinds and name in DESCRIPTIONS:
                 continue
-            if os.path.join(folder, join(path, name)) not in used:
-                found.append(LeftOut(join(path, name), _reason(folder / path / name)))
+            file = folder / path / name
+            if os.fspath(file) not in used:
+                found.append(LeftOut(join(path, name), _reason(file)))
     return found
 
 
