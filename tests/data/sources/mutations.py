@@ -400,7 +400,7 @@ def mask_values(rng: Random, path: Path) -> str:
             tree = json.loads(chosen.read_text())
             del tree["frames"][int(rng.integers(len(tree["frames"]))) :]
             chosen.write_text(json.dumps(tree))
-    except UNREADABLE:
+    except (*UNREADABLE, OSError, EOFError):
         return f"nothing to {chosen}"
     return f"masks of {chosen}"
 
