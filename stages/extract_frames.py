@@ -8,12 +8,14 @@ from pathlib import Path
 
 from vdp.config.read import read_section, run_stage
 from vdp.config.schema import ClipParams
-from vdp.data.extract.extract import ExtractJob, ExtractPolicy, extract
+from vdp.data.extract.extract import extract
+from vdp.data.extract.jobs import make_jobs, make_policy
 from vdp.data.extract.workers import worker_count
 from vdp.data.params import ExtractParams
-from vdp.data.sources.protocols import ClipRule, Pace
-from vdp.data.sources.select import Selection, select_videos
-from vdp.data.stores.clips import ClipStore
+from vdp.data.sources.left_out import describe_left_out
+from vdp.data.sources.protocols import LeftOut
+from vdp.data.sources.select import select_videos
+from vdp.data.stores.clips import MANIFEST, ClipStore
 from vdp.tracking.mlflow_run import project_root, track_stage
 
 CLIPS = Path("data/clips")
@@ -24,35 +26,18 @@ def main() -> None:
     clip = read_section(ClipParams, "clip")
     params = read_section(ExtractParams, "extract_frames")
     # all sources are opened before the first is read, so that a misspelt one fails immediately
-    jobs = {split: make_job(clip, params, chosen) for split, chosen in select_videos(params).items()}
-    policy = ExtractPolicy(
-        params.shard_mb, params.on_bad_video == "skip", params.max_bad_share, params.workers
-    )
+    jobs = make_jobs(clip, params, select_videos(params))
     with track_stage("extract_frames", worker_count(params.workers)) as tracker:
-        stores = extract(jobs, CLIPS, project_root() / WORK, policy)
+        stores = extract(jobs, CLIPS, project_root() / WORK, make_policy(params))
         for split in ("train", "val", "unlabeled", "test"):
             (CLIPS / split).mkdir(exist_ok=True)  # DVC expects each, also without a source
         for split, store in stores.items():
             print(f"{split}: {describe(store)}")
+            if store.left_out:
+                rest = describe_left_out([LeftOut(**entry) for entry in store.left_out])
+                print(f"{split}: left out: {rest}; all are listed in {store.folder / MANIFEST}")
         tracker.summary({f"clips.{split}": float(len(store)) for split, store in stores.items()})
         tracker.summary({f"skipped.{split}": float(len(store.skipped)) for split, store in stores.items()})
-
-
-def make_job(clip: ClipParams, params: ExtractParams, chosen: Selection) -> ExtractJob:
-    """Build the job of a split; only test clips may end with the context frames, and are not scored then."""
-    settings = chosen.params
-    # ExtractParams.splits has filled in the defaults
-    assert settings.interval is not None and settings.offset is not None and settings.stride is not None
-    rule = ClipRule(
-        frames=clip.frames,
-        min_frames=clip.known if chosen.role == "test" else clip.frames,
-        height=clip.height,
-        width=clip.width,
-        fit=params.fit,
-        pace=Pace(settings.interval, settings.fps, settings.offset),
-        stride=settings.stride,
-    )
-    return ExtractJob(chosen.source, chosen.videos, rule, chosen.key)
 
 
 def describe(store: ClipStore) -> str:

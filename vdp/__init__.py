@@ -2,6 +2,8 @@
 
 from importlib import import_module
 
+from vdp.core.user import name_user
+
 # Imported on first use: `import vdp` loads no torch.
 MODULES = {
     "load": "vdp.api.model",
@@ -9,6 +11,8 @@ MODULES = {
     "Sampling": "vdp.api.sampling",
     "train": "vdp.api.train",
 }
+
+name_user()  # before any import of torch
 
 
 def __getattr__(name: str) -> object:

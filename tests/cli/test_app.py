@@ -30,6 +30,9 @@ predict:
 def project(toy_project: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("DVC_ROOT", str(toy_project))
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    # toy params have no sources, and their folder is no repository
+    monkeypatch.setattr("vdp.cli.source_check.check_sources", list)
+    monkeypatch.setattr("vdp.cli.place_check.check_place", list)
     (toy_project / "recipes").mkdir()
     (toy_project / "recipes" / "smoke.yaml").write_text(SMOKE)
     return toy_project

@@ -325,3 +325,57 @@ def test_usage_counts_from_process_start_and_separates_worker_memory(project):
     assert after["peak_worker_memory_mb"] > 256 > after["peak_memory_mb"]
     assert 60 * after["core_minutes"] >= worker_seconds > 0.05
     assert 60 * (after["core_minutes"] - before["core_minutes"]) >= 0.5 * worker_seconds
+
+
+# --- Where the store is ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("uri", "expected"),
+    [
+        ("", "sqlite:///{}/mlflow.db"),
+        ("sqlite:///own/runs.db", "sqlite:///{}/own/runs.db"),
+        ("file:runs", "file:{}/runs"),
+        ("./runs", "{}/runs"),
+        ("sqlite:////disk/runs.db", "sqlite:////disk/runs.db"),
+        ("file:///disk/runs", "file:///disk/runs"),
+        ("/disk/runs", "/disk/runs"),
+        ("http://host:5000", "http://host:5000"),
+        ("sqlite:///:memory:", "sqlite:///:memory:"),
+        ("databricks", "databricks"),
+    ],
+)
+def test_a_relative_store_of_a_temporary_checkout_is_that_of_the_main_one(
+    project, monkeypatch, uri, expected
+):
+    (project / ".dvc/tmp").mkdir(parents=True)
+    monkeypatch.chdir(project / ".dvc/tmp")
+    if uri:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    assert mlflow_run.tracking_uri() == expected.format(project)
+
+
+def artifacts(folder: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Artifacts of the stage's run in a project, as MLflow reads them there."""
+    monkeypatch.chdir(folder)
+    client = MlflowClient(mlflow_run.tracking_uri())
+    run = runs(client)["score"]
+    assert not run.info.artifact_uri.startswith(("/", "file:"))
+    return [file.path for file in client.list_artifacts(run.info.run_id)]
+
+
+def test_a_project_of_any_name_can_be_moved(tmp_path, monkeypatch, empty_store):
+    """Also from a temporary checkout, whose artifacts are those of the main one."""
+    folder = tmp_path / "a b%20c?d#e"
+    copy = folder / ".dvc/tmp/exps/standalone/tmp1"
+    copy.mkdir(parents=True)
+    (folder / "mlflow.db").write_bytes(empty_store)
+    monkeypatch.setenv("DVC_ROOT", str(folder))
+    monkeypatch.chdir(copy)
+    Path("x.txt").write_text("x")
+    with track_stage("score") as tracker:
+        tracker.artifact(Path("x.txt"))
+    assert artifacts(folder, monkeypatch) == ["x.txt"]
+    moved = folder.rename(tmp_path / "moved")
+    monkeypatch.setenv("DVC_ROOT", str(moved))
+    assert artifacts(moved, monkeypatch) == ["x.txt"]

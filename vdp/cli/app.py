@@ -63,13 +63,16 @@ def recipe(
 def check(
     no_cost: Annotated[bool, typer.Option("--no-cost", help="Leave out the estimate of the cost.")] = False,
 ) -> None:
-    """Check params.yaml, report changed sources, repair the lock files of a killed run, estimate the cost."""
+    """Check params.yaml and its sources, repair the lock files of a killed run, estimate the cost."""
     from vdp.cli.dvc_recovery import repair_locks
+    from vdp.cli.place_check import check_place
 
     check_project()
-    for message in repair_locks():
+    for message in [*check_place(), *repair_locks()]:
         print(message, file=sys.stderr)
     check_file(single_frames=True)
+    for line in _source_lines():
+        print(line, file=sys.stderr)
     print(f"{PARAMS_FILE} is valid")
     if CLIPS.is_dir():
         _report_changed_sources()
@@ -81,6 +84,12 @@ def check(
     from vdp.cli.cost import cost_table
 
     print(cost_table())
+
+
+def _source_lines() -> list[str]:
+    from vdp.cli.source_check import check_sources
+
+    return check_sources()
 
 
 def _report_changed_sources() -> None:

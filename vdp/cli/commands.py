@@ -121,7 +121,7 @@ def predict(
     inputs = find_clips(clips)
     jobs = plan_jobs([(clip,) for clip in inputs], out, samples, force)
     check_models(models)
-    check_clips(inputs, known, interval)
+    check_clips(jobs, known, interval)
     model = load_model(models)
     size, limit = (model.height, model.width), model.context_frames
     task = f"predicting {plural(samples, 'sample')} of {plural(frames, 'frame')}"
@@ -198,7 +198,7 @@ def interpolate(
     pair = (find_clip(before), find_clip(after))
     (job,) = plan_jobs([pair], out, samples, force)
     check_models(models)
-    check_clips(pair, known, interval)
+    check_clips([job], known, interval)
     model = load_model(models)
     started = time.monotonic()
     size, limit = (model.height, model.width), model.context_frames * model.max_span
@@ -241,7 +241,7 @@ def restore(
     inputs = find_clips(clips)
     jobs = plan_jobs([(clip,) for clip in inputs], out, 1, force)
     check_models(models)
-    check_clips(inputs, None, interval)
+    check_clips(jobs, None, interval, whole=True)
     if full_size:
         check_full_size(inputs, interval)
     model = load_model(models)
@@ -277,7 +277,7 @@ def segment(
     inputs = find_clips(clips)
     jobs = plan_jobs([(clip,) for clip in inputs], out, 1, force, (".npy", *VIDEO_SUFFIXES))
     check_models(models)
-    check_clips(inputs, None, interval)
+    check_clips(jobs, None, interval, whole=True)
     model = load_model(models)
     for job in jobs:
         started = time.monotonic()

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from typing import TypeVar
 
 import cv2
 import numpy as np
@@ -23,6 +24,7 @@ from vdp.data.video.letterbox import MAX_PIXELS, Letterbox
 from vdp.data.video.write import (
     VIDEO_SUFFIXES,
     atomic_outputs,
+    check_frame_size,
     check_outputs,
     write_frames,
     write_masks,
@@ -39,6 +41,8 @@ BAR_DELAY = 2.0  # seconds before a progress bar appears
 BATCH_FRAMES = 48  # frames between two updates of a bar
 MAX_NAMES = 3  # outputs named in a line
 
+T = TypeVar("T")
+Reader = Callable[[], Pixels]
 StripRow = list[tuple[str, Pixels]]  # captions and pictures
 Size = tuple[int, int]  # height and width in pixels
 
@@ -112,12 +116,19 @@ def plan_jobs(
     return jobs
 
 
-def check_clips(clips: Sequence[InputClip], known: int | None, interval: int) -> None:
-    """Decode the first frame of each clip, and check the number of its pictures."""
-    for clip in clips:
-        clip.size()
-        if known and not clip.is_video:  # the header of a video may be wrong
-            _check_known(clip, clip.count(interval), known)
+def check_clips(jobs: Sequence[Job], known: int | None, interval: int, whole: bool = False) -> None:
+    """Decode the first frame of each clip, and check its length and that its size can be written.
+
+    `whole` if every frame is processed, not the context frames alone.
+    """
+    for job in jobs:
+        for clip in job.clips:
+            clip.size()
+            if known and not clip.is_video:  # what a video holds is known when it is decoded
+                _check_known(clip, clip.count(interval), known)
+            if whole and clip.count(interval) > MAX_FRAMES:
+                raise _too_long(clip)
+        check_frame_size(job.outputs[0], *job.clips[0].size())
 
 
 def check_full_size(clips: Sequence[InputClip], interval: int) -> None:
@@ -130,6 +141,10 @@ def check_full_size(clips: Sequence[InputClip], interval: int) -> None:
                 "--full-size; resize them, or leave it out"
             )
         _check_memory(clip, clip.count(interval), (rows, columns))
+
+
+def _too_long(clip: InputClip) -> UserError:
+    return UserError(f"{clip.name}: more than {MAX_FRAMES} frames; set --interval, or cut the video")
 
 
 def _check_memory(clip: InputClip, count: int, size: Size) -> None:
@@ -157,29 +172,43 @@ def read_context(
     `MAX_BYTES` at that size.
     """
     offset = _offset_to_end(clip, interval) if at_end else 0
-    decoded = _with_bar(clip.frames(interval, offset), clip.count(interval), f"reading {clip.name}")
-    numbered = ((offset + index * interval + 1, frame) for index, frame in enumerate(decoded))
-    kept = list(deque(numbered, known or limit) if at_end else islice(numbered, known or limit))
+    box, count = Letterbox(*clip.size(), *size), known or limit
+    frame_bytes = box.rows * box.columns * 3
+    small = outputs * frame_bytes > MAX_BYTES
+    readers = _with_bar(clip.readers(interval, offset), clip.count(interval), f"reading {clip.name}")
+    kept: deque[Reader] = deque(maxlen=count)
+    numbers = deque[int](maxlen=count)
+    for index, read in enumerate(readers if at_end else islice(readers, count)):
+        numbers.append(offset + index * interval + 1)
+        kept.append(_resized(read, box) if small else read)
+        if not small and len(kept) * frame_bytes > MAX_BYTES:
+            small = True
+            kept = deque((_resized(other, box) for other in kept), count)
     if known:
         _check_known(clip, len(kept), known)
-    frames = np.stack([frame for _, frame in kept])
-    box = Letterbox(frames.shape[1], frames.shape[2], *size)
-    thumbnails = {index: thumbnail(frames[index]) for index in evenly_spaced(len(kept), CONTEXT_COLUMNS)}
-    if max(outputs, len(kept)) * frames[0].nbytes > MAX_BYTES:
+    if small:
         name = printable(clip.name)
         print(
             f"{name}: too many frames to keep their detail; resized to {box.width}x{box.height}",
             file=sys.stderr,
         )
-        frames = box.fit(frames)
-    return Input(frames, thumbnails, [number for number, _ in kept], box, clip.rate(interval))
+    frames = np.stack([read() for read in kept])
+    source = Input(frames, {}, list(numbers), box, clip.rate(interval))
+    for index in evenly_spaced(len(kept), CONTEXT_COLUMNS):
+        source.thumbnails[index] = thumbnail(source.to_clip_size(frames[index]))
+    return source
+
+
+def _resized(read: Reader, box: Letterbox) -> Reader:
+    frame = box.fit(read())
+    return lambda: frame
 
 
 def _offset_to_end(clip: InputClip, interval: int) -> int:
     """Frames to skip so that every `interval`-th frame includes the last one."""
     if interval == 1:
         return 0
-    total = sum(1 for _ in clip.frames()) if clip.is_video else clip.count()  # a header may be wrong
+    total = sum(1 for _ in clip.readers()) if clip.is_video else clip.count()  # a count may be an estimate
     return (total - 1) % interval
 
 
@@ -191,7 +220,7 @@ def read_clip(
     kept, thumbnails, every, box = [], {}, 1, Letterbox(*clip.size(), *size)
     for index, frame in enumerate(islice(decoded, limit)):
         if index == MAX_FRAMES:
-            raise UserError(f"{clip.name}: more than {MAX_FRAMES} frames; set --interval, or cut the video")
+            raise _too_long(clip)
         kept.append(box.fit(frame))
         if check_memory:
             _check_memory(clip, len(kept), size)
@@ -211,7 +240,7 @@ def empty_input(size: Size) -> Input:
     return Input(np.zeros((0, *size, 3), np.uint8), {}, [], Letterbox(*size, *size), PICTURES_RATE)
 
 
-def _with_bar(frames: Iterable[Pixels], total: int, label: str) -> Iterator[Pixels]:
+def _with_bar(frames: Iterable[T], total: int, label: str) -> Iterator[T]:
     bar = tqdm(
         frames, label, total=total or None, unit="frame", file=sys.stderr, delay=BAR_DELAY, leave=False
     )

@@ -1,5 +1,6 @@
 """Sections `extract_frames`, `augment` and `degrade` of params.yaml."""
 
+import re
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
@@ -74,8 +75,10 @@ class ExtractParams(Params):
     fps: Fps | None = Field(description="frames per second, in place of interval, or null")
     offset: Offset = Field(description="frames to skip at the start of each video")
     stride: Stride = Field(description="frames from the start of a clip to the next")
+    group: Name | None = Field(description="regular expression of takes that val_share keeps whole, or null")
     fit: Literal["crop", "stretch"] = Field(description="resizing of frames of another aspect ratio")
     on_bad_video: Literal["error", "skip"] = Field(description="stop at an unusable video, or skip it")
+    on_bad_masks: Literal["error", "repair"] = Field(description="stop at an invalid mask, or repair it")
     max_bad_share: float = Field(ge=0, le=1, description="max share of the videos of a source to skip")
     shard_mb: int = Field(ge=1, le=65536, description="max MiB of frames in a shard of the clip store")
     workers: int = Field(ge=0, le=256, description="decoding processes; 0 is one per core")
@@ -90,6 +93,18 @@ class ExtractParams(Params):
                     f"extract_frames.test_sets: {name!r} is not a usable name: expected up to {MAX_NAME} "
                     "letters, digits, - and _; rename it"
                 )
+        return value
+
+    @field_validator("group")
+    @classmethod
+    def group_is_a_regular_expression(cls, value: str | None) -> str | None:
+        try:
+            re.compile(value or "")
+        except (re.error, OverflowError, RecursionError) as error:
+            raise ValueError(
+                f"extract_frames.group={value!r}: expected a regular expression ({error}); correct it, or "
+                "set it to null"
+            ) from None
         return value
 
     @model_validator(mode="after")

@@ -13,11 +13,12 @@ import os
 import re
 import resource
 import socket
+import sqlite3
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Hashable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, ParamSpec, TypeAlias, TypedDict, TypeVar, Union
@@ -28,6 +29,7 @@ from pydantic import JsonValue
 
 from vdp.config.schema import PARAMS_FILE
 from vdp.config.yaml_file import read_file
+from vdp.core.checkout import project_root
 from vdp.core.errors import UserError
 from vdp.core.files import locked, write_text
 from vdp.core.flops import TERA, flop_counter
@@ -43,6 +45,14 @@ PROCESS_TAG = "vdp.process"  # host:pid of a stage, distinguishes a killed run f
 MACHINE_TAG = "vdp.machine"
 FLUSH_POINTS = 500
 FLUSH_SECONDS = 15.0
+SQLITE = "sqlite:///"
+ARTIFACTS = "mlartifacts"
+ARTIFACT_COLUMNS = {
+    "experiments": "artifact_location",
+    "runs": "artifact_uri",
+    "logged_models": "artifact_location",
+}
+NAMED = re.compile(r"[a-z][a-z0-9+.-]*:|:|databricks")  # a URI with a scheme, or a name that MLflow knows
 MAX_METRICS = 1000  # MLflow's limits for one log_batch
 MAX_PARAMS = 100
 MAX_PARAM_CHARS = 6000
@@ -302,6 +312,8 @@ def _open_runs(stage: str, key: str, started_ms: int) -> _Runs:
     with locked(project_root() / "mlflow.db.lock"):
         client = MlflowClient(tracking_uri())
         experiment = _experiment_id(client)
+        if "MLFLOW_TRACKING_URI" not in os.environ:
+            _make_artifacts_relative()
         parent = _parent_run(client, experiment, key, started_ms)
         _end_killed_runs(client, experiment, parent, stage)
         tags = {
@@ -316,12 +328,32 @@ def _open_runs(stage: str, key: str, started_ms: int) -> _Runs:
 def _experiment_id(client: "MlflowClient") -> str:
     experiment = client.get_experiment_by_name(EXPERIMENT)
     if experiment is None:
-        local = tracking_uri().startswith("sqlite")
-        artifacts = (project_root() / "mlartifacts").as_uri() if local else None
+        local = tracking_uri().startswith(SQLITE)
+        artifacts = (project_root() / ARTIFACTS).as_uri() if local else None
         return client.create_experiment(EXPERIMENT, artifact_location=artifacts)
     if experiment.lifecycle_stage == "deleted":
         client.restore_experiment(experiment.experiment_id)
     return experiment.experiment_id
+
+
+def _make_artifacts_relative() -> None:
+    """Store the paths of artifacts relative to the project's folder, which may be moved or copied.
+
+    MLflow stores absolute paths, and takes a relative one as relative to the current folder; a temporary
+    checkout has a link for them.
+    """
+    prefix = f"/{ARTIFACTS}"
+    with closing(sqlite3.connect(tracking_uri().removeprefix(SQLITE), timeout=60)) as database, database:
+        for table, column in ARTIFACT_COLUMNS.items():
+            database.execute(
+                f"UPDATE {table} SET {column} = substr({column}, instr({column}, :prefix) + 1) "
+                f"WHERE instr({column}, :prefix) AND ({column} LIKE 'file:%' OR {column} LIKE '/%')",
+                {"prefix": prefix},
+            )
+    target = project_root() / ARTIFACTS
+    if target.parent != Path.cwd() and not os.path.lexists(ARTIFACTS):
+        target.mkdir(exist_ok=True)
+        os.symlink(target, ARTIFACTS, target_is_directory=True)
 
 
 def _parent_run(client: "MlflowClient", experiment: str, key: str, started_ms: int) -> str:
@@ -357,14 +389,16 @@ def _end_killed_runs(client: "MlflowClient", experiment: str, parent: str, stage
 # --- Names and paths -------------------------------------------------------------------------------------
 
 
-def project_root() -> Path:
-    """Return the main checkout, also inside the temporary checkouts of DVC's experiments."""
-    return Path(os.environ.get("DVC_ROOT") or ".").resolve()
-
-
 def tracking_uri() -> str:
-    """MLFLOW_TRACKING_URI, else the SQLite file of the main checkout."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{project_root() / 'mlflow.db'}"
+    """MLFLOW_TRACKING_URI, else the SQLite file of the main checkout; a relative one is relative to it."""
+    uri = os.environ.get("MLFLOW_TRACKING_URI") or f"{SQLITE}mlflow.db"
+    for prefix in (SQLITE, "file:", ""):
+        path = uri.removeprefix(prefix)
+        if uri.startswith(prefix) and not path.startswith("/") and not NAMED.match(path):
+            place = os.path.normpath(project_root() / path)
+            # MLflow misreads these in a path; relative to the current folder there are none
+            return prefix + (os.path.relpath(place) if set(place) & set("?#%") else place)
+    return uri
 
 
 def experiment_key() -> str:

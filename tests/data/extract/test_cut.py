@@ -1,7 +1,7 @@
 import os
 from collections.abc import Iterator
 from dataclasses import replace
-from itertools import islice
+from itertools import count, islice
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vdp.data.extract.cut import MAX_STEM, clip_stem, cut_clips
+from vdp.data.extract.cut import BETWEEN, MAX_STEM, NOT_SELECTED, REST, UNKNOWN_CLASS, clip_stem, cut_clips
 from vdp.data.sources.protocols import ClipRule, Frame, Pace
 
 pytestmark = pytest.mark.slow
@@ -45,9 +45,9 @@ class CountedSource:
 
     def frames(self, item: str, pace: Pace) -> Iterator[Frame]:
         try:
-            for number in pace.numbers(self.fps, self.label(item)):
-                if number >= self.length:
-                    return
+            pace = pace.within(self.fps, self.label(item))
+            rate = self.fps or 1.0
+            for number in pace.select(range(self.length), lambda number: number / rate):
                 self.read += 1
                 pixels, mask = np.full((8, 12, 3), number, np.uint8), np.full((8, 12), number, np.uint8)
                 yield Frame(number, pixels, mask, pixels + 100) if self.parts else Frame(number, pixels)
@@ -76,7 +76,7 @@ def test_stride_counts_selected_frames():
 
 def test_fps_selects_frames():
     clip = next(cut_clips(CountedSource(40, fps=25), "v", replace(RULE, pace=Pace(fps=10))))
-    assert clip.frames[:, 0, 0, 0].tolist() == [0, 2, 5, 8, 10]
+    assert clip.frames[:, 0, 0, 0].tolist() == [0, 2, 5, 7, 10]
 
 
 def test_a_precut_video_is_one_clip_named_after_it():
@@ -148,7 +148,9 @@ def test_long_names_with_different_ends_stay_different(letter):
 
 
 def selected(pace: Pace, fps: float | None, frames: int) -> list[int]:
-    return list(islice(pace.numbers(fps, "v"), frames))
+    pace = pace.within(fps, "v")
+    rate = fps or 1.0
+    return list(islice(pace.select(count(), lambda number: number / rate), frames))
 
 
 def test_interval_and_offset_select_frames():
@@ -166,10 +168,60 @@ def test_fps_selects_the_nearest_frames_and_none_twice(video_fps, share):
     fps = video_fps * share
     numbers = selected(Pace(fps=fps), video_fps, 200)
     assert all(a < b for a, b in zip(numbers, numbers[1:], strict=False))
-    np.testing.assert_allclose(numbers, np.arange(200) * video_fps / fps, atol=0.5 + 1e-6)
+    np.testing.assert_allclose(numbers, np.arange(200) * video_fps / fps, atol=0.5 + 1e-3)
 
 
 @pytest.mark.parametrize("video_fps", [None, 0.0, float("nan"), -1.0, 24.0])
 def test_a_rate_above_that_of_the_video_is_refused(video_fps):
     with pytest.raises(ValueError, match="v: .*fps"):
-        Pace(fps=25).numbers(video_fps, "v")
+        Pace(fps=25).within(video_fps, "v")
+
+
+# --- What is in no clip ----------------------------------------------------------------------------------
+
+
+def left_out_of(source: CountedSource, rule: ClipRule) -> dict[str, int]:
+    cut = cut_clips(source, "v", rule)
+    while True:
+        try:
+            next(cut)
+        except StopIteration as end:
+            assert {entry.name for entry in end.value} <= {"v"}
+            return {entry.reason: entry.frames for entry in end.value}
+
+
+@quick
+@given(st.integers(5, 60), st.integers(1, 12), st.integers(1, 4), st.integers(0, 3))
+def test_every_frame_up_to_the_last_selected_one_is_in_a_clip_or_listed(length, stride, interval, offset):
+    rule = replace(RULE, frames=2, min_frames=2, stride=stride, pace=Pace(interval, offset=offset))
+    selected = range(offset, length, interval)
+    if len(selected) < 2:
+        return
+    starts = [n for n in range(len(selected) - 1) if n % stride == 0]
+    inside = {selected[n + k] for n in starts for k in (0, 1)}
+    last = starts[-1] + 1
+    expected = {
+        NOT_SELECTED: selected[-1] + 1 - len(selected),
+        BETWEEN: len([n for n in selected[:last] if n not in inside]),
+        REST: len(selected) - 1 - last,
+    }
+    found = left_out_of(CountedSource(length), rule)
+    assert found == {reason: count for reason, count in expected.items() if count}
+
+
+def test_pictures_after_a_precut_clip_are_listed():
+    assert left_out_of(CountedSource(9, precut=True), RULE) == {REST: 4}
+
+
+def test_a_shorter_clip_of_a_test_set_leaves_out_the_frames_after_it():
+    assert left_out_of(CountedSource(4), replace(RULE, min_frames=3)) == {REST: 1}
+
+
+def test_unknown_class_ids_are_an_error_or_background_and_counted():
+    source = CountedSource(55, parts=True)
+    with pytest.raises(ValueError, match="v: mask of frame 49: class id 49 is over 48.*on_bad_masks"):
+        list(cut_clips(source, "v", RULE))
+    repaired = replace(RULE, repair_masks=True)
+    clips = list(cut_clips(source, "v", repaired))
+    assert [int(mask.max()) for mask in clips[9].masks] == [45, 46, 47, 48, 0]
+    assert left_out_of(source, repaired) == {UNKNOWN_CLASS: 6}

@@ -19,6 +19,8 @@ PARAMS = {
     "stride": 22,
     "fit": "crop",
     "on_bad_video": "error",
+    "on_bad_masks": "error",
+    "group": None,
     "max_bad_share": 0.05,
     "shard_mb": 256,
     "workers": 0,

@@ -26,6 +26,8 @@ extract_frames:
   stride: 6
   fit: crop
   on_bad_video: error
+  on_bad_masks: error
+  group: null
   max_bad_share: 0.5
   shard_mb: 1
   workers: 1

@@ -8,7 +8,7 @@ import signal
 import sys
 import tempfile
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,8 +18,9 @@ from unittest.mock import patch
 import numpy as np
 
 from stages import extract_frames
-from tests.data.sources.mutations import mutate, mutate_params
+from tests.data.sources.mutations import CONTENT, FURTHER, mutate, mutate_params
 from tests.data.sources.small_sources import CLIP, SOURCES, params_text
+from vdp.cli.source_check import check_sources
 from vdp.config.read import run_stage
 from vdp.core.classes import NUM_CLASSES
 from vdp.core.errors import printable
@@ -29,6 +30,7 @@ from vdp.data.stores.clips import ClipStore
 MAX_SECONDS = 30
 MAX_MEMORY = 8 * 2**30  # bytes; exceeded by reading /dev/zero
 KINDS = [*SOURCES, "params", "params"]
+FURTHER_KINDS = ["containers", "videos", "images", "containers", "competition", "clevrer", "pair folders"]
 # messages about a source as a whole
 WHOLE = re.compile(
     r"no usable videos in raw|raw holds both|raw has (one video|folders for)|raw(/list\.\w+)? not found"
@@ -66,21 +68,26 @@ def build_sources(folder: Path) -> Path:
     return folder
 
 
-def prepare(sources: Path, seed: int, broken: bool = True) -> Case:
-    """Fill the current folder, which is empty, with the project of a seed."""
-    rng = np.random.default_rng(seed)
-    kind = KINDS[seed % len(KINDS)]
+def prepare(sources: Path, seed: int, broken: bool = True, further: bool = False) -> Case:
+    """Fill the current folder, which is empty, with the project of a seed.
+
+    `further`: mutations of places, suffixes, masks and headers too, of sources of files alone.
+    """
+    rng = np.random.default_rng(seed + 10_000 * further)
+    kinds = FURTHER_KINDS if further else KINDS
+    kind = kinds[seed % len(kinds)]
     source = "images" if kind == "params" else kind
     shutil.copytree(sources / source / "raw", "raw", symlinks=True)
     skip, older_clips = bool(rng.integers(2)), bool(rng.integers(2))
-    Path("params.yaml").write_text(params_text(SOURCES[source][1], skip, whole=kind == "params"))
+    repair = further and bool(rng.integers(2))
+    Path("params.yaml").write_text(params_text(SOURCES[source][1], skip, kind == "params", repair))
     if older_clips:
         Path("data/clips/train").mkdir(parents=True)
         Path("data/clips/train/manifest.json").write_text("older")
     before = listing("raw")
     done = "nothing"
     if broken:
-        done = mutate_params(rng) if kind == "params" else mutate(rng)
+        done = mutate_params(rng) if kind == "params" else mutate(rng, FURTHER if further else CONTENT)
     after = listing("raw")
     changed = {path for path in before | after if before.get(path) != after.get(path)}
     return Case(kind, done, changed, older_clips, after)
@@ -107,6 +114,16 @@ class Timeout(BaseException):
 
 def run_here(kind: str) -> Outcome:
     """Run the stage in this process and folder."""
+    return run_main(kind, extract_frames.main)
+
+
+def check_here(kind: str) -> Outcome:
+    """Check the sources in this process and folder, as `vdp check`."""
+    return run_main(kind, lambda: print(*check_sources(), sep="\n", file=sys.stderr))
+
+
+def run_main(kind: str, main: Callable[[], None]) -> Outcome:
+    """Run a stage's function with little time and memory."""
     code = 0
     tracker = SimpleNamespace(summary=lambda values: None)
     with (
@@ -120,7 +137,7 @@ def run_here(kind: str) -> Outcome:
         patch.object(plan, "UNITS", 3),
     ):
         try:
-            run_stage(extract_frames.main)
+            run_stage(main)
         except SystemExit as end:
             code = int(end.code or 0)
         except (Exception, Timeout):
@@ -199,6 +216,26 @@ def check(case: Case, outcome: Outcome) -> None:
     if case.older_clips:
         assert [str(path) for path in Path("data/clips").rglob("*.*")] == ["data/clips/train/manifest.json"]
         assert Path("data/clips/train/manifest.json").read_text() == "older"
+
+
+def check_without_work(case: Case, outcome: Outcome) -> None:
+    """Assert that `vdp check` has written nothing, and ended well or with one line."""
+    assert outcome.code in (0, 1), "\n".join(outcome.lines)
+    assert listing("raw") == case.files, "the user's source has changed"
+    assert not Path(".resume").exists() and os.path.isdir("data/clips") == case.older_clips
+    assert all(line.isprintable() for line in outcome.lines)
+    errors = [line for line in outcome.lines if line.startswith("error: ")]
+    assert len(errors) == outcome.code and (not errors or errors == outcome.lines[-1:])
+
+
+def run_case(case: Case) -> tuple[Outcome, Outcome]:
+    """Check and extract; what the check refuses is refused by the run too."""
+    before = check_here(case.kind)
+    check_without_work(case, before)
+    after = run_here(case.kind)
+    check(case, after)
+    assert before.code <= after.code, before.lines
+    return before, after
 
 
 def names_the_change(case: Case, line: str) -> bool:

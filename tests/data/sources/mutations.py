@@ -339,11 +339,91 @@ def neighbour(rng: Random, path: Path) -> str:
     return f"{kind} beside {path}"
 
 
+SUFFIXES = ["", ".mp4", ".MP4", ".avi", ".ts", ".gif", ".txt", ".png", ".npy", ".json", ".data", ".mp4.part"]
+
+
+def other_suffix(rng: Random, path: Path) -> str:
+    """Give a file the suffix of another kind, or none."""
+    suffix = some(rng, SUFFIXES)
+    target = path.with_name((path.stem or "x") + suffix)
+    if os.path.lexists(target):
+        return f"nothing to {path}"
+    path.rename(target)
+    return f"{path} has the suffix {suffix!r}"
+
+
+def other_place(rng: Random, path: Path) -> str:
+    """Move a file or its folder deeper, or copy its folder beside it."""
+    if path.parent.name == "raw":
+        target = path.parent / some(rng, ["deep", "train", "val 2", "日本"]) / "x" / path.name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        path.rename(target)
+        return f"moved {path} to {target}"
+    target = path.parent.with_name(some(rng, ["copy", "video_9", "mask", "input2"]))
+    if os.path.lexists(target):
+        return f"nothing to {path}"
+    shutil.copytree(path.parent, target, symlinks=True)
+    return f"copied {path.parent} to {target}"
+
+
+def large_number(rng: Random, path: Path) -> str:
+    """Write a large number after the name of a box or chunk of a file: its size, dimensions or counts."""
+    data = bytearray(path.read_bytes())
+    found = [data.find(name) for name in BOXES]
+    places = [place for place in found if place >= 0] or [0]
+    at = some(rng, places) + int(rng.integers(-4, 40))
+    data[max(at, 0) : max(at, 0) + 4] = some(
+        rng, [b"\x7f\xff\xff\xff", b"\xff" * 4, b"\0\0\xff\xff", b"\x80\0\0\0"]
+    )
+    path.write_bytes(bytes(data))
+    return f"large number at {at} of {path}"
+
+
+BOXES = [
+    b"moov", b"tkhd", b"mdhd", b"stsd", b"stts", b"stsz", b"stco", b"mdat", b"avih", b"strh", b"idx1",
+    b"movi", b"IHDR", b"IDAT", b"\x1f\x43\xb6\x75", b"\xae", b"FLV", b"GIF89a", b"NUMPY",
+]  # fmt: skip
+
+
+def mask_values(rng: Random, path: Path) -> str:
+    """Class ids over 48, or fewer masks than frames, in the masks or proposals beside the frames."""
+    masks = sorted(Path("raw").rglob("mask.npy")) + sorted(Path("raw").rglob("*.json"))
+    if not masks:
+        return new_content(rng, path)
+    chosen = some(rng, masks)
+    try:
+        if chosen.suffix == ".npy":
+            array = np.load(chosen)
+            array = array[: len(array) // 2] if rng.random() < 0.3 else np.where(array == 7, 77, array)
+            np.save(chosen, array.astype(np.uint8))
+        else:
+            tree = json.loads(chosen.read_text())
+            del tree["frames"][int(rng.integers(len(tree["frames"]))) :]
+            chosen.write_text(json.dumps(tree))
+    except (*UNREADABLE, OSError, EOFError):
+        return f"nothing to {chosen}"
+    return f"masks of {chosen}"
+
+
+def empty(rng: Random, path: Path) -> str:
+    """Empty a file, or all files of its folder."""
+    for file in [path] if rng.random() < 0.7 else files_below(path.parent):
+        file.write_bytes(b"")
+    return f"emptied {path}"
+
+
 def files_below(folder: Path) -> list[Path]:
     return sorted(path for path in folder.rglob("*") if not path.is_symlink() and path.is_file())
 
 
-def mutate(rng: Random) -> str:
+CONTENT = [new_content] * 10 + [other_type] * 4 + [other_name] * 3 + [swap, neighbour]
+FURTHER = [
+    new_content, new_content, other_type, other_name, other_suffix, other_suffix, other_place, other_place,
+    large_number, large_number, mask_values, empty,
+]  # fmt: skip
+
+
+def mutate(rng: Random, changes: list[Callable[[Random, Path], str]]) -> str:
     """Apply one to three mutations to the files below `raw` in the current folder; return what was done."""
     done = []
     for _ in range(int(rng.integers(1, 4))):
@@ -352,8 +432,7 @@ def mutate(rng: Random) -> str:
             # by suffix first: there are many pictures and one list
             suffix = some(rng, sorted({path.suffix for path in files}))
             path = some(rng, [path for path in files if path.suffix == suffix])
-            change = some(rng, [new_content] * 10 + [other_type] * 4 + [other_name] * 3 + [swap, neighbour])
-            done.append(change(rng, path))
+            done.append(some(rng, changes)(rng, path))
     return "; ".join(done)
 
 

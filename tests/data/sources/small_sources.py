@@ -1,7 +1,6 @@
 """Small valid sources of every kind, each in a folder `raw`, and params.yaml for one of them."""
 
 import json
-import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,14 +11,13 @@ import pyarrow.parquet as pq
 import yaml
 from pycocotools import mask as coco
 
+from tests.data.video.encoded import encode
 from vdp.config.yaml_file import read_file
 from vdp.core.classes import COLORS, MATERIALS, NUM_CLASSES, SHAPES
 
 REPO = Path(__file__).parents[3]
 FRAMES, HEIGHT, WIDTH = 12, 32, 48  # of every video but CLEVRER's
 CLIP = {"frames": 6, "known": 3, "height": 16, "width": 24}
-
-os.environ["OPENCV_FFMPEG_LOGLEVEL"] = "-8"  # FFmpeg reads it once, here when videos are written
 
 
 def picture(k: int, height: int = HEIGHT, width: int = WIDTH) -> np.ndarray:
@@ -32,13 +30,9 @@ def class_ids(frames: int = FRAMES) -> np.ndarray:
     return np.arange(frames * HEIGHT * WIDTH).reshape(frames, HEIGHT, WIDTH).astype(np.uint8) % NUM_CLASSES
 
 
-def make_video(path: Path, frames: int = FRAMES, codec: str = "mp4v") -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*codec), 25, (WIDTH, HEIGHT))
-    assert writer.isOpened()
-    for k in range(frames):
-        writer.write(picture(k))
-    writer.release()
+def make_video(path: Path, frames: int = FRAMES, codec: str = "mpeg4") -> None:
+    pixels = "yuvj420p" if codec == "mjpeg" else "yuv420p"
+    encode(path, [picture(k) for k in range(frames)], codec, pix_fmt=pixels)
 
 
 def make_pictures(folder: Path, pattern: str, frames: int = FRAMES, mask: bool = False) -> None:
@@ -51,9 +45,24 @@ def make_pictures(folder: Path, pattern: str, frames: int = FRAMES, mask: bool =
 
 def make_videos(raw: Path) -> None:
     make_video(raw / "a.mp4")
-    make_video(raw / "b 2.avi", codec="MJPG")
+    make_video(raw / "b 2.avi", codec="mjpeg")
     make_video(raw / "deep" / "c.mkv")
     make_video(raw / "d.mov")
+
+
+# name, codec, pixels and muxer of a video in each of other containers
+CONTAINERS = (
+    ("a.m4v", "mpeg4", "yuv420p", None), ("b.mpg", "mpeg1video", "yuv420p", None),
+    ("c.ts", "mpeg2video", "yuv420p", None), ("d.wmv", "wmv2", "yuv420p", None),
+    ("e.flv", "flv", "yuv420p", None), ("f.gif", "gif", "rgb8", None), ("g.3gp", "mpeg4", "yuv420p", None),
+    ("h.webm", "libvpx", "yuv420p", None), ("i", "mpeg4", "yuv420p", "mp4"),
+    ("J.MKV", "ffv1", "yuv420p", None),
+)  # fmt: skip
+
+
+def make_containers(raw: Path) -> None:
+    for name, codec, pixels, muxer in CONTAINERS:
+        encode(raw / name, map(picture, range(FRAMES)), codec, pix_fmt=pixels, muxer=muxer)
 
 
 def make_images(raw: Path) -> None:
@@ -157,6 +166,7 @@ def make_parquet_set(raw: Path) -> None:
 
 SOURCES: dict[str, tuple[Callable[[Path], object], str]] = {  # its maker, and its path in params.yaml
     "videos": (make_videos, "raw"),
+    "containers": (make_containers, "raw"),
     "images": (make_images, "raw"),
     "competition": (make_competition, "raw"),
     "pair folders": (make_pair_folders, "raw"),
@@ -168,7 +178,7 @@ SOURCES: dict[str, tuple[Callable[[Path], object], str]] = {  # its maker, and i
 }
 
 
-def params_text(source: str, skip: bool, whole: bool) -> str:
+def params_text(source: str, skip: bool, whole: bool, repair: bool = False) -> str:
     """The project's params.yaml for small clips, whole or only the sections of the stage."""
     data = read_file(REPO / "params.yaml")
     data["clip"] = CLIP
@@ -179,6 +189,7 @@ def params_text(source: str, skip: bool, whole: bool) -> str:
         "train": source, "val": None, "val_share": 0.4, "unlabeled": None,
         "test_sets": {"t": {"folder": source, "interval": 1, "stride": 6}},
         "stride": 6, "on_bad_video": "skip" if skip else "error",
+        "on_bad_masks": "repair" if repair else "error",
         "max_bad_share": 0.7, "shard_mb": 1, "workers": 1,
     }  # fmt: skip
     if not whole:

@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 import pytest
 
+from tests.data.video.encoded import FINE, encode
 from vdp.data.extract.cut import cut_clips
 from vdp.data.sources.protocols import ClipRule, Frame, Pace, Source
 from vdp.data.stores.clips import Clip
@@ -47,13 +48,9 @@ def make_picture_folder(
 
 def make_video_file(path: Path, frames: int = 50, height: int = 64, width: int = 96, fps: float = 25) -> Path:
     """Frame k has gray level 4 (k mod 60)."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"mp4v"), fps, (width, height))
-    assert writer.isOpened()
-    for k in range(frames):
-        writer.write(gray_frame(4 * (k % 60), height, width))
-    writer.release()
-    return path
+    return encode(
+        path, (gray_frame(4 * (k % 60), height, width) for k in range(frames)), rate=fps, options=FINE
+    )
 
 
 def clips_of(source: Source, rule: ClipRule = RULE) -> list[Clip]:

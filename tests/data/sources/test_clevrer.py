@@ -1,5 +1,6 @@
 import json
 import pickle
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,10 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pycocotools import mask as coco
 
-from tests.data.sources.source_contract import SourceContract, frames_of, make_video_file
+from tests.data.sources.source_contract import RULE, SourceContract, clips_of, frames_of, make_video_file
 from vdp.core.classes import NUM_CLASSES, class_name
+from vdp.data.extract.cut import FLAW, REST, cut_clips
 from vdp.data.sources.clevrer import ClevrerSource, decode_rle, paint_mask, read_proposals
-from vdp.data.sources.protocols import Pace
+from vdp.data.sources.protocols import LeftOut, Pace
 
 HEIGHT, WIDTH = 64, 96
 FIRST = "video_00000-01000/video_00000.mp4"
@@ -136,14 +138,37 @@ def test_a_video_of_another_length_is_refused_at_any_pace(tmp_path, frames):
         frames_of(ClevrerSource(tmp_path), FIRST, Pace(interval=100))
 
 
-def test_a_selected_frame_needs_proposals(tmp_path):
+def test_a_selected_frame_without_proposals_has_a_flaw(tmp_path):
     write_video(tmp_path, 0)
     data = proposals()
     del data["frames"][5]
     write_proposals(tmp_path / "derender_proposals" / "proposal_00000.json", data)
-    assert len(frames_of(ClevrerSource(tmp_path), FIRST, Pace(interval=2))) == 64
-    with pytest.raises(ValueError, match="proposal_00000.json: frame 5: expected an entry"):
-        frames_of(ClevrerSource(tmp_path), FIRST)
+    source = ClevrerSource(tmp_path)
+    assert all(frame.flaw is None for frame in frames_of(source, FIRST, Pace(interval=2)))
+    flaws = {frame.number: frame.flaw for frame in frames_of(source, FIRST) if frame.flaw}
+    assert list(flaws) == [5] and "proposal_00000.json: frame 5: expected an entry" in flaws[5]
+    with pytest.raises(ValueError, match="frame 5: expected an entry .*on_bad_masks to repair"):
+        clips_of(source)
+
+
+def test_proposals_that_end_early_or_are_broken_cost_the_frames_they_touch(tmp_path):
+    write_video(tmp_path, 0)
+    data = proposals(100)
+    data["frames"][30]["objects"][0]["color"] = "pink"
+    write_proposals(tmp_path / "derender_proposals" / "proposal_00000.json", data)
+    cut = cut_clips(ClevrerSource(tmp_path), FIRST, replace(RULE, repair_masks=True))
+    names, left_out = [], []
+    while True:
+        try:
+            clip = next(cut)
+        except StopIteration as end:
+            left_out = end.value
+            break
+        names.append(clip.name)
+        assert clip.masks is not None and clip.masks.any(axis=(1, 2)).all()
+    stem = FIRST.replace("/", "_").removesuffix(".mp4")
+    assert names == [f"{stem}_{start:06d}" for start in (0, 31, 53, 75)]
+    assert left_out == [LeftOut(FIRST, REST, 8 + 3), LeftOut(FIRST, FLAW, 1 + 28)]
 
 
 def test_frames_are_identified_by_their_index_or_else_their_position(tmp_path):

@@ -1,4 +1,5 @@
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -8,14 +9,15 @@ from vdp.data.params import ExtractParams
 from vdp.data.sources.competition import CompetitionSource
 from vdp.data.sources.detect import KINDS, open_source
 from vdp.data.sources.images import ImageFolderSource
-from vdp.data.sources.protocols import Source
-from vdp.data.sources.select import Selection, select_videos
+from vdp.data.sources.left_out import BROKEN_LINK, HIDDEN, OTHER, PICTURE, SPECIAL, describe_left_out
+from vdp.data.sources.protocols import LeftOut, Source
+from vdp.data.sources.select import NO_SPLIT, Selection, select_videos
 from vdp.data.sources.videos import VideoSource
 
 PARAMS = {
     "val": None, "val_share": 0.5, "unlabeled": None, "test_sets": {}, "interval": 1, "fps": None,
     "offset": 0, "stride": 22, "fit": "crop", "on_bad_video": "error", "max_bad_share": 0.0,
-    "shard_mb": 256, "workers": 1,
+    "on_bad_masks": "error", "group": None, "shard_mb": 256, "workers": 1,
 }  # fmt: skip
 
 
@@ -99,7 +101,7 @@ def test_train_is_split_by_video_if_val_is_null(tmp_path):
     assert found["val"].videos and found["train"].videos and found["val"].role == "val"
 
 
-def test_one_root_gives_every_split_its_folder(tmp_path, capsys):
+def test_one_root_gives_every_split_its_folder(tmp_path):
     for split in ("train", "val", "hidden", "more"):
         make_picture_folder(tmp_path / split / f"video_{len(split)}", frames=2)
     root = str(tmp_path)
@@ -109,12 +111,64 @@ def test_one_root_gives_every_split_its_folder(tmp_path, capsys):
         "val": ["val/video_3"],
         "test/h": ["hidden/video_6"],
     }
-    assert "extract_frames.train: 1 videos lie in folders that are named after no" in capsys.readouterr().err
+    assert found["train"].left_out == [LeftOut("more/video_4", NO_SPLIT)]
+    assert not found["val"].left_out and not found["test/h"].left_out
     assert select(train=root)["val"].videos == ["val/video_3"]
     with pytest.raises(
         ValueError, match="extract_frames.unlabeled: .* has folders for train, val, test and none"
     ):
         select(train=root, unlabeled=root)
+
+
+def test_what_a_source_leaves_out_is_listed_with_its_reason(tmp_path):
+    for name in ("a.mp4", "deep/b", "c.MKV"):
+        make_video_file(tmp_path / "copy.mp4", frames=2)
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / "copy.mp4").rename(tmp_path / name)
+    for name in (".hidden.mp4", "notes.txt", "deep/part.ts", "thumb.png"):
+        (tmp_path / name).write_bytes(b"const x = 1;" * 100 if name.endswith(".ts") else b"\0" * 20)
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "gone").symlink_to("nowhere")
+    chosen = select(train={"folder": str(tmp_path), "kind": "videos"})
+    assert sorted(chosen["train"].videos + chosen["val"].videos) == ["a.mp4", "c.MKV", "deep/b"]
+    left_out = {entry.name: entry.reason for entry in chosen["train"].left_out}
+    assert left_out == {
+        ".hidden.mp4": HIDDEN, "notes.txt": OTHER, "thumb.png": PICTURE, "pipe": SPECIAL,
+        "gone": BROKEN_LINK, "deep/part.ts": OTHER,
+    }  # fmt: skip
+    assert describe_left_out(chosen["train"].left_out).startswith("1 hidden (.hidden.mp4); 1 pipes")
+
+
+def test_files_of_a_source_in_video_folders_and_of_another_split_are_not_left_out(tmp_path):
+    make_picture_folder(tmp_path / "video_1", frames=3)
+    make_picture_folder(tmp_path / "video_2", frames=3)
+    (tmp_path / "video_2" / "cover.jpg").write_bytes(b"")
+    found = select(train=str(tmp_path))
+    assert found["train"].left_out == [LeftOut("video_2/cover.jpg", PICTURE)] and not found["val"].left_out
+
+
+def test_a_large_folder_is_listed_once(tmp_path, monkeypatch):
+    make_picture_folder(tmp_path / "walk", frames=30)
+    os.utime(tmp_path / "walk", (1, 1))
+    monkeypatch.setattr("vdp.data.sources.walk.LARGE_FOLDER", 20)
+    scanned, scandir = [], os.scandir
+    monkeypatch.setattr(os, "scandir", lambda path: scanned.append(Path(path)) or scandir(path))
+    found = select(train={"folder": str(tmp_path / "walk"), "interval": 1}, val_share=0.0)["train"]
+    assert found.source.count("walk") == 30 and len(found.source.files("walk")) == 30
+    assert scanned.count(tmp_path / "walk") == 1
+
+
+def test_takes_stay_on_one_side_of_the_split(tmp_path, capsys):
+    for n in range(12):
+        make_video_file(tmp_path / f"take{n // 3}_{n}.mp4", frames=2)
+    found = select(train=str(tmp_path), group="take([0-9]+)_")
+    takes = [{name[4] for name in found[split].videos} for split in ("train", "val")]
+    assert takes[0] and takes[1] and not takes[0] & takes[1] and len(takes[0] | takes[1]) == 4
+    with pytest.raises(ValueError, match="extract_frames.train: .*names such as take0_0.mp4 to match"):
+        select(train=str(tmp_path), group="scene")
+    assert not capsys.readouterr().err
+    select(train=str(tmp_path), group="take[01]")
+    assert "extract_frames.group: 6 of 12 names do not match" in capsys.readouterr().err
 
 
 def test_a_video_and_a_link_to_it_are_in_one_split(tmp_path):

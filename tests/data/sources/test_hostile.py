@@ -12,7 +12,8 @@ from vdp.data.stores.clips import ClipStore
 
 pytestmark = pytest.mark.slow
 
-CASES = 300
+CASES = 250
+FURTHER_CASES = 50  # of those of bench.mutations
 
 
 @pytest.fixture(scope="session")
@@ -28,6 +29,14 @@ def test_broken_input_is_read_or_refused_in_one_line(sources, tmp_path, monkeypa
     hostile.check(case, hostile.run_here(case.kind))
 
 
+@pytest.mark.parametrize("seed", range(FURTHER_CASES))
+def test_the_check_refuses_nothing_that_the_run_takes(sources, tmp_path, monkeypatch, seed):
+    monkeypatch.chdir(tmp_path)
+    case = hostile.prepare(sources, seed, further=True)
+    print(f"{case.kind}: {printable(case.done)}")
+    hostile.run_case(case)
+
+
 @pytest.mark.parametrize("seed", range(len(hostile.KINDS) - 1))  # params are listed twice
 def test_intact_input_is_read(sources, tmp_path, monkeypatch, seed):
     monkeypatch.chdir(tmp_path)
@@ -37,7 +46,7 @@ def test_intact_input_is_read(sources, tmp_path, monkeypatch, seed):
     hostile.check(case, outcome)
     stores = [ClipStore(Path("data/clips") / split) for split in ("train", "val", "test/t")]
     assert min(len(store) for store in stores) > 0
-    assert any(store.num_labelled for store in stores) == (case.kind != "videos")
+    assert any(store.num_labelled for store in stores) == (case.kind not in ("videos", "containers"))
 
 
 @pytest.mark.parametrize("name", ["a\nb", "\x1b[31m", "\udcff", "\u2028", "%s {}"])

@@ -115,8 +115,8 @@ def test_pictures_and_masks_are_written_without_loss():
 
 
 def test_frames_too_large_for_mp4_are_refused():
-    with pytest.raises(UserError, match="film.mp4: .*9000x2"):
-        write_frames(Path("film.mp4"), iter([np.zeros((2, 9000, 3), np.uint8)]), 10)
+    with pytest.raises(UserError, match="film.mp4: .*16386x2"):
+        write_frames(Path("film.mp4"), iter([np.zeros((2, 16386, 3), np.uint8)]), 10)
 
 
 def test_outputs_are_replaced_only_when_all_are_written():

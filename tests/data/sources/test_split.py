@@ -1,6 +1,6 @@
 import pytest
 
-from vdp.data.sources.split import ROLES, outside_roles, train_and_val, videos_of
+from vdp.data.sources.split import ROLES, take_of, train_and_val, videos_of
 
 NAMES = [f"video_{n:05d}.mp4" for n in range(1000)]
 
@@ -9,7 +9,7 @@ NAMES = [f"video_{n:05d}.mp4" for n in range(1000)]
     "items", [["a.mp4", "deep/b.mp4", "train/c.mp4"], ["train/a.mp4", "bus/b.mp4", "trains/c.mp4"]]
 )
 def test_without_named_folders_every_role_has_all_videos(items):
-    assert all(videos_of(items, role) == items for role in ROLES) and outside_roles(items) == []
+    assert all(videos_of(items, role) == items for role in ROLES)
 
 
 @pytest.mark.parametrize(
@@ -33,7 +33,23 @@ def test_named_folders_give_their_videos_a_role(item, role):
         assert videos_of(items, name) == [f"{name}/x"] + ([item] if name == role else [])
     train = ["train/x"] + ([item] if role == "train" else [])
     assert train_and_val(items, 0.5) == (train, ["val/x"] + ([item] if role == "val" else []))
-    assert outside_roles(items) == ["notes/x.mp4", "y"]
+
+
+@pytest.mark.parametrize("group", [r"^(take\d+)_", r"^take\d+"])
+def test_videos_of_one_take_stay_together_when_others_are_added(group):
+    names = [f"take{n // 5}_part{n % 5}.mp4" for n in range(500)]
+    train, val = train_and_val(names, 0.2, group=group)
+    takes = [{name.partition("_")[0] for name in side} for side in (train, val)]
+    assert sorted(train + val) == sorted(names) and 10 < len(takes[1]) < 30 and not takes[0] & takes[1]
+    more = [*names, *(f"take{n}_0before.mp4" for n in range(100))]
+    assert {take_of(group, name) for name in train_and_val(more, 0.2, group=group)[1]} == {
+        take_of(group, name) for name in val
+    }
+
+
+def test_one_take_cannot_be_split():
+    with pytest.raises(ValueError, match="one take by group='take', expected at least 2"):
+        train_and_val(["take_1.mp4", "take_2.mp4"], 0.5, group="take")
 
 
 def test_a_role_without_a_folder_is_refused():

@@ -1,24 +1,38 @@
 """Cut a source's videos into clips of one length and size."""
 
 import hashlib
-from collections import deque
-from collections.abc import Iterator
+from collections import Counter, deque
+from collections.abc import Generator
+from dataclasses import replace
 
 import numpy as np
 
-from vdp.data.sources.protocols import ClipRule, Frame, Pace, Source
+from vdp.core.classes import NUM_CLASSES
+from vdp.data.sources.protocols import ClipRule, Frame, LeftOut, Pace, Source
 from vdp.data.stores.clips import Clip, Pixels
-from vdp.data.video.decode import SUFFIXES
+from vdp.data.video.discover import strip_suffix
 from vdp.data.video.resize import resize_frame, resize_mask
 
+# why frames are in no clip
+NOT_SELECTED = "not selected by interval, fps and offset"
+BETWEEN = "between two clips"
+REST = "fill no clip"
+FLAW = "without a valid mask"
+UNKNOWN_CLASS = f"in clips, with class ids over {NUM_CLASSES - 1} taken as background"
+REASONS = (NOT_SELECTED, BETWEEN, REST, FLAW, UNKNOWN_CLASS)
+REPAIR = "set extract_frames.on_bad_masks to repair"
 MAX_STEM = 100  # bytes of a clip's name before its frame number: it becomes part of file names
 
 
-def cut_clips(source: Source, item: str, rule: ClipRule) -> Iterator[Clip]:
+def cut_clips(source: Source, item: str, rule: ClipRule) -> Generator[Clip, None, list[LeftOut]]:
     """Cut one video into clips that start `rule.stride` selected frames apart; holds one clip in memory.
 
     A clip is named after its video and the 0-based number of its first frame, or after the video alone where
-    the source is precut. Frames left over at the end are dropped.
+    the source is precut; `r1`, `r2`, ... follow where a repeated frame starts several clips. A new row of
+    clips starts after each frame with a flaw.
+
+    Returns:
+        Frames that are in no clip, by reason, and those with replaced class ids.
 
     Raises:
         ValueError: if the video cannot be used or is too short; names the file.
@@ -26,27 +40,64 @@ def cut_clips(source: Source, item: str, rule: ClipRule) -> Iterator[Clip]:
     """
     label, stem = source.label(item), clip_stem(item)
     window: deque[Frame] = deque(maxlen=rule.frames)
-    taken = 0
+    counts = Counter[str]()
+    clips = repeats = 0
+    taken = covered = 0  # selected frames since the last flaw, and those up to the end of the last clip
+    last, first, flaw = -1, -1, ""
     for frame in source.frames(item, Pace() if source.precut else rule.pace):
-        window.append(_resize(frame, rule))
+        counts[NOT_SELECTED] += max(frame.number - last - 1, 0)  # a repeated frame has the same number
+        last = frame.number
+        if frame.flaw is not None:
+            if not rule.repair_masks:
+                raise ValueError(f"{frame.flaw}; or {REPAIR}")
+            flaw = flaw or frame.flaw
+            counts[FLAW] += 1
+            counts[REST] += taken - covered
+            taken = covered = 0
+            continue
+        window.append(_resize(_known_classes(frame, label, rule.repair_masks, counts), rule))
         taken += 1
         start = taken - rule.frames
         if start >= 0 and start % rule.stride == 0:
-            yield _make_clip(window, rule.frames, stem, source.precut)
+            counts[BETWEEN] += max(start - covered, 0) if covered else 0
+            covered, clips = taken, clips + 1
+            repeats = repeats + 1 if window[0].number == first else 0
+            first = window[0].number
+            yield _make_clip(window, rule.frames, stem, source.precut, repeats)
             if source.precut:
-                return
-    length = rule.length(taken, label)
-    if length < rule.frames:
-        yield _make_clip(window, length, stem, source.precut)
+                counts[REST] += max(source.count(item) - taken, 0)
+                return _left_out(item, counts)
+    if not clips:
+        if taken < rule.min_frames and flaw:
+            raise ValueError(f"{flaw}; and too few frames without such a flaw follow each other")
+        covered = rule.length(taken, label)
+        for _ in range(len(window) - taken):  # frames before a flaw
+            window.popleft()
+        yield _make_clip(window, covered, stem, source.precut)
+    counts[REST] += taken - covered
+    return _left_out(item, counts)
+
+
+def _known_classes(frame: Frame, label: str, repair: bool, counts: Counter[str]) -> Frame:
+    """Check the class ids of a frame, or take unknown ones as background and count the frame."""
+    if frame.mask is None or not frame.mask.size or frame.mask.max() < NUM_CLASSES:
+        return frame
+    if not repair:
+        raise ValueError(
+            f"{label}: mask of frame {frame.number}: class id {frame.mask.max()} is over {NUM_CLASSES - 1}; "
+            f"expected 0 (background) to {NUM_CLASSES - 1}, or {REPAIR}"
+        )
+    counts[UNKNOWN_CLASS] += 1
+    return replace(frame, mask=np.where(frame.mask < NUM_CLASSES, frame.mask, np.uint8(0)))
+
+
+def _left_out(item: str, counts: Counter[str]) -> list[LeftOut]:
+    return [LeftOut(item, reason, counts[reason]) for reason in REASONS if counts[reason] > 0]
 
 
 def clip_stem(item: str) -> str:
     """Prefix of the names of a video's clips: one path component, valid UTF-8, at most MAX_STEM bytes."""
-    name = item.replace("/", "_").encode("utf-8", "replace").decode()
-    for suffix in SUFFIXES:
-        if name.lower().endswith(suffix) and len(name) > len(suffix):
-            name = name[: -len(suffix)]
-            break
+    name = strip_suffix(item.replace("/", "_").encode("utf-8", "replace").decode())
     data = name.encode()
     if len(data) <= MAX_STEM:
         return name
@@ -66,9 +117,9 @@ def _resize(frame: Frame, rule: ClipRule) -> Frame:
     )
 
 
-def _make_clip(window: deque[Frame], length: int, stem: str, precut: bool) -> Clip:
+def _make_clip(window: deque[Frame], length: int, stem: str, precut: bool, repeats: int = 0) -> Clip:
     frames = list(window)[:length]
-    name = stem if precut else f"{stem}_{frames[0].number:06d}"
+    name = stem if precut else f"{stem}_{frames[0].number:06d}" + (f"r{repeats}" if repeats else "")
     return Clip(
         name,
         np.stack([frame.pixels for frame in frames]),

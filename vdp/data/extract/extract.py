@@ -10,6 +10,7 @@ import multiprocessing
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 from vdp.core.errors import UserError
@@ -48,17 +49,20 @@ def extract(
     with locked(work / LOCK, "another extraction is running in this checkout; waiting for it to end"):
         units, skipped = plan_units(jobs, work, policy)
         results = run_units(jobs, units, policy)
+        left_out = {split: list(job.left_out) for split, job in jobs.items()}
         shards: dict[str, list[tuple[Path, Sequence[Shard]]]] = {split: [] for split in jobs}
         for unit, result in zip(units, results, strict=True):
             shards[unit.split].append((unit.folder, result.shards))
             skipped[unit.split] += result.skipped
+            left_out[unit.split] += result.left_out
         for split, job in jobs.items():
             _report_skipped(job, skipped[split], policy)
         with replacing(out) as part:
             for split, job in jobs.items():
                 (part / split).mkdir(parents=True)
                 size, files = (job.rule.height, job.rule.width), files_hash(job.source, job.items)
-                join_shards(part / split, shards[split], size, skipped[split], files)
+                rest = [asdict(entry) for entry in left_out[split]]
+                join_shards(part / split, shards[split], size, skipped[split], files, rest)
         for path in work.iterdir():  # including units of other params
             if path.is_dir():
                 shutil.rmtree(path)

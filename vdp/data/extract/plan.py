@@ -8,11 +8,12 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import av
 import cv2
 
-from vdp.core.errors import UserError, printable
+from vdp.core.errors import UserError, one_line, printable
 from vdp.data.extract.cut import clip_stem
-from vdp.data.sources.protocols import ClipRule, Source
+from vdp.data.sources.protocols import ClipRule, LeftOut, Source
 from vdp.data.stores.clips import FORMAT
 
 UNITS = 64  # units of a split: enough to keep every process busy and to make a stop cheap ...
@@ -31,6 +32,7 @@ class ExtractJob:
     items: Sequence[str]  # the videos of the source that belong to the split
     rule: ClipRule
     key: str  # of params.yaml, for messages
+    left_out: Sequence[LeftOut] = ()  # files of the source that are in no video of a split
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,7 @@ def plan_units(
     skipped: dict[str, list[Skipped]] = {}
     code = _code_hash()
     for split, job in jobs.items():
-        items, skipped[split] = _unique_stems(job)
+        items, skipped[split] = unique_stems(job)
         check_skipped(job, skipped[split], policy)
         for part in split_items(job, items, policy.shard_mb):
             name = unit_hash(code, job, part, policy.shard_mb)
@@ -75,6 +77,20 @@ def check_skipped(job: ExtractJob, skipped: Sequence[Skipped], policy: ExtractPo
         raise UserError(f"{job.key}: {skipped[0]['reason']} ({hint})")
 
 
+def error_line(label: str, error: Exception) -> str:
+    """Return one line with the name of the video and the error."""
+    label = printable(label)
+    if isinstance(error, MemoryError):
+        text = "does not fit into memory"
+    elif isinstance(error, cv2.error):
+        text = f"OpenCV cannot read it ({' '.join(str(error.err).split())})"
+    elif isinstance(error, ValueError | OSError):
+        text = one_line(error)
+    else:
+        text = "is nested too deeply"
+    return text if label in text else f"{label}: {text}"
+
+
 def files_hash(source: Source, items: Sequence[str]) -> str:
     """Hash the videos' names and file sizes; the result does not depend on the path of the source."""
     digest = hashlib.sha256()
@@ -86,7 +102,7 @@ def files_hash(source: Source, items: Sequence[str]) -> str:
     return digest.hexdigest()
 
 
-def _unique_stems(job: ExtractJob) -> tuple[list[str], list[Skipped]]:
+def unique_stems(job: ExtractJob) -> tuple[list[str], list[Skipped]]:
     """Videos whose clips have unique names, and the others."""
     seen: dict[str, str] = {}
     kept, skipped = [], []
@@ -155,7 +171,7 @@ def unit_hash(code: str, job: ExtractJob, items: Sequence[str], shard_mb: int) -
 
 def _code_hash() -> str:
     """Hash the code that makes clips; units of other code are not reused."""
-    digest = hashlib.sha256(f"{FORMAT} {cv2.__version__}".encode())
+    digest = hashlib.sha256(f"{FORMAT} {cv2.__version__} {av.__version__}".encode())
     data = Path(__file__).parents[1]
     folders = [data / name for name in ("extract", "sources", "stores", "video")] + [data.parent / "core"]
     for path in sorted(path for folder in folders for path in folder.glob("*.py")):

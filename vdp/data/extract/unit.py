@@ -7,13 +7,12 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import cv2
 import numpy as np
 
-from vdp.core.errors import one_line, printable
 from vdp.core.files import locked
 from vdp.data.extract.cut import cut_clips
-from vdp.data.extract.plan import UNUSABLE, ExtractJob, ExtractPolicy, Skipped, Unit
+from vdp.data.extract.plan import UNUSABLE, ExtractJob, ExtractPolicy, Skipped, Unit, error_line
+from vdp.data.sources.protocols import LeftOut
 from vdp.data.stores.clips import Shard, ShardWriter, shard_file
 
 UNIT, JOURNAL = "unit.json", "journal.json"
@@ -22,11 +21,12 @@ DAMAGED = (OSError, ValueError, KeyError, TypeError, EOFError)  # raised by a da
 
 @dataclass(frozen=True)
 class UnitResult:
-    """Shards of a unit, height and width of its clips (None without clips), and skipped videos."""
+    """Shards of a unit, height and width of its clips (None without clips), and what is in no clip."""
 
     shards: list[Shard]
     size: tuple[int, int] | None
     skipped: list[Skipped]
+    left_out: list[LeftOut]
 
 
 @dataclass
@@ -36,6 +36,7 @@ class _Progress:
     clips: int  # clips of it written so far
     mark: list[int]  # of the writer, before the current video
     skipped: list[Skipped]
+    left_out: list[LeftOut]
 
 
 def decode_unit(
@@ -72,12 +73,12 @@ def decode_unit(
                     progress.item, progress.clips = number, 0
                     _write_journal(folder, progress)
                     writer.close()
-                    return UnitResult([], None, [*progress.skipped, entry])
+                    return UnitResult([], None, [*progress.skipped, entry], [])
                 progress.skipped.append(entry)
             progress.item, progress.clips = number + 1, 0
             advance(1)
         writer.close()
-        result = UnitResult(writer.shards, writer.size, progress.skipped)
+        result = UnitResult(writer.shards, writer.size, progress.skipped, progress.left_out)
         _write_json(folder / UNIT, asdict(result))
         (folder / JOURNAL).unlink(missing_ok=True)
         return result
@@ -90,11 +91,12 @@ def _append_video(
     clips = cut_clips(job.source, item, job.rule)
     for number in range(sys.maxsize):
         try:
-            clip = next(clips, None)
-        except UNUSABLE as error:
-            return _reason(job.source.label(item), error)
-        if clip is None:
+            clip = next(clips)
+        except StopIteration as end:
+            progress.left_out += end.value
             return None
+        except UNUSABLE as error:
+            return error_line(job.source.label(item), error)
         check_stop()
         if number < progress.clips:
             continue
@@ -105,20 +107,6 @@ def _append_video(
     return None
 
 
-def _reason(label: str, error: Exception) -> str:
-    """Return one line with the name of the video and the error."""
-    label = printable(label)
-    if isinstance(error, MemoryError):
-        text = "does not fit into memory"
-    elif isinstance(error, cv2.error):
-        text = f"OpenCV cannot read it ({' '.join(str(error.err).split())})"
-    elif isinstance(error, ValueError | OSError):
-        text = one_line(error)
-    else:
-        text = "is nested too deeply"
-    return text if label in text else f"{label}: {text}"
-
-
 def _write_journal(folder: Path, progress: _Progress) -> None:
     progress.writer.mark()  # flush: the journal must not be ahead of the shards
     entry = {
@@ -126,6 +114,7 @@ def _write_journal(folder: Path, progress: _Progress) -> None:
         "clips": progress.clips,
         "mark": progress.mark,
         "skipped": progress.skipped,
+        "left_out": [asdict(entry) for entry in progress.left_out],
         "shards": [asdict(shard) for shard in progress.writer.shards],
     }
     _write_json(folder / JOURNAL, entry)
@@ -136,8 +125,9 @@ def _read_journal(folder: Path, shard_mb: int) -> _Progress:
     with suppress(*DAMAGED):
         entry = json.loads((folder / JOURNAL).read_text())
         writer = ShardWriter(folder, shard_mb, [Shard(**shard) for shard in entry["shards"]])
-        return _Progress(writer, entry["item"], entry["clips"], entry["mark"], entry["skipped"])
-    return _Progress(ShardWriter(folder, shard_mb), 0, 0, [], [])
+        left_out = [LeftOut(**one) for one in entry["left_out"]]
+        return _Progress(writer, entry["item"], entry["clips"], entry["mark"], entry["skipped"], left_out)
+    return _Progress(ShardWriter(folder, shard_mb), 0, 0, [], [], [])
 
 
 def _read_result(folder: Path) -> UnitResult | None:
@@ -154,7 +144,7 @@ def _read_result(folder: Path) -> UnitResult | None:
                 if len(array) != len(shard.names):
                     return None
         size = tuple(entry["size"]) if entry["size"] else None
-        return UnitResult(shards, size, entry["skipped"])
+        return UnitResult(shards, size, entry["skipped"], [LeftOut(**one) for one in entry["left_out"]])
     return None
 
 

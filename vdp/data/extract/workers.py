@@ -57,7 +57,7 @@ def run_units(
     total = sum(len(unit.items) for unit in units)
     results = []
     with (
-        nullcontext() if workers > 1 else _silenced_libraries(),
+        nullcontext() if workers > 1 else silenced_libraries(),
         tqdm(total=total, desc="extract", unit="video", file=sys.stderr, mininterval=0.5) as bar,
     ):
         if workers > 1:
@@ -143,7 +143,8 @@ def _silence_libraries() -> None:
 
 
 @contextmanager
-def _silenced_libraries() -> Iterator[None]:
+def silenced_libraries() -> Iterator[None]:
+    """Discard what C libraries print, as in a worker."""
     before, kept = sys.stderr, os.dup(2)
     _silence_libraries()
     try:

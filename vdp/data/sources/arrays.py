@@ -11,7 +11,6 @@ from numpy.typing import ArrayLike, NDArray
 from vdp.data.sources.messages import joined
 from vdp.data.sources.protocols import Frame, Pace
 from vdp.data.stores.clips import Pixels
-from vdp.data.video.picture import check_classes
 
 EXPECTED = "uint8, or float in [0, 1], of shape (T, H, W, 3) or (T, H, W)"
 
@@ -58,14 +57,14 @@ class ArraySource:
             return 0
 
     def frames(self, item: str, pace: Pace) -> Iterator[Frame]:
-        """As `Source`. Types, shapes and class ids are checked before the first frame, levels with each."""
+        """As `Source`. Types and shapes are checked before the first frame, levels with each."""
         label = self.label(item)
         try:
             given = self.videos[_index(item)]
         except (LookupError, TypeError) as error:
             raise ValueError(f"{label}: {error!r}; expected indices 0..{len(self.videos) - 1}") from error
         frames, masks, conditions = _check_video(given, label)
-        for n in takewhile(lambda n: n < len(frames), pace.numbers(None, label)):
+        for n in takewhile(lambda n: n < len(frames), pace.numbers(label)):
             pixels = _to_rgb(frames[n], f"{label}.frames[{n}]")
             mask = None if masks is None else masks[n]
             degraded = None if conditions is None else _to_rgb(conditions[n], f"{label}.conditions[{n}]")
@@ -121,7 +120,7 @@ def _check_masks(value: object, size: tuple[int, ...], name: str) -> Pixels:
             f"{name}: expected class ids >= 0, integers of the frames' shape {size}, "
             f"got {array.dtype} of shape {array.shape}"
         )
-    return check_classes(np.minimum(array, 255).astype(np.uint8), name)
+    return np.minimum(array, 255).astype(np.uint8)
 
 
 def _to_array(value: object, name: str) -> NDArray[np.generic]:

@@ -70,7 +70,7 @@ class ClevrerSource:
         return FRAMES
 
     def frames(self, item: str, pace: Pace) -> Iterator[Frame]:
-        """As `Source`; a video must have 128 frames, and proposals for each selected frame or for none."""
+        """As `Source`; a video must have 128 frames. A frame without valid proposals has a flaw."""
         proposal = self._proposal(item)
         objects = None if proposal is None else read_proposals(Path(proposal))
         for number, pixels in decode_frames(self.folder / item, pace, exactly=FRAMES):
@@ -78,9 +78,14 @@ class ClevrerSource:
                 yield Frame(number, pixels)
                 continue
             where = f"{proposal}: frame {number}"
-            if number not in objects:
-                raise _error(where, "an entry for each selected frame", "none")
-            yield Frame(number, pixels, paint_mask(objects[number], pixels.shape[0], pixels.shape[1], where))
+            try:
+                if number not in objects:
+                    raise _error(where, "an entry for each selected frame", "none")
+                mask = paint_mask(objects[number], pixels.shape[0], pixels.shape[1], where)
+            except ValueError as error:
+                yield Frame(number, pixels, flaw=str(error))
+            else:
+                yield Frame(number, pixels, mask)
 
     def _proposal(self, item: str) -> str | None:
         match = VIDEO.fullmatch(Path(item).name)

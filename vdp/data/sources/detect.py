@@ -9,7 +9,8 @@ from vdp.data.sources.images import ImageFolderSource
 from vdp.data.sources.pairs import LISTS, PairSource
 from vdp.data.sources.protocols import Source
 from vdp.data.sources.videos import VideoSource
-from vdp.data.video.decode import SUFFIXES
+from vdp.data.video.discover import SHOWN, is_clip_file
+from vdp.data.video.picture import holds_clip
 
 # in the order of detection: layouts before suffixes of files
 KINDS: dict[str, type[Source]] = {
@@ -20,7 +21,7 @@ KINDS: dict[str, type[Source]] = {
     "videos": VideoSource,
     "images": ImageFolderSource,
 }
-FILES = {"videos": SUFFIXES, "pairs": LISTS, "huggingface": (".parquet",)}  # suffixes of a source of one file
+FILES = {"pairs": LISTS, "huggingface": (".parquet",)}  # suffixes of a source of one file other than a video
 
 
 def open_source(path: Path, kind: str, key: str) -> Source:
@@ -62,8 +63,10 @@ def _kind_of_file(path: Path, kind: str, key: str) -> str:
     for name, suffixes in FILES.items():
         if path.suffix.lower() in suffixes and kind in ("auto", name):
             return name
+    if kind in ("auto", "videos") and (is_clip_file(path) or holds_clip(path)):
+        return "videos"
     raise ValueError(
-        f"{key}: {path}: expected a folder, a video file ({', '.join(SUFFIXES)}), a list of pairs "
+        f"{key}: {path}: expected a folder, a video file ({SHOWN}), a list of pairs "
         f"({', '.join(LISTS)}) or a .parquet file"
     )
 

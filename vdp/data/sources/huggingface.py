@@ -23,7 +23,7 @@ from vdp.data.sources.messages import check_size, joined
 from vdp.data.sources.protocols import Frame, Pace
 from vdp.data.sources.table_cells import Cell, Columns, Stack, choose_columns, read_masks, read_pictures
 from vdp.data.sources.table_files import UNREADABLE, open_table
-from vdp.data.sources.walk import walk
+from vdp.data.sources.walk import list_folder, walk
 from vdp.data.stores.clips import Pixels
 from vdp.data.video.decode import decode_frames
 
@@ -113,7 +113,7 @@ class HuggingFaceSource:
                 f"{label}: expected one mask per picture, got {pictures.count} pictures and "
                 f"{masks.count} masks; remove the row"
             )
-        numbers = takewhile(lambda n: n < pictures.count, pace.numbers(None, label))
+        numbers = takewhile(lambda n: n < pictures.count, pace.numbers(label))
         yield from _match(((number, pictures.read(number)) for number in numbers), masks, label)
 
     def _splits(self) -> "dict[str, _Split]":
@@ -226,7 +226,7 @@ def _local_files(folder: Path) -> dict[str, list[Path]]:
             )
         return {str(name): _saved_files(folder / str(name)) for name in names}
     saved = all((folder / name).is_file() for name in ("state.json", "dataset_info.json"))
-    if saved or next(folder.glob("*.arrow"), None):
+    if saved or (folder.is_dir() and any(name.endswith(".arrow") for name in list_folder(folder)[1])):
         return {"": _saved_files(folder)}
     splits: dict[str, list[Path]] = {}
     for path, _, files in walk(folder):

@@ -16,7 +16,7 @@ from vdp.data.sources.messages import check_size
 from vdp.data.sources.protocols import Frame, Pace
 from vdp.data.sources.walk import list_folder, natural, walk
 from vdp.data.stores.clips import Pixels
-from vdp.data.video.picture import SUFFIXES, read_masks, read_picture
+from vdp.data.video.picture import SUFFIXES, picture_reader, read_masks
 
 MASK = "mask.npy"
 
@@ -95,8 +95,9 @@ def read_frames(folder: Path, pictures: list[Path], pace: Pace) -> Iterator[Fram
     """
     size: tuple[int, ...] = ()
     masks: Pixels | None = None
-    for number in takewhile(lambda n: n < len(pictures), pace.numbers(None, str(folder))):
-        pixels = read_picture(pictures[number])
+    read = picture_reader(pictures, str(folder))
+    for number in takewhile(lambda n: n < len(pictures), pace.numbers(str(folder))):
+        pixels = read(number)
         if not size:
             size = pixels.shape
             found = mask_files(folder)

@@ -2,8 +2,10 @@
 
 import difflib
 import glob
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from vdp.data.sources.images import ImageFolderSource, check_order, is_picture, list_pictures
@@ -12,8 +14,8 @@ from vdp.data.sources.protocols import Pace
 from vdp.data.sources.videos import VideoSource
 from vdp.data.sources.walk import in_order, list_folder, natural
 from vdp.data.stores.clips import Pixels
-from vdp.data.video.decode import count_frames, decode_frames, frame_rate
-from vdp.data.video.picture import read_picture
+from vdp.data.video.decode import clip_frames, count_frames, frame_rate
+from vdp.data.video.picture import holds_clip, picture_reader
 
 PICTURES_RATE = 10.0  # frames per second of pictures, which have no rate
 EXPECTED = "a video file, a folder of pictures, or a glob in quotes"
@@ -24,8 +26,8 @@ class InputClip:
     """One input clip."""
 
     name: str  # in messages
-    files: tuple[Path, ...]  # the video file, or the pictures in order
-    is_video: bool
+    files: tuple[Path, ...]  # the file, or the pictures in order
+    is_video: bool  # one file holds all frames: a video, an animation, a stack of pages or an array
 
     def frames(self, interval: int = 1, offset: int = 0) -> Iterator[Pixels]:
         """Yield every `interval`-th frame from `offset` on, (H, W, 3) uint8 RGB, decoded one at a time.
@@ -33,34 +35,46 @@ class InputClip:
         Raises:
             ValueError, OSError: if nothing decodes, or a frame has not the size of the first; names the file.
         """
-        first: tuple[int, ...] = ()
-        for name, frame in self._decode(Pace(interval, offset=offset)):
-            first = first or frame.shape
+        for read in self.readers(interval, offset):
+            yield read()
+
+    def readers(self, interval: int = 1, offset: int = 0) -> Iterator[Callable[[], Pixels]]:
+        """Yield a function for each frame of `frames` that converts it; one that is not called costs less."""
+        first = self.size()
+
+        def read_checked(name: str, read: Callable[[], Pixels]) -> Pixels:
+            frame = read()
             check_size(name, frame.shape, first)
-            yield frame
+            return frame
+
+        for name, read in self._decode(Pace(interval, offset=offset)):
+            yield partial(read_checked, name, read)
 
     def size(self) -> tuple[int, int]:
         """Decode the first frame and return its height and width; raises as `frames`."""
-        height, width, _ = next(self.frames()).shape
+        with closing(self._decode(Pace())) as frames:
+            height, width, _ = next(frames)[1]().shape
         return height, width
 
     def count(self, interval: int = 1) -> int:
-        """Return the number of frames as far as the header states it, else 0."""
+        """Return the number of frames: of a long video an estimate, 0 if unknown."""
         frames = count_frames(self.files[0]) if self.is_video else len(self.files)
         return -(-frames // interval)
 
     def rate(self, interval: int = 1) -> float:
         """Return the frame rate of `frames`."""
-        stated = frame_rate(self.files[0]) if self.is_video else 0.0
-        return (stated or PICTURES_RATE) / interval
+        measured = frame_rate(self.files[0]) if self.is_video else 0.0
+        return (measured or PICTURES_RATE) / interval
 
-    def _decode(self, pace: Pace) -> Iterator[tuple[str, Pixels]]:
+    def _decode(self, pace: Pace) -> Generator[tuple[str, Callable[[], Pixels]], None, None]:
         if self.is_video:
-            for number, frame in decode_frames(self.files[0], pace):
-                yield f"{self.files[0]}: frame {number + 1}", frame
+            with closing(clip_frames(self.files[0])) as frames:
+                for frame in pace.select(frames, lambda frame: frame.time):
+                    yield f"{self.files[0]}: frame {frame.number + 1}", frame.read
         else:
-            for path in self.files[pace.offset :: pace.interval]:
-                yield str(path), read_picture(path)
+            read = picture_reader(self.files, self.name)
+            for index in range(pace.offset, len(self.files), pace.interval):
+                yield str(self.files[index]), partial(read, index)
 
 
 def find_clips(words: Sequence[str]) -> list[InputClip]:
@@ -75,16 +89,22 @@ def find_clips(words: Sequence[str]) -> list[InputClip]:
         ValueError: if a folder holds several clips, or two pictures have the same position in natural order.
     """
     paths = dict.fromkeys(path for word in words for path in _expand(word))
+    folders = {path for path in paths if path.is_dir()}
+    beside: dict[Path, list[Path]] = {}
+    for path in paths:
+        if path not in folders and is_picture(path.name):
+            beside.setdefault(path.parent, []).append(path)
     clips: dict[Path, InputClip] = {}
     for path in paths:
-        if path.is_dir():
+        pictures = beside.get(path.parent, [])
+        if path in folders:
             clips[path] = _clip_in_folder(path)
-        elif not is_picture(path.name):
+        # of many pictures only the first is opened; a later one that is no picture is refused when it is read
+        elif not is_picture(path.name) or holds_clip(pictures[0]):
             clips[path] = InputClip(str(path), (path,), True)
         elif path.parent / "*" not in clips:  # another key than the folder, which may be named as well
-            beside = [other for other in paths if other.parent == path.parent and is_picture(other.name)]
-            name = str(path if len(beside) == 1 else path.parent)
-            clips[path.parent / "*"] = _clip_of_pictures(name, beside)
+            name = str(path if len(pictures) == 1 else path.parent)
+            clips[path.parent / "*"] = _clip_of_pictures(name, pictures)
     return list(clips.values())
 
 
@@ -135,6 +155,8 @@ def _clip_in_folder(folder: Path) -> InputClip:
 
 
 def _clip_of_pictures(name: str, pictures: Sequence[Path]) -> InputClip:
+    if len(pictures) == 1 and holds_clip(pictures[0]):
+        return InputClip(str(pictures[0]), (pictures[0],), True)
     ordered = sorted(pictures, key=lambda path: (natural(path.stem), path.name))
     check_order(ordered)
     return InputClip(name, tuple(ordered), False)

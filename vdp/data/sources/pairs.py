@@ -11,8 +11,9 @@ file or a folder of pictures. A mask is a .npy file of the target's class ids, u
 
 import csv
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from itertools import zip_longest
 from pathlib import Path
 from typing import ClassVar
@@ -24,8 +25,9 @@ from vdp.data.sources.messages import shown
 from vdp.data.sources.protocols import Frame, Pace
 from vdp.data.sources.walk import walk
 from vdp.data.stores.clips import Pixels
-from vdp.data.video.decode import SUFFIXES as VIDEOS
-from vdp.data.video.decode import count_frames, decode_frames, frame_rate
+from vdp.data.video.clip_frames import ClipFrame
+from vdp.data.video.decode import clip_frames, count_frames, frame_rate
+from vdp.data.video.discover import SHOWN, is_clip_file
 from vdp.data.video.picture import read_masks
 from vdp.data.video.resize import resize_frame
 
@@ -90,35 +92,59 @@ class PairSource:
         """
         pair = self._pairs[item]
         degraded, clean = self.folder / pair.input, self.folder / pair.target
-        rate = None if pace.fps is None else _rate(clean) or _rate(degraded)
-        selected = pace.numbers(rate, str(clean))
-        number = next(selected)
+        if pace.fps is not None:
+            pace = pace.within(_rate(clean) or _rate(degraded), str(clean))
+        timed = degraded if clean.is_dir() else clean
         masks: Pixels | None = None
-        inputs = targets = 0
-        for before, after in zip_longest(_frames(degraded), _frames(clean)):
-            inputs, targets = inputs + (before is not None), targets + (after is not None)
-            if before is None or after is None:
-                continue  # to the end: the message gives both lengths
-            height, width = after.pixels.shape[:2]
+        for before, after in pace.select(_both(degraded, clean), lambda both: both[timed == clean].time):
+            target = after.read()
+            height, width = target.pixels.shape[:2]
             if pair.mask is not None and masks is None:
                 # headers may be wrong: a video is decoded for its length
                 length = len(list_pictures(clean)) if clean.is_dir() else sum(1 for _ in _frames(clean))
                 masks = read_masks(self.folder / pair.mask, (length, height, width))
-            if after.number == number:
-                mask = after.mask if masks is None else masks[number].copy()
-                yield Frame(number, after.pixels, mask, resize_frame(before.pixels, height, width, "stretch"))
-                number = next(selected)
-        if inputs != targets:
-            raise ValueError(
-                f"{degraded}: has {inputs} frames, its target {clean} has {targets}; "
-                "expected equal lengths: cut one of them or remove the pair"
-            )
+            mask = target.mask if masks is None else masks[target.number].copy()
+            condition = resize_frame(before.read().pixels, height, width, "stretch")
+            yield Frame(target.number, target.pixels, mask, condition)
 
 
-def _frames(path: Path) -> Iterator[Frame]:
+@dataclass(frozen=True)
+class _Timed:
+    """A frame of one side, decoded by `read`."""
+
+    time: float  # seconds; of pictures, which have none, their number
+    read: Callable[[], Frame]
+
+
+def _both(degraded: Path, clean: Path) -> Iterator[tuple[_Timed, _Timed]]:
+    """Yield the frames of two videos together; raise a ValueError at the end if one is longer."""
+    inputs = targets = 0
+    for before, after in zip_longest(_frames(degraded), _frames(clean)):
+        inputs, targets = inputs + (before is not None), targets + (after is not None)
+        if before is not None and after is not None:  # else to the end: the message gives both lengths
+            yield before, after
+    if inputs != targets:
+        raise ValueError(
+            f"{degraded}: has {inputs} frames, its target {clean} has {targets}; "
+            "expected equal lengths: cut one of them or remove the pair"
+        )
+
+
+def _frames(path: Path) -> Iterator[_Timed]:
     if path.is_dir():
-        return picture_frames(path, Pace())
-    return (Frame(number, pixels) for number, pixels in decode_frames(path, Pace()))
+        for picture in picture_frames(path, Pace()):
+            yield _Timed(picture.number, partial(_same, picture))
+    else:
+        for frame in clip_frames(path):
+            yield _Timed(frame.time, partial(_read, frame))
+
+
+def _same(frame: Frame) -> Frame:
+    return frame
+
+
+def _read(frame: ClipFrame) -> Frame:
+    return Frame(frame.number, frame.read())
 
 
 def _rate(path: Path) -> float:
@@ -152,7 +178,8 @@ def _videos_by_name(folder: Path, side: str) -> dict[str, str]:
     found: dict[str, str] = {}
     for path, _, files in walk(folder / side):
         here = Path(path)  # '.' at the top
-        videos = [(here / Path(file).stem, here / file) for file in files if _has_suffix(file, VIDEOS)]
+        found_here = [file for file in files if is_clip_file(folder / side / here / file)]
+        videos = [(here / Path(file).stem, here / file) for file in found_here]
         if any(map(is_picture, files)):
             videos.append((here, here))
         for key, video in videos:
@@ -196,10 +223,9 @@ def _check_pair(folder: Path, where: str, row: object) -> Pair:
         path = folder / value
         if not os.path.exists(path):
             raise ValueError(f"{where}: {key} {str(path)!r} not found; correct the path or remove the entry")
-        if key != MASK and not path.is_dir() and not _has_suffix(value, VIDEOS):
+        if key != MASK and not path.is_dir() and not is_clip_file(path):
             raise ValueError(
-                f"{where}: {key} {str(path)!r}: expected a video file ({', '.join(VIDEOS)}) or a folder of "
-                "pictures"
+                f"{where}: {key} {str(path)!r}: expected a video file ({SHOWN}) or a folder of pictures"
             )
     return Pair(row[INPUT], row[TARGET], row.get(MASK))
 

@@ -1,15 +1,18 @@
 """Protocol of a source, its frames, and the rules by which frames are selected and clips are cut."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass
-from itertools import count
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
+from itertools import count, islice
 from pathlib import Path
-from typing import ClassVar, Protocol
+from typing import ClassVar, Protocol, Self, TypeVar
 
 from vdp.data.stores.clips import Pixels
 from vdp.data.video.resize import Fit
 
-MAX_RATIO = 1.001  # a requested frame rate may exceed the video's by rounding: 30 of 29.97
+MAX_RATIO = 1.01  # a requested frame rate may exceed the video's by rounding: 30 of 29.97, of times in ms
+SAME_TIME = 1e-6  # seconds; rounding of times
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -18,8 +21,9 @@ class Frame:
 
     number: int  # 0-based position in the video
     pixels: Pixels  # (H, W, 3) uint8 RGB
-    mask: Pixels | None = None  # class ids, (H, W) uint8
+    mask: Pixels | None = None  # class ids, (H, W) uint8; values over 48 are handled by `cut_clips`
     condition: Pixels | None = None  # degraded frame that `pixels` restores, (H, W, 3) uint8 RGB
+    flaw: str | None = None  # error of this frame's mask alone, which then is None; names the file
 
 
 @dataclass(frozen=True)
@@ -27,23 +31,70 @@ class Pace:
     """Which frames of a video are selected."""
 
     interval: int = 1  # every n-th frame; 1 if `fps` is given
-    fps: float | None = None  # frames per second instead, for videos with a frame rate
+    fps: float | None = None  # frames per second instead, for videos with times
     offset: int = 0  # frames skipped at the start
 
-    def numbers(self, video_fps: float | None, video: str) -> Iterator[int]:
-        """Return the ascending 0-based numbers of the selected frames of a video called `video`, without end.
+    def numbers(self, video: str) -> Iterator[int]:
+        """Return the ascending 0-based numbers of the selected frames of a video without times, without end.
 
         Raises:
-            ValueError: if `fps` is given and the video has no frame rate or a lower one.
+            ValueError: if `fps` is given; names `video`.
+        """
+        self.within(None, video)
+        return count(self.offset, self.interval)
+
+    def within(self, video_fps: float | None, video: str) -> Self:
+        """Return the pace for a video of a mean rate, which `fps` may exceed by rounding alone.
+
+        Raises:
+            ValueError: if `fps` is given and the video has no frame rate or a lower one; names `video`.
         """
         if self.fps is None:
-            return count(self.offset, self.interval)
+            return self
         if not video_fps or not video_fps > 0:
             raise ValueError(f"{video}: no frame rate; set fps to null and use interval")
         if self.fps > MAX_RATIO * video_fps:
             raise ValueError(f"{video}: fps={self.fps:g}: expected at most the video's {video_fps:g}")
-        step = max(video_fps / self.fps, 1.0)
-        return (self.offset + round(k * step) for k in count())
+        return replace(self, fps=min(self.fps, video_fps))
+
+    def select(self, frames: Iterable[T], time: Callable[[T], float]) -> Iterator[T]:
+        """Yield the selected ones of all frames of a video, which are read to their end.
+
+        With `fps` the frames are the nearest to times that are 1 / `fps` apart, the earlier of two equally
+        near ones; the first is frame `offset`. A frame that is nearest to several times is repeated.
+
+        Args:
+            frames: in ascending order of their times.
+            time: of a frame in seconds; not called without `fps`.
+        """
+        later = islice(frames, self.offset, None)
+        if self.fps is None:
+            yield from islice(later, 0, None, self.interval)
+        elif (first := next(later, None)) is not None:
+            yield from _nearest(first, later, time, self.fps)
+
+
+def _nearest(first: T, later: Iterable[T], time: Callable[[T], float], fps: float) -> Iterator[T]:
+    start = here = time(first)
+    step, chosen, gap = 0, first, 0.0
+    for frame in later:
+        gap = time(frame) - here
+        while start + step / fps <= here + gap / 2 + SAME_TIME:
+            yield chosen
+            step += 1
+        chosen, here = frame, here + gap
+    while start + step / fps <= here + gap / 2 + SAME_TIME:  # the last one is shown as long as the one before
+        yield chosen
+        step += 1
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """A file of a source, or frames of a video, that are in no clip."""
+
+    name: str  # of the file or video, relative to the source
+    reason: str
+    frames: int = 0  # number of frames; 0: the whole file
 
 
 @dataclass(frozen=True)
@@ -57,6 +108,7 @@ class ClipRule:
     fit: Fit
     pace: Pace
     stride: int  # selected frames from the start of one clip of a video to the start of the next
+    repair_masks: bool = False  # class ids over 48 become background, frames with a flaw are left out
 
     def length(self, available: int, video: str) -> int:
         """Return the length of a clip cut from `available` frames: `frames`, else `min_frames`.

@@ -1,16 +1,22 @@
 """Select the videos of each split from the sources in params.yaml."""
 
 import os
+import re
 import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
+from vdp.core.checkout import from_checkout
 from vdp.core.errors import UserError, one_line, printable
 from vdp.data.params import ExtractParams, SourceParams, key_of
 from vdp.data.sources.detect import open_source
 from vdp.data.sources.huggingface import HuggingFaceSource
-from vdp.data.sources.protocols import Source
-from vdp.data.sources.split import outside_roles, train_and_val, videos_of
+from vdp.data.sources.left_out import unused_files
+from vdp.data.sources.protocols import LeftOut, Source
+from vdp.data.sources.split import train_and_val, videos_of
+
+NO_SPLIT = "videos in folders that no split names"
 
 
 @dataclass(frozen=True)
@@ -22,12 +28,18 @@ class Selection:
     params: SourceParams  # settings of the source, complete
     key: str  # key of params.yaml that names the source, for messages
     role: str  # train, val, unlabeled or test
+    left_out: list[LeftOut]  # of the source's folder, with the first split that names it
 
 
-def select_videos(params: ExtractParams) -> dict[str, Selection]:
-    """Select the videos of every split that has a source; only names are read. Errors name the key."""
+def select_videos(params: ExtractParams, without: Sequence[str] = ()) -> dict[str, Selection]:
+    """Select the videos of every split that has a source, and is not in `without`; errors name the key.
+
+    Of files with the suffix of a video or picture only the names are read.
+    """
     found: dict[str, Selection] = {}
     for split, settings in params.splits().items():
+        if split in without:
+            continue
         key, role = key_of(split), split.partition("/")[0]
         source = _open(settings, key)
         _check_pace(settings, params, source, key)
@@ -37,21 +49,51 @@ def select_videos(params: ExtractParams) -> dict[str, Selection]:
             raise UserError(f"{key}: {one_line(error)}") from None
         try:
             if split == "train" and params.val is None and params.val_share > 0:
-                train, val = train_and_val(items, params.val_share, partial(_identity, source))
-                found["train"] = Selection(source, train, settings, key, "train")
-                found["val"] = Selection(source, val, settings, key, "val")
+                _check_group(params.group, items)
+                same = partial(_identity, source)
+                train, val = train_and_val(items, params.val_share, same, params.group)
+                found["train"] = Selection(source, train, settings, key, "train", [])
+                found["val"] = Selection(source, val, settings, key, "val", [])
             else:
-                found[split] = Selection(source, videos_of(items, role), settings, key, role)
+                found[split] = Selection(source, videos_of(items, role), settings, key, role, [])
         except ValueError as error:
             raise UserError(f"{key}: {settings.place} {error}") from None
-        if ignored := outside_roles(items):
-            print(
-                f"{key}: {len(ignored)} videos lie in folders that are named after no split and are ignored, "
-                f"such as {printable(source.label(ignored[0]))}",
-                file=sys.stderr,
-            )
     _check_overlap(found)
+    _list_left_out(found)
     return found
+
+
+def _check_group(group: str | None, names: list[str]) -> None:
+    """Raise if the expression matches no name; print how many it does not match."""
+    if group is None:
+        return
+    others = [name for name in names if not re.search(group, name)]
+    if len(others) == len(names):
+        raise ValueError(
+            f"has no video whose name matches extract_frames.group={group!r}: expected names such as "
+            f"{printable(names[0])} to match; correct it, or set it to null"
+        )
+    if others:
+        print(
+            f"extract_frames.group: {len(others)} of {len(names)} names do not match and are takes of their "
+            f"own, such as {printable(others[0])}",
+            file=sys.stderr,
+        )
+
+
+def _list_left_out(found: Mapping[str, Selection]) -> None:
+    """List the files and videos of each source that are in no split, with the first split that names it."""
+    by_folder: dict[str, list[Selection]] = {}
+    for chosen in found.values():
+        if chosen.params.folder is not None:
+            place = os.path.realpath(from_checkout(chosen.params.folder))
+            by_folder.setdefault(place, []).append(chosen)
+    for group in by_folder.values():
+        first, used = group[0], {item for chosen in group for item in chosen.videos}
+        rest = [LeftOut(item, NO_SPLIT) for item in first.source.items() if item not in used]
+        assert first.params.folder is not None
+        sources = [chosen.source for chosen in group]
+        first.left_out.extend([*rest, *unused_files(sources, from_checkout(first.params.folder))])
 
 
 def _open(settings: SourceParams, key: str) -> Source:
@@ -59,7 +101,7 @@ def _open(settings: SourceParams, key: str) -> Source:
         assert settings.hub is not None
         return HuggingFaceSource.from_hub(settings.hub, settings.config, settings.revision)
     try:
-        return open_source(settings.folder, settings.kind, key)
+        return open_source(from_checkout(settings.folder), settings.kind, key)
     except OSError as error:
         if not error.strerror:  # raised by open_source, which names the key
             raise

@@ -3,6 +3,7 @@
 import hashlib
 import re
 from collections.abc import Callable, Sequence
+from functools import partial
 
 ROLES = ("train", "val", "unlabeled", "test")
 # train, train2, train_2, Training, video_train (CLEVRER), val_easy, dev, hidden ...
@@ -24,23 +25,15 @@ def videos_of(items: Sequence[str], role: str) -> list[str]:
     return groups[role]
 
 
-def outside_roles(items: Sequence[str]) -> list[str]:
-    """Return the videos without a role in a source that is split by folder."""
-    groups = _by_folder(items)
-    if groups is None:
-        return []
-    assigned = {item for group in groups.values() for item in group}
-    return [item for item in items if item not in assigned]
-
-
 def train_and_val(
-    items: Sequence[str], val_share: float, label: Callable[[str], str] = str
+    items: Sequence[str], val_share: float, label: Callable[[str], str] = str, group: str | None = None
 ) -> tuple[list[str], list[str]]:
     """Split a training source by video: by its folders, else by a hash of the videos' names.
 
     A video keeps its split when others are added or removed, unless the share of a small set selects none:
     then the video with the lowest hash is selected. Videos of equal `label` (pairs of one target, links)
-    have the same split.
+    have the same split. With the regular expression `group`, videos of equal match (its first group, or the
+    whole match) have the same split, by a hash of the match; a name without a match is a group of its own.
     """
     groups = _by_folder(items)
     if groups is not None and groups["val"]:
@@ -48,16 +41,27 @@ def train_and_val(
     train = list(items) if groups is None else groups["train"]
     if not val_share:
         return train, []
-    first: dict[str, str] = {}  # of each label, the item that is hashed
+    if group is not None:
+        label = partial(take_of, group)
+    first: dict[str, str] = {}  # of each label, the name that is hashed
     for item in train:
         name = label(item)
-        first[name] = min(first.get(name, item), item)
+        first[name] = name if group is not None else min(first.get(name, item), item)
     if len(first) < 2:
-        raise ValueError("has one video, expected at least 2 to train and validate on; set val to a source")
+        one = "one video" if group is None else f"one take by group={group!r}"
+        raise ValueError(f"has {one}, expected at least 2 to train and validate on; set val to a source")
     order = sorted(first, key=lambda name: _uniform_hash(first[name]))
     selected = sum(_uniform_hash(first[name]) < val_share for name in order)
     val = set(order[: min(max(selected, 1), len(order) - 1)])
     return [x for x in train if label(x) not in val], [x for x in train if label(x) in val]
+
+
+def take_of(group: str, item: str) -> str:
+    """Return the take of a video: the first group of the expression, its whole match, or the name itself."""
+    match = re.search(group, item)
+    if match is None:
+        return item
+    return (match[1] if match.re.groups else match[0]) or item
 
 
 def _by_folder(items: Sequence[str]) -> dict[str, list[str]] | None:

@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 from pyarrow import types
 
 from vdp.data.stores.clips import Pixels
-from vdp.data.video.picture import check_classes, decode_picture
+from vdp.data.video.picture import decode_picture
 
 PREFERRED = ("video", "frames", "images")  # of several columns of videos, the first of these names is used
 MASKS = ("mask", "masks")
@@ -113,7 +113,7 @@ def read_masks(cell: Cell) -> Stack | None:
         return None
     if _is_pictures(cell.array.type):
         return Stack(len(values), lambda n: _decode_mask(*_content(cell, values, n)))
-    array = check_classes(_integers(cell), cell.label)
+    array = _integers(cell)
     return Stack(len(array), lambda n: np.array(array[n]))
 
 
@@ -134,7 +134,7 @@ def _decode_mask(data: bytes, label: str) -> Pixels:
     if mask is None or mask.ndim != 2 or mask.dtype.kind != "u":
         got = "an unreadable one" if mask is None else f"{mask.dtype} {mask.shape}"
         raise ValueError(f"{label}: expected a gray picture of class ids, got {got}")
-    return check_classes(np.minimum(mask, 255).astype(np.uint8), label)
+    return np.minimum(mask, 255).astype(np.uint8)
 
 
 def _integers(cell: Cell) -> Pixels:

@@ -1,4 +1,4 @@
-"""Source of video files (mp4, avi, mov, mkv, webm) at any depth."""
+"""Source of clip files at any depth: videos of any container that decodes, and arrays (npy, npz)."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -6,13 +6,15 @@ from typing import ClassVar
 
 from vdp.data.sources.protocols import Frame, Pace
 from vdp.data.sources.walk import join, walk
-from vdp.data.video.decode import SUFFIXES, count_frames, decode_frames
+from vdp.data.video.decode import count_frames, decode_frames
+from vdp.data.video.discover import SHOWN, is_clip_file
+from vdp.data.video.picture import holds_clip
 
 
 class VideoSource:
     """The video files of a folder, or one video file, without masks."""
 
-    layout: ClassVar[str] = "video files (" + ", ".join(s.removeprefix(".") for s in SUFFIXES) + ")"
+    layout: ClassVar[str] = f"video files ({SHOWN})"
     precut: ClassVar[bool] = False
 
     def __init__(self, path: Path) -> None:
@@ -20,10 +22,9 @@ class VideoSource:
 
     def items(self) -> list[str]:
         if self.path.is_file():
-            found = [self.path.name]
-        else:
-            found = [join(folder, name) for folder, _, files in walk(self.path) for name in files]
-        return [name for name in found if Path(name).suffix.lower() in SUFFIXES]
+            return [self.path.name] if is_clip_file(self.path) or holds_clip(self.path) else []
+        found = [join(folder, name) for folder, _, files in walk(self.path) for name in files]
+        return [name for name in found if is_clip_file(self.path / name)]
 
     def label(self, item: str) -> str:
         return str(self._file(item))

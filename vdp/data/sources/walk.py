@@ -2,10 +2,29 @@
 
 import os
 import re
+import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
+LARGE_FOLDER = 1000  # files of a folder whose listing is kept
+KEPT_LISTINGS = 4  # of large folders
+SETTLED = 2 * 10**9  # nanoseconds since the last change of a folder whose listing is kept
 NUMBER = re.compile(r"([0-9]+)")
+
+
+@dataclass(frozen=True)
+class Listing:
+    """Names in one folder; `folders` and `files` are in natural order."""
+
+    folders: tuple[str, ...]
+    files: tuple[str, ...]
+    hidden: tuple[str, ...]
+    special: tuple[str, ...]  # pipes, sockets and devices
+
+
+# of large folders, with device, inode and time of the folder
+_listings: dict[str, tuple[tuple[int, int, int], Listing]] = {}
 
 
 def natural(name: str) -> tuple[tuple[int, int, str], ...]:
@@ -45,10 +64,32 @@ def join(path: str, name: str) -> str:
 
 def list_folder(folder: Path) -> tuple[list[str], list[str]]:
     """Return the names of the subfolders and the files of one folder, as `walk`."""
-    folders, files = [], []
+    found = read_listing(folder)
+    return list(found.folders), list(found.files)
+
+
+def read_listing(folder: Path) -> Listing:
+    """List one folder. A large folder is listed once, and again where it has changed."""
+    status = folder.stat()
+    key, version = os.path.abspath(folder), (status.st_dev, status.st_ino, status.st_mtime_ns)
+    if key in _listings and _listings[key][0] == version:
+        return _listings[key][1]
+    found = _scan(folder)
+    _listings.pop(key, None)
+    # a folder that has just changed may change again within the resolution of its time
+    if len(found.files) >= LARGE_FOLDER and time.time_ns() - status.st_mtime_ns > SETTLED:
+        while len(_listings) >= KEPT_LISTINGS:
+            _listings.pop(next(iter(_listings)))
+        _listings[key] = (version, found)
+    return found
+
+
+def _scan(folder: Path) -> Listing:
+    folders, files, hidden, special = [], [], [], []
     with os.scandir(folder) as entries:
         for entry in entries:
             if entry.name.startswith("."):
+                hidden.append(entry.name)
                 continue
             # for a link to itself an entry raises an error, a path returns False
             kind = Path(entry) if entry.is_symlink() else entry
@@ -56,7 +97,9 @@ def list_folder(folder: Path) -> tuple[list[str], list[str]]:
                 folders.append(entry.name)
             elif kind.is_file() or (entry.is_symlink() and not Path(entry).exists()):
                 files.append(entry.name)
-    return in_order(folders), in_order(files)
+            else:
+                special.append(entry.name)
+    return Listing(*(tuple(in_order(names)) for names in (folders, files, hidden, special)))
 
 
 def _number(digits: str) -> tuple[int, int, str]:

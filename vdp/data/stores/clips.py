@@ -91,6 +91,8 @@ class ClipStore:
         self.height: int = manifest["height"]
         self.width: int = manifest["width"]
         self.skipped: list[dict[str, str]] = manifest["skipped"]  # skipped videos: video, reason
+        # files and frames that are in no clip: name, reason, frames (0: the whole file)
+        self.left_out: list[dict[str, str | int]] = manifest.get("left_out", [])
         self.source: str = manifest["source"]  # hash of the source's files, '' if unknown
         shards = manifest["shards"]
         self._lengths: list[int] = [shard["frames"] for shard in shards]
@@ -225,6 +227,7 @@ def join_shards(
     size: tuple[int, int],
     skipped: Sequence[Mapping[str, str]],
     source: str,
+    left_out: Sequence[Mapping[str, str | int]] = (),
 ) -> None:
     """Build a clip store in `folder` from the shards of several writers; their files are moved.
 
@@ -234,6 +237,7 @@ def join_shards(
         size: height and width of the clips, in pixels.
         skipped: `video` and `reason` of each skipped video.
         source: hash of the source's files, or ''.
+        left_out: `name`, `reason` and number of `frames` of what is in no clip.
     """
     found = [(where, number, shard) for where, shards in groups for number, shard in enumerate(shards)]
     found.sort(key=lambda entry: (not entry[2].labelled, not entry[2].paired, -entry[2].frames))
@@ -242,7 +246,7 @@ def join_shards(
             # not renamed: the folder may be a link to another disk
             shutil.move(where / shard_file(part, number), folder / shard_file(part, index))
         np.save(folder / shard_file("names", index), np.array([name.encode() for name in shard.names]))
-    manifest: JsonValue = {
+    manifest: dict[str, JsonValue] = {
         "format": FORMAT,
         "height": size[0],
         "width": size[1],
@@ -253,6 +257,8 @@ def join_shards(
         "skipped": [dict(entry) for entry in skipped],
         "source": source,
     }
+    if left_out:
+        manifest["left_out"] = [dict(entry) for entry in left_out]
     (folder / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n")
 
 

@@ -1,29 +1,36 @@
-"""Decode one video file."""
+"""Decode one clip file: a video, an animation, a stack of pictures or an array."""
 
-import math
-import os
-import stat
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import closing, suppress
+from functools import lru_cache
 from pathlib import Path
+from stat import S_ISREG
+from typing import NamedTuple
 
+import av
 import cv2
-import numpy as np
 
-from vdp.core.errors import printable
 from vdp.data.sources.protocols import Pace
 from vdp.data.stores.clips import Pixels
-
-SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".webm")
-MIN_DECODED_SHARE = (
-    0.95  # of the header's frame count; headers are often 1 or 2 off, below this it is reported
+from vdp.data.video.clip_frames import ClipFrame, Measured
+from vdp.data.video.container import measure_stream, stream_frames, unreadable
+from vdp.data.video.picture import HEAD, TIFF_MAGIC, is_animated_webp
+from vdp.data.video.stacks import (
+    array_frames,
+    measure_array,
+    measure_tiff,
+    measure_webp,
+    tiff_frames,
+    webp_frames,
 )
+
+ARRAYS = (".npy", ".npz")
+MASKS = ("mask.npy", "masks.npy")  # class ids beside frames; no clips
 
 
 def quiet_decoder() -> None:
-    """Use one thread per process and silence OpenCV: the project reports a bad file by name."""
-    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
+    """Use one thread per process and silence OpenCV and FFmpeg: the project reports a bad file by name."""
+    av.logging.set_level(None)
     cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
     cv2.setNumThreads(1)
 
@@ -31,77 +38,107 @@ def quiet_decoder() -> None:
 def decode_frames(path: Path, pace: Pace, exactly: int | None = None) -> Iterator[tuple[int, Pixels]]:
     """Yield number and pixels, (H, W, 3) uint8 RGB, of the frames that `pace` selects.
 
-    The file is decoded to its end; frames that are not selected are not converted. Rotation metadata is
-    applied.
+    The file is decoded to its end; frames that are not selected are not converted. Rotation and pixel aspect
+    are applied. With `pace.fps` the frames are chosen by their times.
 
     Args:
-        path: the video file.
+        path: a video file of any format that FFmpeg decodes, a TIFF, WebP, PNG or GIF of several frames, or
+            an array (.npy, .npz) of frames (T, H, W, 3) or (T, H, W).
         pace: selects the frames.
         exactly: number of frames of a whole file; None accepts any. A file that breaks off then yields the
             frames that decode, and a line on stderr.
 
     Raises:
-        ValueError: if it is no video file, nothing or another number of frames than `exactly` decodes, or the
+        ValueError: if it is no such file, nothing or another number of frames than `exactly` decodes, or the
             pace does not fit; names the file.
         OSError: if there is no such file.
     """
-    with _open_video(path) as video:
-        decoded = 0
-        if video.isOpened():  # a file that is no video is reported below, not by its frame rate
-            selected = pace.numbers(_header_rate(video), str(path))
-            number = next(selected)
-            while video.grab():
-                if decoded == number:
-                    ok, frame = video.retrieve()
-                    if not ok:
-                        break
-                    pixels = cv2.cvtColor(frame, cv2.COLOR_BGR2RGB, dst=frame)
-                    yield number, pixels.astype(np.uint8, copy=False)
-                    number = next(selected)
-                decoded += 1
-        if not decoded:
-            raise ValueError(f"{path}: not a readable video; convert it to mp4 (H.264) or remove it")
-        if exactly is not None and decoded != exactly:
+    if pace.fps is not None and (measured := _measure(path)).frames:
+        pace = pace.within(measured.rate, str(path))
+    with closing(clip_frames(path)) as frames:
+        counted = _Counted(frames)
+        for frame in pace.select(counted, lambda frame: frame.time):
+            yield frame.number, frame.read()
+        if exactly is not None and counted.count != exactly:
             raise ValueError(
-                f"{path}: {decoded} frames decode, expected {exactly}; download it again or remove it"
+                f"{path}: {counted.count} frames decode, expected {exactly}; download it again or remove it"
             )
-        total = _header_frames(video)
-        if decoded < MIN_DECODED_SHARE * total:
-            name = printable(str(path))
-            sys.stderr.write(f"{name}: the header counts {total} frames, {decoded} decode; these are used\n")
+
+
+def clip_frames(path: Path) -> Iterator[ClipFrame]:
+    """Yield all frames of a clip file with their times; a frame is converted where it is read.
+
+    Frames of TIFF pages and arrays, which have no times, are a second apart.
+
+    Raises:
+        ValueError, OSError: as `decode_frames`.
+    """
+    with closing(_reader(path).frames(path)) as frames:
+        first = next(frames, None)
+        if first is None:
+            raise unreadable(path)
+        yield first
+        yield from frames
 
 
 def count_frames(path: Path) -> int:
-    """Frame count of a file's header; 0 where it has none."""
-    with _open_video(path) as video:
-        return _header_frames(video)
+    """Number of frames in a clip file, counted without decoding; of a long video an estimate, 0 if unknown.
+
+    Headers of videos are not trusted.
+    """
+    with suppress(ValueError):  # reported when it is read
+        return _measure(path).frames
+    return 0
 
 
 def frame_rate(path: Path) -> float:
-    """Frames per second of a file's header; 0 where it has none."""
-    with _open_video(path) as video:
-        return _header_rate(video)
+    """Frames per second of a clip file by the times of its frames; 0 where it has none."""
+    with suppress(ValueError):
+        return _measure(path).rate
+    return 0.0
 
 
-def _header_rate(video: cv2.VideoCapture) -> float:
-    rate = float(video.get(cv2.CAP_PROP_FPS))
-    return rate if 0 < rate < math.inf else 0.0
+class _Reader(NamedTuple):
+    frames: Callable[[Path], Iterator[ClipFrame]]
+    measure: Callable[[Path], Measured]
 
 
-def _header_frames(video: cv2.VideoCapture) -> int:
-    return max(int(video.get(cv2.CAP_PROP_FRAME_COUNT)), 0)
+VIDEO = _Reader(stream_frames, measure_stream)
+ARRAY = _Reader(array_frames, measure_array)
+TIFF = _Reader(tiff_frames, measure_tiff)
+WEBP = _Reader(webp_frames, measure_webp)
 
 
-@contextmanager
-def _open_video(path: Path) -> Iterator[cv2.VideoCapture]:
-    if not stat.S_ISREG(path.stat().st_mode):  # stat raises the OSError that OpenCV hides; a pipe would block
+def _reader(path: Path) -> _Reader:
+    """Choose the reader by the first bytes of a file."""
+    if not S_ISREG(path.stat().st_mode):  # a pipe would block
         raise ValueError(f"{path}: not a file; replace it by a video or remove it")
-    # bytes: OpenCV crashes on a str that is not valid text; absolute: FFmpeg takes `a:b.mp4` for a URL
-    name = os.fsencode(path.absolute())
-    # one thread per file: decoding several files at once is faster than several threads for one
-    one_thread = [cv2.CAP_PROP_N_THREADS, 1]
-    video = cv2.VideoCapture(name, cv2.CAP_FFMPEG, one_thread)  # type: ignore[call-overload]
-    try:
-        yield video
-    finally:
-        video.release()
+    if path.suffix.lower() in ARRAYS:
+        return ARRAY
+    with path.open("rb") as file:
+        head = file.read(HEAD)
+    if head.startswith(TIFF_MAGIC):
+        return TIFF
+    return WEBP if is_animated_webp(head) else VIDEO
+
+
+def _measure(path: Path) -> Measured:
+    status = path.stat()
+    return _measure_once(path, status.st_mtime_ns, status.st_size)
+
+
+@lru_cache(maxsize=16)
+def _measure_once(path: Path, changed: int, size: int) -> Measured:
+    return _reader(path).measure(path)
+
+
+class _Counted:
+    """Count the frames of an iterator."""
+
+    def __init__(self, frames: Iterator[ClipFrame]) -> None:
+        self.frames, self.count = frames, 0
+
+    def __iter__(self) -> Iterator[ClipFrame]:
+        for frame in self.frames:
+            self.count += 1
+            yield frame
