@@ -130,6 +130,16 @@ def test_pictures_of_8_bits_are_read_once_and_as_they_are(tmp_path, monkeypatch)
     assert [int(read(number).max()) for number in (0, 1)] == [3, 9] and reads == ["0.png", "1.png"]
 
 
+@pytest.mark.parametrize("dtype", [np.int16, np.uint32, np.int32, np.float64])
+def test_colors_of_any_type_are_in_order(tmp_path, dtype):
+    picture = np.zeros((4, 5, 3), dtype)
+    picture[:] = (0, 1, 4)  # blue, green, red
+    scale = 0.25 if dtype == np.float64 else 60
+    (file,) = folder_of(tmp_path, [(picture * scale).astype(dtype)], ".tif")
+    expected = (255, 64, 0) if dtype == np.float64 else (240, 60, 0)
+    np.testing.assert_array_equal(read_picture(file)[0, 0], expected)
+
+
 @pytest.mark.parametrize(("top", "expected"), [(1.0, 255), (0.5, 128), (200.0, 255), (4000.0, 255)])
 def test_floats_are_scaled_to_1_or_to_their_maximum(tmp_path, top, expected):
     (file,) = folder_of(tmp_path, [np.linspace(0, top, 20, dtype=np.float32).reshape(4, 5)], ".tif")
@@ -154,8 +164,10 @@ def pages(*flags: int, big: bool = False, order: str = "<") -> bytes:
     data = {"<": b"II", ">": b"MM"}[order] + struct.pack(order + "H", 43 if big else 42)
     data += struct.pack(order + "HHQ", 8, 0, 16) if big else struct.pack(order + "I", 8)
     for position, flag in enumerate(flags):
-        entries = [(254, 4, 1, flag), (256, 3, 1, 5)]
-        body = b"".join(struct.pack(order + "HH" + number * 2, *values) for values in entries)
+        entries = [(254, 4, 1, flag), (256, 4, 1, 5)]
+        body = b"".join(
+            struct.pack(order + "HH" + number + "I", *values) + bytes(width - 4) for values in entries
+        )
         count = struct.pack(order + ("Q" if big else "H"), len(entries))
         end = len(data) + len(count) + len(body) + width
         data += count + body + struct.pack(order + number, end if position + 1 < len(flags) else 0)

@@ -56,10 +56,7 @@ def picture_reader(pictures: Sequence[Path], name: str) -> Callable[[int], Pixel
 
 
 def _decode(data: bytes, name: str) -> Picture:
-    try:
-        image = cv2.imdecode(np.frombuffer(data, np.uint8), COLOR_ANY_DEPTH) if data else None
-    except cv2.error:  # more pixels than OpenCV's limit
-        image = None
+    image = any_depth(lambda flags: cv2.imdecode(np.frombuffer(data, np.uint8), flags)) if data else None
     if image is None:
         raise ValueError(f"{name}: not a readable picture; restore the file or remove its video")
     if (count := count_pictures(data)) > 1:
@@ -67,6 +64,21 @@ def _decode(data: bytes, name: str) -> Picture:
             f"{name}: holds {count} frames, expected one picture; name the file itself as a clip, or split it"
         )
     return image
+
+
+def any_depth(decode: Callable[[int], Picture | None]) -> Picture | None:
+    """Decode a picture to RGB at its own depth by OpenCV's flags; None if it is not readable."""
+    try:
+        picture = decode(COLOR_ANY_DEPTH)
+        if picture is not None and picture.dtype.kind != "i":
+            return picture
+        # OpenCV converts neither gray of 32 and 64 bits nor signed colours
+        picture = decode(cv2.IMREAD_UNCHANGED)
+    except cv2.error:  # more pixels than its limit
+        return None
+    if picture is None or picture.dtype == np.uint8:
+        return None
+    return picture if picture.ndim == 2 else picture[..., 2::-1]
 
 
 # --- Files of several pictures ---------------------------------------------------------------------------
