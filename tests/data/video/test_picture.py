@@ -11,13 +11,21 @@ from vdp.core.classes import NUM_CLASSES
 from vdp.data.video.picture import (
     SUFFIXES,
     check_classes,
+    content_reader,
     count_pictures,
-    decode_picture,
     holds_clip,
     picture_reader,
     read_masks,
-    read_picture,
 )
+
+
+def read_picture(path: Path) -> np.ndarray:
+    return picture_reader([path], str(path))(0)
+
+
+def decode_picture(data: bytes, name: str) -> np.ndarray:
+    return content_reader(lambda index: (data, name), 1, name)(0)
+
 
 RGB = np.random.default_rng(0).integers(0, 256, (6, 9, 3), dtype=np.uint8)
 ROTATION = b"II*\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0\x06\0\0\0\0\0\0\0"  # EXIF: a quarter clockwise

@@ -28,31 +28,32 @@ HEADER_ERRORS = (
 )  # fmt: skip
 
 
-def read_picture(path: Path) -> Pixels:
-    """Read a picture as (H, W, 3) uint8 RGB: gray is repeated, transparency dropped, EXIF rotation applied.
+def picture_reader(pictures: Sequence[Path], name: str) -> Callable[[int], Pixels]:
+    """Return a function that reads a picture of a video by its index; see `content_reader`."""
+    # from bytes: imread prints a warning for a file it cannot read
+    return content_reader(
+        lambda index: (pictures[index].read_bytes(), str(pictures[index])), len(pictures), name
+    )
 
-    More than 8 bits become 8 as by `Levels`, of this picture alone.
+
+def content_reader(
+    load: Callable[[int], tuple[bytes, str]], count: int, name: str
+) -> Callable[[int], Pixels]:
+    """Return a function that reads a picture of a video by its index, as (H, W, 3) uint8 RGB.
+
+    Gray is repeated, transparency dropped, EXIF rotation applied. Pictures of more than 8 bits are scaled by the
+    levels that all pictures of the video use; see `Levels`.
+
+    Args:
+        load: returns the bytes of a picture's file, and its name in messages.
+        count: number of pictures.
+        name: of the video in messages.
 
     Raises:
-        ValueError: if it is not a picture, or incomplete, or holds several frames; names the file.
+        ValueError: by the function, if it is not a picture, or incomplete, or holds several frames.
     """
-    return decode_picture(path.read_bytes(), str(path))
-
-
-def decode_picture(data: bytes, name: str) -> Pixels:
-    """As `read_picture`, from the bytes of a file; `name` is for messages."""
-    picture = _decode(data, name)
-    return Levels(lambda: [picture], name).convert(picture)
-
-
-def picture_reader(pictures: Sequence[Path], name: str) -> Callable[[int], Pixels]:
-    """Return a function that reads a picture of a video by its index, as `read_picture`.
-
-    All pictures of more than 8 bits are scaled by the levels that the video uses. `name` is the video's.
-    """
-    levels = Levels(lambda: (_decode(path.read_bytes(), str(path)) for path in pictures), name)
-    # decoding from bytes: imread prints a warning for a file it cannot read
-    return lambda index: levels.convert(_decode(pictures[index].read_bytes(), str(pictures[index])))
+    levels = Levels(lambda: (_decode(*load(index)) for index in range(count)), name)
+    return lambda index: levels.convert(_decode(*load(index)))
 
 
 def _decode(data: bytes, name: str) -> Picture:
