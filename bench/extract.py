@@ -4,11 +4,15 @@ Reads params.yaml (section simulate) of the working directory for the content of
 temporary folder. Rates are medians over rounds in which the compared rows take turns.
 
 Extraction: videos to clips of 160x240, in decoded frames per second, beside its upper bound: reading the same
-files with `cv2.VideoCapture.read` (`cv2.imread` for pictures) and discarding the frames, in one process (the
-first ratio is to this rate times the number of processes) and in as many processes in parallel (the second).
+files with PyAV in one thread (`cv2.imread` for pictures) and discarding the frames, in one process (the first
+ratio is to this rate times the number of processes) and in as many processes in parallel (the second).
 The start of the processes counts. Memory is the largest sum over all processes at one time.
 
 Loading: a random clip from the store, beside decoding it from a random position of its video, in one process.
+
+`--against CHECKOUT` compares the extraction with the code in another folder instead, in one process each that
+take turns: frames per CPU second, which depend least on other work on the machine, and the ratio to the
+other's.
 """
 
 import argparse
@@ -16,17 +20,20 @@ import multiprocessing
 import os
 import shutil
 import statistics
+import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import av
 import cv2
 import numpy as np
 
@@ -44,6 +51,25 @@ VIDEO_FRAMES = 132  # of a video file: six clips
 SCENES = 12  # distinct videos; the others are copies of their files
 SHARD_MB = 256
 LOADS = 200  # clips loaded in a round
+
+
+# run in the folder of a checkout: for each line of kind, folder, interval, out, work it prints CPU seconds
+SIDE = """
+import sys, time
+from pathlib import Path
+from vdp.data.extract.extract import ExtractJob, ExtractPolicy, extract
+from vdp.data.sources.competition import CompetitionSource
+from vdp.data.sources.protocols import ClipRule, Pace
+from vdp.data.sources.videos import VideoSource
+for line in sys.stdin:
+    kind, folder, interval, out, work = line.rstrip("\\n").split("\\t")
+    source = {"VideoSource": VideoSource, "CompetitionSource": CompetitionSource}[kind](Path(folder))
+    rule = ClipRule(FRAMES, FRAMES, HEIGHT, WIDTH, "crop", Pace(int(interval)), FRAMES)
+    policy = ExtractPolicy(SHARD_MB, skip=False, max_bad_share=0.0, workers=1)
+    started = time.process_time()
+    extract({"clips": ExtractJob(source, source.items(), rule, "bench")}, Path(out), Path(work), policy)
+    print(time.process_time() - started, flush=True)
+"""
 
 
 @dataclass(frozen=True)
@@ -85,12 +111,13 @@ def write_videos(root: Path, count: int) -> list[VideoSet]:
         small = [resize_frame(frame, HEIGHT, WIDTH, "stretch") for frame in video]
         write_video(root / "large" / f"v{n}.mp4", video)
         write_video(root / "small" / f"v{n}.mp4", small)
+        write_video(root / "h264" / f"v{n}.mp4", video, "libx264")
         for k, frame in enumerate(small[:FRAMES]):
             path = root / "pictures" / f"video_{n}" / f"image_{k}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
             cv2.imwrite(str(path), frame[:, :, ::-1])
     for n in range(SCENES, count):
-        for size in ("large", "small"):
+        for size in ("large", "small", "h264"):
             shutil.copy(root / size / f"v{n % SCENES}.mp4", root / size / f"v{n}.mp4")
     for n in range(SCENES, count * VIDEO_FRAMES // FRAMES // 2):
         shutil.copytree(root / "pictures" / f"video_{n % SCENES}", root / "pictures" / f"video_{n}")
@@ -98,18 +125,22 @@ def write_videos(root: Path, count: int) -> list[VideoSet]:
         VideoSet("mp4, 480x320, every 6th", VideoSource(root / "large"), VIDEO_FRAMES, interval=6),
         VideoSet("mp4, 480x320, every", VideoSource(root / "large"), VIDEO_FRAMES),
         VideoSet("mp4, 240x160, every", VideoSource(root / "small"), VIDEO_FRAMES),
+        VideoSet("H.264, 480x320, every 6th", VideoSource(root / "h264"), VIDEO_FRAMES, interval=6),
         VideoSet("png, 240x160, every", CompetitionSource(root / "pictures"), 1),
     ]
 
 
-def write_video(path: Path, frames: Sequence[Pixels] | Pixels) -> None:
-    """Write an mp4 file of MPEG-4 part 2, the codec that every OpenCV build can write."""
+def write_video(path: Path, frames: Sequence[Pixels] | Pixels, codec: str = "mpeg4") -> None:
+    """Write an mp4 file, of MPEG-4 part 2 by default, which decodes fastest: the reader is measured."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    height, width = frames[0].shape[:2]
-    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"mp4v"), 25, (width, height))
-    for frame in frames:
-        writer.write(frame[:, :, ::-1])
-    writer.release()
+    with av.open(str(path), "w") as file:
+        stream = file.add_stream(codec, 25)
+        stream.height, stream.width, stream.pix_fmt = *frames[0].shape[:2], "yuv420p"
+        for number, frame in enumerate(frames):
+            picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame))
+            picture.pts = number
+            file.mux(stream.encode(picture))
+        file.mux(stream.encode(None))
 
 
 def read_raw(files: Sequence[Path]) -> int:
@@ -120,10 +151,9 @@ def read_raw(files: Sequence[Path]) -> int:
         if path.suffix == ".png":
             count += cv2.imread(str(path)) is not None
             continue
-        video = cv2.VideoCapture(str(path), cv2.CAP_FFMPEG, [cv2.CAP_PROP_N_THREADS, 1])
-        while video.read()[0]:
-            count += 1
-        video.release()
+        with av.open(str(path)) as video:
+            video.streams.video[0].thread_count = 1
+            count += sum(1 for _ in video.decode(video=0))
     return count
 
 
@@ -237,14 +267,59 @@ def load_clips(store: ClipStore, clips: Sequence[int]) -> None:
 def decode_clips(positions: Sequence[tuple[Path, int]], height: int, width: int) -> None:
     """Decode clips as a loader without a store does: open the file, seek, decode, resize."""
     for path, first in positions:
-        video = cv2.VideoCapture(str(path), cv2.CAP_FFMPEG, [cv2.CAP_PROP_N_THREADS, 1])
-        video.set(cv2.CAP_PROP_POS_FRAMES, first)
         clip = np.empty((FRAMES, height, width, 3), np.uint8)
-        for k in range(FRAMES):
-            ok, frame = video.read()
-            assert ok, f"{path} is too short"
-            clip[k] = resize_frame(cv2.cvtColor(frame, cv2.COLOR_BGR2RGB), height, width, "crop")
-        video.release()
+        with av.open(str(path)) as video:
+            stream = video.streams.video[0]
+            stream.thread_count = 1
+            start = round(first / 25 / float(stream.time_base))
+            video.seek(start, stream=stream)
+            frames = (frame for frame in video.decode(stream) if frame.pts >= start)
+            for k, frame in enumerate(islice(frames, FRAMES)):
+                clip[k] = resize_frame(frame.to_ndarray(format="rgb24"), height, width, "crop")
+
+
+def bench_against(checkout: Path, sets: Sequence[VideoSet], root: Path, rounds: int) -> None:
+    """Print the rates of this code and of another checkout's, in turns."""
+    print(f"extraction to {HEIGHT}x{WIDTH} in one process; frames per CPU second")
+    print(("{:<27}" + "{:>11}" * 3).format("videos", "other", "this", "ratio"))
+    values = {"FRAMES": FRAMES, "HEIGHT": HEIGHT, "WIDTH": WIDTH, "SHARD_MB": SHARD_MB}
+    code = "\n".join([*(f"{name} = {value}" for name, value in values.items()), SIDE])
+    with ExitStack() as stack:
+        sides = [
+            stack.enter_context(
+                subprocess.Popen(
+                    [sys.executable, "-c", code], cwd=folder, text=True, stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+                )
+            )
+            for folder in (checkout, Path())
+        ]  # fmt: skip
+        for kind in sets:
+            frames = kind.frames_a_file * len(kind.files)
+            rates: list[list[float]] = [[], []]
+            for number in range(rounds + 1):
+                for side, (process, found) in enumerate(zip(sides, rates, strict=True)):
+                    seconds = ask(process, kind, root / f"side{side}")
+                    if number:  # the first warms up
+                        found.append(frames / seconds)
+            ratio = statistics.median(this / other for other, this in zip(*rates, strict=True))
+            medians = "".join(f"{statistics.median(found):>11.0f}" for found in rates)
+            print(f"{kind.name:<27}{medians}{ratio:>11.2f}", flush=True)
+        for process in sides:
+            assert process.stdin is not None
+            process.stdin.close()
+
+
+def ask(process: "subprocess.Popen[str]", kind: VideoSet, root: Path) -> float:
+    """CPU seconds of an extraction in a process that runs `SIDE`."""
+    assert process.stdin is not None and process.stdout is not None
+    folder = kind.files[0].parents[1 if isinstance(kind.source, CompetitionSource) else 0]
+    shutil.rmtree(root, ignore_errors=True)
+    (root / "out").mkdir(parents=True)
+    fields = (type(kind.source).__name__, folder, kind.interval, root / "out", root / "work")
+    process.stdin.write("\t".join(map(str, fields)) + "\n")
+    process.stdin.flush()
+    return float(process.stdout.readline())
 
 
 def main() -> None:
@@ -254,6 +329,7 @@ def main() -> None:
     parser.add_argument("--frames", type=int, default=45_000, help="of each kind of video; 45,000 take 5 GB")
     parser.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)), help="processes")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--against", type=Path, help="folder of another checkout to compare with")
     parser.add_argument("--folder", type=Path, help="folder to write to; default: the temporary folder")
     args = parser.parse_args()
     count = max(SCENES, args.frames // VIDEO_FRAMES)
@@ -263,6 +339,9 @@ def main() -> None:
         # rendered in another process, so that the memory of this one is that of an extraction
         with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
             sets = pool.submit(write_videos, root, count).result()
+        if args.against:
+            bench_against(args.against, sets, root, args.rounds)
+            return
         sys.stderr = open(os.devnull, "w")  # progress bars  # noqa: SIM115
         bench_extraction(sets, root, args.workers, args.rounds)
         few = root / "few"

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from dataclasses import dataclass, field
+from fractions import Fraction
 from pathlib import Path
 
 import cv2
@@ -11,9 +12,12 @@ import numpy as np
 import pytest
 
 from tests.cli.test_app import REPO, run
+from tests.data.video.encoded import encode
 from vdp.core.errors import UserError
 from vdp.data.sources.input_clips import find_clip
+from vdp.data.video.container import Converter
 from vdp.data.video.decode import count_frames, frame_rate
+from vdp.data.video.letterbox import Letterbox
 from vdp.data.video.write import write_frames, write_picture
 
 SIZE = (31, 51)  # of the input: odd, and of another aspect ratio than the networks
@@ -231,6 +235,73 @@ def test_full_size_refuses_more_frames_than_memory_holds(model, monkeypatch, cap
     monkeypatch.setattr("vdp.data.sources.input_clips.InputClip.count", lambda clip, interval=1: 0)
     assert call(monkeypatch, "restore pictures --full-size -o more") == 1
     assert "pictures: 10 frames of 51x31" in capsys.readouterr().err
+
+
+def test_what_a_format_does_not_hold_is_refused_before_any_work(model, monkeypatch, capsys):
+    write_picture(Path("long.png"), np.zeros((2, 16386, 3), np.uint8))
+    before = files()
+    for command in ("predict", "restore", "segment"):
+        assert call(monkeypatch, f"{command} long.png -o a.mp4") == 1
+        assert "a.mp4: frames of 16386x2 pixels do not fit" in capsys.readouterr().err
+    assert files() == before and not model.calls
+    assert call(monkeypatch, "restore long.png -o a") == 0
+
+
+def test_a_dry_run_refuses_what_is_too_long(model, monkeypatch, capsys):
+    monkeypatch.setattr("vdp.cli.video_io.MAX_FRAMES", 9)
+    for command in ("restore", "segment"):
+        for clip in ("film.mp4", "pictures"):
+            assert call(monkeypatch, f"{command} {clip} --dry-run") == 1
+            assert f"{clip}: more than 9 frames; set --interval" in capsys.readouterr().err
+    assert not model.calls
+
+
+@pytest.mark.parametrize("name", ["clip.npy", "clip.npz", "clip.tif", "clip.png", "clip.webp", "clip.gif"])
+def test_an_array_or_a_picture_of_several_frames_is_a_clip(model, monkeypatch, name):
+    frames = [np.full((*SIZE, 3), 20 * number, np.uint8) for number in range(8)]
+    if name.endswith((".npy", ".npz")):
+        np.save(name, frames) if name.endswith("y") else np.savez(name, frames)
+    elif name.endswith(".tif"):
+        Path(name).write_bytes(cv2.imencodemulti(".tif", frames)[1].tobytes())
+    else:
+        animation = cv2.Animation()
+        animation.frames, animation.durations = frames, [100] * 8
+        Path(name).write_bytes(cv2.imencodeanimation(Path(name).suffix, animation)[1].tobytes())
+    assert call(monkeypatch, f"predict {name} --known 8 --frames 2 -o out.mp4") == 0
+    levels = model.contexts[0].mean((1, 2, 3))
+    np.testing.assert_allclose(levels, 20 * np.arange(8), atol=6)
+    assert frame_rate(Path("out.mp4")) == 10
+
+
+def test_the_rate_of_a_recording_is_that_of_its_frames(model, monkeypatch):
+    times = [round(number * 1000 / 30) for number in range(60)]
+    frames = [np.full((*(32, 52), 3), number, np.uint8) for number in range(60)]
+    encode(Path("r.webm"), frames, "libvpx", 1000, times, Fraction(1, 1000))
+    assert call(monkeypatch, "predict r.webm --frames 3 -o out.mp4") == 0
+    assert frame_rate(Path("out.mp4")) == pytest.approx(30, rel=0.01)
+
+
+def test_only_the_frames_that_are_kept_are_converted(model, monkeypatch):
+    """Of a long clip the end is the context; the frames before are decoded and dropped."""
+    converted = []
+    plain = Converter.convert
+    monkeypatch.setattr(
+        Converter, "convert", lambda self, frame: (converted.append(1), plain(self, frame))[1]
+    )
+    assert call(monkeypatch, "predict film.mp4 --known 2 --frames 1 -o new") == 0
+    assert len(converted) <= 6  # the size is that of the first frame
+
+
+def test_context_frames_beyond_the_memory_limit_are_held_small(model, monkeypatch, capsys):
+    monkeypatch.setattr("vdp.cli.video_io.MAX_BYTES", 4 * 32 * 52 * 3)
+    held = []
+    plain = Letterbox.fit
+    monkeypatch.setattr(Letterbox, "fit", lambda box, frame: (held.append(frame.shape), plain(box, frame))[1])
+    assert call(monkeypatch, "predict film.mp4 --known 8 --frames 1 -o new") == 0
+    assert set(held) == {(32, 52, 3)} and len(held) == 10  # one at a time
+    np.testing.assert_allclose(model.contexts[0].mean((1, 2, 3)), 20 * np.arange(2, 10), atol=4)
+    assert next(find_clip("new").frames()).shape == (32, 52, 3)
+    assert "too many frames" in capsys.readouterr().err
 
 
 def test_masks_are_written_as_class_ids_or_colours(model, monkeypatch):

@@ -171,6 +171,18 @@ def test_fps_selects_the_nearest_frames_and_none_twice(video_fps, share):
     np.testing.assert_allclose(numbers, np.arange(200) * video_fps / fps, atol=0.5 + 1e-3)
 
 
+def test_clips_that_start_with_one_repeated_frame_have_different_names():
+    class Uneven(CountedSource):
+        def frames(self, item: str, pace: Pace) -> Iterator[Frame]:
+            times = [0, 1, 2, 30, 31]
+            for number in pace.select(range(5), lambda number: times[number] / 10):
+                yield Frame(number, np.full((8, 12, 3), number, np.uint8))
+
+    rule = replace(RULE, frames=2, min_frames=2, stride=1, pace=Pace(fps=2))
+    names = [clip.name for clip in cut_clips(Uneven(5), "v", rule)]
+    assert names == ["v_000000", "v_000002", "v_000002r1", "v_000002r2", "v_000003", "v_000003r1"]
+
+
 @pytest.mark.parametrize("video_fps", [None, 0.0, float("nan"), -1.0, 24.0])
 def test_a_rate_above_that_of_the_video_is_refused(video_fps):
     with pytest.raises(ValueError, match="v: .*fps"):

@@ -68,7 +68,6 @@ def test_any_name_of_a_broken_video_is_one_printable_line(tmp_path, monkeypatch,
 def test_two_workers_print_one_line(sources, tmp_path, monkeypatch):
     """FFmpeg, which prints lines of its own, is quiet in workers too."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("OPENCV_FFMPEG_LOGLEVEL")
     shutil.copytree(sources / "videos" / "raw", "raw")
     Path("raw/d.mov").write_bytes(Path("raw/d.mov").read_bytes()[:60])
     text = params_text("raw", skip=False, whole=False).replace("workers: 1", "workers: 2")

@@ -1,3 +1,5 @@
+import os
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,7 +18,8 @@ from tests.data.sources.source_contract import (
     levels,
     make_picture_folder,
 )
-from vdp.data.sources.images import ImageFolderSource, picture_frames
+from vdp.data.sources.images import ImageFolderSource, list_pictures, picture_frames
+from vdp.data.sources.input_clips import find_clip
 from vdp.data.sources.protocols import Pace
 from vdp.data.video.picture import SUFFIXES
 
@@ -124,6 +127,42 @@ def test_the_size_of_pictures_matters_only_if_they_are_selected(tmp_path):
     message = "image_3.png: expected the size of the first frame, 96x64, got 95x64"
     check_refused(ImageFolderSource(tmp_path), "a", message, good=3)
     assert [frame.number for frame in picture_frames(folder, Pace(interval=2))] == [0, 2, 4]
+
+
+def test_a_10_bit_video_is_not_dark(tmp_path):
+    for k in range(12):
+        cv2.imwrite(str(tmp_path / f"{k}.png"), np.full((32, 48), 80 * k + 60, np.uint16))
+    frames = list(picture_frames(tmp_path, Pace()))
+    assert levels(np.stack([frame.pixels for frame in frames])) == [(80 * k + 60) >> 2 for k in range(12)]
+
+
+def test_a_stack_among_pictures_is_refused(tmp_path):
+    folder = make_picture_folder(tmp_path / "a", frames=2)
+    data = cv2.imencodemulti(".tif", [gray_frame(0)] * 3)[1]
+    (folder / "image_2.tif").write_bytes(data.tobytes())
+    check_refused(
+        ImageFolderSource(tmp_path), "a", "image_2.tif: holds 3 frames, expected one picture", good=2
+    )
+
+
+def test_a_large_folder_is_listed_once(tmp_path, monkeypatch):
+    monkeypatch.setattr("vdp.data.sources.walk.LARGE_FOLDER", 10)
+    folder = make_picture_folder(tmp_path / "a", frames=20)
+    old = time.time() - 60
+    os.utime(folder, (old, old))
+    listed = []
+    plain = os.scandir
+    monkeypatch.setattr(os, "scandir", lambda path: (listed.append(Path(path).name), plain(path))[1])
+    source = ImageFolderSource(tmp_path)
+    assert source.items() == ["a"] and len(source.files("a")) == source.count("a") == 20
+    assert (
+        len(frames_of(source, "a")) == 20
+        and len(list_pictures(folder)) == find_clip(str(folder)).count() == 20
+    )
+    assert listed.count("a") == 1
+    (folder / "image_20.png").write_bytes((folder / "image_0.png").read_bytes())
+    assert source.count("a") == 21 and source.count("a") == 21
+    assert listed.count("a") == 3  # what has just changed may change again
 
 
 @pytest.mark.parametrize("frames", [4, 6])

@@ -8,7 +8,23 @@ import numpy as np
 import pytest
 
 from vdp.core.classes import NUM_CLASSES
-from vdp.data.video.picture import SUFFIXES, decode_picture, read_masks, read_picture
+from vdp.data.video.picture import (
+    SUFFIXES,
+    content_reader,
+    count_pictures,
+    holds_clip,
+    picture_reader,
+    read_masks,
+)
+
+
+def read_picture(path: Path) -> np.ndarray:
+    return picture_reader([path], str(path))(0)
+
+
+def decode_picture(data: bytes, name: str) -> np.ndarray:
+    return content_reader(lambda index: (data, name), 1, name)(0)
+
 
 RGB = np.random.default_rng(0).integers(0, 256, (6, 9, 3), dtype=np.uint8)
 ROTATION = b"II*\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0\x06\0\0\0\0\0\0\0"  # EXIF: a quarter clockwise
@@ -75,6 +91,122 @@ def test_a_broken_picture_is_named(tmp_path, data):
     with pytest.raises(ValueError, match=r"x\.png: not a readable picture") as error:
         read_picture(tmp_path / "x.png")
     assert "\n" not in str(error.value)
+
+
+# --- More than 8 bits ------------------------------------------------------------------------------------
+
+
+def folder_of(path: Path, pictures: list[np.ndarray], suffix: str) -> list[Path]:
+    files = [path / f"{number}{suffix}" for number in range(len(pictures))]
+    for file, picture in zip(files, pictures, strict=True):
+        assert cv2.imwrite(str(file), picture)
+    return files
+
+
+@pytest.mark.parametrize("bits", [8, 10, 12, 14, 16])
+@pytest.mark.parametrize("suffix", [".png", ".tif"])
+def test_deep_pictures_are_scaled_by_the_bits_that_their_video_uses(tmp_path, bits, suffix):
+    steps = (
+        np.arange(6)[:, None, None] * (2**bits - 1) // 6 + np.arange(9) * 2
+    )  # the last one is the brightest
+    files = folder_of(tmp_path, [np.repeat(step, 4, 0).astype(np.uint16) for step in steps], suffix)
+    read = picture_reader(files, "v")
+    for number in (0, 3, 5):
+        expected = np.repeat((steps[number] >> (bits - 8))[..., None], 3, 2).repeat(4, 0)
+        np.testing.assert_array_equal(read(number), expected)
+    assert read(5).mean() > 200
+
+
+def test_the_bits_are_those_of_all_pictures_and_read_once(tmp_path, monkeypatch):
+    levels = [100, 200, 1023, 300]
+    files = folder_of(tmp_path, [np.full((4, 5), level, np.uint16) for level in levels], ".png")
+    reads = []
+    plain = Path.read_bytes
+    monkeypatch.setattr(Path, "read_bytes", lambda path: (reads.append(path.name), plain(path))[1])
+    read = picture_reader(files, "v")
+    assert [int(read(number)[0, 0, 0]) for number in range(4)] == [25, 50, 255, 75]
+    assert len(reads) == 8  # each once to scale, once to read
+
+
+def test_pictures_of_8_bits_are_read_once_and_as_they_are(tmp_path, monkeypatch):
+    files = folder_of(tmp_path, [np.full((4, 5, 3), level, np.uint8) for level in (3, 9)], ".png")
+    reads = []
+    plain = Path.read_bytes
+    monkeypatch.setattr(Path, "read_bytes", lambda path: (reads.append(path.name), plain(path))[1])
+    read = picture_reader(files, "v")
+    assert [int(read(number).max()) for number in (0, 1)] == [3, 9] and reads == ["0.png", "1.png"]
+
+
+@pytest.mark.parametrize("dtype", [np.int16, np.uint32, np.int32, np.float64])
+def test_colors_of_any_type_are_in_order(tmp_path, dtype):
+    picture = np.zeros((4, 5, 3), dtype)
+    picture[:] = (0, 1, 4)  # blue, green, red
+    scale = 0.25 if dtype == np.float64 else 60
+    (file,) = folder_of(tmp_path, [(picture * scale).astype(dtype)], ".tif")
+    expected = (255, 64, 0) if dtype == np.float64 else (240, 60, 0)
+    np.testing.assert_array_equal(read_picture(file)[0, 0], expected)
+
+
+@pytest.mark.parametrize(("top", "expected"), [(1.0, 255), (0.5, 128), (200.0, 255), (4000.0, 255)])
+def test_floats_are_scaled_to_1_or_to_their_maximum(tmp_path, top, expected):
+    (file,) = folder_of(tmp_path, [np.linspace(0, top, 20, dtype=np.float32).reshape(4, 5)], ".tif")
+    picture = picture_reader([file], "v")(0)
+    assert (picture.min(), picture.max()) == (0, expected)
+
+
+def test_levels_without_a_scale_are_refused(tmp_path):
+    for number, level in enumerate((-1.0, np.nan, np.inf)):
+        picture = np.full((4, 5), level, np.float32)
+        cv2.imwrite(str(tmp_path / f"{number}.tif"), picture)
+        with pytest.raises(ValueError, match=f"{number}.tif: levels from .* expected 0 or more"):
+            read_picture(tmp_path / f"{number}.tif")
+
+
+# --- Several frames --------------------------------------------------------------------------------------
+
+
+def pages(*flags: int, big: bool = False, order: str = "<") -> bytes:
+    """The directories of a TIFF file with pages of these kinds; None: without a kind."""
+    width, number, entry = (8, "Q", 20) if big else (4, "I", 12)
+    data = {"<": b"II", ">": b"MM"}[order] + struct.pack(order + "H", 43 if big else 42)
+    data += struct.pack(order + "HHQ", 8, 0, 16) if big else struct.pack(order + "I", 8)
+    for position, flag in enumerate(flags):
+        entries = [(254, 4, 1, flag), (256, 4, 1, 5)]
+        body = b"".join(
+            struct.pack(order + "HH" + number + "I", *values) + bytes(width - 4) for values in entries
+        )
+        count = struct.pack(order + ("Q" if big else "H"), len(entries))
+        end = len(data) + len(count) + len(body) + width
+        data += count + body + struct.pack(order + number, end if position + 1 < len(flags) else 0)
+    return data
+
+
+@pytest.mark.parametrize("big", [False, True])
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_pages_are_counted_without_small_copies_and_masks(big, order):
+    for flags, expected in (((0,), 1), ((0, 0, 0), 3), ((0, 1), 1), ((0, 1, 2, 4), 2)):
+        assert count_pictures(pages(*flags, big=big, order=order)) == expected
+
+
+def test_a_loop_of_pages_ends():
+    data = bytearray(pages(0, 0))
+    data[-4:] = struct.pack("<I", 8)  # the second page refers to the first
+    assert count_pictures(bytes(data)) == 2
+
+
+@pytest.mark.parametrize("suffix", [".tif", ".png", ".webp"])
+def test_a_picture_of_several_frames_is_refused_where_one_is_expected(tmp_path, suffix):
+    frames = [np.full((16, 24, 3), 40 * number, np.uint8) for number in range(1, 5)]
+    if suffix == ".tif":
+        data = cv2.imencodemulti(suffix, frames)[1]
+    else:
+        animation = cv2.Animation()
+        animation.frames, animation.durations = frames, [100] * 4
+        data = cv2.imencodeanimation(suffix, animation)[1]
+    (tmp_path / f"a{suffix}").write_bytes(data.tobytes())
+    assert holds_clip(tmp_path / f"a{suffix}") and not holds_clip(tmp_path / "gone.tif")
+    with pytest.raises(ValueError, match=f"a{suffix}: holds 4 frames, expected one picture"):
+        read_picture(tmp_path / f"a{suffix}")
 
 
 @pytest.mark.parametrize("side", [30_000, 100_000, 2**31 - 1])

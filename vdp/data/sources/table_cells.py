@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 from pyarrow import types
 
 from vdp.data.stores.clips import Pixels
-from vdp.data.video.picture import decode_picture
+from vdp.data.video.picture import content_reader
 
 PREFERRED = ("video", "frames", "images")  # of several columns of videos, the first of these names is used
 MASKS = ("mask", "masks")
@@ -100,7 +100,8 @@ def read_pictures(cell: Cell, kind: Literal["pictures", "arrays"]) -> Stack:
         values = cell.values
         if not len(values):
             raise ValueError(f"{cell.label}: an empty list, expected pictures; remove the row")
-        return Stack(len(values), lambda n: decode_picture(*_content(cell, values, n)))
+        read = content_reader(lambda n: _content(cell, values, n), len(values), cell.label)
+        return Stack(len(values), read)
     array = _integers(cell)
     if array.shape[-1] != 3:
         raise ValueError(f"{cell.label}: expected shape (T, H, W, 3), got {array.shape}; store colors last")

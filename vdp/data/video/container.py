@@ -52,7 +52,7 @@ def stream_frames(path: Path) -> Iterator[ClipFrame]:
     """
     with _open_stream(path) as (container, stream):
         packets = _Packets(path, container, stream)
-        convert = _Converter(path, stream).convert
+        convert = Converter(path, stream).convert
         end = 0.0
         for number, (frame, time) in enumerate(steady(packets.frames(), packets.time, packets.gap)):
             end = time
@@ -158,7 +158,7 @@ class _Packets:
         return 0.0
 
 
-class _Converter:
+class Converter:
     """Convert decoded frames to upright RGB in square pixels."""
 
     def __init__(self, path: Path, stream: VideoStream) -> None:

@@ -27,38 +27,36 @@ HEADER_ERRORS = (
 )  # fmt: skip
 
 
-def read_picture(path: Path) -> Pixels:
-    """Read a picture as (H, W, 3) uint8 RGB: gray is repeated, transparency dropped, EXIF rotation applied.
+def picture_reader(pictures: Sequence[Path], name: str) -> Callable[[int], Pixels]:
+    """Return a function that reads a picture of a video by its index; see `content_reader`."""
+    # from bytes: imread prints a warning for a file it cannot read
+    return content_reader(
+        lambda index: (pictures[index].read_bytes(), str(pictures[index])), len(pictures), name
+    )
 
-    More than 8 bits become 8 as by `Levels`, of this picture alone.
+
+def content_reader(
+    load: Callable[[int], tuple[bytes, str]], count: int, name: str
+) -> Callable[[int], Pixels]:
+    """Return a function that reads a picture of a video by its index, as (H, W, 3) uint8 RGB.
+
+    Gray is repeated, transparency dropped, EXIF rotation applied. Pictures of more than 8 bits are scaled by the
+    levels that all pictures of the video use; see `Levels`.
+
+    Args:
+        load: returns the bytes of a picture's file, and its name in messages.
+        count: number of pictures.
+        name: of the video in messages.
 
     Raises:
-        ValueError: if it is not a picture, or incomplete, or holds several frames; names the file.
+        ValueError: by the function, if it is not a picture, or incomplete, or holds several frames.
     """
-    return decode_picture(path.read_bytes(), str(path))
-
-
-def decode_picture(data: bytes, name: str) -> Pixels:
-    """As `read_picture`, from the bytes of a file; `name` is for messages."""
-    picture = _decode(data, name)
-    return Levels(lambda: [picture], name).convert(picture)
-
-
-def picture_reader(pictures: Sequence[Path], name: str) -> Callable[[int], Pixels]:
-    """Return a function that reads a picture of a video by its index, as `read_picture`.
-
-    All pictures of more than 8 bits are scaled by the levels that the video uses. `name` is the video's.
-    """
-    levels = Levels(lambda: (_decode(path.read_bytes(), str(path)) for path in pictures), name)
-    # decoding from bytes: imread prints a warning for a file it cannot read
-    return lambda index: levels.convert(_decode(pictures[index].read_bytes(), str(pictures[index])))
+    levels = Levels(lambda: (_decode(*load(index)) for index in range(count)), name)
+    return lambda index: levels.convert(_decode(*load(index)))
 
 
 def _decode(data: bytes, name: str) -> Picture:
-    try:
-        image = cv2.imdecode(np.frombuffer(data, np.uint8), COLOR_ANY_DEPTH) if data else None
-    except cv2.error:  # more pixels than OpenCV's limit
-        image = None
+    image = any_depth(lambda flags: cv2.imdecode(np.frombuffer(data, np.uint8), flags)) if data else None
     if image is None:
         raise ValueError(f"{name}: not a readable picture; restore the file or remove its video")
     if (count := count_pictures(data)) > 1:
@@ -66,6 +64,21 @@ def _decode(data: bytes, name: str) -> Picture:
             f"{name}: holds {count} frames, expected one picture; name the file itself as a clip, or split it"
         )
     return image
+
+
+def any_depth(decode: Callable[[int], Picture | None]) -> Picture | None:
+    """Decode a picture to RGB at its own depth by OpenCV's flags; None if it is not readable."""
+    try:
+        picture = decode(COLOR_ANY_DEPTH)
+        if picture is not None and picture.dtype.kind != "i":
+            return picture
+        # OpenCV converts neither gray of 32 and 64 bits nor signed colours
+        picture = decode(cv2.IMREAD_UNCHANGED)
+    except cv2.error:  # more pixels than its limit
+        return None
+    if picture is None or picture.dtype == np.uint8:
+        return None
+    return picture if picture.ndim == 2 else picture[..., 2::-1]
 
 
 # --- Files of several pictures ---------------------------------------------------------------------------

@@ -16,8 +16,8 @@ from vdp.data.stores.clips import Pixels
 from vdp.data.video.clip_frames import ClipFrame, Measured
 from vdp.data.video.levels import Levels, Picture
 from vdp.data.video.picture import (
-    COLOR_ANY_DEPTH,
     HEADER_ERRORS,
+    any_depth,
     map_npy,
     tiff_pages,
     webp_durations,
@@ -49,13 +49,14 @@ def _convert_page(levels: Levels, path: Path, data: Pixels, page: int) -> Pixels
 
 
 def _read_page(path: Path, data: Pixels, page: int) -> Picture:
-    try:
-        _, found = cv2.imdecodemulti(data, COLOR_ANY_DEPTH, range=(page, page + 1))
-    except cv2.error:
-        found = ()
-    if not found:
+    def decode(flags: int) -> Picture | None:
+        _, found = cv2.imdecodemulti(data, flags, range=(page, page + 1))
+        return found[0] if found else None
+
+    picture = any_depth(decode)
+    if picture is None:
         raise ValueError(f"{path}: page {page + 1} is not readable; restore the file or remove it")
-    return found[0]
+    return picture
 
 
 # --- WebP ------------------------------------------------------------------------------------------------

@@ -16,8 +16,7 @@ from av.video.frame import VideoFrame
 from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc, VideoReformatter
 from av.video.stream import VideoStream
 
-from vdp.core.errors import UserError
-from vdp.data.sources.messages import joined
+from vdp.core.errors import UserError, printable
 from vdp.data.stores.clips import Pixels
 
 VIDEO_SUFFIXES = (".mp4", ".gif", "")  # formats of `write_frames`; '' is a folder of PNGs
@@ -127,7 +126,9 @@ def _write_mp4(path: Path, frames: Iterable[Pixels], rate: float) -> None:
                 container.mux(stream.encode(picture))
             container.mux(stream.encode(None))
     except av.FFmpegError as error:
-        raise UserError(f"{path.name}: cannot be written ({joined(error)}); is the disk full?") from error
+        raise UserError(
+            f"{path.name}: cannot be written ({printable(str(error))}); is the disk full?"
+        ) from error
 
 
 def _set_format(stream: VideoStream, rows: int, columns: int) -> None:
