@@ -1,6 +1,6 @@
-"""PSNR and SSIM of uint8 frames, as torchmetrics defines them."""
+"""PSNR and SSIM of uint8 frames, as torchmetrics defines them, and LPIPS where its network is given."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,16 +10,18 @@ from torch import Tensor
 from torchmetrics.functional.image import structural_similarity_index_measure
 
 Frames = NDArray[np.uint8]
+Distance = Callable[[Frames, Frames], NDArray[np.float64]]  # of pairs of N frames, (N,)
 
 MAX_PSNR = 100.0  # dB, reported for equal frames in place of infinity
 
 
 @dataclass(frozen=True)
 class FrameScore:
-    """PSNR in dB of the error pooled over all frames, and SSIM averaged over frames."""
+    """PSNR in dB of the error pooled over all frames; SSIM and LPIPS averaged over frames."""
 
     psnr: float
     ssim: float
+    lpips: float | None = None  # None without its network
 
 
 class FrameTally:
@@ -27,10 +29,14 @@ class FrameTally:
 
     PSNR is 10 log10(255^2 / mean squared error over all pixels of all frames), the pooling of torchmetrics:
     a mean of dB per frame would be infinite as soon as one frame is perfect.
+
+    Args:
+        lpips: `vdp.evaluation.perceptual.Lpips`, or None.
     """
 
-    def __init__(self) -> None:
-        self._squared = self._ssim = 0.0
+    def __init__(self, lpips: Distance | None = None) -> None:
+        self._distance = lpips
+        self._squared = self._ssim = self._lpips = 0.0
         self._pixels = self._frames = 0
 
     def add(self, prediction: Frames, truth: Frames) -> None:
@@ -47,6 +53,8 @@ class FrameTally:
         self._squared += float((x - y).double().square().sum())
         each = structural_similarity_index_measure(x, y, data_range=255.0, reduction="none")
         self._ssim += float(torch.as_tensor(each).double().sum())
+        if self._distance is not None:
+            self._lpips += float(self._distance(prediction, truth).sum())
         self._pixels += x.numel()
         self._frames += len(x)
 
@@ -60,7 +68,8 @@ class FrameTally:
             raise ValueError("frames: expected at least one to score, got none")
         error = self._squared / self._pixels
         psnr = 10 * float(np.log10(255.0**2 / error)) if error else MAX_PSNR
-        return FrameScore(psnr=min(psnr, MAX_PSNR), ssim=self._ssim / self._frames)
+        lpips = None if self._distance is None else self._lpips / self._frames
+        return FrameScore(psnr=min(psnr, MAX_PSNR), ssim=self._ssim / self._frames, lpips=lpips)
 
 
 def frame_score(batches: Iterable[tuple[Frames, Frames]]) -> FrameScore:
