@@ -9,6 +9,7 @@ from pathlib import Path
 from vdp.config.read import read_section, run_stage
 from vdp.config.schema import ClipParams
 from vdp.data.extract.extract import ExtractJob, ExtractPolicy, extract
+from vdp.data.extract.mask_notes import mask_notes
 from vdp.data.extract.workers import worker_count
 from vdp.data.params import ExtractParams
 from vdp.data.sources.protocols import ClipRule, Pace
@@ -34,6 +35,8 @@ def main() -> None:
             (CLIPS / split).mkdir(exist_ok=True)  # DVC expects each, also without a source
         for split, store in stores.items():
             print(f"{split}: {describe(store)}")
+        for note in mask_notes({split: store.num_labelled > 0 for split, store in stores.items()}):
+            print(note)
         tracker.summary({f"clips.{split}": float(len(store)) for split, store in stores.items()})
         tracker.summary({f"skipped.{split}": float(len(store.skipped)) for split, store in stores.items()})
 

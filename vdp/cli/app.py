@@ -63,14 +63,19 @@ def recipe(
 def check(
     no_cost: Annotated[bool, typer.Option("--no-cost", help="Leave out the estimate of the cost.")] = False,
 ) -> None:
-    """Check params.yaml, report changed sources, repair the lock files of a killed run, estimate the cost."""
+    """Check params.yaml, the sources and this machine, repair locks of a killed run, estimate the cost."""
     from vdp.cli.dvc_recovery import repair_locks
 
     check_project()
     for message in repair_locks():
         print(message, file=sys.stderr)
     check_file(single_frames=True)
+    from vdp.cli.preflight import check_run
+
+    run = check_run()
     print(f"{PARAMS_FILE} is valid")
+    for note in run.notes:
+        print(note)
     if CLIPS.is_dir():
         _report_changed_sources()
     if no_cost:
@@ -80,7 +85,7 @@ def check(
         return
     from vdp.cli.cost import cost_table
 
-    print(cost_table())
+    print(cost_table(run.labelled))
 
 
 def _report_changed_sources() -> None:
