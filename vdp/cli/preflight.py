@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
+from vdp.config.messages import validate
 from vdp.config.read import read_section
 from vdp.config.schema import PARAMS_FILE, ClipParams, schema
 from vdp.config.yaml_file import read_file
@@ -164,8 +165,8 @@ def check_engine(params: EngineParams, launcher: str) -> None:
 def _check_parts(processes: int) -> None:
     data = read_file()
     for section in TRAININGS:
-        training = read_section(schema(section), section)
-        assert isinstance(training, FitParams) and section in data
+        training = validate(schema(section), data.get(section), section)
+        assert isinstance(training, FitParams)
         parts = training.accumulate * processes
         if training.batch_size % parts:
             raise UserError(
