@@ -67,10 +67,10 @@ class Result:
 
 @dataclass(frozen=True)
 class Generated:
-    """Generated clips, (N, T, H, W, 3), and their masks, (N, T, H, W)."""
+    """Generated clips, (N, T, H, W, 3), and their masks, (N, T, H, W), or None without a segmenter."""
 
     clips: Pixels
-    masks: Pixels
+    masks: Pixels | None
 
 
 def main() -> None:
@@ -132,8 +132,8 @@ class Evaluation:
             results["interpolate"] = self.interpolate(name, clips)
         if "restore" in self.model.tasks:
             results["restore"] = self.restore(name, clips)
-        if generated is not None:
-            results["generate"] = self.compare_objects(name, clips, generated)
+        if generated is not None and generated.masks is not None:
+            results["generate"] = self.compare_objects(name, clips, generated.masks)
         return results
 
     def predict(self, name: str, clips: list[TrueClip]) -> Result:
@@ -210,20 +210,22 @@ class Evaluation:
         return Result(scores, rows, film)
 
     def generate(self) -> Generated | None:
-        """Generate clips without context and segment them; None if the task was not trained."""
+        """Generate clips without context and segment them if possible; None if the task was not trained."""
         if "generate" not in self.model.tasks:
             return None
         sampling = replace(self.sampling, temperature=self.params.generate_temperature)
         generate = self.tracker.counted(self.model.generate)
-        segment = self.tracker.counted(self.model.segment)
         clips = generate(self.params.samples, self.clip.frames, sampling)
+        if not self.model.segments:
+            return Generated(clips, None)
+        segment = self.tracker.counted(self.model.segment)
         return Generated(clips, np.stack([segment(clip) for clip in clips]))
 
-    def compare_objects(self, name: str, clips: list[TrueClip], generated: Generated) -> Result:
+    def compare_objects(self, name: str, clips: list[TrueClip], generated: Pixels) -> Result:
         """Count objects per frame in generated and in true clips, with the same segmenter."""
         segment = self.tracker.counted(self.model.segment)
         true = np.concatenate([segment(clip.frames) for clip in with_bar(clips, f"{name}: objects")])
-        masks = {"generated": generated.masks.reshape(-1, *true.shape[1:]), "true": true}
+        masks = {"generated": generated.reshape(-1, *true.shape[1:]), "true": true}
         scores = {
             kind: object_statistics([count_objects(mask, self.params.object_pixels) for mask in found])
             for kind, found in masks.items()
@@ -267,13 +269,14 @@ def write_pictures(
         if generated is None:
             return
         rows: list[Row] = []
-        shown = zip(generated.clips[:max_clips], generated.masks, strict=False)
-        for number, (clip, masks) in enumerate(shown):
+        for number, clip in enumerate(generated.clips[:max_clips]):
             columns = evenly_spaced(len(clip), COLUMNS)
             rows.append([(f"clip {number + 1}, frame {k + 1}", clip[k]) for k in columns])
-            rows.append([(f"mask {k + 1}", masks[k]) for k in columns])
-            film = film_frames({"generated": clip, "its masks": masks})
-            write_frames(folder / f"generate_{number:02d}.gif", film, FPS)
+            film = {"generated": clip}
+            if generated.masks is not None:
+                film["its masks"] = generated.masks[number]
+                rows.append([(f"mask {k + 1}", generated.masks[number][k]) for k in columns])
+            write_frames(folder / f"generate_{number:02d}.gif", film_frames(film), FPS)
         (folder / "generate.png").write_bytes(encode_png(sample_sheet(rows)))
 
 

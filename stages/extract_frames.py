@@ -10,6 +10,7 @@ from vdp.config.read import read_section, run_stage
 from vdp.config.schema import ClipParams
 from vdp.data.extract.extract import extract
 from vdp.data.extract.jobs import make_jobs, make_policy
+from vdp.data.extract.mask_notes import mask_notes
 from vdp.data.extract.workers import worker_count
 from vdp.data.params import ExtractParams
 from vdp.data.sources.left_out import describe_left_out
@@ -36,6 +37,8 @@ def main() -> None:
             if store.left_out:
                 rest = describe_left_out([LeftOut(**entry) for entry in store.left_out])
                 print(f"{split}: left out: {rest}; all are listed in {store.folder / MANIFEST}")
+        for note in mask_notes({split: store.num_labelled > 0 for split, store in stores.items()}):
+            print(note)
         tracker.summary({f"clips.{split}": float(len(store)) for split, store in stores.items()})
         tracker.summary({f"skipped.{split}": float(len(store.skipped)) for split, store in stores.items()})
 

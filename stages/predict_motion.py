@@ -3,7 +3,7 @@
 Reads   data/clips/test, data/tracks, data/models/motion; params.yaml: seed, clip, predict, sample_motion
 Writes  data/motion/<test set>: places.npy (clips, R, N, hops, 3), masks.npy (clips, R, H, W) of the samples'
         last frames, composed.npy (clips, hops, H, W, 3) of the most likely future and motion_only.npy
-        (clips, H, W), its last mask; nothing without tracks
+        (clips, H, W), its last mask; nothing of them without a motion model
 """
 
 from pathlib import Path
@@ -13,11 +13,12 @@ import numpy as np
 from vdp.api.motion import has_motion, load_motion
 from vdp.config.read import read_section, read_value, run_stage
 from vdp.core.device import pick_device
+from vdp.core.empty import NO_MASKS, write_empty
 from vdp.core.files import replacing
 from vdp.data.stores.clips import ClipStore, list_test_sets
 from vdp.data.stores.tracks import TrackStore
 from vdp.sampling.params import PredictParams, SampleMotionParams
-from vdp.tracking.mlflow_run import track_stage
+from vdp.tracking.mlflow_run import Tracker, track_stage
 from vdp.tracking.progress import progress
 
 CLIPS = Path("data/clips")
@@ -31,9 +32,16 @@ def main() -> None:
     frames = [number - 1 for number in read_section(PredictParams, "predict").frames]
     params, seed = read_section(SampleMotionParams, "sample_motion"), read_value("seed")
 
-    with track_stage("predict_motion") as tracker, replacing(MOTION) as part:
+    with track_stage("predict_motion") as tracker:
         if not has_motion(MODELS):
+            write_empty(MOTION, NO_MASKS)
             return
+        predict(frames, params, seed, tracker)
+
+
+def predict(frames: list[int], params: SampleMotionParams, seed: int, tracker: Tracker) -> None:
+    """Write the motions of all test sets; `frames` are 0-based."""
+    with replacing(MOTION) as part:
         motion = load_motion(MODELS, pick_device())
         sample = tracker.counted(motion.sample)
         for name, folder in list_test_sets(CLIPS).items():

@@ -51,8 +51,9 @@ def main() -> None:
                 save_model(CODEC, None, CodecConfig(name="pixel", vae=None, has_masks=False))
             return
         fabric = launch(engine)
-        has_masks = params.mask_weight > 0
         stores, val_store = existing_stores(CLIPS, ["train", "unlabeled"]), ClipStore(CLIPS / "val")
+        has_masks = params.mask_weight > 0 and any(store.num_labelled for store in stores)
+        mask_weight = params.mask_weight if has_masks else 0.0
         size = (val_store.height, val_store.width)
         changes, none = Augment(augment.train, *size), Augment(augment.val, *size)
         length = 1 if vae.temporal_factor == 1 else 1 + GROUPS * vae.temporal_factor
@@ -62,10 +63,11 @@ def main() -> None:
             height, width = (side // vae.spatial_factor for side in clips.shape[-2:])
             latent_frames = 1 + (clips.shape[2] - 1) // vae.temporal_factor
             noise = batch_rng.normal(len(clips), vae.latent_channels, latent_frames, height, width)
-            weights = (params.kl_weight, params.detail_weight, params.mask_weight)
+            weights = (params.kl_weight, params.detail_weight, mask_weight)
             return vae_loss(network, clips, masks, batch.weight, noise, *weights)
 
-        val_batches = FrameBatches([val_store], VALIDATION_SIZE, has_masks, none, VALIDATION_SEED, length)
+        labelled = has_masks and val_store.num_labelled > 0
+        val_batches = FrameBatches([val_store], VALIDATION_SIZE, labelled, none, VALIDATION_SEED, length)
         shown = plot_batch(val_batches, fabric.device)
         seed_weights(seed)
         training = Training(

@@ -3,7 +3,7 @@
 Reads   data/clips/test, data/predictions, data/motion, data/tracks, data/models/{codec,segmenter};
         params.yaml: clip, segment
 Writes  data/masks/<test set>: prediction.npy, known.npy, truth.npy, truth_unetpp.npy, round_trip.npy and,
-        with a motion model, motion_only.npy and tracked.npy
+        with a motion model, motion_only.npy and tracked.npy; nothing of them without a segmenter
 """
 
 from pathlib import Path
@@ -13,15 +13,17 @@ import numpy as np
 from vdp.config.read import read_section, run_stage
 from vdp.config.schema import ClipParams
 from vdp.core.device import pick_device
+from vdp.core.empty import NO_MASKS, write_empty
 from vdp.core.files import replacing
 from vdp.data.stores.clips import ClipStore, list_test_sets
 from vdp.data.stores.predictions import FRAMES, read_latents
 from vdp.data.stores.tracks import FRAME_MASKS, TrackStore
+from vdp.models.checkpoint import is_trained
 from vdp.models.codecs.factory import load_frame_codec
 from vdp.models.segmenters.factory import load_segmenter
 from vdp.models.segmenters.masks import MaskPredictor
 from vdp.models.segmenters.params import SegmentParams
-from vdp.tracking.mlflow_run import track_stage
+from vdp.tracking.mlflow_run import Tracker, track_stage
 from vdp.tracking.progress import progress
 
 CLIPS = Path("data/clips")
@@ -36,11 +38,18 @@ MASKS = Path("data/masks")
 def main() -> None:
     clip = read_section(ClipParams, "clip")
     params = read_section(SegmentParams, "segment")
-    device = pick_device()
-    segmenter, codec = load_segmenter(SEGMENTER).to(device), load_frame_codec(CODEC).to(device)
-    predictor = MaskPredictor(segmenter, codec, params, device)
+    with track_stage("segment") as tracker:
+        if not is_trained(SEGMENTER):
+            write_empty(MASKS, NO_MASKS)
+            return
+        device = pick_device()
+        segmenter, codec = load_segmenter(SEGMENTER).to(device), load_frame_codec(CODEC).to(device)
+        segment(clip, MaskPredictor(segmenter, codec, params, device), tracker)
 
-    with track_stage("segment") as tracker, replacing(MASKS) as part:
+
+def segment(clip: ClipParams, predictor: MaskPredictor, tracker: Tracker) -> None:
+    """Write the masks of all test sets."""
+    with replacing(MASKS) as part:
         prediction, truth = tracker.counted(predictor.prediction), tracker.counted(predictor.truth)
         for name, folder in list_test_sets(CLIPS).items():
             store, tracks = ClipStore(folder), TrackStore(TRACKS / name)

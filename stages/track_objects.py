@@ -4,7 +4,7 @@ Reads   data/clips, data/models/{codec,segmenter,classifier}; params.yaml: clip,
 Writes  data/tracks/{train,val}: from the true masks of all frames; data/tracks/unlabeled: from the
         segmenter's; data/tracks/test/<test set>: from the segmenter's masks of the context frames, with the
         pixels of the objects (labels.npy) and the masks decided frame by frame (frame_masks.npy).
-        Empty without masks.
+        Without tracks where no training clip has masks.
 """
 
 from collections.abc import Callable, Iterator
@@ -16,12 +16,14 @@ from vdp.api.tracks import has_classifier, load_tracker
 from vdp.config.read import read_section, run_stage
 from vdp.config.schema import ClipParams
 from vdp.core.device import pick_device
+from vdp.core.empty import NO_MASKS, write_empty
 from vdp.core.files import replacing
 from vdp.data.object_states import class_labels, object_states
 from vdp.data.stores.clips import ClipStore, existing_stores, list_test_sets
 from vdp.data.stores.tracks import FRAME_MASKS, Tracks, write_tracks
 from vdp.models.segmenters.params import SegmentParams, TrackParams
 from vdp.models.segmenters.track import TrackedClip
+from vdp.tracking.mlflow_run import Tracker as Ledger
 from vdp.tracking.mlflow_run import track_stage
 from vdp.tracking.progress import progress
 
@@ -36,9 +38,16 @@ def main() -> None:
     clip = read_section(ClipParams, "clip")
     segment, params = read_section(SegmentParams, "segment"), read_section(TrackParams, "track_objects")
 
-    with track_stage("track_objects") as ledger, replacing(TRACKS) as part:
-        if not has_classifier(MODELS):  # no clip has masks
+    with track_stage("track_objects") as ledger:
+        if not has_classifier(MODELS):
+            write_empty(TRACKS, NO_MASKS)
             return
+        track(clip, segment, params, ledger)
+
+
+def track(clip: ClipParams, segment: SegmentParams, params: TrackParams, ledger: Ledger) -> None:
+    """Write the tracks of all splits."""
+    with replacing(TRACKS) as part:
         for split in ("train", "val"):
             for store in existing_stores(CLIPS, [split]):
                 write_tracks(part / split, true_tracks(store, clip.frames, split), clip.frames)

@@ -1,7 +1,8 @@
 """DVC stage train_classifier: train a classifier of object crops, whose evidence gives tracks their classes.
 
 Reads   data/clips; params.yaml: seed, engine, classifier, train_classifier
-Writes  data/models/classifier; an empty folder where no clip has masks
+Writes  data/models/classifier; a folder without a model where no training clip has masks. Where no clip of
+        val has masks, training clips validate
 """
 
 from pathlib import Path
@@ -10,7 +11,7 @@ from torch import Tensor
 
 from vdp.config.read import read_section, read_value, run_stage
 from vdp.core.classes import factor_indices
-from vdp.core.files import replacing
+from vdp.core.empty import NO_MASKS, write_empty
 from vdp.core.rng import BatchRng
 from vdp.data.batches.crops import CropBatches, Crops, keep, mirror_half
 from vdp.data.stores.clips import ClipStore
@@ -39,8 +40,10 @@ def main() -> None:
     with track_stage("train_classifier") as tracker:
         train, val = ClipStore(CLIPS / "train"), ClipStore(CLIPS / "val")
         if not train.num_labelled:
-            with replacing(CLASSIFIER):
-                return
+            if tracker.is_main:
+                write_empty(CLASSIFIER, NO_MASKS)
+            return
+        val = val if val.num_labelled else train
         fabric = launch(engine)
         size, scale = classifier.crop, classifier.crop_scale
         jitter, augment = params.jitter, mirror_half if params.jitter > 0 else keep

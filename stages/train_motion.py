@@ -2,7 +2,7 @@
 
 Reads   data/tracks, data/raw/simulated/tracks; params.yaml: seed, clip, engine, motion,
         train_motion
-Writes  data/models/motion; an empty folder where there are no tracks
+Writes  data/models/motion; a folder without a model where no training clip has masks
 """
 
 from dataclasses import asdict
@@ -12,7 +12,7 @@ import torch
 
 from vdp.config.read import read_section, read_value, run_stage
 from vdp.config.schema import ClipParams
-from vdp.core.files import replacing
+from vdp.core.empty import NO_MASKS, write_empty
 from vdp.data.batches.motion import MotionBatches
 from vdp.data.ground import fit_ground
 from vdp.data.stores.tracks import track_stores
@@ -52,9 +52,10 @@ def main() -> None:
 
     with track_stage("train_motion") as tracker:
         stores = [*track_stores(SIMULATED, ["tracks"]), *track_stores(TRACKS, ["train", "unlabeled"])]
-        if not track_stores(TRACKS, ["train"]):  # no clip has masks
-            with replacing(MOTION):
-                return
+        if not track_stores(TRACKS, ["train"]):
+            if tracker.is_main:
+                write_empty(MOTION, NO_MASKS)
+            return
         fabric = launch(engine)
         window = (clip.known, motion.target_slots)
         measured = next(store for store in stores if len(store))

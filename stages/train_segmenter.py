@@ -2,7 +2,8 @@
 
 Reads   data/clips, data/models/{codec,classifier}; params.yaml: seed, engine, segmenter, train_segmenter,
         augment.segmenter
-Writes  data/models/segmenter
+Writes  data/models/segmenter; a folder without a model where no training clip has masks. Where no clip of
+        val has masks, training clips validate
 """
 
 from pathlib import Path
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from vdp.config.read import read_section, read_value, run_stage
+from vdp.core.empty import NO_MASKS, write_empty
 from vdp.core.pixels import to_uint8
 from vdp.core.rng import BatchRng
 from vdp.data.augment import Augment
@@ -58,8 +60,13 @@ def main() -> None:
     engine, seed = read_section(EngineParams, "engine"), read_value("seed")
 
     with track_stage("train_segmenter") as tracker:
-        fabric = launch(engine)
         train, val_store = ClipStore(CLIPS / "train"), ClipStore(CLIPS / "val")
+        if not train.num_labelled:
+            if tracker.is_main:
+                write_empty(SEGMENTER, NO_MASKS)
+            return
+        val_store = val_store if val_store.num_labelled else train
+        fabric = launch(engine)
         size = (train.height, train.width)
         codec = load_frame_codec(CODEC).to(fabric.device) if params.round_trip > 0 else None
         none = Augment(augment.val, *size)

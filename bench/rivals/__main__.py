@@ -33,7 +33,7 @@ from vdp.config.read import run_stage
 from vdp.core.errors import UserError
 from vdp.core.flops import format_tflop
 from vdp.data.stores.clips import list_test_sets
-from vdp.data.stores.prediction_set import PredictionSet
+from vdp.data.stores.prediction_set import MaskSet, PredictionSet
 
 TABLE = Path(".stats/rivals.md")
 BATCH_SIZE, LEARNING_RATE = 8, 2e-3  # small batches: a budget of a few TFLOP has few steps
@@ -61,8 +61,10 @@ def rival_rows(rival: str, run: FinishedRun, budget: Budget, width: int) -> list
 
 def own_row(run: FinishedRun, test_set: str) -> list[str]:
     """The row of the finished run; its arithmetic is that of its ledger, beside the data folder."""
-    folders = (run.data / kind / test_set for kind in ("predictions", "masks"))
-    predictions = PredictionSet(list_test_sets(run.data / "clips")[test_set], *folders)
+    predictions = PredictionSet(
+        list_test_sets(run.data / "clips")[test_set], run.data / "predictions" / test_set
+    )
+    masks = MaskSet(run.data / "masks" / test_set, len(predictions))
     rows = {name: row for row, name in enumerate(predictions.names)}
     if missing := [clip.name for clip in run.clips if clip.name not in rows]:
         raise UserError(
@@ -71,7 +73,7 @@ def own_row(run: FinishedRun, test_set: str) -> list[str]:
     chosen = [rows[clip.name] for clip in run.clips]
     answers = Answers(
         SEGMENTED,
-        [predictions.prediction[row] for row in chosen],
+        [masks.prediction[row] for row in chosen],
         [predictions.frames[row, 0, -1] for row in chosen],
     )
     cost = [ABSENT, ABSENT, ledger_tflop(run.data.resolve().parent / ".stats/stages.json")]

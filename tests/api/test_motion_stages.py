@@ -13,6 +13,7 @@ from tests.evaluation.recorder import Recorder
 from tests.small_models import CHANNELS, HEIGHT, LEVELS, WIDTH, RedSegmenter, save_small_models
 from vdp.api import tracks
 from vdp.config.yaml_file import read_file
+from vdp.core.empty import NO_MASKS, empty_reason, write_empty
 from vdp.core.objects import FEATURES, SEEN
 from vdp.data.object_states import class_labels, object_states
 from vdp.data.stores.clips import Clip, write_clips
@@ -167,7 +168,7 @@ def test_scores_have_the_rows_of_the_motion_and_hidden_clips_have_a_strip(projec
         "hidden_video_0.png", "whole_video_0.png",
     }  # fmt: skip
     head = (project / "results/plots/whole_hops.csv").read_text().splitlines()[0]
-    assert head == "frame,psnr,ssim,copy_psnr,composed_psnr,composed_ssim"
+    assert head == ("frame,psnr,ssim,copy_psnr,copy_ssim,flow_psnr,flow_ssim,composed_psnr,composed_ssim")
 
 
 def test_a_second_run_gives_the_same_bytes(project):
@@ -208,13 +209,15 @@ def without_masks(tmp_path, monkeypatch):
     (tmp_path / "params.yaml").write_text((REPO / "params.yaml").read_text())
     for split in ("train", "val", "test/hidden"):
         write_clips(tmp_path / "data/clips" / split, [clip("a", labelled=False)], shard_mb=1)
-    for model in ("classifier", "motion"):
-        (tmp_path / "data/models" / model).mkdir(parents=True)
-    for stage in (track_objects, predict_motion):
+    for model in ("classifier", "motion", "segmenter"):
+        write_empty(tmp_path / "data/models" / model, NO_MASKS)
+    for stage in (track_objects, predict_motion, segment):
         monkeypatch.setattr(stage, "track_stage", Recorder().track_stage)
 
 
-def test_without_masks_the_outputs_are_empty_folders(without_masks):
-    for stage, folder in ((track_objects, "data/tracks"), (predict_motion, "data/motion")):
+def test_without_masks_the_outputs_hold_the_reason_alone(without_masks):
+    outputs = ((track_objects, "data/tracks"), (predict_motion, "data/motion"), (segment, "data/masks"))
+    for stage, folder in outputs:
         stage.main()
-        assert Path(folder).is_dir() and not list(Path(folder).iterdir())
+        assert [path.name for path in Path(folder).iterdir()] == ["empty.json"]
+        assert empty_reason(Path(folder)) == NO_MASKS

@@ -4,7 +4,7 @@ import json
 import shlex
 import sys
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import pytest
 
@@ -31,8 +31,10 @@ def project(toy_project: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("DVC_ROOT", str(toy_project))
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     # toy params have no sources, and their folder is no repository
-    monkeypatch.setattr("vdp.cli.source_check.check_sources", list)
     monkeypatch.setattr("vdp.cli.place_check.check_place", list)
+    checks = ModuleType("vdp.cli.preflight")
+    checks.check_run = lambda: SimpleNamespace(notes=["a note"], left_out=[], labelled=True)
+    monkeypatch.setitem(sys.modules, "vdp.cli.preflight", checks)
     (toy_project / "recipes").mkdir()
     (toy_project / "recipes" / "smoke.yaml").write_text(SMOKE)
     return toy_project
@@ -121,12 +123,12 @@ def test_check_reports_the_first_mistake_or_success(project, monkeypatch, capsys
 
 def test_check_ends_with_an_estimate_of_the_cost_unless_it_is_left_out(project, monkeypatch, capsys):
     estimate = ModuleType("vdp.cli.cost")
-    estimate.cost_table = lambda: "estimate, TFLOP"
+    estimate.cost_table = lambda labelled: f"estimate, {labelled}"
     monkeypatch.setitem(sys.modules, "vdp.cli.cost", estimate)
     assert run(monkeypatch, "check") == 0
-    assert capsys.readouterr().out == "params.yaml is valid\nestimate, TFLOP\n"
+    assert capsys.readouterr().out == "params.yaml is valid\na note\nestimate, True\n"
     assert run(monkeypatch, "check", "--no-cost") == 0
-    assert capsys.readouterr().out == "params.yaml is valid\n"
+    assert capsys.readouterr().out == "params.yaml is valid\na note\n"
 
 
 def test_check_with_an_invalid_file_or_without_torch_does_not_estimate(project, monkeypatch, capsys):

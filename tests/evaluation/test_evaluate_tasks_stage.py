@@ -34,6 +34,7 @@ class Oracle:
 
     tasks: tuple[str, ...] = ("predict", "interpolate", "generate", "restore")
     every_frame: bool = True
+    segments: bool = True
 
     def __init__(self, clips: list[np.ndarray]) -> None:
         self.clips = clips
@@ -180,6 +181,15 @@ def test_tasks_that_were_not_learned_are_left_out(project, monkeypatch):
         "pairs": ["predict"],
         "plain": ["predict"],
     }
+
+
+def test_without_a_segmenter_generated_clips_are_drawn_and_not_counted(project, monkeypatch):
+    model = Oracle(TRUTH)
+    model.segments = False
+    monkeypatch.setattr(model, "segment", None)
+    scores = run(monkeypatch, model)
+    assert set(scores["plain"]) == {"predict", "interpolate", "restore"}
+    assert {"generate.png", "generate_00.gif"} <= {path.name for path in Path("results/tasks").iterdir()}
 
 
 def test_without_truth_there_are_generated_clips_and_no_scores(project, monkeypatch):

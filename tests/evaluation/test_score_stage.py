@@ -7,15 +7,34 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+import yaml
 
 from stages import score
 from tests.evaluation.recorder import Recorder, results
+from vdp.core.empty import NO_MASKS, write_empty
+from vdp.core.errors import UserError
 from vdp.data.stores.clips import Clip, write_clips
 from vdp.evaluation.table import decay_note, verdict
 
 pytestmark = pytest.mark.slow
 
 HOPS = [13, 17, 22]
+
+
+class Distance(torch.nn.Module):
+    """Stands for LPIPS: the mean absolute difference."""
+
+    def forward(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        return (x - y).abs().mean(dim=[1, 2, 3])[:, None, None, None]
+
+
+class MeanPixels(torch.nn.Module):
+    """Stands for the network of FVD: the mean of each frame."""
+
+    def forward(self, videos: torch.Tensor, return_features: bool = False) -> torch.Tensor:
+        assert return_features and videos.size(3) == 224 and videos.size(4) == 224
+        return videos.mean(dim=[1, 3, 4])
 
 
 def moving_clip(number: int, frames: int, labelled: bool) -> Clip:
@@ -48,7 +67,10 @@ def write_inputs(name: str, clips: list[Clip], predicted: list[np.ndarray], mask
 def project(tmp_path, monkeypatch) -> Recorder:
     """A test set predicted right, one predicted worse than by a copy, and a hidden one; four val clips."""
     monkeypatch.chdir(tmp_path)
-    Path("params.yaml").write_text("score: {strips: 2}\n")
+    Path("params.yaml").write_text(
+        "clip: {frames: 22, known: 11, height: 32, width: 48}\n"
+        "score: {strips: 2, lpips_weights: null, fvd_weights: null}\n"
+    )
     val = [moving_clip(0, 22, True), moving_clip(1, 22, True), moving_clip(2, 15, True)]
     write_clips(Path("data/clips/val"), [*val, moving_clip(3, 22, False)], shard_mb=1)
     clips = [moving_clip(n, 22, True) for n in range(3)]
@@ -190,3 +212,117 @@ def test_missing_and_mismatched_masks_are_rejected(project):
     with pytest.raises(FileNotFoundError, match="prediction.npy.*dvc repro segment"):
         score.main()
     assert not Path("results").exists()
+
+
+# --- Without masks ---------------------------------------------------------------------------------------
+
+
+def unlabelled(source: Clip) -> Clip:
+    return Clip(source.name, source.frames, None)
+
+
+@pytest.fixture
+def without_masks(project) -> Recorder:
+    """The sets of `project` without masks, of a run without a segmenter."""
+    for name in ("right", "wrong"):
+        clips = [unlabelled(moving_clip(n, 22, True)) for n in range(3)]
+        write_clips(Path("data/clips/test") / name, clips, shard_mb=1)
+    write_empty(Path("data/masks"), NO_MASKS)
+    return project
+
+
+def write_weights(lpips: torch.nn.Module | None, fvd: torch.nn.Module | None) -> None:
+    params = yaml.safe_load(Path("params.yaml").read_text())
+    for key, module in (("lpips_weights", lpips), ("fvd_weights", fvd)):
+        params["score"][key] = None if module is None else f"{key}.pt"
+        if module is not None:
+            torch.jit.save(torch.jit.script(module), f"{key}.pt")
+    Path("params.yaml").write_text(yaml.safe_dump(params))
+
+
+def test_without_masks_frames_are_scored_beside_copy_and_flow(without_masks, capsys):
+    path = Path("data/predictions/wrong/frames.npy")
+    np.save(path, 255 - np.load(path))
+    score.main()
+    first, metrics = results(), json.loads(Path("results/metrics.json").read_text())
+    assert sorted(first) == [
+        "results/metrics.json",
+        *(f"results/plots/{name}_hops.csv" for name in ("right", "wrong")),
+        "results/report.html",
+        *(f"results/strips/{s}_video_{n:05d}.png" for s in ("hidden", "right", "wrong") for n in (0, 2)),
+    ]
+    assert list(metrics) == ["right", "wrong"] and without_masks.headlines == metrics
+    right, wrong = metrics["right"], metrics["wrong"]
+    assert set(right) == {"psnr", "ssim", "clips", "baseline", "hops"}
+    assert (right["psnr"], right["clips"], list(right["hops"])) == (100, 3, ["13", "17", "22"])
+    assert set(right["baseline"]) == {"copy", "flow"}
+    assert right["hops"]["22"]["copy"] == right["baseline"]["copy"]
+    assert right["hops"]["22"]["flow"] == right["baseline"]["flow"]
+    for hop in right["hops"].values():
+        assert hop["flow"]["psnr"] > hop["copy"]["psnr"] + 3, "the object moves at constant velocity"
+    row = read_table("wrong_hops.csv")[-1]
+    assert float(row["psnr"]) == pytest.approx(wrong["psnr"], abs=1e-4)
+    assert float(row["flow_psnr"]) == pytest.approx(wrong["baseline"]["flow"]["psnr"], abs=1e-4)
+
+    printed, report = capsys.readouterr().out, Path("results/report.html").read_text()
+    assert "right: psnr 100.00 dB beats its copy baseline" in printed
+    assert "wrong: FAILED: psnr" in printed and report.count('class="verdict failed"') == 1
+    assert "right, PSNR in dB" in printed and "baseline.flow.psnr" in printed and "jaccard" not in printed
+    assert "hidden: predicted, not scored" in printed
+    assert "Masks are not scored: no training clip has masks." in report and "jaccard" not in report
+    assert report.count("data:image/webp;base64,") == 6
+
+    score.main()
+    assert results() == first
+
+
+def test_a_test_set_without_true_masks_has_the_metrics_of_its_frames(project):
+    """The run has a segmenter, and the other set has masks."""
+    clips = [unlabelled(moving_clip(n, 22, True)) for n in range(3)]
+    write_clips(Path("data/clips/test/wrong"), clips, shard_mb=1)
+    score.main()
+    metrics = json.loads(Path("results/metrics.json").read_text())
+    assert "jaccard" in metrics["right"] and "jaccard" not in metrics["wrong"]
+    assert set(metrics["wrong"]["baseline"]) == {"copy", "flow"}
+    report = Path("results/report.html").read_text()
+    assert "Masks are not scored: its clips have no true masks." in report and "95 % bootstrap" in report
+
+
+@pytest.mark.parametrize("masks", [True, False])
+def test_lpips_and_fvd_are_those_of_the_networks_given(project, masks, request):
+    if not masks:
+        request.getfixturevalue("without_masks")
+    write_weights(Distance(), MeanPixels())
+    score.main()
+    metrics, wrong = json.loads(Path("results/metrics.json").read_text()), read_table("wrong_hops.csv")[-1]
+    assert metrics["right"]["lpips"] == 0 and metrics["right"]["fvd"] == pytest.approx(0, abs=1e-5)
+    clips = [moving_clip(n, 22, True) for n in range(3)]
+    # the first hop in place of the last
+    difference = [np.abs(clip.frames[12] - clip.frames[21].astype(float)).mean() / 127.5 for clip in clips]
+    assert metrics["wrong"]["lpips"] == pytest.approx(np.mean(difference), rel=1e-4)
+    assert float(wrong["lpips"]) == pytest.approx(metrics["wrong"]["lpips"], abs=1e-4)
+    assert float(wrong["copy_lpips"]) > 0
+    assert "FVD: Frechet distance" in Path("results/report.html").read_text()
+    if not masks:
+        assert metrics["wrong"]["baseline"]["copy"]["fvd"] >= 0
+        assert set(metrics["wrong"]["baseline"]["flow"]) == {"psnr", "ssim", "lpips", "fvd"}
+
+
+@pytest.mark.parametrize(
+    ("key", "content", "says"),
+    [
+        ("lpips_weights", None, "lpips_weights.pt: no such file; expected a TorchScript file, or null"),
+        ("fvd_weights", b"weights", "fvd_weights.pt: is no TorchScript file"),
+        ("lpips_weights", MeanPixels(), "lpips_weights.pt: failed on"),
+    ],
+)
+def test_unusable_weights_end_in_one_line_and_write_nothing(project, key, content, says):
+    write_weights(**{name: MeanPixels() if name in key else None for name in ("lpips", "fvd")})
+    if not isinstance(content, torch.nn.Module):
+        Path(f"{key}.pt").unlink()
+    if isinstance(content, bytes):
+        Path(f"{key}.pt").write_bytes(content)
+    with pytest.raises(UserError) as error:
+        score.main()
+    assert str(error.value).startswith(f"score.{key}=") and says in str(error.value)
+    assert "\n" not in str(error.value) and not Path("results").exists()

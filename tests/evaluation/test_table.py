@@ -128,3 +128,38 @@ def test_a_row_that_one_set_lacks_is_empty_there_and_one_that_all_lack_is_left_o
 
 def test_a_run_without_scores_has_no_table():
     assert score_table({}) == NOTHING
+
+
+def frame_scores(psnr: float) -> dict[str, float | dict]:
+    """Scores of a test set without masks."""
+    hop = {
+        name: {"psnr": value, "ssim": 0.9}
+        for name, value in (("predicted", psnr), ("copy", 20.0), ("flow", 22.0))
+    }
+    return {
+        "psnr": psnr, "ssim": 0.9, "clips": 4, "baseline": {name: hop[name] for name in ("copy", "flow")},
+        "hops": {"13": hop, "22": hop},
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("psnr", "says"),
+    [
+        (19.5, "FAILED: psnr 19.50 dB is UNDER its copy baseline 20.00 dB"),
+        (20.0, "no better than its copy baseline"),
+        (21.0, "beats its copy baseline 20.00 dB but not optical flow 22.00 dB"),
+        (23.0, "beats its copy baseline 20.00 dB and optical flow 22.00 dB"),
+    ],
+)
+def test_without_masks_the_verdict_compares_frames(psnr, says):
+    assert says in verdict(frame_scores(psnr))
+
+
+def test_a_set_without_masks_is_tabled_beside_one_with_masks_and_has_a_row_per_hop():
+    table = score_table({"masked": scores(0.4), "plain": frame_scores(23.456)})
+    rows = {line.split()[0]: line.split()[1:] for line in table.splitlines() if line}
+    assert rows["psnr"][:2] == ["25.50", "23.46"] and rows["jaccard"][0] == "0.400"
+    assert rows["baseline.flow.psnr"][:3] == ["22.00", "dB,", "last"]
+    assert table.count("PSNR in dB") == 1 and "plain, PSNR in dB" in table
+    assert rows["13"] == rows["22"] == ["23.46", "20.00", "22.00"]
+    assert "hops" not in score_table({"masked": scores(0.4)})

@@ -2,6 +2,7 @@
 
 from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ import yaml
 
 from stages import train_classifier, train_motion
 from vdp.config.yaml_file import read_file
+from vdp.core.empty import NO_MASKS, empty_reason
 from vdp.core.objects import AREA, FEATURES, SEEN, X, Y
 from vdp.core.rng import whole_batch
 from vdp.data.batches.crops import Crops
@@ -85,7 +87,8 @@ def fit(tmp_path, monkeypatch) -> FakeFit:
     Path("dvc.yaml").write_text((REPO / "dvc.yaml").read_text())
     fake = FakeFit()
     for stage in (train_classifier, train_motion):
-        monkeypatch.setattr(stage, "track_stage", lambda name: nullcontext())
+        tracker = nullcontext(SimpleNamespace(is_main=True))
+        monkeypatch.setattr(stage, "track_stage", lambda name, tracker=tracker: tracker)
         monkeypatch.setattr(stage, "fit", fake)
     return fake
 
@@ -156,11 +159,11 @@ def test_the_motion_is_validated_on_training_clips_where_val_has_no_tracks(fit):
     assert set(fit.training.val_batches.names(0)) == {"tracks_0", "tracks_1", "train_0", "train_1"}
 
 
-def test_without_tracks_of_clips_the_motion_folder_is_empty(fit):
+def test_without_tracks_of_clips_no_motion_is_trained(fit):
     tracks(Path("data/raw/simulated"), "tracks", 2)
     Path("data/tracks").mkdir()
     train_motion.main()
-    assert train_motion.MOTION.is_dir() and not list(train_motion.MOTION.iterdir())
+    assert empty_reason(train_motion.MOTION) == NO_MASKS
     assert not hasattr(fit, "training")
 
 
@@ -182,11 +185,19 @@ def test_the_classifier_follows_params_and_is_saved(fit):
     assert (train_classifier.CLASSIFIER / "best.safetensors").is_file()
 
 
-def test_without_masks_the_classifier_folder_is_empty(fit):
+def test_the_classifier_is_validated_on_training_clips_where_val_has_no_masks(fit):
+    for split, labelled in (("train", True), ("val", False)):
+        clips = [clip(f"{split}{n}", labelled) for n in range(2)]
+        write_clips(Path("data/clips") / split, clips, shard_mb=1)
+    train_classifier.main()
+    assert set(fit.training.val_batches.names(0)) == {"train0", "train1"}
+
+
+def test_without_masks_no_classifier_is_trained(fit):
     for split in ("train", "val"):
         write_clips(Path("data/clips") / split, [clip(split, labelled=False)], shard_mb=1)
     train_classifier.main()
-    assert train_classifier.CLASSIFIER.is_dir() and not list(train_classifier.CLASSIFIER.iterdir())
+    assert empty_reason(train_classifier.CLASSIFIER) == NO_MASKS
     assert not hasattr(fit, "training")
 
 

@@ -2,6 +2,7 @@
 
 from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,6 +11,8 @@ import yaml
 
 from stages import train_segmenter
 from vdp.config.yaml_file import read_file
+from vdp.core.empty import NO_MASKS, empty_reason
+from vdp.core.errors import UserError
 from vdp.core.rng import whole_batch
 from vdp.data.batches.crops import CropBatches
 from vdp.data.batches.frames import FrameBatches
@@ -38,10 +41,11 @@ class FakeFit:
         return TrainingResult(network, {"best": network.state_dict()})
 
 
-def clip(name: str) -> Clip:
+def clip(name: str, labelled: bool = True) -> Clip:
     masks = np.zeros((3, 32, 48), np.uint8)
     masks[:, 8:18, 8:18] = 7
-    return Clip(name, np.repeat(30 * masks[..., None], 3, axis=3).astype(np.uint8), masks)
+    frames = np.repeat(30 * masks[..., None], 3, axis=3).astype(np.uint8)
+    return Clip(name, frames, masks if labelled else None)
 
 
 @pytest.fixture
@@ -56,7 +60,8 @@ def fit(tmp_path, monkeypatch) -> FakeFit:
     classifier = CropClassifier(CLASSIFIER)
     save_model(train_segmenter.CLASSIFIER, classifier, ClassifierConfig(classifier=CLASSIFIER))
     save_model(train_segmenter.CODEC, None, CodecConfig(name="pixel", vae=None, has_masks=False))
-    monkeypatch.setattr(train_segmenter, "track_stage", lambda name: nullcontext())
+    tracker = nullcontext(SimpleNamespace(is_main=True))
+    monkeypatch.setattr(train_segmenter, "track_stage", lambda name: tracker)
     fake = FakeFit()
     monkeypatch.setattr(train_segmenter, "fit", fake)
     return fake
@@ -123,3 +128,18 @@ def test_the_codec_is_used_for_round_trips_only(fit):
     train_segmenter.main()
     noisy, logits, masks = training_loss(fit)
     assert noisy["pixels"] != factor_loss(logits, masks, CROP_OBJECT_SHARE).mean()
+
+
+def test_where_val_has_no_masks_training_clips_validate(fit):
+    write_clips(Path("data/clips/val"), [clip("val0", labelled=False)], shard_mb=1)
+    train_segmenter.main()
+    assert set(fit.training.val_batches.names(0)) == {"train0", "train1", "train2"}
+
+
+def test_without_masks_no_segmenter_is_trained_and_its_folder_gives_the_reason(fit):
+    """Masks of other splits do not change that."""
+    write_clips(Path("data/clips/train"), [clip("train0", labelled=False)], shard_mb=1)
+    train_segmenter.main()
+    assert empty_reason(train_segmenter.SEGMENTER) == NO_MASKS and not hasattr(fit, "training")
+    with pytest.raises(UserError, match="holds no model, as no training clip has masks; add masks"):
+        load_segmenter(train_segmenter.SEGMENTER)

@@ -23,6 +23,7 @@ from vdp.core.device import autocast, pick_device
 from vdp.core.errors import UserError
 from vdp.data.video.detail import keep_detail, transfer_detail
 from vdp.data.video.letterbox import MAX_PIXELS, Letterbox, exceeds
+from vdp.models.checkpoint import is_trained
 from vdp.models.segmenters.factory import load_segmenter
 from vdp.models.segmenters.masks import MaskPredictor, probs_to_masks
 from vdp.models.segmenters.params import SegmentParams
@@ -56,6 +57,7 @@ class Model:
         tasks: trained tasks, of predict, interpolate, generate and restore.
         context_frames: max frames of a clip that `predict` reads.
         max_span: max trained span of `interpolate`, from the last frame before to the first after.
+        segments: whether a segmenter was trained: not where no training clip has masks.
         every_frame: whether the trained target offsets allow to predict every frame, as `predict` does.
     """
 
@@ -66,6 +68,7 @@ class Model:
         self.context_frames, self.max_span = max(config.context_frames, config.known), config.max_span
         offsets = range(1, 1 + (config.targets if model.network.joint else 1))
         self.every_frame = set(offsets) <= set(config.target_offsets)
+        self.segments = is_trained(folder / SEGMENTER)
         self._model = model
         self._folder = folder
         self._mask_predictor: MaskPredictor | None = None
@@ -256,7 +259,8 @@ class Model:
         """Classify every pixel: (T, H, W, 3) -> (T, H, W) uint8, ids of `vdp.core.classes`; 0 is background.
 
         Raises:
-            FileNotFoundError: if no segmenter was trained.
+            FileNotFoundError: if there is no segmenter.
+            UserError: if no segmenter was trained, as no training clip has masks.
         """
         box = self._letterbox("clip", clip)
         predictor = self._segmenter()
@@ -287,7 +291,7 @@ class Model:
             "max_span": config.max_span,
             "schedule": config.diffusion.schedule,
             "prediction": config.diffusion.prediction,
-            "segmenter": (self._folder / SEGMENTER).is_dir(),
+            "segmenter": self.segments,
         }
 
     def _compose(self, clip: Frames, frames: int, seed: int) -> Frames | None:

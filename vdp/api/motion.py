@@ -21,7 +21,7 @@ from vdp.core.objects import SEEN, X, Y
 from vdp.data.batches.motion import object_latents
 from vdp.data.object_states import class_labels, object_states
 from vdp.diffusion.motion import NUM_TIMESTEPS, MotionObjective, motion_process
-from vdp.models.checkpoint import WEIGHTS
+from vdp.models.checkpoint import is_trained
 from vdp.models.motion.config import MotionConfig
 from vdp.models.motion.factory import MotionModel, load_motion_model
 from vdp.sampling.compose import Composer
@@ -164,7 +164,7 @@ def labelled_objects(name: str, frames: Pixels, masks: Pixels) -> ClipObjects:
 
 def has_motion(models: Path) -> bool:
     """Whether the pipeline has trained a motion model: not where no clip has masks."""
-    return (models / MOTION / WEIGHTS).is_file()
+    return is_trained(models / MOTION)
 
 
 def composes(base: BaseName, models: Path) -> bool:

@@ -7,7 +7,7 @@ import torch
 from numpy.typing import NDArray
 
 from vdp.data.crops import crop_frame, crop_side
-from vdp.models.checkpoint import WEIGHTS
+from vdp.models.checkpoint import is_trained
 from vdp.models.classifiers.crops import load_classifier
 from vdp.models.codecs.factory import load_frame_codec
 from vdp.models.segmenters.factory import load_segmenter
@@ -35,7 +35,7 @@ TRACKING = TrackParams(
 
 def has_classifier(models: Path) -> bool:
     """Whether the pipeline has trained a classifier: not where no clip has masks."""
-    return (models / CLASSIFIER / WEIGHTS).is_file()
+    return is_trained(models / CLASSIFIER)
 
 
 def load_tracker(

@@ -63,7 +63,7 @@ def recipe(
 def check(
     no_cost: Annotated[bool, typer.Option("--no-cost", help="Leave out the estimate of the cost.")] = False,
 ) -> None:
-    """Check params.yaml and its sources, repair the lock files of a killed run, estimate the cost."""
+    """Check params.yaml, the sources and this machine, repair locks of a killed run, estimate the cost."""
     from vdp.cli.dvc_recovery import repair_locks
     from vdp.cli.place_check import check_place
 
@@ -71,9 +71,14 @@ def check(
     for message in [*check_place(), *repair_locks()]:
         print(message, file=sys.stderr)
     check_file(single_frames=True)
-    for line in _source_lines():
+    from vdp.cli.preflight import check_run
+
+    run = check_run()
+    for line in run.left_out:
         print(line, file=sys.stderr)
     print(f"{PARAMS_FILE} is valid")
+    for note in run.notes:
+        print(note)
     if CLIPS.is_dir():
         _report_changed_sources()
     if no_cost:
@@ -83,13 +88,7 @@ def check(
         return
     from vdp.cli.cost import cost_table
 
-    print(cost_table())
-
-
-def _source_lines() -> list[str]:
-    from vdp.cli.source_check import check_sources
-
-    return check_sources()
+    print(cost_table(run.labelled))
 
 
 def _report_changed_sources() -> None:

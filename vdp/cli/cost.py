@@ -112,15 +112,18 @@ class RunParams:
         return cls(**{name: validate(schema(name), data.get(name), name) for name in names})  # type: ignore[arg-type]
 
 
-def cost_table() -> str:
+def cost_table(labelled: bool = True) -> str:
     """Return the estimate of a run of ./params.yaml: TFLOP by stage and in all, and about how many minutes.
+
+    Args:
+        labelled: whether training clips have masks, where there are no clips yet.
 
     Raises:
         UserError, ValueError: if params.yaml is not valid or does not fit the clips.
     """
     params = RunParams.read()
     size = data_size(params.clip, params.extract_frames, params.simulate)
-    flops = estimate(params, size)
+    flops = estimate(params, size, labelled)
     rows = [*flops.items(), ("all", sum(flops.values()))]
     lines = ["estimate, TFLOP", *(f"{stage:<16} {format_tflop(value / TERA):>9}" for stage, value in rows)]
     if size is None:
@@ -142,14 +145,15 @@ def _minutes(flops: float) -> str:
     )
 
 
-def estimate(params: RunParams, size: DataSize | None) -> dict[str, float]:
+def estimate(params: RunParams, size: DataSize | None, labelled: bool = True) -> dict[str, float]:
     """Estimate the FLOPs of each stage with networks, in the order of dvc.yaml.
 
     Args:
         size: clips of the run; None leaves out the stages whose cost depends on them.
+        labelled: whether training clips have masks, without `size`.
     """
-    labelled = size is None or size.labelled
-    codec, denoiser = CodecCost(params), DenoiserCost(params, labelled)
+    labelled = labelled if size is None else size.labelled
+    codec, denoiser = CodecCost(params, labelled), DenoiserCost(params, labelled)
     segmenter, motion = SegmenterCost(params), MotionCost(params) if labelled else None
     flops = {"pretrain_vae": codec.training(), "train_denoiser": denoiser.training()}
     if labelled:
@@ -253,11 +257,12 @@ def middles(count: int) -> list[float]:
 class CodecCost:
     """FLOPs of the codec; those of a frame are of the clips' size unless another is given."""
 
-    def __init__(self, params: RunParams) -> None:
+    def __init__(self, params: RunParams, labelled: bool = True) -> None:
         self.params = params
+        self.mask_weight = params.pretrain_vae.mask_weight if labelled else 0.0
         with META:
             is_vae = params.codec.name == "vae"
-            self.network = VAE(params.vae, params.pretrain_vae.mask_weight > 0) if is_vae else PixelCodec()
+            self.network = VAE(params.vae, self.mask_weight > 0) if is_vae else PixelCodec()
         clip = params.clip
         self.frame = (1, 3, 1, clip.height, clip.width)
         self.latent = (1, self.network.channels, 1, *latent_size(params))
@@ -271,7 +276,7 @@ class CodecCost:
         clips = empty(ROWS, 3, length, *self.frame[3:])
         masks = empty(ROWS, length, *self.frame[3:]).byte()
         noise = empty(ROWS, network.channels, 1 + (length - 1) // factor, *self.latent[3:])
-        weights = (params.kl_weight, params.detail_weight, params.mask_weight)
+        weights = (params.kl_weight, params.detail_weight, self.mask_weight)
         step = count_step(lambda: vae_loss(network, clips, masks, empty(ROWS), noise, *weights))
         return training_flops(network, step, params, self.params.engine)
 

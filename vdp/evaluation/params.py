@@ -1,5 +1,6 @@
 """Sections `score` and `evaluate_tasks` of params.yaml."""
 
+from pathlib import Path
 from typing import Annotated
 
 from pydantic import Field
@@ -12,6 +13,8 @@ class ScoreParams(Params):
     """Section `score`."""
 
     strips: int = Field(ge=0, le=200, description="clips of each test set to draw strips of")
+    lpips_weights: Path | None = Field(description="TorchScript file of LPIPS, or null")
+    fvd_weights: Path | None = Field(description="TorchScript file of the video network of FVD, or null")
 
 
 class EvaluateTasksParams(SamplerParams):

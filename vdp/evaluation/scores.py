@@ -1,4 +1,4 @@
-"""Mask scores of one test set: the prediction, its baselines and its ceilings on the same clips."""
+"""Scores of one test set: the prediction, its baselines and its ceilings on the same clips."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 from vdp.core.classes import NUM_CLASSES
 from vdp.evaluation.baselines import Decay, constant_velocity, copy_last, decayed_velocity
 from vdp.evaluation.bootstrap import Interval, draw_resamples, interval, resampled_jaccard
+from vdp.evaluation.frame import FrameScore
+from vdp.evaluation.hops import COPY, FLOW, PREDICTED
 from vdp.evaluation.mask import (
     Confusion,
     PixelCounts,
@@ -172,6 +174,40 @@ def set_scores(masks: MaskScores, psnr: float, ssim: float, rng: np.random.Gener
             "difference": {name: _ends(interval(predicted - values)) for name, values in others.items()},
         },
     }
+
+
+def frame_set_scores(
+    hops: Mapping[int, Mapping[str, FrameScore]], clips: int, videos: Mapping[str, float]
+) -> SetScores:
+    """Build the entry of a test set without masks in results/metrics.json; the last hop is the target.
+
+    Args:
+        hops: of `vdp.evaluation.hops.score_hops`.
+        clips: clips scored.
+        videos: FVD by origin of the frames, of `video_distances`; empty without its network.
+    """
+    target = hops[max(hops)]
+    baselines = {name: _frame_numbers(target[name], videos.get(name)) for name in (COPY, FLOW)}
+    return {
+        **_frame_numbers(target[PREDICTED], videos.get(PREDICTED)),
+        "clips": clips,
+        "baseline": baselines,
+        "hops": {
+            str(number): {name: _frame_numbers(score, None) for name, score in scores.items()}
+            for number, scores in hops.items()
+        },
+    }
+
+
+def perceptual_scores(score: FrameScore, fvd: float | None) -> dict[str, float]:
+    """LPIPS and FVD, where there are networks for them."""
+    return {
+        name: _number(value) for name, value in (("lpips", score.lpips), ("fvd", fvd)) if value is not None
+    }
+
+
+def _frame_numbers(score: FrameScore, fvd: float | None) -> dict[str, float]:
+    return {"psnr": _number(score.psnr), "ssim": _number(score.ssim), **perceptual_scores(score, fvd)}
 
 
 def _ends(of: Interval) -> Mapping[str, float]:

@@ -15,6 +15,10 @@ BASELINES = {  # key of metrics.json, description
     "decayed_velocity_tracked": "tracked objects at decaying velocity",
     "motion_only": "masks composed by one deterministic answer of the motion model",
 }
+FRAME_BASELINES = {  # of test sets without masks
+    "copy": "last context frame",
+    "flow": "last context frame, moved on by optical flow",
+}
 ROWS = (  # key of metrics.json, description; a row without a number in any test set is left out
     ("jaccard", "headline: 49 classes, pooled over clips"),
     ("jaccard_over_copy", "headline / copy_last; under 1 is a failure"),
@@ -23,9 +27,16 @@ ROWS = (  # key of metrics.json, description; a row without a number in any test
     ("foreground_share", "foreground pixels, prediction / truth"),
     ("psnr", "dB, predicted frame"),
     ("ssim", "predicted frame"),
+    ("lpips", "predicted frame; lower is nearer"),
+    ("fvd", "predicted videos; lower is nearer"),
     ("clips", "clips scored"),
     ("decay", "velocity left after each frame in decayed_velocity"),
     ("decay_clips", "val clips the decay was chosen on; 0: a constant"),
+    *(
+        (f"baseline.{name}.{metric}", f"{unit}{note}")
+        for name, note in FRAME_BASELINES.items()
+        for metric, unit in (("psnr", "dB, "), ("ssim", ""), ("lpips", ""), ("fvd", ""))
+    ),
     *((f"baseline.{name}", note) for name, note in BASELINES.items()),
     *((f"difference.{name}", f"headline - {name}") for name in BASELINES),
     ("ceiling.segmenter", "segmented true frame (UNet++ and the codec's vote)"),
@@ -33,9 +44,16 @@ ROWS = (  # key of metrics.json, description; a row without a number in any test
     ("ceiling.codec", "segmented codec round trip of the true frame"),
     ("ceiling.seen_classes", "true mask without objects absent from the context"),
 )
-FORMATS = {"psnr": ".2f", "decay": ".2f", "clips": ".0f", "decay_clips": ".0f"}  # of the others: .3f
+FORMATS = {
+    "psnr": ".2f",
+    "fvd": ".1f",
+    "decay": ".2f",
+    "clips": ".0f",
+    "decay_clips": ".0f",
+}  # of the others: .3f
+HOP_KEYS = ("predicted", "copy", "flow")  # of `hops`, in a test set without masks
 RIVALS = ("copy_last", "decayed_velocity", "decayed_velocity_truth")  # whose differences the verdict gives
-NOTHING = "No scores: no test set has frames and masks up to the predicted frame (see the strips)."
+NOTHING = "No scores: no test set has true frames up to the predicted frame (see the strips)."
 
 
 def score_table(metrics: Mapping[str, SetScores]) -> str:
@@ -49,7 +67,26 @@ def score_table(metrics: Mapping[str, SetScores]) -> str:
     columns[0] = [cell.ljust(max(map(len, columns[0]))) for cell in columns[0]]
     notes = ["", *(note for _, note in rows)]
     lines = ["  ".join(line).rstrip() for line in zip(*columns, notes, strict=True)]
-    return "\n".join([*lines, "", *(f"{name}: {verdict(scores)}" for name, scores in metrics.items())])
+    verdicts = [f"{name}: {verdict(scores)}" for name, scores in metrics.items()]
+    hops = [line for name, scores in metrics.items() for line in _hop_lines(name, scores)]
+    return "\n".join([*lines, "", *verdicts, *hops])
+
+
+def has_masks(scores: SetScores) -> bool:
+    """Whether the masks of a test set were scored, and not its frames alone."""
+    return "jaccard" in scores
+
+
+def _hop_lines(name: str, scores: SetScores) -> list[str]:
+    """PSNR of every hop of a test set without masks, beside its baselines; empty for another."""
+    hops = scores.get("hops")
+    if not isinstance(hops, Mapping):
+        return []
+    lines = ["", f"{name}, PSNR in dB", f"{'frame':>5}  {'predicted':>9}  {'copy':>6}  {'flow':>6}"]
+    for number in hops:
+        predicted, copy, flow = (_number(scores, f"hops.{number}.{key}.psnr") for key in HOP_KEYS)
+        lines.append(f"{number:>5}  {predicted:>9.2f}  {copy:>6.2f}  {flow:>6.2f}")
+    return lines
 
 
 def _aligned(name: str, cells: list[str]) -> list[str]:
@@ -70,13 +107,30 @@ def score_rows(scores: SetScores) -> list[tuple[str, str]]:
 
 
 def is_under_copy(scores: SetScores) -> bool:
-    """Whether the prediction scores less than copying the last context frame."""
+    """Whether the prediction scores less than copying the last context frame, in masks or else in frames."""
+    if not has_masks(scores):
+        return _number(scores, "psnr") < _number(scores, "baseline.copy.psnr")
     return _number(scores, "jaccard") < _number(scores, "baseline.copy_last")
 
 
 def verdict(scores: SetScores) -> str:
     """Compare the headline with the baselines in one sentence, and in another with 95 % confidence."""
+    if not has_masks(scores):
+        return _frame_comparison(scores)
     return f"{_comparison(scores)}{_confidence(scores)}"
+
+
+def _frame_comparison(scores: SetScores) -> str:
+    score, copy, flow = (_number(scores, f"{key}psnr") for key in ("", "baseline.copy.", "baseline.flow."))
+    if is_under_copy(scores):
+        return (
+            f"FAILED: psnr {score:.2f} dB is UNDER its copy baseline {copy:.2f} dB; the last context frame "
+            "is nearer to the truth than this prediction"
+        )
+    if score == copy:
+        return f"no better than its copy baseline: psnr {score:.2f} dB, that of the last context frame"
+    beyond = f"and optical flow {flow:.2f} dB" if score > flow else f"but not optical flow {flow:.2f} dB"
+    return f"psnr {score:.2f} dB beats its copy baseline {copy:.2f} dB {beyond}"
 
 
 def _comparison(scores: SetScores) -> str:
@@ -141,6 +195,6 @@ def _ends(scores: SetScores, key: str) -> tuple[float, float] | None:
 
 
 def _text(scores: SetScores, key: str, value: float) -> str:
-    text = f"{value:{FORMATS.get(key, '.3f')}}"
+    text = f"{value:{FORMATS.get(key.rpartition('.')[2], '.3f')}}"
     ends = _ends(scores, key)
     return text if ends is None else f"{text} [{ends[0]:.3f}, {ends[1]:.3f}]"

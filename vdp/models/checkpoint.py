@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from vdp.config.schema import Params
+from vdp.core.empty import empty_reason
 from vdp.core.errors import UserError
 from vdp.core.files import replacing
 
@@ -47,14 +48,21 @@ def _save_weights(weights: Mapping[str, Tensor], path: Path) -> None:
     save_file({name: value.detach().cpu().contiguous() for name, value in weights.items()}, path)
 
 
+def is_trained(folder: Path) -> bool:
+    """Whether a folder holds the weights of a model: not that of the segmenter where no clip has masks."""
+    return (folder / WEIGHTS).is_file()
+
+
 def load_config(folder: Path, schema: type[Config]) -> Config:
     """Read the `config.json` of a model folder.
 
     Raises:
         FileNotFoundError: if the folder holds no model.
-        UserError: if the file does not match `schema`.
+        UserError: if the file does not match `schema`, or the model's stage had nothing to train on.
     """
     path = folder / CONFIG
+    if reason := empty_reason(folder):
+        raise UserError(f"{folder}: holds no model, as {reason}; add masks to clips and train it again")
     if not path.is_file():
         raise FileNotFoundError(f"{folder}: no model found; train it with `dvc repro`")
     try:

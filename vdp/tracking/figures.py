@@ -36,7 +36,8 @@ LEGEND = "masks: m metal, r rubber; C cube, S sphere, Y cylinder"
 class ClipPicture:
     """Contents of a strip: frames (H, W, 3) by 1-based number, masks (H, W) of the target.
 
-    `true` lacks the frames, and `true_mask` is None, where a test set has no truth.
+    `true` lacks the frames, and `true_mask` is None, where a test set has no truth; `predicted_mask` is None
+    without a segmenter.
     """
 
     title: str
@@ -44,10 +45,11 @@ class ClipPicture:
     known: dict[int, Picture]
     predicted: dict[int, Picture]  # every hop, the target included
     true: dict[int, Picture]
-    predicted_mask: Picture
+    predicted_mask: Picture | None
     true_mask: Picture | None
     composed: dict[int, Picture] = field(default_factory=dict)  # frames of the most likely motion, every hop
     paths: Sequence["ObjectPath"] = ()  # of its objects
+    flow: dict[int, Picture] = field(default_factory=dict)  # the last context frame moved on, every hop
 
 
 @dataclass(frozen=True)
@@ -85,16 +87,19 @@ def clip_strip(clip: ClipPicture) -> Picture:
     top.append(tile(clip.predicted[clip.target], f"predicted {clip.target}"))
     if clip.true_mask is not None:
         top.append(mask_tile(clip.true_mask, f"true mask {clip.target}"))
-    top.append(mask_tile(clip.predicted_mask, f"predicted mask {clip.target}"))
+    if clip.predicted_mask is not None:
+        top.append(mask_tile(clip.predicted_mask, f"predicted mask {clip.target}"))
     if clip.paths:
         last = max(clip.known)
         top.append(path_tile(clip.known[last], clip.paths, f"sampled tracks from {last}"))
     rows = [top, [tile(frame, f"predicted {number}") for number, frame in clip.predicted.items()]]
     if clip.composed:
         rows.append([tile(frame, f"composed {number}") for number, frame in clip.composed.items()])
+    if clip.flow:
+        rows.append([tile(frame, f"optical flow {number}") for number, frame in clip.flow.items()])
     if clip.true:
         rows.append([tile(frame, f"true {number}") for number, frame in clip.true.items()])
-    return sheet(f"{clip.title}; {LEGEND}", rows)
+    return sheet(clip.title if clip.predicted_mask is None else f"{clip.title}; {LEGEND}", rows)
 
 
 def sheet(title: str, rows: Sequence[Sequence[Picture]]) -> Picture:

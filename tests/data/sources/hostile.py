@@ -21,10 +21,12 @@ from stages import extract_frames
 from tests.data.sources.mutations import CONTENT, FURTHER, mutate, mutate_params
 from tests.data.sources.small_sources import CLIP, SOURCES, params_text
 from vdp.cli.source_check import check_sources
-from vdp.config.read import run_stage
+from vdp.config.read import read_section, run_stage
+from vdp.config.schema import ClipParams
 from vdp.core.classes import NUM_CLASSES
 from vdp.core.errors import printable
 from vdp.data.extract import plan
+from vdp.data.params import ExtractParams
 from vdp.data.stores.clips import ClipStore
 
 MAX_SECONDS = 30
@@ -122,7 +124,12 @@ def run_here(kind: str) -> Outcome:
 
 def check_here(kind: str) -> Outcome:
     """Check the sources in this process and folder, as `vdp check`."""
-    return run_main(kind, lambda: print(*check_sources(), sep="\n", file=sys.stderr))
+
+    def main() -> None:
+        clip, params = read_section(ClipParams, "clip"), read_section(ExtractParams, "extract_frames")
+        print(*check_sources(clip, params).left_out, sep="\n", file=sys.stderr)
+
+    return run_main(kind, main)
 
 
 def run_main(kind: str, main: Callable[[], None]) -> Outcome:

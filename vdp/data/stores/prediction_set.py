@@ -1,4 +1,4 @@
-"""Predictions and masks of one test set, beside the true frames and masks of its clips."""
+"""Predictions of one test set, beside the true frames and masks of its clips, and their predicted masks."""
 
 import json
 from pathlib import Path
@@ -43,23 +43,20 @@ class MotionSet:
 
 
 class PredictionSet:
-    """Predictions and masks of a test set, memory-mapped; row n of every array is the clip `names[n]`.
+    """Predictions of a test set, memory-mapped; row n of every array is the clip `names[n]`.
 
     Attributes:
         names: the predicted clips, a subset of the store's.
         hops: 1-based numbers of the predicted frames; the last is the target.
         frames: predictions, (N, S, hops, H, W, 3) for S samples.
-        prediction: masks of the target, (N, H, W).
-        segmented_context: masks of the true context frames, (N, K, H, W).
 
     Raises:
         FileNotFoundError: if an array is missing.
         ValueError: if arrays and clips do not match.
     """
 
-    def __init__(self, clips: Path, predictions: Path, masks: Path) -> None:
+    def __init__(self, clips: Path, predictions: Path) -> None:
         self.store = ClipStore(clips)
-        self._masks = masks
         path = predictions / LISTING
         if not path.is_file():
             raise FileNotFoundError(f"{path}: no such file; run `dvc repro predict`")
@@ -67,8 +64,6 @@ class PredictionSet:
         self.names: list[str] = listing["clips"]
         self.hops: list[int] = listing["hops"]
         self.frames = _load(predictions / FRAMES, "predict", len(self.names))
-        self.prediction = _load(masks / "prediction.npy", "segment", len(self.names))
-        self.segmented_context = _load(masks / "known.npy", "segment", len(self.names))
         index = {name: i for i, name in enumerate(self.store.names)}
         unknown = [name for name in self.names if name not in index]
         if unknown:
@@ -83,10 +78,13 @@ class PredictionSet:
         """1-based number of the predicted frame that is scored."""
         return self.hops[-1]
 
-    def scored(self) -> list[int]:
+    def with_frames(self) -> list[int]:
+        """Rows whose clip has true frames up to the target."""
+        return [row for row in range(len(self)) if self.has_frame(row, self.target)]
+
+    def with_masks(self) -> list[int]:
         """Rows whose clip has true frames and true masks up to the target."""
-        labelled = self.store.labelled
-        return [n for n, i in enumerate(self._index) if i in labelled and self.has_frame(n, self.target)]
+        return [row for row in self.with_frames() if self._index[row] in self.store.labelled]
 
     def has_frame(self, row: int, number: int) -> bool:
         """Whether the clip of a row has the true frame `number` (1-based)."""
@@ -94,23 +92,45 @@ class PredictionSet:
 
     def true_frame(self, row: int, number: int) -> Pixels:
         """True frame `number` (1-based) of the clip of a row, (H, W, 3)."""
-        return self.store.frames(self._index[row])[number - 1]
+        return self.true_frames(row)[number - 1]
+
+    def true_frames(self, row: int) -> Pixels:
+        """True frames of the clip of a row, (T, H, W, 3)."""
+        return self.store.frames(self._index[row])
 
     def true_masks(self, row: int) -> Pixels:
         """True masks of the clip of a row, (T, H, W)."""
         return self.store.masks(self._index[row])
 
+
+class MaskSet:
+    """Predicted masks of a test set, memory-mapped, in the rows of its `PredictionSet`.
+
+    Attributes:
+        prediction: of the target, (N, H, W).
+        segmented_context: of the true context frames, (N, K, H, W).
+
+    Raises:
+        FileNotFoundError: if an array is missing.
+        ValueError: if it has not `rows` rows.
+    """
+
+    def __init__(self, folder: Path, rows: int) -> None:
+        self._folder, self._rows = folder, rows
+        self.prediction = self._load("prediction.npy")
+        self.segmented_context = self._load("known.npy")
+
     def segmented_target(self) -> Pixels:
         """The segmenter's masks of the true target frames, (N, H, W)."""
-        return _load(self._masks / "truth.npy", "segment", len(self))
+        return self._load("truth.npy")
 
     def unetpp_target(self) -> Pixels:
         """UNet++'s masks of the true target frames, without the codec's vote, (N, H, W)."""
-        return _load(self._masks / "truth_unetpp.npy", "segment", len(self))
+        return self._load("truth_unetpp.npy")
 
     def segmented_round_trip(self) -> Pixels:
         """The segmenter's masks of the true target frames after a codec round trip, (N, H, W)."""
-        return _load(self._masks / "round_trip.npy", "segment", len(self))
+        return self._load("round_trip.npy")
 
     def motion_only(self) -> Pixels | None:
         """Composed masks of the target by one deterministic answer of the motion model, (N, H, W), if any."""
@@ -121,8 +141,10 @@ class PredictionSet:
         return self._optional("tracked.npy")
 
     def _optional(self, name: str) -> Pixels | None:
-        path = self._masks / name
-        return _load(path, "segment", len(self)) if path.is_file() else None
+        return self._load(name) if (self._folder / name).is_file() else None
+
+    def _load(self, name: str) -> Pixels:
+        return _load(self._folder / name, "segment", self._rows)
 
 
 def _load(path: Path, stage: str, rows: int) -> Pixels:

@@ -30,10 +30,9 @@ OPTIONS = {"protocol_whitelist": "file"}  # a playlist must not name another fil
 NO_VIDEOS = {"tty", "hls", "dash", "concat", "image2", "lavfi"}  # formats of text, lists and patterns
 MAX_ASPECT = 16.0  # of a pixel; a header that states more is wrong
 HD_ROWS = 720  # from here on players take an untagged video for BT.709, below for BT.601
-MIN_SHARE = (
-    0.95  # of the packets of a file, and of the seconds in its header, below which a notice is printed,
-)
-MIN_MISSING = 0.5  # if so many seconds are missing
+# of the packets of a file, and of the seconds in its header, below which a notice is printed,
+MIN_SHARE = 0.95
+MIN_MISSING = 0.5  # and if so many seconds are missing
 MAX_GAP = 10.0  # seconds between two frames; a longer one is a cut or a damaged time
 GUESSED_GAP = 0.04  # seconds between two frames where no time is known
 MEASURED_PACKETS = 10_000  # read to measure a rate; of a longer file the number of frames is extrapolated

@@ -40,8 +40,8 @@ def content_reader(
 ) -> Callable[[int], Pixels]:
     """Return a function that reads a picture of a video by its index, as (H, W, 3) uint8 RGB.
 
-    Gray is repeated, transparency dropped, EXIF rotation applied. Pictures of more than 8 bits are scaled by the
-    levels that all pictures of the video use; see `Levels`.
+    Gray is repeated, transparency dropped, EXIF rotation applied. Pictures of more than 8 bits are scaled by
+    the levels that all pictures of the video use; see `Levels`.
 
     Args:
         load: returns the bytes of a picture's file, and its name in messages.
