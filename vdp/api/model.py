@@ -17,6 +17,7 @@ from tqdm import tqdm
 from vdp.api.loading import DENOISER, SEGMENTER, LatentDiffusion, load_latent_diffusion
 from vdp.api.motion import MOTION_SAMPLING, ClipObjects, load_motion
 from vdp.api.sampling import DEFAULT, MODE, UNSCALED, Sampling
+from vdp.api.training_record import read_record
 from vdp.api.tracks import TRACKED_MASKS, TRACKING, load_tracker
 from vdp.config.choices import MIN_START_TIME
 from vdp.core.device import autocast, pick_device
@@ -280,6 +281,19 @@ class Model:
             "schedule": config.diffusion.schedule,
             "prediction": config.diffusion.prediction,
             "segmenter": (self._folder / SEGMENTER).is_dir(),
+            **self._training(),
+        }
+
+    def _training(self) -> dict[str, object]:
+        """Describe the videos of a training outside the pipeline."""
+        record = read_record(self._folder)
+        if record is None:
+            return {}
+        rate = f"every {record.interval}" if record.fps is None else f"{record.fps:g} per second"
+        return {
+            "trained_on": record.train,
+            "validated_on": f"{', '.join(record.val)} ({record.held_out})",
+            "selected_frames": rate,
         }
 
     def _compose(self, clip: Frames, frames: int, seed: int) -> Tensor | None:

@@ -299,7 +299,7 @@ def _open_runs(stage: str, key: str, started_ms: int) -> _Runs:
     from mlflow import MlflowClient
 
     # Two processes that set up a new database at the same time corrupt it, and both would create the parent.
-    with locked(project_root() / "mlflow.db.lock"):
+    with locked(_store_folder() / "mlflow.db.lock"):
         client = MlflowClient(tracking_uri())
         experiment = _experiment_id(client)
         parent = _parent_run(client, experiment, key, started_ms)
@@ -317,7 +317,7 @@ def _experiment_id(client: "MlflowClient") -> str:
     experiment = client.get_experiment_by_name(EXPERIMENT)
     if experiment is None:
         local = tracking_uri().startswith("sqlite")
-        artifacts = (project_root() / "mlartifacts").as_uri() if local else None
+        artifacts = (_store_folder() / "mlartifacts").as_uri() if local else None
         return client.create_experiment(EXPERIMENT, artifact_location=artifacts)
     if experiment.lifecycle_stage == "deleted":
         client.restore_experiment(experiment.experiment_id)
@@ -365,6 +365,12 @@ def project_root() -> Path:
 def tracking_uri() -> str:
     """MLFLOW_TRACKING_URI, else the SQLite file of the main checkout."""
     return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{project_root() / 'mlflow.db'}"
+
+
+def _store_folder() -> Path:
+    """Folder of a local store: artifacts lie beside the SQLite file."""
+    uri = tracking_uri()
+    return Path(uri.removeprefix("sqlite:///")).parent if uri.startswith("sqlite:///") else project_root()
 
 
 def experiment_key() -> str:
