@@ -17,8 +17,8 @@ from tqdm import tqdm
 from vdp.api.loading import DENOISER, SEGMENTER, LatentDiffusion, load_latent_diffusion
 from vdp.api.motion import MOTION_SAMPLING, ClipObjects, load_motion
 from vdp.api.sampling import DEFAULT, MODE, UNSCALED, Sampling
-from vdp.api.training_record import read_record
 from vdp.api.tracks import TRACKED_MASKS, TRACKING, load_tracker
+from vdp.api.training_record import read_record
 from vdp.config.choices import MIN_START_TIME
 from vdp.core.device import autocast, pick_device
 from vdp.core.errors import UserError

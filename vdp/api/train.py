@@ -58,6 +58,7 @@ REQUEST, LOCK, SPOOL = "request.json", "lock", "videos"
 STORE = "mlflow.db"  # beside the model folder
 REPORT_FILE = "report.html"  # of a model folder
 REPORT_MODULE = "vdp.api.train_report"
+FEW_VIDEOS = 8  # decoded faster than other processes start
 CODE = ("*.py", "*.yaml")
 
 
@@ -241,7 +242,9 @@ def _cut(plan: TrainingPlan) -> Splits:
     splits = plan.splits or _spool(plan, keep_files=not done)
     if done:
         return splits
-    policy = ExtractPolicy(cut.shard_mb, cut.on_bad_video == "skip", cut.max_bad_share, cut.workers)
+    count = len(splits.train.videos) + len(splits.val.videos)
+    workers = 1 if plan.splits is None or count <= FEW_VIDEOS else cut.workers
+    policy = ExtractPolicy(cut.shard_mb, cut.on_bad_video == "skip", cut.max_bad_share, workers)
     extract(clip_jobs(splits, plan.params), partial / CLIPS, partial / ".resume/extract_frames", policy)
     (partial / CLIPS / "unlabeled").mkdir(exist_ok=True)
     for path in (partial / SPOOL).rglob("*.npy"):

@@ -1,4 +1,4 @@
-"""`training.json` of a model folder: the videos it was trained on, and which of their frames were selected."""
+"""`training.json` of a model folder: its videos, and which of their frames were selected."""
 
 import json
 from pathlib import Path
