@@ -28,7 +28,7 @@ CHANGES: dict[str, JsonValue] = {
     "pretrain_vae.steps": 3, "train_denoiser.steps": 3, "train_denoiser.context_frames": 3,
     "evaluate_tasks.interpolate_frames": [1], "train_denoiser.max_span": 4,
 }  # fmt: skip
-TIMEOUT = 300.0  # seconds
+TIMEOUT = 1500.0  # seconds
 
 
 def draw_videos(folder: Path) -> None:

@@ -343,8 +343,8 @@ class Model:
         config = self._model.config
         if task not in self.tasks:
             raise UserError(
-                f"{self._folder / DENOISER}: was trained for {', '.join(self.tasks)}, not {task}; set "
-                f"train_denoiser.tasks.{task} above 0 in params.yaml and run `dvc repro`"
+                f"{self._folder / DENOISER}: was trained for {', '.join(self.tasks)}, not {task}; train "
+                f"with train_denoiser.tasks.{task} above 0, as recipe tasks has it"
             )
         if sampling.guidance != 1 and config.context_dropout == 0:
             raise UserError(

@@ -11,6 +11,7 @@ from statistics import median
 from typing import TypeAlias
 
 from pydantic import JsonValue
+from tqdm import tqdm
 
 from vdp.config.messages import validate
 from vdp.config.schema import ClipParams
@@ -125,7 +126,8 @@ def _split_span(source: Source, pace: Pace, frames: int) -> Splits:
     (item,) = source.items()
     label = source.label(item)
     try:
-        count = sum(1 for _ in source.frames(item, pace))
+        bar = tqdm(source.frames(item, pace), "counting", unit="frame", file=sys.stderr, delay=2, leave=False)
+        count = sum(1 for _ in bar)
     except UNUSABLE as error:
         raise UserError(_unusable(label, error)) from None
     held = max(frames, round(END_SHARE * count))

@@ -356,7 +356,7 @@ def check_models(models: str) -> None:
     folder = Path(models).expanduser()
     if not all((folder / name).is_dir() for name in ("codec", "denoiser")):
         raise FileNotFoundError(
-            f"{models}: no trained models (codec, denoiser); train them with `make run` or vdp.train, or "
+            f"{models}: no trained models (codec, denoiser); train them with `make run` or `vdp train`, or "
             "name another folder with --models"
         )
 

@@ -1,9 +1,10 @@
 """The command train: from videos to a folder of trained models."""
 
+import sys
 from typing import Annotated
 
 from pydantic import JsonValue
-from typer import Argument, Option
+from typer import Argument, Exit, Option
 
 from vdp.api.train import REPORT_FILE, TrainingPlan, plan_training, run
 from vdp.api.train_videos import Splits, clip_params, extract_params
@@ -54,7 +55,11 @@ def train(
     print(training_table(RunParams.of(plan.params)), flush=True)
     if dry_run:
         return
-    run(plan)
+    try:
+        run(plan)
+    except KeyboardInterrupt:
+        print("\ninterrupted; the same command continues", file=sys.stderr)
+        raise Exit(130) from None
     shown = printable(out)
     print(f"wrote {shown}; report: {shown}/{REPORT_FILE}; predict: vdp predict CLIP --models {shown}")
 
