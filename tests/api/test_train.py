@@ -1,6 +1,7 @@
 """Trainings outside DVC: their inputs, params and folders; tests/cli/test_train.py runs one."""
 
 import json
+import os
 import weakref
 from collections.abc import Iterator
 from pathlib import Path
@@ -281,6 +282,9 @@ INVALID = {
     r"videos\[0\]: a single video of 30 frames.* at least 44": {"videos": [video(0, count=30)]},
     "videos: none.mp4 not found": {"videos": "none.mp4"},
     "lies in the folder of videos": {"videos": "."},
+    "target_offsets=.*expected 1 among them": {
+        "changes": {"train_denoiser.target_offsets": [2, 4], "predict.hops": [13, 15, 17, 19, 20, 22]}
+    },
     "cannot be created": {"folder": "file/x"},
     "expected the name of a folder": {"folder": "."},
 }
@@ -299,6 +303,32 @@ def test_videos_to_validate_on_are_not_trained_on(stages):
     write_video(Path("videos/b.mp4"))
     with pytest.raises(UserError, match="val: 1 of its videos are also trained on, such as videos/b.mp4"):
         train("videos", "new", val="videos/b.mp4")
+
+
+def test_a_folder_in_place_of_the_work_in_progress_is_kept(stages):
+    Path("new.partial").mkdir()
+    Path("new.partial/kept.txt").write_text("mine")
+    with pytest.raises(UserError, match="new.partial: exists and is no training in progress"):
+        train([video(0)], "new")
+    assert os.listdir("new.partial") == ["kept.txt"]
+
+
+@pytest.mark.parametrize(
+    ("uri", "expected"),
+    [
+        (None, "sqlite:///{here}/mlflow.db"),
+        ("sqlite:///runs/a.db", "sqlite:///{here}/runs/a.db"),
+        ("sqlite:////data/a.db", "sqlite:////data/a.db"),
+        ("http://host:5000", "http://host:5000"),
+        ("mlruns", "{here}/mlruns"),
+    ],
+)
+def test_the_store_is_that_of_the_current_folder(tmp_path, monkeypatch, uri, expected):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    if uri:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    assert module._store(Path("new")) == expected.format(here=tmp_path)
 
 
 def test_a_folder_created_meanwhile_is_kept(stages):

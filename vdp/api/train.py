@@ -55,6 +55,7 @@ if TYPE_CHECKING:
 MODELS, CLIPS, LATENTS = Path("data/models"), Path("data/clips"), Path("data/latents")
 REPORT = Path("data/report")
 REQUEST, LOCK, SPOOL = "request.json", "lock", "videos"
+UNFINISHED = (f"{REQUEST}.part",)  # beside the lock where a training was killed as it began
 STORE = "mlflow.db"  # beside the model folder
 REPORT_FILE = "report.html"  # of a model folder
 REPORT_MODULE = "vdp.api.train_report"
@@ -175,6 +176,10 @@ def run(plan: TrainingPlan) -> None:
     """Run a training, or continue it where it was interrupted, and write the model folder."""
     partial = plan.partial
     created = not partial.exists()
+    if not created and not (partial / REQUEST).is_file() and set(os.listdir(partial)) - {LOCK, *UNFINISHED}:
+        raise UserError(
+            f"{partial}: exists and is no training in progress; name another folder, or remove it"
+        )
     try:
         partial.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -294,10 +299,8 @@ def _run(plan: TrainingPlan, module: str, lock: int) -> None:
 
     It inherits the lock: where this process is killed, the next call waits for the module to end.
     """
-    store = f"sqlite:///{plan.folder.parent.resolve() / STORE}"
     environment = {name: value for name, value in os.environ.items() if not name.startswith("DVC_")}
-    environment |= {"MLFLOW_TRACKING_URI": os.environ.get("MLFLOW_TRACKING_URI") or store}
-    environment |= {"DVC_EXP_NAME": plan.folder.name}  # of the run in MLflow
+    environment |= {"MLFLOW_TRACKING_URI": _store(plan.folder), "DVC_EXP_NAME": plan.folder.name}
     command = [sys.executable, "-m", module]
     with subprocess.Popen(command, cwd=plan.partial, env=environment, pass_fds=[lock]) as process:
         try:
@@ -308,6 +311,15 @@ def _run(plan: TrainingPlan, module: str, lock: int) -> None:
     if code:
         name = module.rpartition(".")[2]
         raise UserError(f"{name}: exit code {code}, its message is above; the same command continues")
+
+
+def _store(folder: Path) -> str:
+    """Return the MLflow store: MLFLOW_TRACKING_URI as in the current folder, else a file beside the model's."""
+    uri = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{folder.parent.resolve() / STORE}"
+    scheme, separator, path = uri.partition(":///")
+    if scheme == "sqlite" and path:
+        return f"{scheme}{separator}{Path(path).absolute()}"
+    return uri if "://" in uri else str(Path(uri).absolute())
 
 
 def _publish(plan: TrainingPlan, splits: Splits) -> None:
