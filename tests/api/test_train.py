@@ -283,7 +283,11 @@ INVALID = {
     "videos: none.mp4 not found": {"videos": "none.mp4"},
     "lies in the folder of videos": {"videos": "."},
     "target_offsets=.*expected 1 among them": {
-        "changes": {"train_denoiser.target_offsets": [2, 4], "predict.hops": [13, 15, 17, 19, 20, 22]}
+        "changes": {
+            "train_denoiser.target_offsets": [2, 4],
+            "predict.hops": [13, 15, 19, 23],
+            "clip.frames": 23,
+        }
     },
     "cannot be created": {"folder": "file/x"},
     "expected the name of a folder": {"folder": "."},

@@ -314,7 +314,7 @@ def _run(plan: TrainingPlan, module: str, lock: int) -> None:
 
 
 def _store(folder: Path) -> str:
-    """Return the MLflow store: MLFLOW_TRACKING_URI as in the current folder, else a file beside the model's."""
+    """Return the MLflow store: MLFLOW_TRACKING_URI seen from here, else a file beside the model folder."""
     uri = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{folder.parent.resolve() / STORE}"
     scheme, separator, path = uri.partition(":///")
     if scheme == "sqlite" and path:

@@ -55,8 +55,8 @@ def _check_every_frame(params: Mapping[str, JsonValue]) -> None:
     missing = set(range(1, 1 + (train.targets if denoiser.is_joint else 1))) - set(train.target_offsets)
     if missing:
         raise UserError(
-            f"train_denoiser.target_offsets={train.target_offsets}: expected {min(missing)} among them, as every "
-            "frame is predicted; add it"
+            f"train_denoiser.target_offsets={train.target_offsets}: expected {min(missing)} among them, as "
+            "every frame is predicted; add it"
         )
 
 
