@@ -27,4 +27,4 @@ def test_the_examples_of_the_api_page_run_in_their_order(tmp_path):
     )
     assert done.returncode == 0, done.stderr[-2000:]
     assert "'tasks':" in done.stdout
-    assert (tmp_path / "my_training/data/models/denoiser/model.safetensors").is_file()
+    assert (tmp_path / "my_model/denoiser/model.safetensors").is_file()

@@ -1,5 +1,9 @@
-"""`vdp.train`: its folder and the inputs that it refuses; tests/test_docs.py runs a training."""
+"""Trainings outside DVC: their inputs, params and folders; tests/cli/test_train.py runs one."""
 
+import json
+import os
+import weakref
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -7,123 +11,351 @@ import pytest
 import yaml
 
 from vdp.api import train as module
-from vdp.api.train import train
+from vdp.api.train import plan_training, run, train
+from vdp.api.train_params import frame_size, training_params
+from vdp.api.train_videos import open_videos
+from vdp.api.training_record import TrainingRecord, read_record
 from vdp.core.errors import UserError
+from vdp.data.sources.split import train_and_val
 from vdp.data.stores.clips import ClipStore
+from vdp.data.video.write import write_frames
 
-pytestmark = pytest.mark.slow
+COUNT = 44  # frames of a video: enough to hold out its end
 
 
-def video(seed: int, masks: bool = False, count: int = 22):
+def video(seed: int, masks: bool = False, count: int = COUNT, size: tuple[int, int] = (16, 24)):
     rng = np.random.default_rng(seed)
-    clip = rng.integers(0, 256, (count, 64, 96, 3), dtype=np.uint8)
+    clip = rng.integers(0, 256, (count, *size, 3), dtype=np.uint8)
     return (clip, rng.integers(0, 49, clip.shape[:3], dtype=np.uint8)) if masks else clip
 
 
-def params(folder: Path) -> dict[str, dict[str, object]]:
-    return yaml.safe_load((folder / "params.yaml").read_text())
+def write_video(path: Path, seed: int = 0, count: int = COUNT, size: tuple[int, int] = (16, 24)) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_frames(path, iter(video(seed, count=count, size=size)), 10)
+    return path
 
 
 @pytest.fixture
-def stages(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The stages that a training would run; none runs."""
+def stages(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[str]:
+    """The modules that a training runs, in tmp_path; each writes a file in place of its output."""
     stages: list[str] = []
-    monkeypatch.setattr(module, "_run", lambda folder, stage, output: stages.append(stage))
-    monkeypatch.setattr(module, "load", lambda folder: folder)
+
+    def fake(plan, name, lock):
+        stages.append(name.rpartition(".")[2])
+        output = dict(module._stages(plan.partial))[name]
+        (plan.partial / output).mkdir(parents=True)
+        (plan.partial / output / "written").write_text(name)
+
+    monkeypatch.setattr(module, "_run", fake)
+    monkeypatch.setattr("vdp.api.model.load", Path)
+    monkeypatch.chdir(tmp_path)
     return stages
 
 
-def test_a_training_has_clips_params_and_stages(stages, tmp_path):
-    folder = train([video(n) for n in range(12)], tmp_path / "new", recipe="smoke", changes={"seed": 5})
-    assert folder == tmp_path / "new/data/models"
-    assert stages == ["pretrain_vae", "encode_latents", "train_denoiser"]
-    sizes = [len(ClipStore(tmp_path / "new/data/clips" / split)) for split in ("train", "val")]
-    assert sizes == [11, 1]
-    written = params(tmp_path / "new")
-    assert (written["seed"], written["pretrain_vae"]["steps"], written["pretrain_vae"]["mask_weight"]) == (
+@pytest.fixture
+def kept(monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of the work in progress, which is not turned into a model folder."""
+    monkeypatch.setattr(module, "_publish", lambda plan, splits: None)
+    return Path("new.partial")
+
+
+def names(split: str, folder: Path = Path("new.partial")) -> list[str]:
+    return ClipStore(folder / "data/clips" / split).names
+
+
+# --- Folders ---------------------------------------------------------------------------------------------
+
+
+def test_the_model_folder_appears_whole_and_nothing_else_is_left(stages):
+    assert train([video(0), video(1)], "new", recipe="smoke", changes={"seed": 5}) == Path("new")
+    assert stages == ["pretrain_vae", "encode_latents", "train_denoiser", "train_report"]
+    assert [path.name for path in Path().iterdir()] == ["new"]
+    found = {str(path.relative_to("new")) for path in Path("new").rglob("*") if path.is_file()}
+    assert found == {"codec/written", "denoiser/written", "written", "params.yaml", "training.json"}
+    params = yaml.safe_load(Path("new/params.yaml").read_text())
+    assert (params["seed"], params["pretrain_vae"]["steps"], params["pretrain_vae"]["mask_weight"]) == (
         5,
         6,
         0,
     )
-    assert (tmp_path / "new/stages/pretrain_vae.py").is_file() and (
-        tmp_path / "new/vdp/__init__.py"
-    ).is_file()
-    assert [path.name for path in tmp_path.iterdir()] == ["new"]
 
 
-def test_the_segmenter_is_trained_if_both_splits_have_masks(stages, tmp_path):
+def test_the_record_names_the_videos_and_the_selected_frames(stages):
+    write_video(Path("videos/a.mp4"))
+    write_video(Path("videos/b.mp4"), count=5)
+    train("videos", "new", val=[write_video(Path("c.mp4"))], changes={"extract_frames.interval": 2})
+    record = read_record(Path("new"))
+    assert record is not None
+    assert (record.train, record.val, record.interval) == (["a.mp4"], ["c.mp4"], 2)
+    (skipped,) = record.skipped
+    assert skipped["video"] == "b.mp4" and "videos/b.mp4: too few frames" in skipped["reason"]
+
+
+def test_the_interval_of_a_clip_follows_the_trained_rate():
+    record = TrainingRecord(interval=1, fps=10, held_out="", train=[], val=[], skipped=[])
+    assert [record.interval_at(rate) for rate in (30, 29.97, 24, 5)] == [3, 3, 2, 1]
+    assert record.model_copy(update={"fps": None, "interval": 4}).interval_at(30) == 4
+
+
+def test_the_segmenter_is_trained_if_both_splits_have_masks(stages):
     labelled = [video(n, masks=True) for n in range(2)]
-    train(labelled, tmp_path / "a", val=labelled[:1])
-    assert stages[-2:] == ["train_classifier", "train_segmenter"]  # the encoder is the classifier's
-    assert params(tmp_path / "a")["pretrain_vae"]["mask_weight"] > 0
-    train(labelled, tmp_path / "b", val=[video(9)])
-    assert stages[-1] == "train_denoiser"
+    train(labelled, "a", val=labelled[:1])
+    assert stages[3:] == ["train_classifier", "train_segmenter", "train_report"]
+    assert yaml.safe_load(Path("a/params.yaml").read_text())["pretrain_vae"]["mask_weight"] > 0
     stages.clear()
-    train(labelled, tmp_path / "c", val=labelled[:1], changes={"train_segmenter.pretrained": False})
-    assert stages[-2:] == ["train_denoiser", "train_segmenter"]
+    train(labelled, "b", val=[video(9)])
+    assert "train_segmenter" not in stages
+    stages.clear()
+    train(labelled, "c", val=labelled[:1], changes={"train_segmenter.pretrained": False})
+    assert "train_segmenter" in stages and "train_classifier" not in stages
 
 
-def test_resume_continues_with_the_clips_of_the_folder(stages, tmp_path):
-    train([video(0), video(1)], tmp_path / "new")
-    manifest = tmp_path / "new/data/clips/train/manifest.json"
+def test_the_same_call_continues_after_an_interruption_without_redoing_finished_parts(stages, monkeypatch):
+    def interrupted(plan, name, lock):
+        if name.endswith("train_denoiser"):
+            raise KeyboardInterrupt
+        fake(plan, name, lock)
+
+    fake = module._run
+    monkeypatch.setattr(module, "_run", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        train((video(n) for n in range(2)), "new")
+    manifest = Path("new.partial/data/clips/train/manifest.json")
     written = manifest.stat().st_mtime_ns
-    train([], tmp_path / "new", resume=True)
+    assert not Path("new").exists() and not list(Path("new.partial/videos").rglob("*.npy"))
+    monkeypatch.setattr(module, "_run", fake)
+    monkeypatch.setattr(module, "_publish", lambda plan, splits: None)
+    train((video(n) for n in range(2)), "new")
+    assert stages == ["pretrain_vae", "encode_latents", "train_denoiser", "train_report"]
     assert manifest.stat().st_mtime_ns == written
-    with pytest.raises(UserError, match="resume=True: expected no recipe and no changes"):
-        train([], tmp_path / "new", resume=True, changes={"seed": 1})
 
+
+@pytest.mark.parametrize(
+    ("message", "videos", "changes"),
+    [
+        ("interrupted training with other params", 2, {"seed": 1}),
+        (r"videos\[1\]: differs from that of the interrupted training", (0, 7), {}),
+        ("videos: 1 of the interrupted training are missing", 1, {}),
+    ],
+)
+def test_another_training_does_not_continue_an_interrupted_one(stages, kept, message, videos, changes):
+    train([video(0), video(1)], "new", val=[video(2)])
+    seeds = range(videos) if isinstance(videos, int) else videos
+    with pytest.raises(UserError, match=message):
+        train([video(seed) for seed in seeds], "new", val=[video(2)], changes=changes)
+    assert (kept / "data/models/codec/written").is_file()
+
+
+def test_changed_files_do_not_continue_an_interrupted_training_and_force_starts_anew(stages, kept):
+    write_video(Path("videos/a.mp4"))
+    train("videos", "new")
+    write_video(Path("videos/a.mp4"), count=60)
+    with pytest.raises(UserError, match="with other videos"):
+        train("videos", "new")
+    train("videos", "new", force=True)
+    assert stages.count("pretrain_vae") == 2
+
+
+def test_only_the_folder_of_a_training_is_replaced(stages):
+    Path("new").mkdir()
+    Path("new/kept.txt").write_text("mine")
+    for force, message in ((False, "new: exists; name another"), (True, "is no folder of a training")):
+        with pytest.raises(UserError, match=message):
+            train([video(0)], "new", force=force)
+    train([video(0)], "other")
+    train([video(1)], "other", force=True)
+    assert Path("new/kept.txt").is_file() and stages.count("train_report") == 2
+    assert sorted(path.name for path in Path().iterdir()) == ["new", "other"]
+
+
+# --- Params ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("aspect", "size"),
+    [(640 / 272, (48, 112)), (176 / 144, (72, 88)), (4 / 3, (72, 96)), (9 / 16, (104, 56))],
+)
+def test_the_frame_size_has_the_aspect_ratio_at_about_the_default_pixels(aspect, size):
+    assert frame_size(aspect, 64 * 96, 8) == size
+
+
+@pytest.mark.parametrize("aspect", [0.05, 0.3, 1.0, 3.0, 20.0])
+@pytest.mark.parametrize("multiple", [4, 8, 16])
+def test_every_aspect_ratio_has_a_frame_size(aspect, multiple):
+    height, width = frame_size(aspect, 64 * 96, multiple)
+    assert height % multiple == width % multiple == 0 and min(height, width) >= 16
+    assert height * width <= 1.6 * 64 * 96 * max(1.0, aspect / 10, 0.1 / aspect)
+
+
+def test_the_frame_size_is_that_of_the_videos_unless_it_is_set(stages, kept):
+    write_video(Path("tall.mp4"), size=(64, 32))
+    assert plan_training("tall.mp4", "x", None, None, {}, False).params["clip"]["height"] == 112
+    for recipe, changes in ((None, {"clip.height": 48, "clip.width": 64}), ("full", {})):
+        clip = plan_training("tall.mp4", "x", None, recipe, changes, False).params["clip"]
+        assert clip["width"] in (64, 240)
+    assert plan_training([video(0, size=(64, 32))], "x", None, None, {}, False).params["clip"]["width"] == 56
+
+
+def test_a_recipe_is_over_recipe_own_and_single_values_over_both():
+    params = training_params("smoke", {"pretrain_vae.steps": 3})
+    assert (params["pretrain_vae"]["steps"], params["pretrain_vae"]["batch_size"]) == (3, 4)
+    assert params["extract_frames"]["on_bad_video"] == "skip"
+
+
+# --- Held-out videos -------------------------------------------------------------------------------------
+
+
+def test_a_share_of_the_videos_is_held_out_by_their_names(stages, kept):
+    for name in "abcdef":
+        write_video(Path(f"videos/{name}.mp4"))
+    train("videos", "new", changes={"extract_frames.stride": 44})
+    val, trained = ({name.rpartition("_")[0] for name in names(split)} for split in ("val", "train"))
+    assert val | trained == set("abcdef") and not val & trained
+    items = [f"{name}.mp4" for name in "abcdef"]
+    assert val == {item.removesuffix(".mp4") for item in train_and_val(items, 0.1)[1]}
+
+
+def test_the_end_of_a_single_video_is_held_out(stages, kept):
+    frames = video(0, count=110)
+    train([frames], "new", changes={"clip.height": 16, "clip.width": 24})
+    held = [int(name.rpartition("_")[2]) for name in names("val")]
+    trained = [int(name.rpartition("_")[2]) for name in names("train")]
+    assert max(trained) + 22 <= 88 == min(held)
+    store = ClipStore(Path("new.partial/data/clips/val"))
+    assert (store.frames(0) == frames[88:]).all()
+
+
+def test_folders_named_train_and_val_are_splits(stages, kept):
+    for folder in ("train", "val"):
+        write_video(Path(folder, "a.mp4"))
+    train(["train", "val"], "new")
+    assert names("train")[0].startswith("train_a") and names("val")[0].startswith("val_a")
+
+
+def test_files_of_one_name_and_folders_are_joined_and_repeats_dropped(tmp_path):
+    paths = [write_video(tmp_path / name) for name in ("x/clip.mp4", "y/clip.mp4", "z/other.mp4", "z/b.mp4")]
+    found = open_videos([*paths[:3], tmp_path / "z"], "videos").items()
+    assert found == ["x/clip.mp4", "y/clip.mp4", "other.mp4", "z/b.mp4"]
+    assert open_videos([tmp_path / "*" / "clip.mp4"], "videos").items() == ["x/clip.mp4", "y/clip.mp4"]
+
+
+# --- Arrays ----------------------------------------------------------------------------------------------
+
+
+def test_a_generator_is_consumed_video_by_video(stages, kept):
+    alive: list[int] = []
+    living: list[weakref.ref[np.ndarray]] = []
+
+    def videos() -> Iterator[np.ndarray]:
+        for number in range(8):
+            alive.append(sum(reference() is not None for reference in living))
+            made = video(number)
+            living.append(weakref.ref(made))
+            yield made
+            del made
+
+    train(videos(), "new", changes={"clip.height": 16, "clip.width": 24})
+    assert len(alive) == 8 and max(alive) <= 2
+    assert len(names("train")) + len(names("val")) == 8 * 3
+
+
+def test_an_unusable_array_is_listed_and_the_others_are_used(stages, kept, capsys):
+    train([video(0), video(1).astype(np.int32), video(2), video(3, count=5)], "new", val=[video(4)])
+    shown = capsys.readouterr().err
+    assert "skipped: videos[1].frames: expected uint8" in shown and "skipped: videos[3]: too few" in shown
+    assert len(names("train")) == 2 * 3
+
+
+# --- Refusals --------------------------------------------------------------------------------------------
 
 INVALID = {
-    "videos: expected at least 2 without val, got 1": {"videos": [video(0)]},
-    "videos: expected a sequence of at least one video": {"videos": []},
-    "videos: expected a sequence": {"videos": (video(n) for n in range(3))},
-    "val: expected a sequence of at least one video": {"val": []},
+    "videos: expected at least one video": {"videos": []},
+    "videos: expected videos, such as a list": {"videos": 3},
+    "val: expected at least one video": {"val": []},
+    "val: expected paths or arrays, as videos": {"val": "here.mp4"},
     "recipe='tiny': expected one of .*smoke": {"recipe": "tiny"},
     "seed=-1: expected": {"changes": {"seed": -1}},
     "train_denoiser.stepz": {"changes": {"train_denoiser.stepz": 1}},
     "changes: seed=.* expected a plain value": {"changes": {"seed": np.int64(3)}},
     "temporal_factor=2": {"changes": {"vae.temporal_factor": 2}},
-    r"videos\[0\].* 5": {"videos": [video(0, count=5), video(1)]},
-    "no training to resume": {"resume": True},
+    r"videos\[0\].* 5": {"videos": [video(0, count=5), video(1, count=5)], "val": [video(2)]},
+    r"videos\[0\]: a single video of 30 frames.* at least 44": {"videos": [video(0, count=30)]},
+    "videos: none.mp4 not found": {"videos": "none.mp4"},
+    "lies in the folder of videos": {"videos": "."},
+    "target_offsets=.*expected 1 among them": {
+        "changes": {
+            "train_denoiser.target_offsets": [2, 4],
+            "predict.hops": [13, 15, 19, 23],
+            "clip.frames": 23,
+        }
+    },
+    "cannot be created": {"folder": "file/x"},
+    "expected the name of a folder": {"folder": "."},
 }
 
 
 @pytest.mark.parametrize("message", INVALID)
 def test_an_invalid_input_is_refused_and_leaves_nothing(stages, tmp_path, message):
-    with pytest.raises(ValueError, match=message):
-        train(**({"videos": [video(0), video(1)], "folder": tmp_path / "new"} | INVALID[message]))
-    assert stages == [] and list(tmp_path.iterdir()) == []
+    Path("file").write_text("mine")
+    with pytest.raises((ValueError, OSError), match=message):
+        train(**({"videos": [video(0), video(1)], "folder": "new"} | INVALID[message]))
+    assert stages == [] and list(tmp_path.iterdir()) == [tmp_path / "file"]
 
 
-def test_existing_files_are_kept(stages, tmp_path, monkeypatch):
-    (tmp_path / "new").mkdir()
-    names = ("new/kept.txt", "other.part", "file")
-    for name in names:
-        (tmp_path / name).write_text("mine")
-    for folder, message in (("new", "new: exists"), ("file/x", "cannot be created")):
-        with pytest.raises(UserError, match=message):
-            train([video(0), video(1)], tmp_path / folder)
-    train([video(0), video(1)], tmp_path / "other")
-    assert all((tmp_path / name).read_text() == "mine" for name in names)
+def test_videos_to_validate_on_are_not_trained_on(stages):
+    write_video(Path("videos/a.mp4"))
+    write_video(Path("videos/b.mp4"))
+    with pytest.raises(UserError, match="val: 1 of its videos are also trained on, such as videos/b.mp4"):
+        train("videos", "new", val="videos/b.mp4")
 
 
-def test_a_folder_created_meanwhile_is_kept(stages, tmp_path, monkeypatch):
-    extract = module.extract
+def test_a_folder_in_place_of_the_work_in_progress_is_kept(stages):
+    Path("new.partial").mkdir()
+    Path("new.partial/kept.txt").write_text("mine")
+    with pytest.raises(UserError, match="new.partial: exists and is no training in progress"):
+        train([video(0)], "new")
+    assert os.listdir("new.partial") == ["kept.txt"]
 
-    def slow_extract(*given):
-        (tmp_path / "new").mkdir()
-        (tmp_path / "new/kept.txt").write_text("mine")
-        return extract(*given)
 
-    monkeypatch.setattr(module, "extract", slow_extract)
+@pytest.mark.parametrize(
+    ("uri", "expected"),
+    [
+        (None, "sqlite:///{here}/mlflow.db"),
+        ("sqlite:///runs/a.db", "sqlite:///{here}/runs/a.db"),
+        ("sqlite:////data/a.db", "sqlite:////data/a.db"),
+        ("http://host:5000", "http://host:5000"),
+        ("mlruns", "{here}/mlruns"),
+    ],
+)
+def test_the_store_is_that_of_the_current_folder(tmp_path, monkeypatch, uri, expected):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    if uri:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    assert module._store(Path("new")) == expected.format(here=tmp_path)
+
+
+def test_a_folder_created_meanwhile_is_kept(stages):
+    plan = plan_training([video(0)], "new", None, None, {}, False)
+    Path("new").mkdir()
     with pytest.raises(UserError, match="was created meanwhile"):
-        train([video(0), video(1)], tmp_path / "new")
-    assert [str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*")] == ["new", "new/kept.txt"]
+        run(plan)
+    assert list(Path("new").iterdir()) == [] and Path("new.partial/data/models").is_dir()
 
 
-def test_a_failed_stage_is_reported_with_how_to_continue(tmp_path, capfd):
-    (tmp_path / "stages").mkdir()
-    (tmp_path / "stages/broken.py").write_text("import sys; sys.exit('no disk')")
-    with pytest.raises(UserError, match="broken: exit code 1.*resume=True"):
-        module._run(tmp_path, "broken", Path("output"))
+def test_a_failed_stage_is_reported_with_how_to_continue(tmp_path, capfd, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    plan = plan_training([video(0)], "new", None, None, {}, False)
+    plan.partial.mkdir()
+    (plan.partial / "broken.py").write_text("import sys; sys.exit('no disk')")
+    with (
+        (plan.partial / "lock").open("w") as lock,
+        pytest.raises(UserError, match="broken: exit code 1.*same command"),
+    ):
+        module._run(plan, "broken", lock.fileno())
     assert "no disk" in capfd.readouterr().err
+
+
+def test_an_entry_of_the_request_is_plain_data(stages, kept):
+    train([video(0)], "new")
+    assert set(json.loads((kept / "request.json").read_text())) == {"videos", "params", "code"}

@@ -18,6 +18,7 @@ from vdp.api.loading import DENOISER, SEGMENTER, LatentDiffusion, load_latent_di
 from vdp.api.motion import MOTION_SAMPLING, ClipObjects, load_motion
 from vdp.api.sampling import DEFAULT, MODE, UNSCALED, Sampling
 from vdp.api.tracks import TRACKED_MASKS, TRACKING, load_tracker
+from vdp.api.training_record import read_record
 from vdp.config.choices import MIN_START_TIME
 from vdp.core.device import autocast, pick_device
 from vdp.core.errors import UserError
@@ -292,6 +293,19 @@ class Model:
             "schedule": config.diffusion.schedule,
             "prediction": config.diffusion.prediction,
             "segmenter": self.segments,
+            **self._training(),
+        }
+
+    def _training(self) -> dict[str, object]:
+        """Describe the videos of a training outside the pipeline."""
+        record = read_record(self._folder)
+        if record is None:
+            return {}
+        rate = f"every {record.interval}" if record.fps is None else f"{record.fps:g} per second"
+        return {
+            "trained_on": record.train,
+            "validated_on": f"{', '.join(record.val)} ({record.held_out})",
+            "selected_frames": rate,
         }
 
     def _compose(self, clip: Frames, frames: int, seed: int) -> Frames | None:
@@ -338,8 +352,8 @@ class Model:
         config = self._model.config
         if task not in self.tasks:
             raise UserError(
-                f"{self._folder / DENOISER}: was trained for {', '.join(self.tasks)}, not {task}; set "
-                f"train_denoiser.tasks.{task} above 0 in params.yaml and run `dvc repro`"
+                f"{self._folder / DENOISER}: was trained for {', '.join(self.tasks)}, not {task}; train "
+                f"with train_denoiser.tasks.{task} above 0, as recipe tasks has it"
             )
         if sampling.guidance != 1 and config.context_dropout == 0:
             raise UserError(

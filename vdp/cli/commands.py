@@ -1,4 +1,4 @@
-"""Video commands: predict, generate, interpolate, restore, segment, info, submit.
+"""Video commands: train, predict, generate, interpolate, restore, segment, info, submit.
 
 Options and inputs are checked before torch is imported, so errors are printed immediately.
 """
@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Annotated, ParamSpec
 from typer import Argument, Exit, Option, Typer
 
 from vdp.api.sampling import DEFAULT, MODE, UNSCALED, Sampling
+from vdp.api.training_record import read_record
+from vdp.cli.train import train
 from vdp.cli.video_io import (
     check_clips,
     check_full_size,
@@ -34,7 +36,7 @@ from vdp.cli.video_io import (
 )
 from vdp.config.choices import SAMPLERS, check_sampling, limits
 from vdp.core.errors import UserError
-from vdp.data.sources.input_clips import PICTURES_RATE, find_clip, find_clips
+from vdp.data.sources.input_clips import PICTURES_RATE, InputClip, find_clip, find_clips
 from vdp.data.stores.clips import Pixels
 from vdp.data.video.decode import quiet_decoder
 from vdp.data.video.letterbox import exceeds
@@ -66,6 +68,7 @@ def span(name: str) -> str:
 
 CLIP_HELP = "A video file, a folder of pictures, or a glob in quotes."
 MASK_OUT_HELP = "Output: .npy of class ids (T, H, W), or colours as .mp4, .gif or a folder of PNGs."
+INTERVAL_HELP = "Take every n-th frame of the input; default: as the model was trained."
 KNOWN_HELP = f"Number of context frames, {span('--known')}; default: as many as the model uses."
 FPS_HELP = (
     f"Output frames per second, {span('--fps')}; default: as the input, {PICTURES_RATE:g} for pictures."
@@ -79,6 +82,7 @@ MaskOut = Annotated[str, Option("--out", "-o", help=MASK_OUT_HELP)]
 Frames = Annotated[int, Option(help=f"Number of frames to predict, {span('--frames')}.")]
 Known = Annotated[int | None, Option(help=KNOWN_HELP, show_default=False)]
 Interval = Annotated[int, Option(help="Take every n-th frame of the input.")]
+TrainedInterval = Annotated[int | None, Option(help=INTERVAL_HELP, show_default=False)]
 Samples = Annotated[int, Option(help=f"Number of samples, {span('--samples')}.")]
 Count = Annotated[int, Option("--count", "-n", help=f"Number of clips, {span('-n')}.")]
 Sampler = Annotated[str, Option(help=f"Sampler: {', '.join(SAMPLERS)}.")]
@@ -102,7 +106,7 @@ def predict(
     out: Out = "future.mp4",
     frames: Frames = 11,
     known: Known = None,
-    interval: Interval = 1,
+    interval: TrainedInterval = None,
     samples: Samples = 1,
     sampler: Sampler = DEFAULT.sampler,
     steps: Steps = DEFAULT.steps,
@@ -121,13 +125,16 @@ def predict(
     inputs = find_clips(clips)
     jobs = plan_jobs([(clip,) for clip in inputs], out, samples, force)
     check_models(models)
-    check_clips(jobs, known, interval)
+    intervals = {clip: trained_interval(models, clip, interval) for clip in inputs}
+    for job in jobs:
+        check_clips([job], known, intervals[job.clips[0]])
     model = load_model(models)
     size, limit = (model.height, model.width), model.context_frames
     task = f"predicting {plural(samples, 'sample')} of {plural(frames, 'frame')}"
     for job in jobs:
         started = time.monotonic()
-        source = read_context(job.clips[0], interval, known, limit, not dry_run, size, frames * samples)
+        (clip,) = job.clips
+        source = read_context(clip, intervals[clip], known, limit, not dry_run, size, frames * samples)
         sample = functools.partial(model.predict, source.frames)
         if dry_run:
             print_plan(job, source, task, estimate(sample, frames, samples, sampling), sampling)
@@ -179,7 +186,7 @@ def interpolate(
     frames: Frames = 10,
     latent: Latent = False,
     known: Known = None,
-    interval: Interval = 1,
+    interval: TrainedInterval = None,
     samples: Samples = 1,
     sampler: Sampler = DEFAULT.sampler,
     steps: Steps = DEFAULT.steps,
@@ -198,12 +205,14 @@ def interpolate(
     pair = (find_clip(before), find_clip(after))
     (job,) = plan_jobs([pair], out, samples, force)
     check_models(models)
-    check_clips([job], known, interval)
+    intervals = [trained_interval(models, clip, interval) for clip in pair]
+    for clip, every in zip(pair, intervals, strict=True):
+        check_clips([replace(job, clips=(clip,))], known, every)
     model = load_model(models)
     started = time.monotonic()
     size, limit = (model.height, model.width), model.context_frames * model.max_span
-    source = read_context(pair[0], interval, known, limit, not dry_run, size, frames * samples)
-    end = read_context(pair[1], interval, known, limit, False, size, frames * samples)
+    source = read_context(pair[0], intervals[0], known, limit, not dry_run, size, frames * samples)
+    end = read_context(pair[1], intervals[1], known, limit, False, size, frames * samples)
     task = f"interpolating {plural(samples, 'sample')} of {plural(frames, 'frame')}"
 
     def sample(frames: int, samples: int, sampling: Sampling) -> Pixels:
@@ -347,9 +356,17 @@ def check_models(models: str) -> None:
     folder = Path(models).expanduser()
     if not all((folder / name).is_dir() for name in ("codec", "denoiser")):
         raise FileNotFoundError(
-            f"{models}: no trained models (codec, denoiser); train them with `make run` or vdp.train, or "
+            f"{models}: no trained models (codec, denoiser); train them with `make run` or `vdp train`, or "
             "name another folder with --models"
         )
+
+
+def trained_interval(models: str, clip: InputClip, interval: int | None) -> int:
+    """Return `interval`, or where it is not set the one that selects frames as in the model's training."""
+    if interval is not None:
+        return interval
+    record = read_record(Path(models).expanduser())
+    return 1 if record is None else record.interval_at(clip.rate())
 
 
 def load_model(folder: str) -> "Model":
@@ -398,7 +415,7 @@ def format_values(values: Mapping[str, object], indent: str = "") -> Iterator[st
 
 def add_to(app: Typer) -> None:
     """Add the commands to the command line."""
-    for command in (predict, generate, interpolate, restore, segment, info, submit):
+    for command in (train, predict, generate, interpolate, restore, segment, info, submit):
         app.command(rich_help_panel="Videos")(_with_short_errors(command))
 
 

@@ -5,12 +5,13 @@ the rows, the steps and the sampling steps. All but the small motion model are c
 'meta', which computes shapes only.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import partial
 
 import numpy as np
 import torch
+from pydantic import JsonValue
 from torch import Tensor, nn
 
 from vdp.api.motion import ObjectMotion
@@ -72,6 +73,7 @@ PARTS = 5  # parts of the foreground of a frame, which the classifier sees one b
 UTILISATION = {"cpu": 0.5, "cuda": 0.1}  # share of the matmul rate; small convolutions leave a GPU waiting
 GROUND = Ground(0.2, 0.1, 2.0, (0.03, 0.02, 0.03), diameter=1.0, restitution=0.7)  # any: shapes do not depend
 LEFT_OUT = "without simulate, extract_frames, score and evaluate_tasks"
+TRAINING_LEFT_OUT = "without reading and encoding the videos, and without the report"
 NO_CLIPS = (
     "encode_latents, track_objects, predict_motion, predict and segment are left out: their number of clips "
     "is known once data/clips exists; run dvc repro extract_frames"
@@ -108,7 +110,12 @@ class RunParams:
     @classmethod
     def read(cls) -> "RunParams":
         """Read ./params.yaml; a UserError for the first mistake."""
-        data, names = read_file(), [item.name for item in fields(cls)]
+        return cls.of(read_file())
+
+    @classmethod
+    def of(cls, data: Mapping[str, JsonValue]) -> "RunParams":
+        """Take the sections of a params.yaml; a UserError for the first mistake."""
+        names = [item.name for item in fields(cls)]
         return cls(**{name: validate(schema(name), data.get(name), name) for name in names})  # type: ignore[arg-type]
 
 
@@ -124,11 +131,21 @@ def cost_table(labelled: bool = True) -> str:
     params = RunParams.read()
     size = data_size(params.clip, params.extract_frames, params.simulate)
     flops = estimate(params, size, labelled)
-    rows = [*flops.items(), ("all", sum(flops.values()))]
-    lines = ["estimate, TFLOP", *(f"{stage:<16} {format_tflop(value / TERA):>9}" for stage, value in rows)]
+    lines = _rows(flops)
     if size is None:
         lines.append(NO_CLIPS)
-    return "\n".join([*lines, _minutes(sum(flops.values()))])
+    return "\n".join([*lines, f"{_minutes(sum(flops.values()))}; {LEFT_OUT}"])
+
+
+def training_table(params: RunParams) -> str:
+    """Return the estimate of the trainings on clips without masks, as `cost_table`."""
+    flops = estimate(params, DataSize({}, 0, 0))
+    return "\n".join([*_rows(flops), f"{_minutes(sum(flops.values()))}; {TRAINING_LEFT_OUT}"])
+
+
+def _rows(flops: Mapping[str, float]) -> list[str]:
+    rows = [*flops.items(), ("all", sum(flops.values()))]
+    return ["estimate, TFLOP", *(f"{stage:<16} {format_tflop(value / TERA):>9}" for stage, value in rows)]
 
 
 def _minutes(flops: float) -> str:
@@ -139,10 +156,7 @@ def _minutes(flops: float) -> str:
     shown = f"{minutes:.1g} minutes" if minutes < 1 else f"{minutes:.0f} minutes"
     if minutes >= 120:
         shown = f"{minutes / 60:.0f} hours"
-    return (
-        f"about {shown} at {share:.0%} of this machine's matmul rate, {format_tflop(rate / TERA)} TFLOP/s; "
-        f"{LEFT_OUT}"
-    )
+    return f"about {shown} at {share:.0%} of this machine's matmul rate, {format_tflop(rate / TERA)} TFLOP/s"
 
 
 def estimate(params: RunParams, size: DataSize | None, labelled: bool = True) -> dict[str, float]:

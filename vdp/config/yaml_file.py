@@ -26,20 +26,27 @@ def read_file(path: Path = PARAMS_FILE) -> dict[str, JsonValue]:
     """
     if not path.is_file():
         raise UserError(f"{path}: no such file in {Path.cwd()}; run from its folder")
+    try:
+        value = parse_yaml(path.read_text(encoding="utf-8"), str(path))
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: byte {error.start} is not UTF-8; save the file as UTF-8 text") from None
+    if not isinstance(value, dict):
+        raise UserError(f"{path}: expected sections such as `clip:`, got {shown(value)}")
+    return value
+
+
+def parse_yaml(text: str, name: str) -> JsonValue:
+    """Parse YAML 1.2, as `read_file`; `name` is that of the text in messages."""
     yaml = YAML(typ="safe", pure=True)
     yaml.Constructor = _Constructor
     try:
-        value = yaml.load(path.read_text(encoding="utf-8"))
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: byte {error.start} is not UTF-8; save the file as UTF-8 text") from None
+        value: JsonValue = yaml.load(text)
     except YAMLError as error:
-        raise UserError(f"{path}: {_syntax_message(error)}") from None
+        raise UserError(f"{name}: {_syntax_message(error)}") from None
     except RecursionError:
-        raise UserError(f"{path}: is nested too deeply; close the brackets") from None
+        raise UserError(f"{name}: is nested too deeply; close the brackets") from None
     if _count_values(value, {}) > MAX_VALUES:
-        raise UserError(f"{path}: anchors expand to more than {MAX_VALUES} values; write them out")
-    if not isinstance(value, dict):
-        raise UserError(f"{path}: expected sections such as `clip:`, got {shown(value)}")
+        raise UserError(f"{name}: anchors expand to more than {MAX_VALUES} values; write them out")
     return value
 
 

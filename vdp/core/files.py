@@ -32,8 +32,11 @@ def write_text(path: Path, text: str) -> None:
 
 
 @contextmanager
-def locked(path: Path, waiting: str | None = None) -> Iterator[None]:
-    """Hold the lock file `path`; print `waiting` if another process holds it. A dead process releases it."""
+def locked(path: Path, waiting: str | None = None) -> Iterator[int]:
+    """Hold the lock file `path`; print `waiting` if another process holds it. A dead process releases it.
+
+    Yields the file descriptor: a child process that inherits it holds the lock as well.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w") as file:
         try:
@@ -42,4 +45,4 @@ def locked(path: Path, waiting: str | None = None) -> Iterator[None]:
             if waiting:
                 print(waiting, file=sys.stderr)
             fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+        yield file.fileno()

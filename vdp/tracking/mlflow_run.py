@@ -309,7 +309,7 @@ def _open_runs(stage: str, key: str, started_ms: int) -> _Runs:
     from mlflow import MlflowClient
 
     # Two processes that set up a new database at the same time corrupt it, and both would create the parent.
-    with locked(project_root() / "mlflow.db.lock"):
+    with locked(_store_folder() / "mlflow.db.lock"):
         client = MlflowClient(tracking_uri())
         experiment = _experiment_id(client)
         if "MLFLOW_TRACKING_URI" not in os.environ:
@@ -329,7 +329,7 @@ def _experiment_id(client: "MlflowClient") -> str:
     experiment = client.get_experiment_by_name(EXPERIMENT)
     if experiment is None:
         local = tracking_uri().startswith(SQLITE)
-        artifacts = (project_root() / ARTIFACTS).as_uri() if local else None
+        artifacts = (_store_folder() / ARTIFACTS).resolve().as_uri() if local else None
         return client.create_experiment(EXPERIMENT, artifact_location=artifacts)
     if experiment.lifecycle_stage == "deleted":
         client.restore_experiment(experiment.experiment_id)
@@ -399,6 +399,12 @@ def tracking_uri() -> str:
             # MLflow misreads these in a path; relative to the current folder there are none
             return prefix + (os.path.relpath(place) if set(place) & set("?#%") else place)
     return uri
+
+
+def _store_folder() -> Path:
+    """Folder of a local store: artifacts lie beside the SQLite file."""
+    uri = tracking_uri()
+    return Path(uri.removeprefix(SQLITE)).parent if uri.startswith(SQLITE) else project_root()
 
 
 def experiment_key() -> str:

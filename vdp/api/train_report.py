@@ -1,0 +1,183 @@
+"""Report of a training outside DVC: every predicted frame of held-out clips beside copy and optical flow.
+
+Reads   data/clips, data/models; params.yaml: clip, seed
+Writes  data/report: report.html, metrics.json, strips
+"""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from pydantic import JsonValue
+
+from vdp.api.model import Model, load
+from vdp.api.sampling import Sampling
+from vdp.config.read import read_section, read_value, run_stage
+from vdp.config.schema import ClipParams
+from vdp.core.files import replacing
+from vdp.data.stores.clips import ClipStore, Pixels
+from vdp.evaluation.flow import flow_extrapolation
+from vdp.evaluation.frame import FrameScore, FrameTally
+from vdp.evaluation.hops import ClipFrames, score_hops
+from vdp.tracking.figures import encode_png, encode_webp, evenly_spaced, sample_sheet
+from vdp.tracking.mlflow_run import track_stage
+from vdp.tracking.progress import progress
+from vdp.tracking.report import Section, Table, html_report
+
+CLIPS, MODELS, REPORT = Path("data/clips"), Path("data/models"), Path("data/report")
+MAX_CLIPS = 16  # scored
+STRIPS = 4  # of them drawn
+COLUMNS = 6  # frames in a row of a strip
+METHODS = ("predicted", "copy", "flow")
+NOTE = (
+    "Clips that the networks were not trained on, at the frame size of the networks. Each frame after the "
+    "context frames is predicted from the predicted ones before it. PSNR is of all pixels of all clips; copy "
+    "repeats the last context frame, flow moves it on by optical flow."
+)
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """Scores and strips of held-out clips."""
+
+    hops: dict[int, dict[str, FrameScore]]  # by frame number and method
+    codec: FrameScore  # of encoded and decoded true frames: what the codec loses
+    clips: int
+    strips: dict[str, Pixels]
+
+
+def main() -> None:
+    clip, seed = read_section(ClipParams, "clip"), read_value("seed")
+    store, model = ClipStore(CLIPS / "val"), load(MODELS)
+    skipped = [entry["reason"] for name in ("train", "val") for entry in ClipStore(CLIPS / name).skipped]
+    with track_stage("train_report") as tracker:
+        result = evaluate(model, store, clip, Sampling(seed=seed))
+        metrics = metrics_of(result)
+        write_report(result, metrics, skipped)
+        tracker.headline({key: value for key, value in metrics.items() if key != "hops"})
+        tracker.artifact(REPORT / "report.html")
+    print(text_table(result))
+
+
+def evaluate(model: Model, store: ClipStore, clip: ClipParams, sampling: Sampling) -> HeldOut:
+    """Predict the frames after the context frames of clips of a store, evenly spaced, and score them."""
+    rows = evenly_spaced(len(store), MAX_CLIPS)
+    numbers = list(range(clip.known + 1, clip.frames + 1))
+    drawn = set(rows[i] for i in evenly_spaced(len(rows), STRIPS))
+    strips: dict[str, Pixels] = {}
+    codec = FrameTally()
+
+    def predicted() -> Iterator[ClipFrames]:
+        for (row,) in progress(rows, 1, "held-out clips"):
+            frames = np.array(store.frames(row))
+            context, truth = frames[: clip.known], frames[clip.known :]
+            future = model.predict(context, len(truth), sampling=sampling)
+            codec.add(model.round_trip(truth), truth)
+            if row in drawn:
+                strips[store.name(row)] = strip(context, truth, future[0])
+            yield ClipFrames(context, future, truth)
+
+    hops = score_hops(predicted(), numbers)
+    return HeldOut(hops, codec.score(), len(rows), strips)
+
+
+def strip(context: Pixels, truth: Pixels, predicted: Pixels) -> Pixels:
+    """Draw the last context frame and target frames: true, predicted and moved by optical flow."""
+    known, columns = len(context), evenly_spaced(len(truth), COLUMNS)
+    flow = flow_extrapolation(context, [column + 1 for column in columns])
+    moved = dict(zip(columns, flow, strict=True))
+    last = (f"context frame {known}", context[-1])
+    return sample_sheet(
+        [
+            [last, *((f"true {known + 1 + k}", truth[k]) for k in columns)],
+            [last, *((f"predicted {known + 1 + k}", predicted[k]) for k in columns)],
+            [last, *((f"optical flow {known + 1 + k}", moved[k]) for k in columns)],
+        ]
+    )
+
+
+def metrics_of(result: HeldOut) -> dict[str, float | dict[str, dict[str, dict[str, float]]]]:
+    """Return metrics.json: means over the frame numbers, then every frame number."""
+    flat: dict[str, float | dict[str, dict[str, dict[str, float]]]] = {"clips": float(result.clips)}
+    for method, score in means(result.hops).items():
+        prefix = "" if method == "predicted" else f"{method}_"
+        flat |= {f"{prefix}psnr": round(score.psnr, 4), f"{prefix}ssim": round(score.ssim, 4)}
+    flat |= {"codec_psnr": round(result.codec.psnr, 4), "codec_ssim": round(result.codec.ssim, 4)}
+    flat["hops"] = {
+        str(number): {
+            method: {"psnr": round(score.psnr, 4), "ssim": round(score.ssim, 4)}
+            for method, score in scores.items()
+        }
+        for number, scores in result.hops.items()
+    }
+    return flat
+
+
+def means(hops: Mapping[int, Mapping[str, FrameScore]]) -> dict[str, FrameScore]:
+    """Average the scores of each method over the frame numbers."""
+    return {
+        method: FrameScore(
+            float(np.mean([scores[method].psnr for scores in hops.values()])),
+            float(np.mean([scores[method].ssim for scores in hops.values()])),
+        )
+        for method in METHODS
+    }
+
+
+def table_rows(result: HeldOut) -> list[list[str]]:
+    """Return a row of cells for each frame number and one for their mean."""
+
+    def row(name: str, scores: Mapping[str, FrameScore]) -> list[str]:
+        psnr = [f"{scores[method].psnr:.2f}" for method in METHODS]
+        return [name, *psnr, *(f"{scores[method].ssim:.3f}" for method in METHODS)]
+
+    rows = [row(str(number), scores) for number, scores in result.hops.items()]
+    return [*rows, row("mean", means(result.hops))]
+
+
+def text_table(result: HeldOut) -> str:
+    """Format the scores for a terminal."""
+    head = f"{'':<7}{'PSNR, dB':<27}SSIM"
+    names = ["frame", *METHODS, *METHODS]
+    lines = [" ".join(f"{cell:>8}" if n else f"{cell:<6}" for n, cell in enumerate(row)) for row in
+             (names, *table_rows(result))]  # fmt: skip
+    return "\n".join([f"{result.clips} held-out clips", head, *lines, codec_line(result)])
+
+
+def codec_line(result: HeldOut) -> str:
+    return f"true frames encoded and decoded: {result.codec.psnr:.2f} dB, SSIM {result.codec.ssim:.3f}"
+
+
+def verdict(result: HeldOut) -> tuple[str, bool]:
+    """Compare the mean PSNR with the better baseline; True where it is not reached."""
+    scores = means(result.hops)
+    name = max(("copy", "flow"), key=lambda method: scores[method].psnr)
+    gain = scores["predicted"].psnr - scores[name].psnr
+    what = f"{gain:+.2f} dB over the better baseline ({name})"
+    return f"{scores['predicted'].psnr:.2f} dB, {what}", gain <= 0
+
+
+def write_report(
+    result: HeldOut, metrics: Mapping[str, JsonValue] | Mapping[str, object], skipped: Sequence[str]
+) -> None:
+    """Write data/report, whole."""
+    text, failed = verdict(result)
+    notes = [codec_line(result)]
+    if skipped:
+        notes.append(f"{len(skipped)} videos were not used: {'; '.join(skipped)}")
+    header = ("frame", *(f"PSNR {m}" for m in METHODS), *(f"SSIM {m}" for m in METHODS))
+    table = Table("Predicted frames", header, [tuple(row) for row in table_rows(result)])
+    pictures = [(name, encode_webp(picture)) for name, picture in result.strips.items()]
+    section = Section("held-out clips", text, failed, notes, [table], pictures)
+    with replacing(REPORT) as part:
+        (part / "strips").mkdir()
+        for name, picture in result.strips.items():
+            (part / "strips" / f"{name}.png").write_bytes(encode_png(picture))
+        (part / "metrics.json").write_text(json.dumps(metrics, indent=1) + "\n")
+        (part / "report.html").write_text(html_report("vdp: training report", [NOTE], [section]))
+
+
+if __name__ == "__main__":
+    run_stage(main)
