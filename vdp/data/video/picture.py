@@ -41,8 +41,8 @@ def content_reader(
 ) -> Callable[[int], Pixels]:
     """Return a function that reads a picture of a video by its index, as (H, W, 3) uint8 RGB.
 
-    Gray is repeated, transparency dropped, EXIF rotation applied. Pictures of more than 8 bits are scaled by the
-    levels that all pictures of the video use; see `Levels`.
+    Gray is repeated, transparency dropped, EXIF rotation applied. Pictures of more than 8 bits are scaled by
+    the levels that all pictures of the video use; see `Levels`.
 
     Args:
         load: returns the bytes of a picture's file, and its name in messages.
@@ -90,7 +90,7 @@ def holds_clip(path: Path) -> bool:
     try:
         with path.open("rb") as file:
             head = file.read(HEAD)
-            return _count_in(head, lambda: file.seek(0) or file.read()) > 1
+            return _count_in(head, lambda: head + file.read()) > 1
     except OSError:  # reported when it is read
         return False
 
@@ -201,7 +201,7 @@ def read_masks(path: Path, shape: tuple[int, int, int]) -> Pixels:
             f"{path}: expected uint8 masks of shape {shape} (a mask for each picture), "
             f"got {masks.dtype} {masks.shape}"
         )
-    return check_classes(masks, str(path))
+    return check_classes(masks.view(np.uint8), str(path))
 
 
 def check_classes(masks: Pixels, name: str) -> Pixels:
