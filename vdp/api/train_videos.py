@@ -164,7 +164,10 @@ def aspect_ratio(split: Split) -> float:
 def clip_jobs(splits: Splits, params: Mapping[str, JsonValue]) -> dict[str, ExtractJob]:
     """Build the extraction jobs from sections `clip` and `extract_frames`."""
     clip, cut = clip_params(params), extract_params(params)
-    rule = ClipRule(clip.frames, clip.frames, clip.height, clip.width, cut.fit, pace_of(cut), cut.stride)
+    rule = ClipRule(
+        clip.frames, clip.frames, clip.height, clip.width, cut.fit, pace_of(cut), cut.stride,
+        cut.on_bad_masks == "repair",
+    )  # fmt: skip
     parts = {"train": splits.train, "val": splits.val}
     return {name: ExtractJob(part.source, part.videos, rule, name) for name, part in parts.items()}
 

@@ -14,7 +14,7 @@ from tests.data.sources.source_contract import SHARED
 from tests.data.video.encoded import FINE, drawn, encode, psnr
 from vdp.data.sources.protocols import Pace
 from vdp.data.video import container, decode
-from vdp.data.video.container import steady
+from vdp.data.video.container import Clock
 from vdp.data.video.decode import clip_frames, count_frames, decode_frames, frame_rate, quiet_decoder
 
 quiet_decoder()
@@ -144,7 +144,8 @@ def test_an_uneven_video_is_sampled_in_time(tmp_path):
 
 def test_missing_and_broken_times_are_replaced():
     def times(stamps: list[float | None]) -> list[float]:
-        return [time for _, time in steady(stamps, lambda stamp: stamp, 0.5)]
+        clock = Clock(0.5)
+        return [clock.time(stamp) for stamp in stamps]
 
     assert times([3.0, 3.25, 3.75, 4.0]) == [0, 0.25, 0.75, 1]
     assert times([None, None, None]) == [0, 0.5, 1]

@@ -1,13 +1,13 @@
 """Frames of a clip with their times, before they are converted, and what is measured of a clip."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
+from typing import NamedTuple, TypeAlias
 
 from vdp.data.stores.clips import Pixels
 
 
-@dataclass(frozen=True, slots=True)
-class ClipFrame:
+class ClipFrame(NamedTuple):
     """A frame of a clip, not converted yet.
 
     Attributes:
@@ -19,6 +19,9 @@ class ClipFrame:
     number: int
     time: float
     read: Callable[[], Pixels]
+
+
+ClipFrames: TypeAlias = Generator[ClipFrame, None, None]
 
 
 @dataclass(frozen=True)

@@ -5,17 +5,17 @@ for one, and the frames of a damaged file do not depend on the number of threads
 """
 
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
 
 import av
 import cv2
 import numpy as np
 from av.codec.context import ThreadType
 from av.container import InputContainer
+from av.sidedata.sidedata import Type
 from av.stream import Discard, Disposition
 from av.video.frame import VideoFrame
 from av.video.reformatter import Colorspace, VideoReformatter
@@ -23,24 +23,21 @@ from av.video.stream import VideoStream
 
 from vdp.core.errors import printable
 from vdp.data.stores.clips import Pixels
-from vdp.data.video.clip_frames import ClipFrame, Measured
+from vdp.data.video.clip_frames import ClipFrame, ClipFrames, Measured
 from vdp.data.video.resize import resize_image
 
 OPTIONS = {"protocol_whitelist": "file"}  # a playlist must not name another file, nor one on the net
 NO_VIDEOS = {"tty", "hls", "dash", "concat", "image2", "lavfi"}  # formats of text, lists and patterns
 MAX_ASPECT = 16.0  # of a pixel; a header that states more is wrong
 HD_ROWS = 720  # from here on players take an untagged video for BT.709, below for BT.601
-# of the packets of a file, and of the seconds in its header, below which a notice is printed,
-MIN_SHARE = 0.95
-MIN_MISSING = 0.5  # and if so many seconds are missing
+MIN_SHARE = 0.95  # of a file's packets, and of the seconds in its header; a notice is printed below
+MIN_MISSING = 0.5  # seconds, from which on it is printed
 MAX_GAP = 10.0  # seconds between two frames; a longer one is a cut or a damaged time
 GUESSED_GAP = 0.04  # seconds between two frames where no time is known
 MEASURED_PACKETS = 10_000  # read to measure a rate; of a longer file the number of frames is extrapolated
 
-T = TypeVar("T")
 
-
-def stream_frames(path: Path) -> Iterator[ClipFrame]:
+def stream_frames(path: Path) -> ClipFrames:
     """Yield all frames of a video file in the order of their times, decoded one at a time.
 
     What does not decode is left out; a notice on stderr says so if it is much. Nothing is yielded where no
@@ -50,19 +47,18 @@ def stream_frames(path: Path) -> Iterator[ClipFrame]:
         ValueError: by `ClipFrame.read`, if a frame has a pixel format that cannot be converted.
     """
     with _open_stream(path) as (container, stream):
-        packets = _Packets(path, container, stream)
-        convert = Converter(path, stream).convert
-        end = 0.0
-        for number, (frame, time) in enumerate(steady(packets.frames(), packets.time, packets.gap)):
-            end = time
-            yield ClipFrame(number, time, partial(convert, frame))
-        packets.report(end)
+        packets, convert = _Packets(path, container, stream), Converter(path, stream).convert
+        clock, stamp = Clock(packets.gap), _stamps(container, stream)
+        for number, frame in enumerate(packets.frames()):
+            yield ClipFrame(number, clock.time(stamp(frame)), partial(convert, frame))
+        packets.report(clock.now)
 
 
 def measure_stream(path: Path) -> Measured:
     """Measure a video file by the times of its packets, without decoding them; a header is not trusted."""
     with _open_stream(path) as (container, stream):
         times: list[float] = []
+        stamp, gap = _stamps(container, stream), _stated_gap(stream)
         count = position = 0
         whole = True
         for packet in _demux(container, stream):
@@ -72,42 +68,50 @@ def measure_stream(path: Path) -> Measured:
                 whole = False
                 break
             count, position = count + 1, packet.pos or 0
-            time = _stated_time(packet, container, stream)
+            time = stamp(packet)
             if time is not None:
                 times.append(time)
-        gap = _stated_gap(stream)
-        shown = [time for _, time in steady(sorted(times), lambda time: time, gap)]
-        span = shown[-1] if len(shown) > 1 else 0.0
-        rate = (len(shown) - 1) / span if span > 0 else 1 / gap if count else 0.0
+        clock = Clock(gap)
+        for time in sorted(times):
+            clock.time(time)
+        rate = (len(times) - 1) / clock.now if clock.now > 0 else 1 / gap if count else 0.0
         if not whole and 0 < position < container.size:
             count = round(count * container.size / position)
         return Measured(count, rate)
 
 
-def steady(frames: Iterable[T], stamp: Callable[[T], float | None], gap: float) -> Iterator[tuple[T, float]]:
-    """Yield frames with ascending times in seconds since the first.
+class Clock:
+    """Ascending times of frames in seconds since the first.
 
     A missing time follows at the smaller of the last two gaps. After a jump, backward or by more than
     `MAX_GAP` and ten times this gap, times go on from there.
-
-    Args:
-        frames: in the order in which they are shown.
-        stamp: time of a frame as the file states it, or None.
-        gap: seconds between the first two frames, where it is unknown.
     """
-    now, shift, last = 0.0, None, gap
-    for number, frame in enumerate(frames):
-        stated = stamp(frame)
-        if number:
-            expected = now + gap
-            time = expected if stated is None or shift is None else stated + shift
-            if not now < time <= now + max(MAX_GAP, 10 * gap):
-                time = expected
-                shift = None
-            gap, last, now = min(last, time - now), time - now, time
-        if shift is None and stated is not None:
-            shift = now - stated
-        yield frame, now
+
+    def __init__(self, gap: float) -> None:
+        """`gap` is the time between the first two frames, where it is unknown."""
+        self.now = -1.0
+        self.gap = self.last = gap
+        self.shift: float | None = None  # from the times that the file states
+
+    def time(self, stated: float | None) -> float:
+        """Return the time of the next frame; `stated` is that in the file, if any."""
+        if self.now < 0:
+            self.now = 0.0
+        else:
+            time = self.now + self.gap
+            if stated is None:
+                pass
+            elif self.shift is not None and self.now < stated + self.shift <= self.now + max(
+                MAX_GAP, 10 * self.gap
+            ):
+                time = stated + self.shift
+            else:
+                self.shift = None
+            last, self.last = self.last, time - self.now
+            self.gap, self.now = min(last, self.last), time
+        if self.shift is None and stated is not None:
+            self.shift = self.now - stated
+        return self.now
 
 
 class _Packets:
@@ -123,9 +127,6 @@ class _Packets:
             self.packets += 1
             yield from self._decode(packet)
         yield from self._decode(None)  # the frames that the decoder still holds
-
-    def time(self, frame: VideoFrame) -> float | None:
-        return _stated_time(frame, self.container, self.stream)
 
     def _decode(self, packet: "av.Packet[VideoStream] | None") -> list[VideoFrame]:
         try:
@@ -178,7 +179,9 @@ class Converter:
                 f"{self.path}: frames of {frame.format.name} cannot be converted to RGB; convert it to mp4"
             ) from error
         plane = rgb.planes[0]
-        rows = np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)[: rgb.height, : 3 * rgb.width]
+        rows = np.frombuffer(memoryview(plane), np.uint8).reshape(-1, plane.line_size)[
+            : rgb.height, : 3 * rgb.width
+        ]
         pixels = rows.reshape(rgb.height, rgb.width, 3)
         width = max(1, round(rgb.width * self.aspect))
         if width != rgb.width:
@@ -186,8 +189,8 @@ class Converter:
             pixels = resize_image(pixels, rgb.height, width, cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
         if self.matrix is None:
             # read once: `side_data` refers back to its frame, which then waits for the garbage collection
-            matrix = frame.side_data.get("DISPLAYMATRIX")
-            self.matrix = b"" if matrix is None else bytes(matrix)
+            found = [data for data in frame.side_data if data.type is Type.DISPLAYMATRIX]
+            self.matrix = bytes(found[0]) if found else b""
         return _turn(pixels, self.matrix) if self.matrix else pixels
 
 
@@ -231,19 +234,28 @@ def unreadable(path: Path) -> ValueError:
 def _demux(container: InputContainer, stream: VideoStream) -> "Iterator[av.Packet[VideoStream]]":
     """Yield the packets of a stream up to the end of the file, or to where it breaks off."""
     try:
-        yield from (packet for packet in container.demux(stream) if packet.size)
+        for packet in container.demux(stream):
+            if packet.size:
+                yield packet
     except av.FFmpegError:
         return
 
 
-def _stated_time(
-    item: "VideoFrame | av.Packet[VideoStream]", container: InputContainer, stream: VideoStream
-) -> float | None:
-    """Presentation time of a frame or packet in seconds; None where the file has none."""
+def _stamps(
+    container: InputContainer, stream: VideoStream
+) -> "Callable[[VideoFrame | av.Packet[VideoStream]], float | None]":
+    """Return a function of the presentation time in seconds that the file states, None where it has none."""
+    unit = float(stream.time_base or 0)
     # an avi holds none: FFmpeg guesses, wrongly where frames are reordered; decoding times are in order
-    pts = None if container.format.name == "avi" else item.pts
-    stamp, base = item.dts if pts is None else pts, item.time_base or stream.time_base
-    return None if stamp is None or base is None else float(stamp * base)
+    has_pts = container.format.name != "avi"
+
+    def stamp(item: "VideoFrame | av.Packet[VideoStream]") -> float | None:
+        ticks = item.pts if has_pts else None
+        if ticks is None:
+            ticks = item.dts
+        return None if ticks is None or not unit else ticks * unit
+
+    return stamp
 
 
 def _stated_gap(stream: VideoStream) -> float:

@@ -12,7 +12,7 @@ import cv2
 
 from vdp.data.sources.protocols import Pace
 from vdp.data.stores.clips import Pixels
-from vdp.data.video.clip_frames import ClipFrame, Measured
+from vdp.data.video.clip_frames import ClipFrame, ClipFrames, Measured
 from vdp.data.video.container import measure_stream, stream_frames, unreadable
 from vdp.data.video.picture import HEAD, TIFF_MAGIC, is_animated_webp
 from vdp.data.video.stacks import (
@@ -56,16 +56,12 @@ def decode_frames(path: Path, pace: Pace, exactly: int | None = None) -> Iterato
     if pace.fps is not None and (measured := _measure(path)).frames:
         pace = pace.within(measured.rate, str(path))
     with closing(clip_frames(path)) as frames:
-        counted = _Counted(frames)
-        for frame in pace.select(counted, lambda frame: frame.time):
+        every = frames if exactly is None else _require(frames, exactly, path)
+        for frame in pace.select(every, _time):
             yield frame.number, frame.read()
-        if exactly is not None and counted.count != exactly:
-            raise ValueError(
-                f"{path}: {counted.count} frames decode, expected {exactly}; download it again or remove it"
-            )
 
 
-def clip_frames(path: Path) -> Iterator[ClipFrame]:
+def clip_frames(path: Path) -> ClipFrames:
     """Yield all frames of a clip file with their times; a frame is converted where it is read.
 
     Frames of TIFF pages and arrays, which have no times, are a second apart.
@@ -99,7 +95,7 @@ def frame_rate(path: Path) -> float:
 
 
 class _Reader(NamedTuple):
-    frames: Callable[[Path], Iterator[ClipFrame]]
+    frames: Callable[[Path], ClipFrames]
     measure: Callable[[Path], Measured]
 
 
@@ -132,13 +128,15 @@ def _measure_once(path: Path, changed: int, size: int) -> Measured:
     return _reader(path).measure(path)
 
 
-class _Counted:
-    """Count the frames of an iterator."""
+def _require(frames: ClipFrames, exactly: int, path: Path) -> ClipFrames:
+    """Yield frames, and raise a ValueError at the end if there is another number of them."""
+    count = 0
+    for frame in frames:
+        count += 1
+        yield frame
+    if count != exactly:
+        raise ValueError(f"{path}: {count} frames decode, expected {exactly}; download it again or remove it")
 
-    def __init__(self, frames: Iterator[ClipFrame]) -> None:
-        self.frames, self.count = frames, 0
 
-    def __iter__(self) -> Iterator[ClipFrame]:
-        for frame in self.frames:
-            self.count += 1
-            yield frame
+def _time(frame: ClipFrame) -> float:
+    return frame.time

@@ -40,7 +40,8 @@ class Levels:
         if picture.dtype.kind == "f":
             scale = 255 / white if white > 1 else 255.0
             return to_rgb(np.rint(picture.astype(np.float32) * np.float32(scale)).astype(np.uint8))
-        return to_rgb((picture >> max(int(white).bit_length() - 8, 0)).astype(np.uint8))
+        shift = max(int(white).bit_length() - 8, 0)
+        return to_rgb((picture.astype(np.int64) >> shift).astype(np.uint8))
 
     def _deep(self) -> Iterable[Picture]:
         """Yield the deep pictures up to one that uses the highest bit of its type."""

@@ -89,7 +89,7 @@ def holds_clip(path: Path) -> bool:
     try:
         with path.open("rb") as file:
             head = file.read(HEAD)
-            return _count_in(head, lambda: file.seek(0) or file.read()) > 1
+            return _count_in(head, lambda: head + file.read()) > 1
     except OSError:  # reported when it is read
         return False
 

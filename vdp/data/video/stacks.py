@@ -3,6 +3,7 @@
 import math
 import warnings
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -13,7 +14,7 @@ import cv2
 import numpy as np
 
 from vdp.data.stores.clips import Pixels
-from vdp.data.video.clip_frames import ClipFrame, Measured
+from vdp.data.video.clip_frames import ClipFrame, ClipFrames, Measured
 from vdp.data.video.levels import Levels, Picture
 from vdp.data.video.picture import (
     HEADER_ERRORS,
@@ -31,7 +32,7 @@ EXPECTED = "expected frames (T, H, W, 3) or (T, H, W), uint8, uint16 or float"
 # --- TIFF ------------------------------------------------------------------------------------------------
 
 
-def tiff_frames(path: Path) -> Iterator[ClipFrame]:
+def tiff_frames(path: Path) -> ClipFrames:
     """Yield the pages of a TIFF file; a smaller copy of a page is none."""
     data = np.memmap(path, np.uint8, "r")
     pages = tiff_pages(data.data)
@@ -62,7 +63,7 @@ def _read_page(path: Path, data: Pixels, page: int) -> Picture:
 # --- WebP ------------------------------------------------------------------------------------------------
 
 
-def webp_frames(path: Path) -> Iterator[ClipFrame]:
+def webp_frames(path: Path) -> ClipFrames:
     """Yield the frames of an animated WebP file at their times."""
     data = np.frombuffer(path.read_bytes(), np.uint8)
     starts = np.cumsum([0, *webp_durations(data.tobytes())])
@@ -91,7 +92,7 @@ def _from_bgr(picture: Picture) -> Pixels:
 # --- Arrays ----------------------------------------------------------------------------------------------
 
 
-def array_frames(path: Path) -> Iterator[ClipFrame]:
+def array_frames(path: Path) -> ClipFrames:
     """Yield the frames of a .npy or .npz file; one is in memory at a time.
 
     Raises:
@@ -156,7 +157,7 @@ def _open_npz(path: Path) -> Iterator[tuple[IO[bytes], tuple[int, ...], np.dtype
                     )
                 _check_shape(path, dtype, shape)
                 yield file, shape, dtype
-        except (zipfile.BadZipFile, zipfile.zlib.error, EOFError, NotImplementedError) as error:
+        except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
             raise ValueError(f"{path}: not a readable .npz archive; restore the file or remove it") from error
 
 
