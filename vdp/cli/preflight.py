@@ -93,9 +93,11 @@ def _is_simulated(source: SourceParams) -> bool:
 
 def _without(params: ExtractParams, splits: set[str]) -> ExtractParams:
     tests = {name: source for name, source in params.test_sets.items() if f"test/{name}" not in splits}
-    named = {split: None for split in ("train", "val", "unlabeled") if split in splits}
-    share = {"val_share": 0.0} if "val" in splits else {}  # train is not divided
-    return params.model_copy(update={**named, **share, "test_sets": tests})
+    changes: dict[str, object] = {"test_sets": tests}
+    changes |= {split: None for split in ("train", "val", "unlabeled") if split in splits}
+    if "val" in splits:
+        changes["val_share"] = 0.0  # train is not divided
+    return params.model_copy(update=changes)
 
 
 def _has_masks(chosen: Selection, skip: bool) -> bool | None:
