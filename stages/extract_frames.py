@@ -35,7 +35,9 @@ def main() -> None:
         for split, store in stores.items():
             print(f"{split}: {describe(store)}")
             if store.left_out:
-                rest = describe_left_out([LeftOut(**entry) for entry in store.left_out])
+                rest = describe_left_out(
+                    [LeftOut(str(e["name"]), str(e["reason"]), int(e["frames"])) for e in store.left_out]
+                )
                 print(f"{split}: left out: {rest}; all are listed in {store.folder / MANIFEST}")
         for note in mask_notes({split: store.num_labelled > 0 for split, store in stores.items()}):
             print(note)

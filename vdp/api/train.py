@@ -27,6 +27,7 @@ from vdp.api.train_videos import (
     clip_params,
     extract_params,
     first_of,
+    list_left_out,
     open_videos,
     pace_of,
     paths_of,
@@ -137,7 +138,11 @@ def plan_training(
         _check_outside(folder, [*paths, *(val_paths or [])])
         source = open_videos(paths, "videos")
         held_out = None if val_paths is None else open_videos(val_paths, "val")
-        splits = split_videos(source, held_out, cut.val_share, pace_of(cut), clip_params(params).frames)
+        splits = split_videos(
+            source, held_out, cut.val_share, pace_of(cut), clip_params(params).frames, cut.group
+        )
+        for line in list_left_out([*paths, *(val_paths or [])], splits):
+            print(line, file=sys.stderr)
         aspect = None if sets_frame_size(recipe, changes) else aspect_ratio(splits.train)
     else:
         first, stream = first_of(videos, "videos")  # type: ignore[arg-type]  # no paths

@@ -21,8 +21,10 @@ from vdp.data.params import ExtractParams
 from vdp.data.sources.arrays import Video
 from vdp.data.sources.detect import open_source
 from vdp.data.sources.joined import JoinedSource, SpanSource
-from vdp.data.sources.protocols import ClipRule, Pace, Source
-from vdp.data.sources.split import outside_roles, train_and_val, videos_of
+from vdp.data.sources.left_out import describe_left_out, unused_files
+from vdp.data.sources.protocols import ClipRule, LeftOut, Pace, Source
+from vdp.data.sources.select import NO_SPLIT
+from vdp.data.sources.split import train_and_val, videos_of
 from vdp.data.sources.walk import in_order
 from vdp.data.video.decode import quiet_decoder
 
@@ -77,7 +79,26 @@ def open_videos(paths: Sequence[Path], name: str) -> Source:
         raise UserError(f"{name}: {one_line(error)}") from None
 
 
-def split_videos(train: Source, val: Source | None, share: float, pace: Pace, frames: int) -> Splits:
+def list_left_out(paths: Sequence[Path], splits: Splits) -> list[str]:
+    """Describe the files of folders of videos that are in no split, one line per folder."""
+    used = {
+        os.path.realpath(part.source.label(item))
+        for part in (splits.train, splits.val)
+        for item in part.videos
+    }
+    lines = []
+    for folder in dict.fromkeys(match for path in paths for match in _matches(path) if match.is_dir()):
+        source = open_source(folder, "auto", str(folder))
+        unnamed = [item for item in source.items() if os.path.realpath(source.label(item)) not in used]
+        left_out = [*(LeftOut(item, NO_SPLIT) for item in unnamed), *unused_files([source], folder)]
+        if left_out:
+            lines.append(f"{printable(str(folder))}: left out: {describe_left_out(left_out)}")
+    return lines
+
+
+def split_videos(
+    train: Source, val: Source | None, share: float, pace: Pace, frames: int, group: str | None = None
+) -> Splits:
     """Hold out videos to validate on; of a single video its end.
 
     Args:
@@ -85,17 +106,12 @@ def split_videos(train: Source, val: Source | None, share: float, pace: Pace, fr
         share: of the videos, by a hash of their names.
         pace: which frames of a video are selected.
         frames: of a clip.
+        group: regular expression of takes whose videos stay on one side, as `train_and_val`.
 
     Raises:
         UserError: if there are too few videos, or a single one is too short to be split.
     """
     items = train.items()
-    if ignored := outside_roles(items):
-        print(
-            f"{len(ignored)} videos lie in folders that are named after no split and are left out, such as "
-            f"{printable(train.label(ignored[0]))}",
-            file=sys.stderr,
-        )
     try:
         if val is not None:
             parts = Split(train, videos_of(items, "train")), Split(val, val.items())
@@ -103,7 +119,9 @@ def split_videos(train: Source, val: Source | None, share: float, pace: Pace, fr
             return Splits(*parts, "the videos of val")
         if len(items) == 1 and not train.precut:
             return _split_span(train, pace, frames)
-        chosen = train_and_val(items, share or VAL_SHARE, lambda item: os.path.realpath(train.label(item)))
+        chosen = train_and_val(
+            items, share or VAL_SHARE, lambda item: os.path.realpath(train.label(item)), group
+        )
     except ValueError as error:
         raise UserError(f"videos: {one_line(error)}") from None
     return Splits(Split(train, chosen[0]), Split(train, chosen[1]), "a share of the videos")
@@ -138,7 +156,8 @@ def _split_span(source: Source, pace: Pace, frames: int) -> Splits:
             "interval or clip.frames"
         )
     spans = SpanSource(source, 0, count - held), SpanSource(source, count - held, None)
-    return Splits(*(Split(span, [item]) for span in spans), f"the last {held} of {count} frames")
+    train, val = (Split(span, [item]) for span in spans)
+    return Splits(train, val, f"the last {held} of {count} frames")
 
 
 def aspect_ratio(split: Split) -> float:

@@ -59,10 +59,11 @@ def _velocity(before: Frames, last: Frames) -> Plane:
         cv2.copyMakeBorder(cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY), 0, down, 0, right, cv2.BORDER_REPLICATE)
         for frame in (last, before)
     ]
-    dis = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
+    dis = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
     dis.setFinestScale(FINEST_SCALE)
     dis.setPatchStride(PATCH_STRIDE)
-    backwards = np.asarray(dis.calc(gray[0], gray[1], None))[:height, :width]
+    start = np.zeros((*gray[0].shape, 2), np.float32)
+    backwards = np.asarray(dis.calc(gray[0], gray[1], start))[:height, :width]
     return -backwards.astype(np.float64)
 
 

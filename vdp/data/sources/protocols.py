@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from itertools import count, islice
 from pathlib import Path
-from typing import ClassVar, Protocol, Self, TypeVar
+from typing import Protocol, Self, TypeVar
 
 from vdp.data.stores.clips import Pixels
 from vdp.data.video.resize import Fit
@@ -134,8 +134,15 @@ class ClipRule:
 class Source(Protocol):
     """A set of videos, read one at a time, in any process and order. Can be pickled."""
 
-    layout: ClassVar[str]  # what a folder of this kind holds, for messages
-    precut: ClassVar[bool]  # each video is one clip: pace and stride do not apply
+    @property
+    def layout(self) -> str:
+        """What a folder of this kind holds, for messages."""
+        ...
+
+    @property
+    def precut(self) -> bool:
+        """Whether each video is one clip: pace and stride do not apply."""
+        ...
 
     def items(self) -> list[str]:
         """Unique names of the videos, relative to the source, in natural order; may be empty."""
