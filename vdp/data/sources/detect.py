@@ -1,6 +1,7 @@
 """Detect the kind of a user's folder, file or list."""
 
 from pathlib import Path
+from typing import Protocol
 
 from vdp.data.sources.clevrer import ClevrerSource
 from vdp.data.sources.competition import CompetitionSource
@@ -12,8 +13,17 @@ from vdp.data.sources.videos import VideoSource
 from vdp.data.video.discover import SHOWN, is_clip_file
 from vdp.data.video.picture import holds_clip
 
+
+class Kind(Protocol):
+    """A class of sources."""
+
+    layout: str  # what a folder of this kind holds, for messages
+
+    def __call__(self, path: Path, /) -> Source: ...
+
+
 # in the order of detection: layouts before suffixes of files
-KINDS: dict[str, type[Source]] = {
+KINDS: dict[str, Kind] = {
     "competition": CompetitionSource,
     "huggingface": HuggingFaceSource,
     "pairs": PairSource,
@@ -72,7 +82,7 @@ def _kind_of_file(path: Path, kind: str, key: str) -> str:
 
 
 def _build(kind: str, path: Path) -> Source:
-    return KINDS[kind](path)  # type: ignore[call-arg]  # all of them take a path
+    return KINDS[kind](path)
 
 
 def _hint(folder: Path) -> str:

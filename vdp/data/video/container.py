@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 from av.codec.context import ThreadType
 from av.container import InputContainer
-from av.sidedata.sidedata import Type
+from av.sidedata.sidedata import SideData
 from av.stream import Discard, Disposition
 from av.video.frame import VideoFrame
 from av.video.reformatter import Colorspace, VideoReformatter
@@ -189,8 +189,8 @@ class Converter:
             pixels = resize_image(pixels, rgb.height, width, cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
         if self.matrix is None:
             # read once: `side_data` refers back to its frame, which then waits for the garbage collection
-            found = [data for data in frame.side_data if data.type is Type.DISPLAYMATRIX]
-            self.matrix = bytes(found[0]) if found else b""
+            matrix = frame.side_data.get("DISPLAYMATRIX")
+            self.matrix = bytes(matrix) if isinstance(matrix, SideData) else b""
         return _turn(pixels, self.matrix) if self.matrix else pixels
 
 

@@ -200,4 +200,4 @@ def read_masks(path: Path, shape: tuple[int, int, int]) -> Pixels:
             f"{path}: expected uint8 masks of shape {shape} (a mask for each picture), "
             f"got {masks.dtype} {masks.shape}"
         )
-    return masks
+    return masks.view(np.uint8)
