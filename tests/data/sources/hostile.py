@@ -39,10 +39,7 @@ WHOLE = re.compile(
 )
 # messages about a row or a split of a data set
 ROW = re.compile(r"raw, (row \d|\w+:)|/\w*row_\d|/state.json: part of a saved data set")
-NOTICE = re.compile(
-    r"skipped: |.*: the header promises |.*: \d+ of \d+ packets do not decode|"
-    r"extract_frames\.[\w.]+: \d+ videos lie in folders "
-)
+NOTICE = re.compile(r"skipped: |.*: the header promises |.*: \d+ of \d+ packets do not decode")
 
 Listing = dict[str, tuple[int, ...]]
 
