@@ -34,7 +34,9 @@ def main() -> None:
         for split, store in stores.items():
             print(f"{split}: {describe(store)}")
             if store.left_out:
-                rest = describe_left_out([LeftOut(**entry) for entry in store.left_out])
+                rest = describe_left_out(
+                    [LeftOut(str(e["name"]), str(e["reason"]), int(e["frames"])) for e in store.left_out]
+                )
                 print(f"{split}: left out: {rest}; all are listed in {store.folder / MANIFEST}")
         tracker.summary({f"clips.{split}": float(len(store)) for split, store in stores.items()})
         tracker.summary({f"skipped.{split}": float(len(store.skipped)) for split, store in stores.items()})
