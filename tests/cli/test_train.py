@@ -79,7 +79,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
         "if __name__ == '__main__':\n"
         "    vdp.train(['videos'], 'python', recipe='smoke', changes=changes)\n"
     )
-    changes = json.dumps({**CHANGES, "extract_frames.fps": 10})
+    changes = json.dumps({**CHANGES, "extract_frames.fps": 10.0})
     subprocess.run([sys.executable, "-c", program, changes], cwd=folder, env=environment, check=True)
     return Trained(folder, written, done.stdout)
 
