@@ -26,7 +26,7 @@ from vdp.data.sources.protocols import Frame, Pace
 from vdp.data.sources.walk import walk
 from vdp.data.stores.clips import Pixels
 from vdp.data.video.clip_frames import ClipFrame
-from vdp.data.video.decode import clip_frames, count_frames, frame_rate
+from vdp.data.video.decode import clip_frames, estimate_frames, frame_rate
 from vdp.data.video.discover import SHOWN, is_clip_file
 from vdp.data.video.picture import read_masks
 from vdp.data.video.resize import resize_frame
@@ -83,7 +83,7 @@ class PairSource:
 
     def count(self, item: str) -> int:
         path = self.folder / self._pairs[item].target
-        return len(list_pictures(path)) if path.is_dir() else count_frames(path)
+        return len(list_pictures(path)) if path.is_dir() else estimate_frames(path)
 
     def frames(self, item: str, pace: Pace) -> Iterator[Frame]:
         """As `Source`, at the target's frame rate, or the input's if the target is a folder of pictures.

@@ -6,7 +6,7 @@ from typing import ClassVar
 
 from vdp.data.sources.protocols import Frame, Pace
 from vdp.data.sources.walk import join, walk
-from vdp.data.video.decode import count_frames, decode_frames
+from vdp.data.video.decode import decode_frames, estimate_frames
 from vdp.data.video.discover import SHOWN, is_clip_file
 from vdp.data.video.picture import holds_clip
 
@@ -33,7 +33,7 @@ class VideoSource:
         return [self._file(item)]
 
     def count(self, item: str) -> int:
-        return count_frames(self._file(item))
+        return estimate_frames(self._file(item))
 
     def frames(self, item: str, pace: Pace) -> Iterator[Frame]:
         return (Frame(number, pixels) for number, pixels in decode_frames(self._file(item), pace))

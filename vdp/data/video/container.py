@@ -8,14 +8,16 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
+from itertools import chain
 from pathlib import Path
+from typing import cast
 
 import av
 import cv2
 import numpy as np
 from av.codec.context import ThreadType
 from av.container import InputContainer
-from av.sidedata.sidedata import SideData
+from av.sidedata.sidedata import SideDataContainer
 from av.stream import Discard, Disposition
 from av.video.frame import VideoFrame
 from av.video.reformatter import Colorspace, VideoReformatter
@@ -80,6 +82,12 @@ def measure_stream(path: Path) -> Measured:
         return Measured(count, rate)
 
 
+def indexed_frames(path: Path) -> int:
+    """Number of frames in the index of an mp4 or mov, whether the file holds them or not; else 0."""
+    with _open_stream(path) as (container, stream):
+        return stream.frames if "mov" in container.format.name else 0
+
+
 class Clock:
     """Ascending times of frames in seconds since the first.
 
@@ -123,19 +131,16 @@ class _Packets:
         self.packets = self.failed = 0
 
     def frames(self) -> Iterator[VideoFrame]:
-        for packet in _demux(self.container, self.stream):
-            self.packets += 1
-            yield from self._decode(packet)
-        yield from self._decode(None)  # the frames that the decoder still holds
-
-    def _decode(self, packet: "av.Packet[VideoStream] | None") -> list[VideoFrame]:
-        try:
-            return self.stream.decode(packet)
-        except EOFError:  # flushed twice
-            return []
-        except av.FFmpegError:
-            self.failed += 1
-            return []
+        decode = self.stream.decode
+        # at the end the frames that the decoder still holds
+        for packet in chain(_demux(self.container, self.stream), [None]):
+            self.packets += packet is not None
+            try:
+                frames = decode(packet)
+            except av.FFmpegError:
+                self.failed += packet is not None
+            else:
+                yield from frames
 
     def report(self, end: float) -> None:
         """Print a notice if much less decodes than the file promises; `end` is the time of the last frame."""
@@ -189,8 +194,8 @@ class Converter:
             pixels = resize_image(pixels, rgb.height, width, cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
         if self.matrix is None:
             # read once: `side_data` refers back to its frame, which then waits for the garbage collection
-            matrix = frame.side_data.get("DISPLAYMATRIX")
-            self.matrix = bytes(matrix) if isinstance(matrix, SideData) else b""
+            found = cast(SideDataContainer, frame.side_data).get("DISPLAYMATRIX")
+            self.matrix = b"" if found is None else bytes(found)
         return _turn(pixels, self.matrix) if self.matrix else pixels
 
 

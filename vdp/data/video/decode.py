@@ -13,7 +13,7 @@ import cv2
 from vdp.data.sources.protocols import Pace
 from vdp.data.stores.clips import Pixels
 from vdp.data.video.clip_frames import ClipFrame, ClipFrames, Measured
-from vdp.data.video.container import measure_stream, stream_frames, unreadable
+from vdp.data.video.container import indexed_frames, measure_stream, stream_frames, unreadable
 from vdp.data.video.picture import HEAD, TIFF_MAGIC, is_animated_webp
 from vdp.data.video.stacks import (
     array_frames,
@@ -84,6 +84,13 @@ def count_frames(path: Path) -> int:
     """
     with suppress(ValueError):  # reported when it is read
         return _measure(path).frames
+    return 0
+
+
+def estimate_frames(path: Path) -> int:
+    """As `count_frames`, at once where a file has an index; for what no result depends on."""
+    with suppress(ValueError):
+        return (_reader(path) is VIDEO and indexed_frames(path)) or _measure(path).frames
     return 0
 
 
