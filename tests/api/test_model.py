@@ -296,7 +296,7 @@ def test_an_untrained_task_is_refused_with_the_param_to_set(tmp_path):
         ("generate", lambda: plain.interpolate(clip, clip, latent=True)),
         ("restore", lambda: plain.restore(clip)),
     ):
-        with pytest.raises(UserError, match=rf"not {task}; set train_denoiser\.tasks\.{task}"):
+        with pytest.raises(UserError, match=rf"not {task}; train with train_denoiser\.tasks\.{task}"):
             run()
 
 
