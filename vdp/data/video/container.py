@@ -79,7 +79,7 @@ def measure_stream(path: Path) -> Measured:
         rate = (len(times) - 1) / clock.now if clock.now > 0 else 1 / gap if count else 0.0
         if not whole and 0 < position < container.size:
             count = round(count * container.size / position)
-        return Measured(count, rate)
+        return Measured(count, round(rate, 6))  # without the rounding of times to floats
 
 
 def indexed_frames(path: Path) -> int:
