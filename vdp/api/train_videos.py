@@ -5,7 +5,7 @@ import itertools
 import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
 from typing import TypeAlias
@@ -184,11 +184,17 @@ def clip_jobs(splits: Splits, params: Mapping[str, JsonValue]) -> dict[str, Extr
     """Build the extraction jobs from sections `clip` and `extract_frames`."""
     clip, cut = clip_params(params), extract_params(params)
     rule = ClipRule(
-        clip.frames, clip.frames, clip.height, clip.width, cut.fit, pace_of(cut), cut.stride,
+        clip.frames, clip.frames, clip.height, clip.width, cut.fit, pace_of(cut), cut.stride, cut.scene_cut,
         cut.on_bad_masks == "repair",
     )  # fmt: skip
-    parts = {"train": splits.train, "val": splits.val}
-    return {name: ExtractJob(part.source, part.videos, rule, name) for name, part in parts.items()}
+    # the end of a single video is short
+    val_rule = (
+        replace(rule, stride=-(-rule.stride // 2)) if isinstance(splits.val.source, SpanSource) else rule
+    )
+    return {
+        "train": ExtractJob(splits.train.source, splits.train.videos, rule, "train"),
+        "val": ExtractJob(splits.val.source, splits.val.videos, val_rule, "val"),
+    }
 
 
 def sources_hash(splits: Splits) -> str:

@@ -17,6 +17,7 @@ Kind = Literal["auto", "competition", "videos", "images", "clevrer", "pairs", "h
 Interval = Annotated[int, Field(ge=1, le=MAX_NUMBER)]
 Fps = Annotated[float, Field(ge=0.001, le=1000)]
 Offset = Annotated[int, Field(ge=0, le=MAX_NUMBER)]
+SceneCut = Annotated[float, Field(gt=0, le=1)]
 Stride = Annotated[int, Field(ge=1, le=MAX_NUMBER)]
 Name = Annotated[str, Field(min_length=1)]
 
@@ -76,6 +77,7 @@ class ExtractParams(Params):
     offset: Offset = Field(description="frames to skip at the start of each video")
     stride: Stride = Field(description="frames from the start of a clip to the next")
     group: Name | None = Field(description="regular expression of takes that val_share keeps whole, or null")
+    scene_cut: SceneCut | None = Field(description="change of the picture at which clips end, or null")
     fit: Literal["crop", "stretch"] = Field(description="resizing of frames of another aspect ratio")
     on_bad_video: Literal["error", "skip"] = Field(description="stop at an unusable video, or skip it")
     on_bad_masks: Literal["error", "repair"] = Field(description="stop at an invalid mask, or repair it")

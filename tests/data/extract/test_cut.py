@@ -67,6 +67,36 @@ def test_whole_clips_start_a_stride_apart(length, frames, stride):
         assert np.diff(clip.frames[:, 0, 0, 0]).tolist() == [1] * (frames - 1)
 
 
+class SceneSource(CountedSource):
+    """One video of scenes of given lengths, each of one level and 60 levels from the one before."""
+
+    def __init__(self, *scenes: int, precut: bool = False) -> None:
+        super().__init__(sum(scenes), precut=precut)
+        self.levels = np.repeat(np.arange(len(scenes)) * 60, scenes)
+
+    def frames(self, item: str, pace: Pace) -> Iterator[Frame]:
+        for frame in super().frames(item, pace):
+            yield replace(frame, pixels=np.full_like(frame.pixels, self.levels[frame.number]))
+
+
+def test_no_clip_crosses_a_scene_cut():
+    rule = replace(RULE, stride=2, scene_cut=0.2)
+    clips = list(cut_clips(SceneSource(8, 3, 5, 7), "v", rule))
+    assert [clip.name for clip in clips] == ["v_000000", "v_000002", "v_000011", "v_000016", "v_000018"]
+    assert all(len(np.unique(clip.frames)) == 1 for clip in clips)
+    for kept in (replace(rule, scene_cut=0.25), replace(rule, scene_cut=None)):  # 60 of 255 are 0.235
+        assert len(list(cut_clips(SceneSource(8, 3, 5, 7), "v", kept))) == 10
+
+
+def test_a_clip_that_is_cut_already_may_have_a_scene_cut():
+    assert len(list(cut_clips(SceneSource(2, 3, precut=True), "v", replace(RULE, scene_cut=0.2)))) == 1
+
+
+def test_a_video_of_short_scenes_is_refused():
+    with pytest.raises(ValueError, match=r"somewhere/v: no 5 frames in a row without a scene cut \(2 cuts\)"):
+        list(cut_clips(SceneSource(4, 4, 4), "v", replace(RULE, scene_cut=0.2)))
+
+
 def test_stride_counts_selected_frames():
     rule = replace(RULE, frames=3, min_frames=3, stride=2, pace=Pace(interval=4, offset=1))
     clips = list(cut_clips(CountedSource(30), "v", rule))

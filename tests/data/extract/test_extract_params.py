@@ -17,6 +17,7 @@ PARAMS = {
     "fps": None,
     "offset": 3,
     "stride": 22,
+    "scene_cut": None,
     "fit": "crop",
     "on_bad_video": "error",
     "on_bad_masks": "error",

@@ -24,6 +24,7 @@ extract_frames:
   fps: null
   offset: 0
   stride: 6
+  scene_cut: null
   fit: crop
   on_bad_video: error
   on_bad_masks: error

@@ -17,7 +17,7 @@ from vdp.data.sources.videos import VideoSource
 PARAMS = {
     "val": None, "val_share": 0.5, "unlabeled": None, "test_sets": {}, "interval": 1, "fps": None,
     "offset": 0, "stride": 22, "fit": "crop", "on_bad_video": "error", "max_bad_share": 0.0,
-    "on_bad_masks": "error", "group": None, "shard_mb": 256, "workers": 1,
+    "on_bad_masks": "error", "group": None, "shard_mb": 256, "workers": 1, "scene_cut": None,
 }  # fmt: skip
 
 

@@ -29,7 +29,7 @@ def cut_clips(source: Source, item: str, rule: ClipRule) -> Generator[Clip, None
 
     A clip is named after its video and the 0-based number of its first frame, or after the video alone where
     the source is precut; `r1`, `r2`, ... follow where a repeated frame starts several clips. A new row of
-    clips starts after each frame with a flaw.
+    clips starts after each frame with a flaw, and at each scene cut.
 
     Returns:
         Frames that are in no clip, by reason, and those with replaced class ids.
@@ -42,8 +42,10 @@ def cut_clips(source: Source, item: str, rule: ClipRule) -> Generator[Clip, None
     window: deque[Frame] = deque(maxlen=rule.frames)
     counts = Counter[str]()
     clips = repeats = 0
-    taken = covered = 0  # selected frames since the last flaw, and those up to the end of the last clip
-    last, first, flaw = -1, -1, ""
+    taken = covered = (
+        0  # selected frames since the last flaw or cut, and those up to the end of the last clip
+    )
+    last, first, flaw, cuts = -1, -1, "", 0
     for frame in source.frames(item, Pace() if source.precut else rule.pace):
         counts[NOT_SELECTED] += max(frame.number - last - 1, 0)  # a repeated frame has the same number
         last = frame.number
@@ -55,7 +57,11 @@ def cut_clips(source: Source, item: str, rule: ClipRule) -> Generator[Clip, None
             counts[REST] += taken - covered
             taken = covered = 0
             continue
-        window.append(_resize(_known_classes(frame, label, rule.repair_masks, counts), rule))
+        frame = _resize(_known_classes(frame, label, rule.repair_masks, counts), rule)
+        if taken and not source.precut and _is_cut(window[-1].pixels, frame.pixels, rule.scene_cut):
+            counts[REST] += taken - covered
+            taken, covered, cuts = 0, 0, cuts + 1
+        window.append(frame)
         taken += 1
         start = taken - rule.frames
         if start >= 0 and start % rule.stride == 0:
@@ -70,12 +76,25 @@ def cut_clips(source: Source, item: str, rule: ClipRule) -> Generator[Clip, None
     if not clips:
         if taken < rule.min_frames and flaw:
             raise ValueError(f"{flaw}; and too few frames without such a flaw follow each other")
+        if taken < rule.min_frames and cuts:
+            raise ValueError(
+                f"{label}: no {rule.min_frames} frames in a row without a scene cut ({cuts} cuts); remove "
+                "it, lower clip.frames, or set extract_frames.scene_cut to null"
+            )
         covered = rule.length(taken, label)
         for _ in range(len(window) - taken):  # frames before a flaw
             window.popleft()
         yield _make_clip(window, covered, stem, source.precut)
     counts[REST] += taken - covered
     return _left_out(item, counts)
+
+
+def _is_cut(before: Pixels, after: Pixels, scene_cut: float | None) -> bool:
+    """Whether the root mean square change between frames (H, W, 3) exceeds a share of the levels' range."""
+    if scene_cut is None:
+        return False
+    change = after.astype(np.float32) - before
+    return bool(np.square(change).mean() > (255 * scene_cut) ** 2)
 
 
 def _known_classes(frame: Frame, label: str, repair: bool, counts: Counter[str]) -> Frame:

@@ -59,6 +59,7 @@ def _make_job(clip: ClipParams, params: ExtractParams, chosen: Selection) -> Ext
         height=clip.height,
         width=clip.width,
         fit=params.fit,
+        scene_cut=params.scene_cut,
         pace=Pace(settings.interval, settings.fps, settings.offset),
         stride=settings.stride,
         repair_masks=params.on_bad_masks == "repair",

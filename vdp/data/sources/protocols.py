@@ -108,6 +108,7 @@ class ClipRule:
     fit: Fit
     pace: Pace
     stride: int  # selected frames from the start of one clip of a video to the start of the next
+    scene_cut: float | None = None  # change of the levels at which a new row of clips starts, 0..1
     repair_masks: bool = False  # class ids over 48 become background, frames with a flaw are left out
 
     def length(self, available: int, video: str) -> int:
