@@ -24,7 +24,7 @@ NEEDED = {
     "lightning_fabric": "lightning-fabric", "mujoco": "mujoco", "numba": "numba", "numpy": "numpy",
     "pydantic": "pydantic", "ruamel.yaml": "ruamel.yaml", "safetensors": "safetensors", "scipy": "scipy",
     "segmentation_models_pytorch": "segmentation-models-pytorch", "torch": "torch",
-    "torchmetrics": "torchmetrics", "torchvision": "torchvision", "tqdm": "tqdm",
+    "torchvision": "torchvision", "tqdm": "tqdm",
 }
 
 

@@ -1,4 +1,7 @@
-"""PSNR and SSIM of uint8 frames, as torchmetrics defines them, and LPIPS where its network is given."""
+"""PSNR and SSIM of uint8 frames, as torchmetrics defines them, and LPIPS where its network is given.
+
+torchmetrics itself is not imported: it takes longer to import than torch.
+"""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -7,12 +10,16 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torchmetrics.functional.image import structural_similarity_index_measure
+from torch.nn import functional as F
 
 Frames = NDArray[np.uint8]
 Distance = Callable[[Frames, Frames], NDArray[np.float64]]  # of pairs of N frames, (N,)
 
 MAX_PSNR = 100.0  # dB, reported for equal frames in place of infinity
+SSIM_SIGMA = 1.5  # standard deviation of the SSIM window; pixels
+SSIM_RADIUS = 5  # the window has 11x11 pixels
+SSIM_STABILITY = (0.01, 0.03)  # K1 and K2
+LEVELS = 255.0  # range of the pixels
 
 
 @dataclass(frozen=True)
@@ -51,8 +58,7 @@ class FrameTally:
             )
         x, y = _channels_first(prediction), _channels_first(truth)
         self._squared += float((x - y).double().square().sum())
-        each = structural_similarity_index_measure(x, y, data_range=255.0, reduction="none")
-        self._ssim += float(torch.as_tensor(each).double().sum())
+        self._ssim += float(ssim(x, y).double().sum())
         if self._distance is not None:
             self._lpips += float(self._distance(prediction, truth).sum())
         self._pixels += x.numel()
@@ -67,7 +73,7 @@ class FrameTally:
         if not self._frames:
             raise ValueError("frames: expected at least one to score, got none")
         error = self._squared / self._pixels
-        psnr = 10 * float(np.log10(255.0**2 / error)) if error else MAX_PSNR
+        psnr = 10 * float(np.log10(LEVELS**2 / error)) if error else MAX_PSNR
         lpips = None if self._distance is None else self._lpips / self._frames
         return FrameScore(psnr=min(psnr, MAX_PSNR), ssim=self._ssim / self._frames, lpips=lpips)
 
@@ -82,6 +88,29 @@ def frame_score(batches: Iterable[tuple[Frames, Frames]]) -> FrameScore:
     for prediction, truth in batches:
         tally.add(prediction, truth)
     return tally.score()
+
+
+def ssim(x: Tensor, y: Tensor) -> Tensor:
+    """Structural similarity of images (N, C, H, W) with levels 0..255, H and W at least 6, to (N,).
+
+    Wang et al., 2004, "Image Quality Assessment", eq. 13, with their Gaussian window; a mean over channels and
+    all pixels, the images mirrored at their borders.
+    """
+    distance = torch.arange(-SSIM_RADIUS, SSIM_RADIUS + 1, dtype=x.dtype, device=x.device)
+    weights = torch.exp(-(distance**2) / (2 * SSIM_SIGMA**2))
+    weights = (weights / weights.sum()).expand(x.shape[1], 1, 1, -1)
+
+    def average(image: Tensor) -> Tensor:
+        padded = F.pad(image, [SSIM_RADIUS] * 4, mode="reflect")
+        rows = F.conv2d(padded, weights, groups=image.shape[1])
+        return F.conv2d(rows, weights.transpose(2, 3), groups=image.shape[1])
+
+    c1, c2 = ((k * LEVELS) ** 2 for k in SSIM_STABILITY)
+    mean_x, mean_y = average(x), average(y)
+    variance = (average(x * x) - mean_x**2).clamp(min=0) + (average(y * y) - mean_y**2).clamp(min=0)
+    covariance = average(x * y) - mean_x * mean_y
+    luminance = (2 * mean_x * mean_y + c1) / (mean_x**2 + mean_y**2 + c1)
+    return (luminance * (2 * covariance + c2) / (variance + c2)).mean((1, 2, 3))
 
 
 def _channels_first(frames: Frames) -> Tensor:
