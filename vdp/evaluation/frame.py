@@ -93,8 +93,8 @@ def frame_score(batches: Iterable[tuple[Frames, Frames]]) -> FrameScore:
 def ssim(x: Tensor, y: Tensor) -> Tensor:
     """Structural similarity of images (N, C, H, W) with levels 0..255, H and W at least 6, to (N,).
 
-    Wang et al., 2004, "Image Quality Assessment", eq. 13, with their Gaussian window; a mean over channels and
-    all pixels, the images mirrored at their borders.
+    Wang et al., 2004, "Image Quality Assessment", eq. 13, with their Gaussian window; a mean over channels
+    and all pixels, the images mirrored at their borders.
     """
     distance = torch.arange(-SSIM_RADIUS, SSIM_RADIUS + 1, dtype=x.dtype, device=x.device)
     weights = torch.exp(-(distance**2) / (2 * SSIM_SIGMA**2))
