@@ -6,14 +6,18 @@ Writes  data/latents/{train,val,unlabeled}, data/latents/statistics.json
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from itertools import repeat
 from pathlib import Path
 
-from vdp.api.motion import ClipObjects, composes, labelled_objects, load_motion
+import numpy as np
+
+from vdp.api.motion import ClipObjects, labelled_objects, load_motion, resolve_base
 from vdp.config.read import read_section, read_value, run_stage
 from vdp.config.schema import ClipParams
 from vdp.core.device import pick_device
 from vdp.core.files import replacing
+from vdp.core.optical_flow import fit_decay, flow_extrapolation
 from vdp.data.augment import ClipViews
 from vdp.data.degrade import Degradations
 from vdp.data.encode import encode_clips, encode_composed, encode_conditions
@@ -30,8 +34,10 @@ CLIPS = Path("data/clips")
 MODELS = Path("data/models")
 LATENTS = Path("data/latents")
 BATCH_CLIPS = 16  # clips whose motion is predicted at once
+DECAY_CLIPS = 32  # training clips, evenly spaced, from which the decay of optical flow is measured
 
-Compose = Callable[[Sequence[ClipObjects], Sequence[int], SampleMotionParams, int], list[Pixels]]
+MoveObjects = Callable[[Sequence[ClipObjects], Sequence[int], SampleMotionParams, int], list[Pixels]]
+Compose = Callable[[ClipStore], Iterator[Pixels | None]]  # frames of each clip after the known ones
 
 
 def main() -> None:
@@ -43,10 +49,18 @@ def main() -> None:
     seed, device = read_value("seed"), pick_device()
     codec = load_frame_codec(MODELS / "codec").to(device)
     moments = Moments(codec.channels)
-    motion = load_motion(MODELS, device) if composes(base, MODELS) else None
+    base = resolve_base(base, MODELS)
     with track_stage("encode_latents") as tracker, replacing(LATENTS) as part:
         encode = tracker.counted(codec.encode)
-        compose = None if motion is None else tracker.counted(motion.compose)
+        compose: Compose | None = None
+        decay: float | None = None
+        if base == "composed":
+            move = tracker.counted(load_motion(MODELS, device).compose)
+            compose = partial(composed_frames, move=move, known=known, params=sample_motion, seed=seed)
+        elif base == "optical_flow":
+            decay = measure_decay(ClipStore(CLIPS / "train"), known)
+            compose = partial(flow_frames, known=known, decay=decay)
+            tracker.summary({"flow_decay": decay})
         for store in existing_stores(CLIPS, ["train", "val", "unlabeled"]):
             split = store.folder.name
             changes, seen = (augment.val, None) if split == "val" else (augment.train, moments)
@@ -60,22 +74,21 @@ def main() -> None:
                     encode, store, views, degradations, params.degraded, params.batch_frames, device
                 )
             if compose is not None:
-                frames = composed_frames(store, compose, known, sample_motion, seed)
-                composed = encode_composed(encode, store, views, frames, params.batch_frames, device)
+                composed = encode_composed(encode, store, views, compose(store), params.batch_frames, device)
             encoded = map(EncodedClip, clips, degraded, composed)
-            write_latents(part / split, encoded, params.shard_mb, known)
+            write_latents(part / split, encoded, params.shard_mb, known, decay)
         normalisation = moments.normalisation()
         write_statistics(part, normalisation)
         tracker.summary({f"std.{c}": value for c, value in enumerate(normalisation.std)})
 
 
 def composed_frames(
-    store: ClipStore, compose: Compose, known: int, params: SampleMotionParams, seed: int
+    store: ClipStore, move: MoveObjects, known: int, params: SampleMotionParams, seed: int
 ) -> Iterator[Pixels | None]:
     """Compose the frames after the first `known` of each clip; None for a clip without masks.
 
     Args:
-        compose: `ObjectMotion.compose`.
+        move: `ObjectMotion.compose`.
     """
     for first in range(0, len(store), BATCH_CLIPS):
         rows = range(first, min(first + BATCH_CLIPS, len(store)))
@@ -85,8 +98,22 @@ def composed_frames(
             for row in usable
         ]
         targets = range(known, max((store.num_frames(row) for row in usable), default=known + 1))
-        composed = dict(zip(usable, compose(clips, targets, params, seed), strict=True))
+        composed = dict(zip(usable, move(clips, targets, params, seed), strict=True))
         yield from (composed.get(row) for row in rows)
+
+
+def flow_frames(store: ClipStore, known: int, decay: float) -> Iterator[Pixels | None]:
+    """Frames of each clip after the first `known`, moved by optical flow; None for a clip without any."""
+    for row in range(len(store)):
+        steps = range(1, store.num_frames(row) - known + 1)
+        yield flow_extrapolation(np.array(store.frames(row)[:known]), steps, decay) if steps else None
+
+
+def measure_decay(store: ClipStore, known: int) -> float:
+    """Return the decay of optical flow that suits training clips best."""
+    longer = [row for row in range(len(store)) if store.num_frames(row) > known]
+    chosen = longer[:: max(1, len(longer) // DECAY_CLIPS)]
+    return fit_decay((np.array(store.frames(row)) for row in chosen), known)
 
 
 if __name__ == "__main__":

@@ -23,11 +23,11 @@ from vdp.core.classes import class_name
 from vdp.core.device import pick_device
 from vdp.core.empty import NO_MASKS, empty_reason
 from vdp.core.files import replacing, write_text
+from vdp.core.optical_flow import flow_extrapolation
 from vdp.data.stores.clips import Pixels, existing_stores, list_test_sets
 from vdp.data.stores.prediction_set import MaskSet, MotionSet, PredictionSet
 from vdp.evaluation.baselines import DECAYS, Decay, choose_decay
 from vdp.evaluation.bootstrap import RESAMPLES
-from vdp.evaluation.flow import flow_extrapolation
 from vdp.evaluation.frame import FrameScore
 from vdp.evaluation.hops import COMPOSED, COPY, FLOW, PREDICTED, ClipFrames, score_hops, video_distances
 from vdp.evaluation.mask import Confusion, class_jaccard

@@ -65,7 +65,7 @@ def main() -> None:
             params.given_frames,
         )  # fmt: skip
         process, base = make_process(diffusion), resolve_base(diffusion.base, clips)
-        composed = base == "composed"
+        composed = base in ("composed", "optical_flow")
         batches = HopBatches(clips, params.batch_size, shares, rule, composed, params.reverse, seed)
         # val clips may have no masks
         val_composed = composed and val_clips.composed_from is not None
@@ -111,6 +111,7 @@ def main() -> None:
             context_frames=params.context_frames,
             given_frames=params.given_frames,
             known=(clips.composed_from or 0) if composed else 0,
+            flow_decay=clips.flow_decay if composed else None,
             target_offsets=params.target_offsets,
             targets=params.targets,
             max_span=params.max_span,
@@ -125,10 +126,10 @@ def main() -> None:
 
 
 def resolve_base(base: BaseName, clips: LatentClips) -> BaseName:
-    """Return the base of `diffusion.base`: auto is composed where composed frames are encoded, else moved."""
+    """Return the base of `diffusion.base`: auto is the one for which frames are encoded."""
     if base != "auto":
         return base
-    return "moved" if clips.composed_from is None else "composed"
+    return "composed" if clips.flow_decay is None else "optical_flow"
 
 
 def hop_loss(objectives: Objectives, diffusion: DiffusionParams, params: TrainDenoiserParams) -> HopLoss:

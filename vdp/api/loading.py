@@ -14,6 +14,7 @@ from torch import Tensor
 
 from vdp.core.device import autocast
 from vdp.core.errors import UserError
+from vdp.core.optical_flow import flow_extrapolation
 from vdp.core.tasks import TASKS, Task
 from vdp.data.encode import decode_frames, encode_frames
 from vdp.data.stores.latents import Normalisation
@@ -90,7 +91,7 @@ class LatentDiffusion:
             samples: S.
             seed: of the run.
             composed: frames of the hops of each clip as a motion model composes them, (N, H, W, 3) uint8;
-                of a denoiser whose base they are.
+                of a denoiser whose base they are. Frames moved by optical flow are made here.
 
         Returns:
             Frames (B, S, N, H, W, 3) uint8, with the detail of the composed frames, else of the last known
@@ -100,6 +101,9 @@ class LatentDiffusion:
             range(len(context[0])), strategy.hops, strategy.context_frames, strategy.given_frames
         )
         known = self._encode_clips([frames[used] for frames in context])
+        if composed is None and self.config.base == "optical_flow":
+            targets = [int(target) for hop in strategy.hops for target in hop]
+            composed = [self.move_by_flow(clip, [t + 1 - len(clip) for t in targets]) for clip in context]
         bases = None if composed is None else self._encode_clips(composed)
         numbers = [crc32(name.encode()) for name in names]
         with autocast(self.device):
@@ -114,6 +118,11 @@ class LatentDiffusion:
         if composed is None or bases is None:
             composed, bases = [clip[-1:] for clip in context], known[:, :, -1:]
         return self._add_detail(frames, composed, bases), last.astype(np.float16)
+
+    def move_by_flow(self, context: np.ndarray, steps: Sequence[int]) -> np.ndarray:
+        """Move the last of frames (T, H, W, 3) on by optical flow, as in training: (len(steps), H, W, 3)."""
+        decay = self.config.flow_decay
+        return flow_extrapolation(context, steps, 1.0 if decay is None else decay)
 
     def _add_detail(self, frames: np.ndarray, sources: Sequence[np.ndarray], latents: Tensor) -> np.ndarray:
         """Add to predicted frames (B, S, T, H, W, 3) the detail that the codec loses of what they start from.

@@ -310,6 +310,8 @@ class Model:
 
     def _compose(self, clip: Frames, frames: int, seed: int) -> Frames | None:
         """Compose the frames after a clip of the networks' size; None of a denoiser with another base."""
+        if self._model.config.base == "optical_flow":
+            return self._model.move_by_flow(clip, range(1, frames + 1))
         if self._motion is None or self._tracker is None:
             return None
         found = self._tracker(clip)

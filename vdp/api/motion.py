@@ -167,8 +167,8 @@ def has_motion(models: Path) -> bool:
     return is_trained(models / MOTION)
 
 
-def composes(base: BaseName, models: Path) -> bool:
-    """Whether the denoiser's base is the composed frame.
+def resolve_base(base: BaseName, models: Path) -> BaseName:
+    """Return the base of `diffusion.base`: auto is composed with a motion model, else optical_flow.
 
     Raises:
         UserError: if `diffusion.base` is composed and there is no motion model.
@@ -176,9 +176,11 @@ def composes(base: BaseName, models: Path) -> bool:
     if base == "composed" and not has_motion(models):
         raise UserError(
             "diffusion.base=composed: expected clips with masks, from which the motion of objects is "
-            "learned; set it to auto or moved"
+            "learned; set it to auto or optical_flow"
         )
-    return base in ("auto", "composed") and has_motion(models)
+    if base != "auto":
+        return base
+    return "composed" if has_motion(models) else "optical_flow"
 
 
 def load_motion(models: Path, device: torch.device) -> ObjectMotion:

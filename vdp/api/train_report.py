@@ -17,8 +17,8 @@ from vdp.api.sampling import Sampling
 from vdp.config.read import read_section, read_value, run_stage
 from vdp.config.schema import ClipParams
 from vdp.core.files import replacing
+from vdp.core.optical_flow import flow_extrapolation
 from vdp.data.stores.clips import ClipStore, Pixels
-from vdp.evaluation.flow import flow_extrapolation
 from vdp.evaluation.frame import FrameScore, FrameTally
 from vdp.evaluation.hops import ClipFrames, score_hops
 from vdp.tracking.figures import encode_png, encode_webp, evenly_spaced, sample_sheet

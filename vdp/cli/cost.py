@@ -178,8 +178,8 @@ def estimate(params: RunParams, size: DataSize | None, labelled: bool = True) ->
     if motion is not None:
         flops["train_motion"] = motion.training()
     if size is not None:
-        composes = motion if params.diffusion.base in ("auto", "composed") else None
-        flops["encode_latents"] = _encode_latents(params, size, codec, composes)
+        base = chosen_base(params.diffusion.base, size.labelled)
+        flops["encode_latents"] = _encode_latents(params, size, codec, motion, base)
         flops["predict"] = size.test_clips * denoiser.clip(codec)
     if size is not None and motion is not None:
         flops["track_objects"] = _track_objects(params, size, codec, segmenter)
@@ -324,18 +324,25 @@ def _views(changes: ClipChanges) -> int:
     return 1 + changes.flip + changes.random_views
 
 
+def chosen_base(base: BaseName, labelled: bool) -> BaseName:
+    """Base of the denoiser by `diffusion.base` and whether clips have masks."""
+    if base != "auto":
+        return base
+    return "composed" if labelled else "optical_flow"
+
+
 def _encode_latents(
-    params: RunParams, size: DataSize, codec: CodecCost, motion: "MotionCost | None"
+    params: RunParams, size: DataSize, codec: CodecCost, motion: "MotionCost | None", base: BaseName
 ) -> float:
     augment, degraded = params.augment.denoiser, params.encode_latents.degraded
 
     def frames(name: str, split: SplitSize) -> int:
         views = _views(augment.val if name == "val" else augment.train)
-        composed = split.composed_frames if motion is not None else 0
+        composed = {"composed": split.composed_frames, "optical_flow": split.later_frames}.get(base, 0)
         return (views + degraded) * split.frames + views * composed
 
     total = sum(frames(name, split) for name, split in size.splits.items()) * codec.encode()
-    if motion is None:
+    if motion is None or base != "composed":
         return total
     clips = sum(split.composed for split in size.splits.values())
     return total + clips * motion.sample(params.clip.frames - 1)
@@ -349,9 +356,8 @@ class DenoiserCost:
 
     def __init__(self, params: RunParams, labelled: bool) -> None:
         self.params = params
-        base = params.diffusion.base
-        self.base: BaseName = ("composed" if labelled else "moved") if base == "auto" else base
-        self.composes = labelled and base in ("auto", "composed")  # whether composed frames are encoded
+        self.base = chosen_base(params.diffusion.base, labelled)
+        self.composes = self.base in ("composed", "optical_flow")  # whether composed frames are encoded
         self.channels = params.vae.latent_channels if params.codec.name == "vae" else 3
         self.latent_size = latent_size(params)
         with META:
@@ -437,7 +443,7 @@ class DenoiserCost:
             strategy = make_strategy(
                 one, params.diffusion.num_timesteps, trained.context_frames, trained.given_frames
             )
-            composed = self._latents(1, frames) if self.base == "composed" else None
+            composed = self._latents(1, frames) if self.composes else None
             return predict(
                 self.network, self._latents(1, known), range(known), [0], self.objectives["predict"],
                 strategy, 1, 0, composed,
@@ -449,7 +455,7 @@ class DenoiserCost:
         )
         hops = tuple(tuple(frame - 1.0 for frame in group) for group in groups)
         used = used_context(range(clip.known), hops, trained.context_frames, trained.given_frames)
-        encoded = len(used) + (sum(sizes) if self.base == "composed" else 0)
+        encoded = len(used) + (sum(sizes) if self.composes else 0)
         decoded = params.predict.samples * sum(sizes)
         return params.predict.samples * rollout + encoded * codec.encode() + decoded * codec.decode()
 

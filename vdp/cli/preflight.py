@@ -46,7 +46,7 @@ def check_run() -> Preflight:
     if base == "composed" and not labelled:
         raise UserError(
             f"{PARAMS_FILE}: diffusion.base=composed: expected training clips with masks, from which "
-            "the motion of objects is learned; set it to auto or moved"
+            "the motion of objects is learned; set it to auto or optical_flow"
         )
     check_weights(read_section(ScoreParams, "score"))
     check_engine(read_section(EngineParams, "engine"), str(read_file()["launcher"]))

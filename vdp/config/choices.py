@@ -18,8 +18,9 @@ ScheduleName = Literal["flow", "linear", "cosine", "sigmoid"]
 Prediction = Literal["flow", "v", "eps", "x0"]  # output of the network
 SamplerName = Literal["ddpm", "ddim", "dpmpp", "euler", "heun"]
 # frames that the diffused change is measured from: the nearest context frame, context frames moved by learned
-# kernels, or the composed frame of a motion model; auto: composed where clips have masks, else moved
-BaseName = Literal["auto", "nearest", "moved", "composed"]
+# kernels, the last one moved on by optical flow, or the composed frame of a motion model; auto: composed
+# where clips have masks, else optical_flow
+BaseName = Literal["auto", "nearest", "moved", "optical_flow", "composed"]
 Spacing = Literal["trailing", "leading"]  # of the sampling times
 
 SAMPLERS: tuple[SamplerName, ...] = get_args(SamplerName)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from vdp.evaluation.flow import flow_extrapolation
+from vdp.core.optical_flow import flow_extrapolation
 from vdp.evaluation.frame import Distance, Frames, FrameScore, FrameTally
 from vdp.evaluation.perceptual import frechet_distance
 

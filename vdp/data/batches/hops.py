@@ -107,8 +107,8 @@ class HopBatches:
             )
         if composed and latents.composed_from is None:
             raise ValueError(
-                "diffusion.base=composed: there are no composed frames, as no clip has masks; set it to auto "
-                "or moved and run `dvc repro encode_latents`"
+                "diffusion.base: there are no composed frames, as no clip has masks, or none is longer than "
+                "clip.known; set it to moved and run `dvc repro encode_latents`"
             )
         self._composed_from = latents.composed_from if composed else None
         for task in self.tasks:  # raises early if hops do not fit into the clips

@@ -4,8 +4,9 @@ A split's folder holds `manifest.json` and `latents_000.npy` (n, V, T, C, h, w) 
 clip itself and its augmented views. With degraded clips there is `conditions_000.npy` (n, D, T, C, h, w)
 beside it: D degraded forms of each clip, form d of view d % V. With a motion model there is
 `composed_000.npy` (n, V, T - K, C, h, w): the frames after the first K, composed of objects that the motion
-model moved on from these; zeros for clips without masks, which the manifest does not list. `statistics.json`
-beside the splits has the per-channel mean and standard deviation of the clean latents.
+model moved on from these; zeros for clips without masks, which the manifest does not list. With the base
+optical_flow these frames are moved by optical flow, of every clip. `statistics.json` beside the splits has
+the per-channel mean and standard deviation of the clean latents.
 """
 
 import json
@@ -87,12 +88,15 @@ class EncodedClip:
         return {name: array for name, array in named.items() if array is not None}
 
 
-def write_latents(folder: Path, clips: Iterable[EncodedClip], shard_mb: int, known: int) -> None:
+def write_latents(
+    folder: Path, clips: Iterable[EncodedClip], shard_mb: int, known: int, flow_decay: float | None = None
+) -> None:
     """Write a split's encoded clips to shards of at most `shard_mb` MiB, replacing `folder` at the end.
 
     Args:
         clips: one at a time. All or none have degraded forms; any may be composed.
         known: frames of a clip from which the others are composed.
+        flow_decay: of frames that are composed by optical flow; None for those of a motion model.
     """
     counts: list[int] = []
     pending: list[EncodedClip] = []
@@ -124,6 +128,7 @@ def write_latents(folder: Path, clips: Iterable[EncodedClip], shard_mb: int, kno
         manifest: dict[str, object] = {"shards": counts} | ({"degraded": degraded} if degraded else {})
         if composed:
             manifest |= {"composed": composed, "composed_from": known}
+            manifest |= {} if flow_decay is None else {"flow_decay": flow_decay}
         (part / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
 
 
@@ -150,6 +155,7 @@ class LatentClips:
         degraded: degraded forms of each clip, D.
         composed: numbers of the clips with composed frames.
         composed_from: frames of a clip from which the others are composed, K; None where none is.
+        flow_decay: decay of the optical flow by which they are composed; None with a motion model.
 
     Raises:
         FileNotFoundError: if none of the splits was encoded, or a file of one is missing.
@@ -163,6 +169,7 @@ class LatentClips:
         degraded: set[int] = set()
         self.composed: list[int] = []
         self.composed_from: int | None = None
+        self.flow_decay: float | None = None
         for split in splits:
             path = root / split / MANIFEST
             if path.is_file():
@@ -170,6 +177,7 @@ class LatentClips:
                 shards = manifest["shards"]
                 self.composed += [sum(counts) + clip for clip in manifest.get("composed", [])]
                 self.composed_from = manifest.get("composed_from", self.composed_from)
+                self.flow_decay = manifest.get("flow_decay", self.flow_decay)
                 self._paths += [root / split / f"latents_{i:03d}.npy" for i in range(len(shards))]
                 counts += shards
                 degraded |= {manifest.get("degraded", 0)} if shards else set()

@@ -98,7 +98,7 @@ class DenoiserConfig(Params, Generic[Diffusion]):
 
     denoiser: DenoiserParams
     diffusion: Diffusion
-    base: BaseName  # that of the diffused change: nearest, moved or composed
+    base: BaseName  # that of the diffused change; not auto
     codec: str  # fingerprint of the codec of its latents
     channels: int  # C, of a latent
     height: int  # of the training frames, pixels
@@ -107,6 +107,8 @@ class DenoiserConfig(Params, Generic[Diffusion]):
     context_frames: int  # max context frames of a training hop, and so of a rollout
     given_frames: int  # of them, min number of the frames that the rollout starts from
     known: int  # composed base: context frames of a clip from which the others are composed
+    # base optical_flow: decay of the velocity; not in the files of others
+    flow_decay: float | None = Field(default=None, exclude_if=lambda decay: decay is None)
     target_offsets: list[int]  # predict: frames from the last context frame to a target
     targets: int  # target frames of a hop
     max_span: int  # interpolate: max frames between the context frames around the targets

@@ -1,11 +1,13 @@
-"""Frame baseline without a network: pixels move on at the velocity between the last two context frames.
+"""Frames without a network: pixels move on at the velocity between the last two context frames.
+
+A baseline of the scores, and the base of a denoiser (`diffusion.base: optical_flow`).
 
 Velocities are dense optical flow by DIS (Kroeger et al. 2016, arXiv:1603.03590). Pixels of the last frame are
 splatted forwards (Niklaus & Liu 2020, arXiv:2003.05534): each has its own velocity, so an object leaves its
 place however far it moves.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import cv2
 import numpy as np
@@ -21,10 +23,11 @@ IMPORTANCE = 4.0  # log weight per pixel of speed: where pixels meet, the faster
 MAX_IMPORTANCE = 20.0
 MIN_COVERAGE = 0.25  # of a pixel of the target; below, it is a hole
 INPAINT_RADIUS = 3  # pixels
+DECAYS = (0.0, 0.3, 0.5, 0.7, 0.8, 0.9, 0.95, 1.0)  # of the velocity, from frame to frame
 
 
-def flow_extrapolation(known: Frames, steps: Sequence[int]) -> Frames:
-    """Move every pixel of the last context frame on at constant velocity.
+def flow_extrapolation(known: Frames, steps: Sequence[int], decay: float = 1.0) -> Frames:
+    """Move every pixel of the last context frame on at constant or decaying velocity.
 
     Where pixels meet, the fastest are kept; holes that a moving object leaves are inpainted from what is
     around them. The result does not depend on the number of threads.
@@ -32,6 +35,7 @@ def flow_extrapolation(known: Frames, steps: Sequence[int]) -> Frames:
     Args:
         known: context frames, (T, H, W, 3); the last two give the velocity, one alone is copied.
         steps: frames from the last context frame to each target, each >= 0.
+        decay: factor of the velocity from frame to frame, 0 (a copy)..1 (constant).
 
     Returns:
         Target frames, (len(steps), H, W, 3).
@@ -47,8 +51,34 @@ def flow_extrapolation(known: Frames, steps: Sequence[int]) -> Frames:
     velocity = _velocity(np.ascontiguousarray(known[-2]), last)
     targets = np.empty((len(steps), *last.shape), np.uint8)
     for target, step in zip(targets, steps, strict=True):
-        target[:] = _splat(last, velocity, step)
+        target[:] = _splat(last, velocity, _distance(step, decay))
     return targets
+
+
+def fit_decay(clips: Iterable[Frames], known: int) -> float:
+    """Return the decay, of `DECAYS`, with the least squared error over the frames after the first `known`.
+
+    Args:
+        clips: (T, H, W, 3) each, longer than `known`.
+
+    Raises:
+        ValueError: if there are none.
+    """
+    errors, count = np.zeros(len(DECAYS)), 0
+    for clip in clips:
+        count += 1
+        truth = clip[known:].astype(np.float64)
+        for k, decay in enumerate(DECAYS):
+            moved = flow_extrapolation(clip[:known], range(1, len(truth) + 1), decay)
+            errors[k] += np.square(moved - truth).mean()
+    if not count:
+        raise ValueError(f"clips: expected some of more than {known} frames, to measure how motion goes on")
+    return DECAYS[int(errors.argmin())]
+
+
+def _distance(step: int, decay: float) -> float:
+    """Frames at the first velocity that cover the way of `step` frames at a decaying one."""
+    return float(sum(decay**frame for frame in range(1, step + 1)))
 
 
 def _velocity(before: Frames, last: Frames) -> Plane:
@@ -67,7 +97,7 @@ def _velocity(before: Frames, last: Frames) -> Plane:
     return -backwards.astype(np.float64)
 
 
-def _splat(frame: Frames, velocity: Plane, step: int) -> Frames:
+def _splat(frame: Frames, velocity: Plane, step: float) -> Frames:
     """Add each pixel to the four pixels around its new place, and fill the holes."""
     height, width = frame.shape[:2]
     row, column = np.mgrid[:height, :width]

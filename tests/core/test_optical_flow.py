@@ -2,7 +2,7 @@ import cv2
 import numpy as np
 import pytest
 
-from vdp.evaluation.flow import flow_extrapolation
+from vdp.core.optical_flow import flow_extrapolation
 from vdp.evaluation.frame import frame_score
 from vdp.evaluation.hops import ClipFrames, score_hops
 
