@@ -1,7 +1,8 @@
-"""Stage encode_latents composes frames where there is a motion model and the base asks for them."""
+"""Stage encode_latents composes frames by the motion model or by optical flow, as the base asks for."""
 
 import json
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -12,10 +13,11 @@ import yaml
 from stages import encode_latents
 from tests.evaluation.recorder import Recorder
 from tests.small_models import CHANNELS, HEIGHT, LEVELS, WIDTH, save_small_models
-from vdp.api.motion import composes, labelled_objects, load_motion
+from vdp.api.motion import labelled_objects, load_motion, resolve_base
 from vdp.config.messages import validate
 from vdp.config.yaml_file import read_file
 from vdp.core.errors import UserError
+from vdp.core.optical_flow import flow_extrapolation
 from vdp.data.encode import encode_frames
 from vdp.data.stores.clips import Clip, ClipStore, write_clips
 from vdp.data.stores.latents import LatentClips
@@ -134,17 +136,45 @@ def test_the_other_latents_do_not_depend_on_the_base(project):
     assert json.loads(Path("data/latents/statistics.json").read_text()) == json.loads(statistics)
 
 
-def test_without_a_motion_model_auto_composes_nothing_and_composed_is_refused(project):
+@pytest.mark.parametrize("base", ["auto", "optical_flow"])
+def test_without_a_motion_model_all_clips_are_moved_by_optical_flow(project, base, monkeypatch):
+    """With the decay of the training clips, in every view, with and without masks."""
     without_motion()
-    encode("auto")
-    assert composed_files() == []
-    with pytest.raises(UserError, match="diffusion.base=composed: expected clips with masks.*auto or moved"):
+    measured = list[str]()
+
+    def fit(clips: Iterable[np.ndarray], known: int) -> float:
+        measured.extend(str(len(frames)) for frames in clips)
+        assert known == KNOWN
+        return 0.7
+
+    monkeypatch.setattr(encode_latents, "fit_decay", fit)
+    encode(base)
+    assert len(measured) == len(TRAIN)
+    latents = LatentClips(Path("data/latents"), ["train", "unlabeled"])
+    assert latents.composed == list(range(len(TRAIN) + 1))
+    assert (latents.composed_from, latents.flow_decay) == (KNOWN, 0.7)
+    codec = load_frame_codec(Path("data/models/codec"))
+    names = ClipStore(encode_latents.CLIPS / "train").names
+    for source in TRAIN[:2]:
+        row = names.index(source.name)
+        moved = flow_extrapolation(source.frames[:KNOWN], range(1, FRAMES - KNOWN + 1), 0.7)
+        for view, frames in enumerate([moved, moved[:, :, ::-1].copy()]):
+            raw = encode_frames(codec.encode, frames, 64, CPU).half().float()
+            read = latents.read_composed([row], [view], [list(range(KNOWN, FRAMES))])
+            torch.testing.assert_close(latents.normalisation.invert(read)[0], raw, atol=2e-3, rtol=2e-3)
+
+
+def test_without_a_motion_model_composed_is_refused(project):
+    without_motion()
+    with pytest.raises(UserError, match="diffusion.base=composed: expected clips with masks.*auto or opti"):
         encode("composed")
 
 
 def test_the_base_is_composed_where_a_motion_model_is(template, tmp_path):
     models = template / "data/models"
-    assert [composes(base, models) for base in ("auto", "composed", "moved", "nearest")] == [
-        True, True, False, False,
+    assert [resolve_base(base, models) for base in ("auto", "composed", "moved", "nearest")] == [
+        "composed", "composed", "moved", "nearest",
     ]  # fmt: skip
-    assert [composes(base, tmp_path) for base in ("auto", "moved", "nearest")] == [False] * 3
+    assert [resolve_base(base, tmp_path) for base in ("auto", "moved", "nearest")] == [
+        "optical_flow", "moved", "nearest",
+    ]  # fmt: skip

@@ -24,6 +24,7 @@ from vdp.api.model import Model, load
 from vdp.api.motion import MOTION_SAMPLING, ClipObjects
 from vdp.config.choices import MIN_START_TIME
 from vdp.core.errors import UserError
+from vdp.core.optical_flow import flow_extrapolation
 from vdp.models.checkpoint import save_model
 from vdp.models.codecs.params import CodecConfig
 from vdp.models.layers import Unmoved
@@ -408,6 +409,20 @@ def test_with_a_composed_base_frames_are_those_of_the_motion_model(composed_copy
     assert network.indices == [[1, 0, -1, -2, -3], [2, 1, 0, -1, -2], [3, 2, 1, 0, -1]]
 
 
+def test_with_the_base_of_optical_flow_frames_are_those_that_it_moves_on(tmp_path):
+    """Through the API and through the rollout of the stages alike."""
+    model = load(save_small_models(tmp_path, base="optical_flow", segmenter=False), "cpu")
+    model._model = replace(model._model, network=PredictsZero())
+    clip = objects(8)
+    expected = flow_extrapolation(clip, [1, 2, 3], decay=0.8)
+    assert np.abs(expected[2].astype(int) - clip[-1]).max() > 20
+    predicted = model.predict(clip, frames=3, samples=2, sampling=FAST)
+    assert np.abs(predicted.astype(int) - expected).max() <= 1
+    strategy = replace(model._strategy(FAST, "predict"), hops=((8.0,), (10.0,)))
+    sampled, _ = model._model.sample_clips(["a"], [clip], strategy, samples=2, seed=0)
+    assert np.abs(sampled[0].astype(int) - expected[[0, 2]]).max() <= 1
+
+
 def test_composed_frames_of_a_large_clip_get_back_what_resizing_loses_of_the_background(composed_copy):
     model, _ = composed_copy
     large = objects(8).repeat(3, axis=1).repeat(3, axis=2)
@@ -433,7 +448,7 @@ def test_a_clip_without_objects_is_predicted_with_a_composed_base(composed):
     assert composed.predict(nothing, frames=2, sampling=FAST).shape == (1, 2, HEIGHT, WIDTH, 3)
 
 
-@pytest.mark.parametrize("base", ["composed", "moved"])
+@pytest.mark.parametrize("base", ["composed", "moved", "optical_flow"])
 def test_every_task_runs_with_every_base(base, tmp_path):
     model, clip = load(save_small_models(tmp_path, base=base, context_dropout=0.1), "cpu"), objects(5)
     guided = replace(FAST, guidance=2.0)

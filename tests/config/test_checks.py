@@ -141,7 +141,7 @@ def test_the_params_of_the_project_are_valid(monkeypatch):
         ),
         (
             {"diffusion.base": "blended"},
-            'diffusion.base="blended": expected one of auto, nearest, moved, composed',
+            'diffusion.base="blended": expected one of auto, nearest, moved, optical_flow, composed',
         ),
         ({"denoiser.mover.kernel_size": 4}, "denoiser.mover.kernel_size=4: expected an odd number"),
         (

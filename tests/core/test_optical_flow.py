@@ -2,7 +2,7 @@ import cv2
 import numpy as np
 import pytest
 
-from vdp.core.optical_flow import flow_extrapolation
+from vdp.core.optical_flow import fit_decay, flow_extrapolation
 from vdp.evaluation.frame import frame_score
 from vdp.evaluation.hops import ClipFrames, score_hops
 
@@ -44,6 +44,28 @@ def test_a_moving_square_is_moved_on(velocity):
         truth = clip[3 + step]
         assert centre(frame) == pytest.approx(centre(truth), abs=1.0)
         assert psnr(frame, truth) > psnr(clip[3], truth) + 4
+
+
+def test_a_decaying_velocity_covers_the_sum_of_its_steps():
+    """2 pixels per frame at a decay of one half: 1, 1.5, 1.75 and, in the end, 2 pixels."""
+    clip = moving_square(4, 2)
+    start = centre(clip[-1])
+    for step, way in ((1, 1.0), (2, 1.5), (3, 1.75), (30, 2.0)):
+        moved = flow_extrapolation(clip, [step], decay=0.5)[0]
+        assert centre(moved)[1] - start[1] == pytest.approx(way, abs=0.3)
+    assert np.array_equal(flow_extrapolation(clip, [3], decay=0.0)[0], clip[-1])
+
+
+def test_the_decay_is_that_of_the_motion_in_the_clips():
+    goes_on, stops = moving_square(12, 2), moving_square(12, 2)
+    stops[4:] = stops[3]
+    assert fit_decay([goes_on, goes_on], 4) == 1.0
+    assert fit_decay([stops, stops], 4) == 0.0
+    for decay in (0.5, 0.8):
+        slows = np.concatenate([goes_on[:4], flow_extrapolation(goes_on[:4], range(1, 9), decay)])
+        assert fit_decay([slows], 4) == decay
+    with pytest.raises(ValueError, match="expected some of more than 4 frames"):
+        fit_decay([], 4)
 
 
 def test_the_place_that_an_object_leaves_is_filled_from_its_surroundings():

@@ -150,13 +150,13 @@ def test_the_saved_model_has_its_params_and_the_other_weights(fit):
     assert (train_denoiser.DENOISER / "best.safetensors").is_file()
 
 
-@pytest.mark.parametrize(("composed", "expected"), [(True, "composed"), (False, "moved")])
-def test_the_base_is_composed_where_composed_frames_are_encoded(tmp_path, composed, expected):
+@pytest.mark.parametrize(("decay", "expected"), [(None, "composed"), (0.9, "optical_flow")])
+def test_the_base_is_the_one_for_which_frames_are_encoded(tmp_path, decay, expected):
     frames = np.ones((1, 12, 2, 4, 4), np.float16)
-    clip = EncodedClip(frames, composed=frames[:, 5:] if composed else None)
-    write_latents(tmp_path / "train", [clip], shard_mb=1, known=5)
+    clip = EncodedClip(frames, composed=frames[:, 5:])
+    write_latents(tmp_path / "train", [clip], shard_mb=1, known=5, flow_decay=decay)
     write_statistics(tmp_path, Normalisation((0.0, 0.0), (1.0, 2.0)))
     clips = LatentClips(tmp_path, ["train"])
     assert train_denoiser.resolve_base("auto", clips) == expected
-    for base in ("nearest", "moved", "composed"):
+    for base in ("nearest", "moved", "composed", "optical_flow"):
         assert train_denoiser.resolve_base(base, clips) == base
