@@ -57,7 +57,7 @@ class SeededSampling(SamplingParams):
 
 
 SAMPLING_DEFAULTS = SeededSampling(
-    sampler="ddim", steps=10, temperature=0.7, guidance=1.0, eta=0.0, seed=0
+    sampler="ddim", steps=10, temperature=0.4, guidance=1.0, eta=0.0, seed=0
 )  # of the command line and the Python API
 
 
