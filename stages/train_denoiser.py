@@ -1,6 +1,7 @@
 """DVC stage train_denoiser: train a video denoiser on hops of encoded clips.
 
-Reads   data/latents, data/models/codec; params.yaml: seed, engine, denoiser, diffusion, train_denoiser
+Reads   data/latents, data/models/codec, the weights of train_denoiser.init_from; params.yaml: seed, engine,
+        denoiser, diffusion, train_denoiser
 Writes  data/models/denoiser
 """
 
@@ -29,6 +30,7 @@ from vdp.models.codecs.factory import load_frame_codec
 from vdp.models.codecs.protocols import Codec
 from vdp.models.denoisers.factory import build_denoiser
 from vdp.models.denoisers.params import DenoiserConfig, DenoiserParams
+from vdp.models.initial import find_initial
 from vdp.tracking.figures import sample_columns
 from vdp.tracking.mlflow_run import project_root, track_stage
 from vdp.training.checkpoint_key import stage_checkpoints
@@ -58,6 +60,7 @@ def main() -> None:
     shares: dict[Task, float] = {task: getattr(params.tasks, task) for task in TASKS}
 
     with track_stage("train_denoiser") as tracker:
+        initial = find_initial("train_denoiser", params.init_from, DENOISER)
         fabric = launch(engine)
         clips, val_clips = LatentClips(LATENTS, ["train", "unlabeled"]), LatentClips(LATENTS, ["val"])
         rule = HopRule(
@@ -83,22 +86,6 @@ def main() -> None:
         }
         codec = load_frame_codec(CODEC).to(fabric.device)
         shown = plot_batch(val_batches, fabric.device)
-        seed_weights(seed)
-        training = Training(
-            name="train_denoiser",
-            network=build_denoiser(denoiser, clips.channels, base == "moved"),
-            loss=hop_loss(objectives, diffusion, params),
-            batches=batches,
-            val_loss=TaskLevelLoss(objectives, shares),
-            val_batches=val_batches,
-            plot=lambda network: draw_tasks(network, shown, objectives, clips.normalisation, codec),
-            memory_params=[
-                width_param(denoiser),
-                MemoryParam("train_denoiser.context_frames", params.context_frames, power=1, multiple=1),
-            ],
-        )
-        checkpoints = stage_checkpoints("train_denoiser", project_root())
-        result = fit(training, params, engine, seed, tracker, fabric, checkpoints)
         config = DenoiserConfig(
             denoiser=denoiser,
             diffusion=diffusion,
@@ -119,8 +106,28 @@ def main() -> None:
             latent_mean=clips.normalisation.mean,
             latent_std=clips.normalisation.std,
         )
+        seed_weights(seed)
+        network = build_denoiser(denoiser, clips.channels, base == "moved")
+        if initial is not None:
+            initial.check(network, config)
+        training = Training(
+            name="train_denoiser",
+            network=network,
+            loss=hop_loss(objectives, diffusion, params),
+            batches=batches,
+            val_loss=TaskLevelLoss(objectives, shares),
+            val_batches=val_batches,
+            plot=lambda network: draw_tasks(network, shown, objectives, clips.normalisation, codec),
+            memory_params=[
+                width_param(denoiser),
+                MemoryParam("train_denoiser.context_frames", params.context_frames, power=1, multiple=1),
+            ],
+            initial=initial,
+        )
+        checkpoints = stage_checkpoints("train_denoiser", project_root(), initial and initial.file)
+        result = fit(training, params, engine, seed, tracker, fabric, checkpoints)
         if fabric.is_global_zero:
-            save_model(DENOISER, result.network, config, result.other_weights)
+            save_model(DENOISER, result.network, config, result.other_weights, result.kept)
             checkpoints.clear()
 
 

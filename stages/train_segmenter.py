@@ -1,7 +1,7 @@
 """DVC stage train_segmenter: train UNet++ on crops around objects, or on frames.
 
-Reads   data/clips, data/models/{codec,classifier}; params.yaml: seed, engine, segmenter, train_segmenter,
-        augment.segmenter
+Reads   data/clips, data/models/{codec,classifier}, the weights of train_segmenter.init_from; params.yaml:
+        seed, engine, segmenter, train_segmenter, augment.segmenter
 Writes  data/models/segmenter; a folder without a model where no training clip has masks. Where no clip of
         val has masks, training clips validate
 """
@@ -33,6 +33,7 @@ from vdp.models.factored_classes import (
     factor_loss,
     object_loss,
 )
+from vdp.models.initial import find_initial
 from vdp.models.segmenters.params import SegmenterConfig, SegmenterParams
 from vdp.models.segmenters.round_trip import round_trip
 from vdp.models.segmenters.unetpp import UNetPlusPlus
@@ -66,6 +67,7 @@ def main() -> None:
                 write_empty(SEGMENTER, NO_MASKS)
             return
         val_store = val_store if val_store.num_labelled else train
+        initial = find_initial("train_segmenter", params.init_from, SEGMENTER)
         fabric = launch(engine)
         size = (train.height, train.width)
         codec = load_frame_codec(CODEC).to(fabric.device) if params.round_trip > 0 else None
@@ -73,7 +75,9 @@ def main() -> None:
         val_batches = FrameBatches([val_store], VALIDATION_SIZE, True, none, VALIDATION_SEED)
         shown = plot_batch(val_batches, fabric.device)
         seed_weights(seed)
-        network = UNetPlusPlus(segmenter)
+        network, config = UNetPlusPlus(segmenter), SegmenterConfig(segmenter=segmenter)
+        if initial is not None:
+            initial.check(network, config)
         if params.pretrained:
             network.load_backbone(load_classifier(CLASSIFIER).body)
         training: Training[UNetPlusPlus, Frames | Crops, Frames] = Training(
@@ -89,11 +93,12 @@ def main() -> None:
                     "clip.height", train.height, power=2, multiple=8, scaled_with={"clip.width": train.width}
                 )
             ],
+            initial=initial,
         )
-        checkpoints = stage_checkpoints("train_segmenter", project_root())
+        checkpoints = stage_checkpoints("train_segmenter", project_root(), initial and initial.file)
         result = fit(training, params, engine, seed, tracker, fabric, checkpoints)
         if fabric.is_global_zero:
-            save_model(SEGMENTER, result.network, SegmenterConfig(segmenter=segmenter), result.other_weights)
+            save_model(SEGMENTER, result.network, config, result.other_weights, result.kept)
             checkpoints.clear()
 
 

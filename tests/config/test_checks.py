@@ -242,6 +242,25 @@ def test_the_params_of_the_project_are_valid(monkeypatch):
             {"train_classifier.accumulate": 3},
             "train_classifier.accumulate=3: expected a divisor of batch_size=128",
         ),
+        # checkpoints
+        ({"predict.checkpoint": 100}, "predict.checkpoint=100: expected null with train_denoiser.keep_every"),
+        (
+            {"predict.checkpoint": 150, "train.keep_every": 100},
+            "predict.checkpoint=150: expected a multiple of train_denoiser.keep_every=100",
+        ),
+        (
+            {"predict.checkpoint": 900, "train.keep_every": 100},
+            "predict.checkpoint=900: expected <= train_denoiser.steps=800",
+        ),
+        ({"train.keep_every": 0}, "train_denoiser.keep_every=0: expected an integer >= 1 or null"),
+        (
+            {"train_segmenter.init_from": "old"},
+            "train_segmenter.init_from=old: expected train_segmenter.pretrained=false",
+        ),
+        (
+            {"codec.name": "pixel", "segment.codec_vote": 0.0, "pretrain_vae.init_from": "old"},
+            "pretrain_vae.init_from=old: expected null with codec.name=pixel",
+        ),
         # segmenter
         (
             {"segmenter.encoder": "conv16"},

@@ -1,6 +1,6 @@
 """Model folders: `model.safetensors` and a `config.json` to rebuild the model from; nothing is unpickled.
 
-Other weights of the same network are beside it, such as `best.safetensors`.
+Other weights of the same network are beside it, such as `best.safetensors` and those of kept steps.
 """
 
 import hashlib
@@ -18,9 +18,7 @@ from vdp.config.schema import Params
 from vdp.core.empty import empty_reason
 from vdp.core.errors import UserError
 from vdp.core.files import replacing
-
-WEIGHTS = "model.safetensors"
-CONFIG = "config.json"
+from vdp.core.model_files import CONFIG, WEIGHTS, kept_name, weights_file
 
 Config = TypeVar("Config", bound=Params)
 
@@ -30,16 +28,20 @@ def save_model(
     network: nn.Module | None,
     config: Params,
     extra_weights: Mapping[str, Mapping[str, Tensor]] | None = None,
+    kept: Mapping[int, Mapping[str, Tensor]] | None = None,
 ) -> None:
     """Write a model folder under a temporary name, then rename it over the old one.
 
-    The network is None for a codec without weights; `extra_weights` are further files, by their stems.
+    The network is None for a codec without weights; `extra_weights` are further files, by their stems, and
+    `kept` those of single steps.
     """
     with replacing(folder) as part:
         if network is not None:
             _save_weights(network.state_dict(), part / WEIGHTS)
         for name, weights in (extra_weights or {}).items():
             _save_weights(weights, part / f"{name}.safetensors")
+        for step, weights in (kept or {}).items():
+            _save_weights(weights, part / f"{kept_name(step)}.safetensors")
         text = json.dumps(config.model_dump(mode="json"), indent=2, sort_keys=True)
         (part / CONFIG).write_text(text + "\n")
 
@@ -76,14 +78,16 @@ def load_config(folder: Path, schema: type[Config]) -> Config:
         ) from None
 
 
-def load_weights(network: nn.Module, folder: Path) -> None:
+def load_weights(network: nn.Module, folder: Path, checkpoint: int | None = None) -> None:
     """Load the weights of a model folder; all names and shapes must match.
+
+    `checkpoint` is the step of kept weights; None for those that the training's `keep` names.
 
     Raises:
         FileNotFoundError: if there are no weights.
-        UserError: if the file is damaged or holds the weights of another network.
+        UserError: if the file is damaged or holds the weights of another network, or the step is not kept.
     """
-    path = folder / WEIGHTS
+    path = weights_file(folder, checkpoint)
     advice = "copy the whole folder again, or train the model again with `dvc repro --force`"
     if not path.is_file():
         raise FileNotFoundError(f"{path}: not found beside its {CONFIG}; {advice}")

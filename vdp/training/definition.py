@@ -1,7 +1,7 @@
 """The definition of a training, its result and its logger."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Generic, Protocol, TypeVar
 
 import numpy as np
@@ -40,6 +40,7 @@ class Training(Generic[Network, Batch, ValBatch]):
     val_batches: Batches[ValBatch]  # of `vdp.training.validation.VALIDATION_SIZE` samples
     plot: Callable[[Network], Picture] | None = None  # called in every process, logged by the main one
     memory_params: Sequence[MemoryParam] = ()  # params to lower if memory is full, beside the batch size
+    initial: Callable[[], Mapping[str, Tensor]] | None = None  # read weights to start from; not in a resume
 
 
 @dataclass(frozen=True)
@@ -48,3 +49,4 @@ class TrainingResult(Generic[Network]):
 
     network: Network  # with the weights that `keep` names, last or best, in evaluation mode
     other_weights: dict[str, dict[str, Tensor]]  # the other state dict, by name
+    kept: Mapping[int, Mapping[str, Tensor]] = field(default_factory=dict)  # of `keep_every`, by step

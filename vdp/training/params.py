@@ -1,5 +1,6 @@
 """Section `engine` and the sections of the trainings of params.yaml."""
 
+from pathlib import Path
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
@@ -43,6 +44,8 @@ class FitParams(Params):
     validate_every: Annotated[int, Field(ge=1)]  # steps between validations of the averaged weights
     num_workers: Workers  # data loading processes; 0: load in the main process
     keep: Literal["last", "best"]  # averaged weights that later stages use
+    keep_every: None | Annotated[int, Field(ge=1)]  # steps between averaged weights to keep, in addition
+    init_from: Path | None  # model folder, or a file of weights in it, to start from
 
     @model_validator(mode="after")
     def parts_are_equal(self) -> Self:
