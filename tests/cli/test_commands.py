@@ -382,8 +382,9 @@ def test_info_formats_nested_values(model, monkeypatch, capsys):
 def test_submit_prints_the_output(model, monkeypatch, capsys):
     calls = []
     monkeypatch.setattr("vdp.cli.submit.submit", lambda *args: calls.append(args) or (5, 160, 240))
-    assert call(monkeypatch, "submit pictures -o out.pt") == 0
-    assert calls == [(Path("pictures"), Path("out.pt"), Path("models"), False)]
+    (Path("models/denoiser") / "step_00000007.safetensors").touch()
+    assert call(monkeypatch, "submit pictures -o out.pt --checkpoint 7") == 0
+    assert calls == [(Path("pictures"), Path("out.pt"), Path("models"), False, 7)]
     assert capsys.readouterr().out.startswith("wrote out.pt: uint8 (5, 160, 240)")
 
 
