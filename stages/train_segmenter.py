@@ -1,7 +1,7 @@
 """DVC stage train_segmenter: train UNet++ on crops around objects, or on frames.
 
-Reads   data/clips, data/models/{codec,classifier}, the weights of train_segmenter.init_from; params.yaml:
-        seed, engine, segmenter, train_segmenter, augment.segmenter
+Reads   data/clips, data/models/{codec,classifier}, the weights of train_segmenter.init_from and of
+        segmenter.weights; params.yaml: seed, engine, segmenter, train_segmenter, augment.segmenter
 Writes  data/models/segmenter; a folder without a model where no training clip has masks. Where no clip of
         val has masks, training clips validate
 """
@@ -29,11 +29,13 @@ from vdp.models.codecs.protocols import Codec
 from vdp.models.factored_classes import (
     CROP_OBJECT_SHARE,
     OBJECT_SHARE,
+    class_dice,
     class_log_probs,
     factor_loss,
     object_loss,
 )
 from vdp.models.initial import find_initial
+from vdp.models.segmenters.encoder_weights import encoder_file, load_encoder
 from vdp.models.segmenters.params import SegmenterConfig, SegmenterParams
 from vdp.models.segmenters.round_trip import round_trip
 from vdp.models.segmenters.unetpp import UNetPlusPlus
@@ -78,6 +80,8 @@ def main() -> None:
         network, config = UNetPlusPlus(segmenter), SegmenterConfig(segmenter=segmenter)
         if initial is not None:
             initial.check(network, config)
+        if segmenter.weights is not None:
+            load_encoder(network, segmenter)
         if params.pretrained:
             network.load_backbone(load_classifier(CLASSIFIER).body)
         training: Training[UNetPlusPlus, Frames | Crops, Frames] = Training(
@@ -95,7 +99,8 @@ def main() -> None:
             ],
             initial=initial,
         )
-        checkpoints = stage_checkpoints("train_segmenter", project_root(), initial and initial.file)
+        started = initial.file if initial is not None else encoder_file(segmenter)
+        checkpoints = stage_checkpoints("train_segmenter", project_root(), started)
         result = fit(training, params, engine, seed, tracker, fabric, checkpoints)
         if fabric.is_global_zero:
             save_model(SEGMENTER, result.network, config, result.other_weights, result.kept)
@@ -130,10 +135,17 @@ class SegmenterLoss:
             frames = round_trip(self.codec, frames, params.round_trip, params.latent_noise, batch_rng)
         logits = network(frames)
         pixels = factor_loss(logits, batch.masks, self.object_share).mean()
-        if params.object_weight == 0:
+        weights = {"objects": params.object_weight, "dice": params.dice_weight}
+        terms = {"objects": object_loss, "dice": class_dice}
+        losses = {
+            name: terms[name](logits, batch.masks).mean() for name, weight in weights.items() if weight > 0
+        }
+        if not losses:
             return {"loss": pixels}
-        objects = object_loss(logits, batch.masks).mean()
-        return {"loss": pixels + params.object_weight * objects, "pixels": pixels, "objects": objects}
+        loss = pixels
+        for name, value in losses.items():
+            loss = loss + weights[name] * value
+        return {"loss": loss, "pixels": pixels, **losses}
 
 
 def val_loss(network: UNetPlusPlus, batch: Frames, batch_rng: BatchRng) -> dict[str, Tensor]:

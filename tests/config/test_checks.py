@@ -55,6 +55,22 @@ def test_the_params_of_the_project_are_valid(monkeypatch):
         ),
         ({"denoiser.unet.attention_levels": [3]}, "denoiser.unet.attention_levels=[3]: expected 0..2"),
         ({"denoiser.unet.head_levels": 4}, "denoiser.unet.head_levels=4: expected <= 3"),
+        (
+            {"denoiser.unet.temporal_heads": 4},
+            "denoiser.unet.temporal_heads=4: expected null with denoiser.unet.temporal=false",
+        ),
+        (
+            {"denoiser.unet.temporal": True, "denoiser.unet.temporal_heads": 5},
+            "denoiser.unet.temporal_heads=5: expected a divisor of the channels [32] of the denoising",
+        ),
+        (
+            {"denoiser.dit.patch_size": [2, 17]},
+            "denoiser.dit.patch_size=[2, 17]: expected an integer 1..16 or a list of 2",
+        ),
+        (
+            {"denoiser.dit.time_embedding_dim": 4},
+            "denoiser.dit.time_embedding_dim=4: expected an integer 8..8192",
+        ),
         # latents
         (
             {"clip.height": 66},
@@ -270,6 +286,10 @@ def test_the_params_of_the_project_are_valid(monkeypatch):
         (
             {"segmenter.encoder_depth": 3},
             "segmenter.encoder_depth=3: expected 2 with the encoder conv32",
+        ),
+        (
+            {"segmenter.weights": "imagenet"},
+            "segmenter.weights=imagenet: expected null with the encoder conv32",
         ),
         (
             {"train_segmenter.round_trip": 0.5, "train_segmenter.crop_scale": 0.4},

@@ -56,6 +56,9 @@ def check_run() -> Preflight:
     check_engine(read_section(EngineParams, "engine"), str(read_file()["launcher"]))
     segmenter = read_section(SegmenterParams, "segmenter")
     if labelled and segmenter.backbone_channels is None and find_spec("torch") is not None:
+        from vdp.models.segmenters.encoder_weights import encoder_file
+
+        encoder_file(segmenter)
         check_encoder_fits(
             segmenter, read_section(TrainSegmenterParams, "train_segmenter"), read_section(ClipParams, "clip")
         )

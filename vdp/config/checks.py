@@ -343,7 +343,10 @@ def _kept(train_denoiser: "TrainDenoiserParams", predict: "PredictParams") -> No
 
 
 def _initial(
-    codec: "CodecParams", pretrain_vae: "PretrainVAEParams", train_segmenter: "TrainSegmenterParams"
+    codec: "CodecParams",
+    pretrain_vae: "PretrainVAEParams",
+    segmenter: "SegmenterParams",
+    train_segmenter: "TrainSegmenterParams",
 ) -> None:
     _require(
         codec.name == "vae" or pretrain_vae.init_from is None,
@@ -354,6 +357,11 @@ def _initial(
         train_segmenter.init_from is None or not train_segmenter.pretrained,
         f"train_segmenter.init_from={train_segmenter.init_from}: expected train_segmenter.pretrained=false, "
         "as all weights are given",
+    )
+    _require(
+        train_segmenter.init_from is None or segmenter.weights is None,
+        f"segmenter.weights={segmenter.weights}: expected null with train_segmenter.init_from, which has "
+        "those of the encoder too",
     )
 
 

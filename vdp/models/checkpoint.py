@@ -6,6 +6,7 @@ Other weights of the same network are beside it, such as `best.safetensors` and 
 import hashlib
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
 
@@ -14,7 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from vdp.config.schema import Params
+from vdp.config.schema import Params, add_left_out
 from vdp.core.empty import empty_reason
 from vdp.core.errors import UserError
 from vdp.core.files import replacing
@@ -67,8 +68,11 @@ def load_config(folder: Path, schema: type[Config]) -> Config:
         raise UserError(f"{folder}: holds no model, as {reason}; add masks to clips and train it again")
     if not path.is_file():
         raise FileNotFoundError(f"{folder}: no model found; train it with `dvc repro`")
+    text = path.read_text()
+    with suppress(json.JSONDecodeError):  # the schema reports it
+        text = json.dumps(add_left_out(schema, json.loads(text)))
     try:
-        return schema.model_validate_json(path.read_text())
+        return schema.model_validate_json(text)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))

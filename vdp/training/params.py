@@ -101,6 +101,7 @@ class TrainSegmenterParams(FitParams):
     jitter: Share  # max shift of a crop from its object; fraction of its side
     background: Share  # share of the crops that are anywhere in a frame
     object_weight: Annotated[float, Field(ge=0)]  # of the loss of each object's mean logits
+    dice_weight: Annotated[float, Field(ge=0)]  # of the soft Dice of each class
     round_trip: Share  # share of frames that pass through the codec
     latent_noise: Annotated[float, Field(ge=0, le=2)]  # max standard deviation of noise on their latents
 
