@@ -77,11 +77,12 @@ def main() -> None:
         network, config = VAE(vae, has_masks), CodecConfig(name="vae", vae=vae, has_masks=has_masks)
         if initial is not None:
             initial.check(network, config)
+        batches = FrameBatches(stores, params.batch_size, False, changes, seed, length)
         training = Training(
             name="pretrain_vae",
             network=network,
             loss=loss,
-            batches=FrameBatches(stores, params.batch_size, False, changes, seed, length),
+            batches=batches,
             val_loss=loss,
             val_batches=val_batches,
             plot=lambda network: round_trips(network, shown),
@@ -92,7 +93,8 @@ def main() -> None:
             initial=initial,
         )
         checkpoints = stage_checkpoints("pretrain_vae", project_root(), initial and initial.file)
-        result = fit(training, params, engine, seed, tracker, fabric, checkpoints)
+        in_steps = params.in_steps(batches.epoch_clips)
+        result = fit(training, in_steps, engine, seed, tracker, fabric, checkpoints)
         if fabric.is_global_zero:
             save_model(CODEC, result.network, config, result.other_weights, result.kept)
             checkpoints.clear()

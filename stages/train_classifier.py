@@ -54,17 +54,19 @@ def main() -> None:
         network, config = CropClassifier(classifier), ClassifierConfig(classifier=classifier)
         if initial is not None:
             initial.check(network, config)
+        batches = CropBatches(train, params.batch_size, scale, size, jitter, 0.0, augment, seed)
         training = Training(
             name="train_classifier",
             network=network,
             loss=loss,
-            batches=CropBatches(train, params.batch_size, scale, size, jitter, 0.0, augment, seed),
+            batches=batches,
             val_loss=val_loss,
             val_batches=CropBatches(val, VALIDATION_CROPS, scale, size, 0.0, 0.0, keep, VALIDATION_SEED),
             initial=initial,
         )
         checkpoints = stage_checkpoints("train_classifier", project_root(), initial and initial.file)
-        result = fit(training, params, engine, seed, tracker, fabric, checkpoints)
+        in_steps = params.in_steps(batches.epoch_clips)
+        result = fit(training, in_steps, engine, seed, tracker, fabric, checkpoints)
         if fabric.is_global_zero:
             save_model(CLASSIFIER, result.network, config, result.other_weights, result.kept)
             checkpoints.clear()

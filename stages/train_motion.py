@@ -89,7 +89,8 @@ def main() -> None:
             initial=initial,
         )
         checkpoints = stage_checkpoints("train_motion", project_root(), initial and initial.file)
-        result = fit(training, params, engine, seed, tracker, fabric, checkpoints)
+        in_steps = params.in_steps(batches.epoch_clips)
+        result = fit(training, in_steps, engine, seed, tracker, fabric, checkpoints)
         if fabric.is_global_zero:
             save_model(MOTION, result.network, config, result.other_weights, result.kept)
             checkpoints.clear()

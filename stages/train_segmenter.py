@@ -42,7 +42,6 @@ from vdp.models.segmenters.unetpp import UNetPlusPlus
 from vdp.tracking.figures import sample_columns
 from vdp.tracking.mlflow_run import project_root, track_stage
 from vdp.training.checkpoint_key import stage_checkpoints
-from vdp.training.dataloader import Batches
 from vdp.training.definition import Training
 from vdp.training.engine import launch
 from vdp.training.out_of_memory import MemoryParam
@@ -84,11 +83,12 @@ def main() -> None:
             load_encoder(network, segmenter)
         if params.pretrained:
             network.load_backbone(load_classifier(CLASSIFIER).body)
+        batches = train_batches(train, params, augment, seed)
         training: Training[UNetPlusPlus, Frames | Crops, Frames] = Training(
             name="train_segmenter",
             network=network,
             loss=SegmenterLoss(params, codec),
-            batches=train_batches(train, params, augment, seed),
+            batches=batches,
             val_loss=val_loss,
             val_batches=val_batches,
             plot=lambda network: segmented(network, shown),
@@ -101,7 +101,8 @@ def main() -> None:
         )
         started = initial.file if initial is not None else encoder_file(segmenter)
         checkpoints = stage_checkpoints("train_segmenter", project_root(), started)
-        result = fit(training, params, engine, seed, tracker, fabric, checkpoints)
+        in_steps = params.in_steps(batches.epoch_clips)
+        result = fit(training, in_steps, engine, seed, tracker, fabric, checkpoints)
         if fabric.is_global_zero:
             save_model(SEGMENTER, result.network, config, result.other_weights, result.kept)
             checkpoints.clear()
@@ -109,7 +110,7 @@ def main() -> None:
 
 def train_batches(
     store: ClipStore, params: TrainSegmenterParams, augment: FrameAugment, seed: int
-) -> Batches[Frames | Crops]:
+) -> FrameBatches | CropBatches:
     """Batches of crops around objects, or of frames."""
     if params.crop_scale is None:
         changes = Augment(augment.train, store.height, store.width)

@@ -258,6 +258,10 @@ def test_the_params_of_the_project_are_valid(monkeypatch):
             {"train_classifier.accumulate": 3},
             "train_classifier.accumulate=3: expected a divisor of batch_size=128",
         ),
+        # length
+        ({"train.steps": None}, "train_denoiser.steps=null: expected a number of steps, or of epochs"),
+        ({"train.epochs": 2.0}, "train_denoiser.epochs=2.0: expected null with steps=800; set one to null"),
+        ({"train_motion.epochs": 0}, "train_motion.epochs=0: expected a number > 0 or null"),
         # checkpoints
         ({"predict.checkpoint": 100}, "predict.checkpoint=100: expected null with train_denoiser.keep_every"),
         (

@@ -27,10 +27,10 @@ def engine_params(**changes: object) -> EngineParams:
 
 def fit_params(**changes: object) -> FitParams:
     values = {
-        "steps": 20, "batch_size": 16, "accumulate": 1, "optimizer": "adamw", "learning_rate": 0.05,
-        "lr_schedule": "cosine", "warmup_steps": 5, "weight_decay": 0.0, "grad_clip": 100.0,
-        "ema_decay": 0.9, "log_every": 5, "validate_every": 10, "num_workers": 0, "keep": "last",
-        "keep_every": None, "init_from": None,
+        "steps": 20, "epochs": None, "batch_size": 16, "accumulate": 1, "optimizer": "adamw",
+        "learning_rate": 0.05, "lr_schedule": "cosine", "warmup_steps": 5, "weight_decay": 0.0,
+        "grad_clip": 100.0, "ema_decay": 0.9, "log_every": 5, "validate_every": 10, "num_workers": 0,
+        "keep": "last", "keep_every": None, "init_from": None,
     }  # fmt: skip
     return FitParams.model_validate(values | changes)
 

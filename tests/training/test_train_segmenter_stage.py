@@ -37,7 +37,7 @@ class FakeFit:
     """Stands for `fit` and keeps its arguments."""
 
     def __call__(self, training, params, engine, seed, logger, fabric, checkpoints):
-        self.training, self.checkpoints = training, checkpoints
+        self.training, self.checkpoints, self.params = training, checkpoints, params
         network = training.network.eval()
         return TrainingResult(network, {"best": network.state_dict()})
 
@@ -154,6 +154,14 @@ def test_the_codec_is_used_for_round_trips_only(fit):
     train_segmenter.main()
     noisy, logits, masks = training_loss(fit)
     assert noisy["pixels"] != factor_loss(logits, masks, CROP_OBJECT_SHARE).mean()
+
+
+@pytest.mark.parametrize(("epochs", "steps"), [(3.0, 3), (4.0, 3), (0.1, 1), (8, 6)])
+def test_epochs_are_steps_of_whole_batches_that_cover_the_clips_so_often(fit, epochs, steps):
+    """Three clips, in batches of four."""
+    write_params({"steps": None, "epochs": epochs})
+    train_segmenter.main()
+    assert (fit.params.steps, fit.params.epochs) == (steps, None)
 
 
 def test_where_val_has_no_masks_training_clips_validate(fit):

@@ -25,6 +25,7 @@ class SplitSize:
     frames: int = 0  # of all clips
     composed: int = 0  # clips with masks and with frames after the context
     composed_frames: int = 0  # these frames
+    labelled: int = 0  # clips with masks
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,7 @@ def _lengths(store: ClipStore) -> list[int]:
 def _split_size(store: ClipStore, known: int) -> SplitSize:
     lengths = _lengths(store)
     ahead = [lengths[row] - known for row in store.labelled if lengths[row] > known]
-    return SplitSize(len(store), sum(lengths), len(ahead), sum(ahead))
+    return SplitSize(len(store), sum(lengths), len(ahead), sum(ahead), store.num_labelled)
 
 
 def _simulated(clip: ClipParams, extract: ExtractParams, simulate: SimulateParams) -> DataSize | None:
@@ -94,8 +95,8 @@ def _simulated(clip: ClipParams, extract: ExtractParams, simulate: SimulateParam
         counts["train"] -= counts["val"]
     ahead = clip.frames - clip.known
     splits = {
-        name: SplitSize(counts[name], counts[name] * clip.frames, counts[name], counts[name] * ahead)
-        for name in ("train", "val")
+        name: SplitSize(count, count * clip.frames, count, count * ahead, count)
+        for name, count in ((name, counts[name]) for name in ("train", "val"))
     }
     if "unlabeled" in sources:
         splits["unlabeled"] = SplitSize(simulate.unlabeled, simulate.unlabeled * clip.frames)

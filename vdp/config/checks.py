@@ -337,9 +337,8 @@ def _kept(train_denoiser: "TrainDenoiserParams", predict: "PredictParams") -> No
         every is None or step % every == 0,
         f"{where} a multiple of train_denoiser.keep_every={every}; change one",
     )
-    _require(
-        step <= train_denoiser.steps, f"{where} <= train_denoiser.steps={train_denoiser.steps}; lower it"
-    )
+    last = train_denoiser.steps  # None: only the clips tell
+    _require(last is None or step <= last, f"{where} <= train_denoiser.steps={last}; lower it")
 
 
 def _initial(

@@ -37,6 +37,7 @@ SECTIONS = {
     "segment": "vdp.models.segmenters.params:SegmentParams",
     "score": "vdp.evaluation.params:ScoreParams",
     "evaluate_tasks": "vdp.evaluation.params:EvaluateTasksParams",
+    "tracking": "vdp.tracking.params:TrackingParams",
 }
 
 Seed = Annotated[int, Field(ge=0, le=2**31 - 1)]

@@ -35,7 +35,7 @@ class CheckpointSaver(Generic[Network]):
             return
         self.state.load(*(found or self.checkpoints.read(step)))
         if self.fabric.is_global_zero:
-            done = f"{self.state.name}: resumed after step {step} of {self.state.params.steps}"
+            done = f"{self.state.name}: resumed after step {step} of {self.state.params.total_steps}"
             print(f"{done} ({self.checkpoints.folder})", file=sys.stderr)
 
     def keep_if_due(self) -> None:
@@ -55,7 +55,7 @@ class CheckpointSaver(Generic[Network]):
 
     def save_if_due(self, stop: StopRequest) -> None:
         """Save a checkpoint if one is due; save and raise Interrupted if a signal has requested a stop."""
-        step, steps, engine = self.state.progress.step, self.state.params.steps, self.state.engine
+        step, steps, engine = self.state.progress.step, self.state.params.total_steps, self.state.engine
         due = time.monotonic() - self.saved_at >= 60 * engine.save_minutes
         due = due or (engine.save_steps is not None and step % engine.save_steps == 0)
         # 0: continue, 1: save, above: stop by the signal; all processes do the same at the same step

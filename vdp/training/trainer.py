@@ -66,7 +66,7 @@ def fit(
         if fresh and training.initial is not None:
             state.start_from(training.initial())
         network, model, optimizer, progress = state.network, state.model, state.optimizer, state.progress
-        steps, size = range(progress.step, params.steps), batches.batch_size
+        steps, size = range(progress.step, params.total_steps), batches.batch_size
         rows = BatchRows(name, steps, size, params.accumulate, fabric.global_rank, fabric.world_size)
         curves = LossCurves(progress, logger, fabric)
         cost = CostReport(name, network, size, steps, fabric)
@@ -140,10 +140,10 @@ def fit(
                         state.skip_step(batches.names(step))
 
                 bar.update()
-                cost.step_done(params.steps - progress.step, bar)
+                cost.step_done(params.total_steps - progress.step, bar)
                 if progress.step % params.log_every == 0:
                     bar.set_postfix_str(curves.log_means(learning_rate(step, params), params.log_every))
-                if progress.step % params.validate_every == 0 or progress.step == params.steps:
+                if progress.step % params.validate_every == 0 or progress.step == params.total_steps:
                     validate(training, state, curves, fabric)
                 saver.keep_if_due()
                 saver.save_if_due(stop)
