@@ -28,6 +28,8 @@ NO_DEPS = {  # modules that cannot change a stage's bytes, and why
     "vdp/config": "reads and checks params; DVC tracks their values",
     "vdp/data/params.py": "schema of params; DVC tracks their values",
     "vdp/tracking/mlflow_run.py": "logs to MLflow",
+    "vdp/tracking/event_file.py": "logs to TensorBoard",
+    "vdp/tracking/params.py": "schema of params",
     "vdp/tracking/mlflow_model.py": "logs to MLflow",
     "vdp/tracking/progress.py": "prints",
     "vdp/training/cost.py": "prints",

@@ -55,6 +55,7 @@ from vdp.data.sources.arrays import ArraySource, Video
 from vdp.data.sources.protocols import Pace
 from vdp.data.sources.spool import SpooledSource, spool_videos
 from vdp.data.stores.clips import ClipStore
+from vdp.tracking.mlflow_run import TENSORBOARD
 from vdp.training.params import TrainSegmenterParams
 
 if TYPE_CHECKING:
@@ -349,6 +350,8 @@ def _publish(plan: TrainingPlan, splits: Splits) -> None:
         for path in (*(partial / MODELS).iterdir(), *(partial / REPORT).iterdir()):
             (shutil.copytree if path.is_dir() else shutil.copy)(path, part / path.name)
         shutil.copy(partial / PARAMS_FILE, part / PARAMS_FILE)
+        if (partial / TENSORBOARD).is_dir():
+            shutil.copytree(partial / TENSORBOARD, part / TENSORBOARD)
         write_record(part, _record(plan, splits))
     if os.path.lexists(plan.folder):
         if not plan.force:

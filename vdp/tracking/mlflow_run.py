@@ -27,14 +27,17 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import JsonValue
 
+from vdp.config.messages import validate
 from vdp.config.schema import PARAMS_FILE
 from vdp.config.yaml_file import read_file
 from vdp.core.checkout import project_root
-from vdp.core.errors import UserError
+from vdp.core.errors import UserError, one_line
 from vdp.core.files import locked, write_text
 from vdp.core.flops import TERA, flop_counter
 from vdp.core.machine import describe_machine
 from vdp.core.rank import process_rank
+from vdp.tracking.event_file import EventFile
+from vdp.tracking.params import TrackingParams
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -47,6 +50,7 @@ FLUSH_POINTS = 500
 FLUSH_SECONDS = 15.0
 SQLITE = "sqlite:///"
 ARTIFACTS = "mlartifacts"
+TENSORBOARD = "tensorboard"  # folder of the event files, by experiment and stage
 ARTIFACT_COLUMNS = {
     "experiments": "artifact_location",
     "runs": "artifact_uri",
@@ -125,6 +129,10 @@ class Tracker:
         self._points: list[tuple[str, float, int, int]] = []  # name, value, step, milliseconds
         self._runs: _Runs | None = None
         self._disabled = not self.is_main
+        self._events: EventFile | None = None
+        if self.is_main and writes_tensorboard():
+            with self._reporting_events():
+                self._events = EventFile(project_root() / TENSORBOARD / self._key / stage)
         if self.is_main and not tracking_uri().startswith("sqlite"):
             self._connect()
 
@@ -132,6 +140,8 @@ class Tracker:
         """Add a point to each named curve; buffered until the next flush."""
         now = _now_ms()
         self._points += [(name, float(value), step, now) for name, value in values.items()]
+        if self._events is not None:
+            self._events.scalars(values, step)
         if len(self._points) >= FLUSH_POINTS or time.time() - self._last_flush > FLUSH_SECONDS:
             self.flush()
 
@@ -162,6 +172,8 @@ class Tracker:
                 f"name={name!r}: expected only letters, digits, spaces, _, -, . and /; rename it"
             )
         self.send(lambda client, run: client.log_image(run, picture, key=name, step=step, synchronous=True))
+        if self._events is not None:
+            self._events.picture(name, picture, step)
 
     def send(self, write: Callable[["MlflowClient", str], T]) -> T | None:
         """Call `write(client, run id of the stage)`; None if nothing is logged or the store has failed."""
@@ -169,6 +181,9 @@ class Tracker:
 
     def flush(self) -> None:
         """Log the buffered points."""
+        if self._events is not None:
+            with self._reporting_events():
+                self._events.flush()
         points, self._points = self._points, []
         self._last_flush = time.time()
         if points:
@@ -258,6 +273,17 @@ class Tracker:
     def _update_child_peak(self) -> None:
         if _largest_child_mb() > self._ignored_child_mb:
             self._child_mb = _largest_child_mb()
+
+    @contextmanager
+    def _reporting_events(self) -> Iterator[None]:
+        """Print an error of the event file as one warning; the stage continues without it."""
+        try:
+            yield
+        except OSError as error:
+            self._events = None
+            print(
+                f"warning: {self.stage}: continuing without TensorBoard: {one_line(error)}", file=sys.stderr
+            )
 
     @contextmanager
     def _reporting(self) -> Iterator[None]:
@@ -405,6 +431,12 @@ def _store_folder() -> Path:
     """Folder of a local store: artifacts lie beside the SQLite file."""
     uri = tracking_uri()
     return Path(uri.removeprefix(SQLITE)).parent if uri.startswith(SQLITE) else project_root()
+
+
+def writes_tensorboard() -> bool:
+    """Whether section `tracking` of ./params.yaml asks for event files."""
+    section = read_file().get("tracking") if PARAMS_FILE.is_file() else None
+    return section is not None and validate(TrackingParams, section, "tracking").tensorboard
 
 
 def experiment_key() -> str:
