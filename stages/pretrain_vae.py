@@ -28,7 +28,7 @@ from vdp.models.initial import find_initial
 from vdp.tracking.figures import sample_columns
 from vdp.tracking.mlflow_run import project_root, track_stage
 from vdp.training.checkpoint_key import stage_checkpoints
-from vdp.training.definition import Training
+from vdp.training.definition import Samples, Training
 from vdp.training.engine import launch
 from vdp.training.out_of_memory import MemoryParam
 from vdp.training.params import EngineParams, PretrainVAEParams
@@ -85,7 +85,7 @@ def main() -> None:
             batches=batches,
             val_loss=loss,
             val_batches=val_batches,
-            plot=lambda network: round_trips(network, shown),
+            plot=lambda network: Samples(round_trips(network, shown)),
             memory_params=[
                 MemoryParam("vae.base_channels", vae.base_channels, power=1, multiple=8),
                 MemoryParam("clip.height", size[0], power=2, multiple=8, scaled_with={"clip.width": size[1]}),

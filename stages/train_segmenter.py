@@ -42,7 +42,7 @@ from vdp.models.segmenters.unetpp import UNetPlusPlus
 from vdp.tracking.figures import sample_columns
 from vdp.tracking.mlflow_run import project_root, track_stage
 from vdp.training.checkpoint_key import stage_checkpoints
-from vdp.training.definition import Training
+from vdp.training.definition import Samples, Training
 from vdp.training.engine import launch
 from vdp.training.out_of_memory import MemoryParam
 from vdp.training.params import EngineParams, TrainSegmenterParams
@@ -91,7 +91,7 @@ def main() -> None:
             batches=batches,
             val_loss=val_loss,
             val_batches=val_batches,
-            plot=lambda network: segmented(network, shown),
+            plot=lambda network: Samples(segmented(network, shown)),
             memory_params=[
                 MemoryParam(
                     "clip.height", train.height, power=2, multiple=8, scaled_with={"clip.width": train.width}

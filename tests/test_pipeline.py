@@ -36,7 +36,10 @@ NO_DEPS = {  # modules that cannot change a stage's bytes, and why
     "vdp/training/out_of_memory.py": "words an error",
     "vdp/training/process_watch.py": "watches processes",
 }
-NO_DEPS_OF_TRAININGS = {"vdp/tracking/figures.py": "its pictures go to MLflow"}
+NO_DEPS_OF_TRAININGS = {
+    "vdp/tracking/figures.py": "its pictures go to MLflow",
+    "vdp/evaluation/frame.py": "its scores go to MLflow",
+}
 SAMPLERS, LEVELS = Path("vdp/sampling/samplers.py"), Path("vdp/config/choices.py")  # a dep where sampled
 
 # --- Deps and params of dvc.yaml -------------------------------------------------------------------------

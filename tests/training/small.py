@@ -1,5 +1,7 @@
 """A small training for tests: fit a line to points."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -41,6 +43,7 @@ class MemoryLogger:
     def __init__(self) -> None:
         self.points: list[tuple[int, dict[str, float]]] = []
         self.pictures: list[tuple[str, np.ndarray, int]] = []
+        self.films: list[tuple[str, int, int]] = []  # name, frames, step
         self.flops = 0.0
 
     def log(self, metrics: dict[str, float], step: int) -> None:
@@ -49,6 +52,9 @@ class MemoryLogger:
 
     def picture(self, name: str, picture: np.ndarray, step: int) -> None:
         self.pictures.append((name, picture, step))
+
+    def film(self, name: str, film: Sequence[np.ndarray], step: int) -> None:
+        self.films.append((name, len(film), step))
 
     def add_flops(self, flops: float) -> None:
         self.flops += flops

@@ -16,8 +16,9 @@ import socket
 import sqlite3
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Callable, Hashable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,6 +48,8 @@ KEY_TAG = "vdp.key"  # identifies the run of an experiment
 PROCESS_TAG = "vdp.process"  # host:pid of a stage, distinguishes a killed run from one in progress
 MACHINE_TAG = "vdp.machine"
 FLUSH_POINTS = 500
+GIF_DITHER = 3  # OpenCV's other levels lose colours
+FILM_MILLISECONDS, FILM_PAUSE = 250, 1000  # of a frame of a clip, and of its last one
 FLUSH_SECONDS = 15.0
 SQLITE = "sqlite:///"
 ARTIFACTS = "mlartifacts"
@@ -174,6 +177,15 @@ class Tracker:
         self.send(lambda client, run: client.log_image(run, picture, key=name, step=step, synchronous=True))
         if self._events is not None:
             self._events.picture(name, picture, step)
+
+    def film(self, name: str, film: Sequence[NDArray[np.uint8]], step: int) -> None:
+        """Log a clip, pictures (H, W, 3) uint8 of one size, as a GIF of this step with the stage's run."""
+        if self._disabled:
+            return
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / f"{name}_{step:08d}.gif"
+            path.write_bytes(_encode_gif(film))
+            self.artifact(path, name)
 
     def send(self, write: Callable[["MlflowClient", str], T]) -> T | None:
         """Call `write(client, run id of the stage)`; None if nothing is logged or the store has failed."""
@@ -492,6 +504,16 @@ def save_stats(stage: str, usage: Usage) -> None:
 
 def _stats_file() -> Path:
     return project_root() / ".stats" / "stages.json"  # outside git and DVC: differs between equal runs
+
+
+def _encode_gif(film: Sequence[NDArray[np.uint8]]) -> bytes:
+    import cv2
+
+    animation = cv2.Animation()
+    animation.frames = [frame[..., ::-1] for frame in film]
+    animation.durations = [FILM_MILLISECONDS] * (len(film) - 1) + [FILM_PAUSE]
+    animation.loop_count = 0  # endless
+    return bytes(cv2.imencodeanimation(".gif", animation, [cv2.IMWRITE_GIF_DITHER, GIF_DITHER])[1])
 
 
 def _process_start() -> float:
