@@ -208,14 +208,14 @@ def test_clips_without_masks_need_no_objects():
 def test_clips_are_counted_in_the_store_before_the_params(project):
     params = run_params()
     expected = data_size(params.clip, params.extract_frames, params.simulate)
-    assert expected.splits["train"] == SplitSize(6, 6 * 22, 6, 6 * 11) and expected.test_clips == 2
+    assert expected.splits["train"] == SplitSize(6, 6 * 22, 6, 6 * 11, 6) and expected.test_clips == 2
     assert expected.splits["unlabeled"] == SplitSize(2, 44)
     frames, masks = np.zeros((22, 8, 8, 3), np.uint8), np.zeros((22, 8, 8), np.uint8)
     clips = [Clip("a", frames, masks), Clip("b", frames), Clip("c", frames[:11])]
     write_clips(project / "data/clips/train", clips, 1)
     write_clips(project / "data/clips/test/mine", clips, 1)
     found = data_size(params.clip, params.extract_frames, params.simulate)
-    assert found == DataSize({"train": SplitSize(3, 55, 1, 11)}, 3, 2)
+    assert found == DataSize({"train": SplitSize(3, 55, 1, 11, 1)}, 3, 2)
 
 
 def test_epochs_are_steps_where_the_clips_are_known_and_their_trainings_are_left_out_elsewhere():
