@@ -193,6 +193,8 @@ class Silent:
 
     def picture(self, name: str, picture: Masks, step: int) -> None: ...
 
+    def film(self, name: str, film: Sequence[Masks], step: int) -> None: ...
+
     def add_flops(self, flops: float) -> None: ...
 
 
@@ -226,7 +228,7 @@ def train(row: Row, seed: int, tflop: float, data: Path) -> tuple[Path, int]:
             checkpoints = TrainingCheckpoints(Path("checkpoints"))
             with (
                 patch.object(train_denoiser, "track_stage", untracked),
-                patch.object(train_denoiser, "stage_checkpoints", lambda stage, root: checkpoints),
+                patch.object(train_denoiser, "stage_checkpoints", lambda stage, root, initial: checkpoints),
             ):
                 train_denoiser.main()
     return folder / "data/models", steps
@@ -239,7 +241,7 @@ def steps_of_budget(tflop: float) -> int:
         UserError: if there is none.
     """
     params = RunParams.read()
-    step = DenoiserCost(params, labelled=True).training() / params.train_denoiser.steps
+    step = DenoiserCost(params, labelled=True).training() / params.train_denoiser.total_steps
     steps = int(tflop * TERA / step)
     if steps < 1:
         raise UserError(f"--tflop={tflop:g}: expected at least {step / TERA:.2g}, one step; raise it")
@@ -254,6 +256,7 @@ def length_settings(params: Mapping[str, JsonValue], steps: int) -> dict[str, Js
     assert isinstance(warmup, int)
     return {
         "steps": steps,
+        "epochs": None,
         "warmup_steps": min(warmup, steps // WARMUP_SHARE),
         "log_every": max(1, steps // 10),
         "validate_every": steps,

@@ -1,6 +1,6 @@
 """DVC stage evaluate_tasks: score each task of the denoiser beside its baselines.
 
-Reads   data/clips/test, data/models; params.yaml: seed, clip, degrade, evaluate_tasks
+Reads   data/clips/test, data/models; params.yaml: seed, clip, degrade, evaluate_tasks, predict.checkpoint
 Writes  results/tasks.json; results/tasks/<set>_<task>.png and .gif, generate.png, generate_<number>.gif;
         the models as one MLflow model
 """
@@ -31,6 +31,7 @@ from vdp.evaluation.tasks import (
     score_frames,
     task_table,
 )
+from vdp.sampling.params import PredictParams
 from vdp.tracking.figures import Picture, encode_png, evenly_spaced, sample_sheet
 from vdp.tracking.mlflow_model import log_predictor
 from vdp.tracking.mlflow_run import Tracker, track_stage
@@ -78,7 +79,8 @@ def main() -> None:
     params = read_section(EvaluateTasksParams, "evaluate_tasks")
     degradations, seed = read_section(DegradeParams, "degrade"), read_value("seed")
     sampling = Sampling(sampler=params.sampler, steps=params.steps, temperature=params.temperature, seed=seed)
-    model = load(MODELS)
+    checkpoint = read_section(PredictParams, "predict").checkpoint
+    model = load(MODELS, checkpoint=checkpoint)
     sets = {
         name: true_clips(ClipStore(folder), clip.frames, params.clips)
         for name, folder in list_test_sets(CLIPS).items()
@@ -94,7 +96,7 @@ def main() -> None:
         tracker.headline(scores)
         tracker.artifact(RESULTS / "tasks.json")
         tracker.artifact(RESULTS / "tasks", folder="tasks")
-        log_predictor(tracker, MODELS)
+        log_predictor(tracker, MODELS, checkpoint)
     print(task_table(scores))
     for name in sets.keys() - results.keys():
         print(f"{name}: {NOT_MEASURED}")

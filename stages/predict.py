@@ -31,7 +31,7 @@ def main() -> None:
     known = read_section(ClipParams, "clip").known
     params = read_section(PredictParams, "predict")
     seed = read_value("seed")
-    model = load_latent_diffusion(MODELS, pick_device())
+    model = load_latent_diffusion(MODELS, pick_device(), params.checkpoint)
     strategy = model.strategy(params)
     base = model.config.base
 

@@ -2,7 +2,8 @@
 
 The pixel codec is not trained.
 
-Reads   data/clips; params.yaml: seed, engine, codec, vae, pretrain_vae, augment.codec
+Reads   data/clips, the weights of pretrain_vae.init_from; params.yaml: seed, engine, codec, vae,
+        pretrain_vae, augment.codec
 Writes  data/models/codec
 """
 
@@ -23,10 +24,11 @@ from vdp.models.checkpoint import save_model
 from vdp.models.codecs.params import CodecConfig, CodecParams, VAEParams
 from vdp.models.codecs.vae import VAE, vae_loss
 from vdp.models.factored_classes import class_log_probs
+from vdp.models.initial import find_initial
 from vdp.tracking.figures import sample_columns
 from vdp.tracking.mlflow_run import project_root, track_stage
 from vdp.training.checkpoint_key import stage_checkpoints
-from vdp.training.definition import Training
+from vdp.training.definition import Samples, Training
 from vdp.training.engine import launch
 from vdp.training.out_of_memory import MemoryParam
 from vdp.training.params import EngineParams, PretrainVAEParams
@@ -36,6 +38,7 @@ from vdp.training.validation import VALIDATION_SEED, VALIDATION_SIZE, plot_batch
 
 CLIPS = Path("data/clips")
 CODEC = Path("data/models/codec")
+MASK_HEAD = ("decoder.mask.",)  # weights that a codec trained without masks does not have
 GROUPS = 2  # groups of vae.temporal_factor frames after the first frame of a training clip
 
 
@@ -50,6 +53,7 @@ def main() -> None:
             if tracker.is_main:
                 save_model(CODEC, None, CodecConfig(name="pixel", vae=None, has_masks=False))
             return
+        initial = find_initial("pretrain_vae", params.init_from, CODEC, ignored=MASK_HEAD)
         fabric = launch(engine)
         stores, val_store = existing_stores(CLIPS, ["train", "unlabeled"]), ClipStore(CLIPS / "val")
         has_masks = params.mask_weight > 0 and any(store.num_labelled for store in stores)
@@ -70,24 +74,29 @@ def main() -> None:
         val_batches = FrameBatches([val_store], VALIDATION_SIZE, labelled, none, VALIDATION_SEED, length)
         shown = plot_batch(val_batches, fabric.device)
         seed_weights(seed)
+        network, config = VAE(vae, has_masks), CodecConfig(name="vae", vae=vae, has_masks=has_masks)
+        if initial is not None:
+            initial.check(network, config)
+        batches = FrameBatches(stores, params.batch_size, False, changes, seed, length)
         training = Training(
             name="pretrain_vae",
-            network=VAE(vae, has_masks=has_masks),
+            network=network,
             loss=loss,
-            batches=FrameBatches(stores, params.batch_size, False, changes, seed, length),
+            batches=batches,
             val_loss=loss,
             val_batches=val_batches,
-            plot=lambda network: round_trips(network, shown),
+            plot=lambda network: Samples(round_trips(network, shown)),
             memory_params=[
                 MemoryParam("vae.base_channels", vae.base_channels, power=1, multiple=8),
                 MemoryParam("clip.height", size[0], power=2, multiple=8, scaled_with={"clip.width": size[1]}),
             ],
+            initial=initial,
         )
-        checkpoints = stage_checkpoints("pretrain_vae", project_root())
-        result = fit(training, params, engine, seed, tracker, fabric, checkpoints)
+        checkpoints = stage_checkpoints("pretrain_vae", project_root(), initial and initial.file)
+        in_steps = params.in_steps(batches.epoch_clips)
+        result = fit(training, in_steps, engine, seed, tracker, fabric, checkpoints)
         if fabric.is_global_zero:
-            config = CodecConfig(name="vae", vae=vae, has_masks=has_masks)
-            save_model(CODEC, result.network, config, result.other_weights)
+            save_model(CODEC, result.network, config, result.other_weights, result.kept)
             checkpoints.clear()
 
 

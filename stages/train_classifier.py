@@ -1,6 +1,7 @@
 """DVC stage train_classifier: train a classifier of object crops, whose evidence gives tracks their classes.
 
-Reads   data/clips; params.yaml: seed, engine, classifier, train_classifier
+Reads   data/clips, the weights of train_classifier.init_from; params.yaml: seed, engine, classifier,
+        train_classifier
 Writes  data/models/classifier; a folder without a model where no training clip has masks. Where no clip of
         val has masks, training clips validate
 """
@@ -18,6 +19,7 @@ from vdp.data.stores.clips import ClipStore
 from vdp.models.checkpoint import save_model
 from vdp.models.classifiers.crops import FACTORS, CropClassifier, crop_loss
 from vdp.models.classifiers.params import ClassifierConfig, ClassifierParams
+from vdp.models.initial import find_initial
 from vdp.tracking.mlflow_run import project_root, track_stage
 from vdp.training.checkpoint_key import stage_checkpoints
 from vdp.training.definition import Training
@@ -44,23 +46,29 @@ def main() -> None:
                 write_empty(CLASSIFIER, NO_MASKS)
             return
         val = val if val.num_labelled else train
+        initial = find_initial("train_classifier", params.init_from, CLASSIFIER)
         fabric = launch(engine)
         size, scale = classifier.crop, classifier.crop_scale
         jitter, augment = params.jitter, mirror_half if params.jitter > 0 else keep
         seed_weights(seed)
+        network, config = CropClassifier(classifier), ClassifierConfig(classifier=classifier)
+        if initial is not None:
+            initial.check(network, config)
+        batches = CropBatches(train, params.batch_size, scale, size, jitter, 0.0, augment, seed)
         training = Training(
             name="train_classifier",
-            network=CropClassifier(classifier),
+            network=network,
             loss=loss,
-            batches=CropBatches(train, params.batch_size, scale, size, jitter, 0.0, augment, seed),
+            batches=batches,
             val_loss=val_loss,
             val_batches=CropBatches(val, VALIDATION_CROPS, scale, size, 0.0, 0.0, keep, VALIDATION_SEED),
+            initial=initial,
         )
-        checkpoints = stage_checkpoints("train_classifier", project_root())
-        result = fit(training, params, engine, seed, tracker, fabric, checkpoints)
+        checkpoints = stage_checkpoints("train_classifier", project_root(), initial and initial.file)
+        in_steps = params.in_steps(batches.epoch_clips)
+        result = fit(training, in_steps, engine, seed, tracker, fabric, checkpoints)
         if fabric.is_global_zero:
-            config = ClassifierConfig(classifier=classifier)
-            save_model(CLASSIFIER, result.network, config, result.other_weights)
+            save_model(CLASSIFIER, result.network, config, result.other_weights, result.kept)
             checkpoints.clear()
 
 

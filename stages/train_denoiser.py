@@ -1,6 +1,7 @@
 """DVC stage train_denoiser: train a video denoiser on hops of encoded clips.
 
-Reads   data/latents, data/models/codec; params.yaml: seed, engine, denoiser, diffusion, train_denoiser
+Reads   data/latents, data/models/codec, the weights of train_denoiser.init_from; params.yaml: seed, engine,
+        denoiser, diffusion, train_denoiser
 Writes  data/models/denoiser
 """
 
@@ -24,16 +25,18 @@ from vdp.diffusion.params import DiffusionParams
 from vdp.diffusion.protocols import Denoiser
 from vdp.diffusion.scheduled_sampling import ScheduledSampling, sample_frames
 from vdp.diffusion.schedules import make_process
+from vdp.evaluation.frame import frame_score
 from vdp.models.checkpoint import fingerprint, save_model
 from vdp.models.codecs.factory import load_frame_codec
 from vdp.models.codecs.protocols import Codec
 from vdp.models.denoisers.factory import build_denoiser
 from vdp.models.denoisers.params import DenoiserConfig, DenoiserParams
-from vdp.tracking.figures import sample_columns
+from vdp.models.initial import find_initial
+from vdp.tracking.figures import sample_columns, sample_sheet
 from vdp.tracking.mlflow_run import project_root, track_stage
 from vdp.training.checkpoint_key import stage_checkpoints
 from vdp.training.dataloader import first_batches
-from vdp.training.definition import Training
+from vdp.training.definition import Samples, Training
 from vdp.training.engine import launch
 from vdp.training.out_of_memory import MemoryParam
 from vdp.training.params import EngineParams, TrainDenoiserParams
@@ -58,6 +61,7 @@ def main() -> None:
     shares: dict[Task, float] = {task: getattr(params.tasks, task) for task in TASKS}
 
     with track_stage("train_denoiser") as tracker:
+        initial = find_initial("train_denoiser", params.init_from, DENOISER)
         fabric = launch(engine)
         clips, val_clips = LatentClips(LATENTS, ["train", "unlabeled"]), LatentClips(LATENTS, ["val"])
         rule = HopRule(
@@ -83,22 +87,6 @@ def main() -> None:
         }
         codec = load_frame_codec(CODEC).to(fabric.device)
         shown = plot_batch(val_batches, fabric.device)
-        seed_weights(seed)
-        training = Training(
-            name="train_denoiser",
-            network=build_denoiser(denoiser, clips.channels, base == "moved"),
-            loss=hop_loss(objectives, diffusion, params),
-            batches=batches,
-            val_loss=TaskLevelLoss(objectives, shares),
-            val_batches=val_batches,
-            plot=lambda network: draw_tasks(network, shown, objectives, clips.normalisation, codec),
-            memory_params=[
-                width_param(denoiser),
-                MemoryParam("train_denoiser.context_frames", params.context_frames, power=1, multiple=1),
-            ],
-        )
-        checkpoints = stage_checkpoints("train_denoiser", project_root())
-        result = fit(training, params, engine, seed, tracker, fabric, checkpoints)
         config = DenoiserConfig(
             denoiser=denoiser,
             diffusion=diffusion,
@@ -120,8 +108,29 @@ def main() -> None:
             latent_mean=clips.normalisation.mean,
             latent_std=clips.normalisation.std,
         )
+        seed_weights(seed)
+        network = build_denoiser(denoiser, clips.channels, base == "moved")
+        if initial is not None:
+            initial.check(network, config)
+        training = Training(
+            name="train_denoiser",
+            network=network,
+            loss=hop_loss(objectives, diffusion, params),
+            batches=batches,
+            val_loss=TaskLevelLoss(objectives, shares),
+            val_batches=val_batches,
+            plot=lambda network: draw_tasks(network, shown, objectives, clips.normalisation, codec),
+            memory_params=[
+                width_param(denoiser),
+                MemoryParam("train_denoiser.context_frames", params.context_frames, power=1, multiple=1),
+            ],
+            initial=initial,
+        )
+        checkpoints = stage_checkpoints("train_denoiser", project_root(), initial and initial.file)
+        in_steps = params.in_steps(batches.epoch_clips)
+        result = fit(training, in_steps, engine, seed, tracker, fabric, checkpoints)
         if fabric.is_global_zero:
-            save_model(DENOISER, result.network, config, result.other_weights)
+            save_model(DENOISER, result.network, config, result.other_weights, result.kept)
             checkpoints.clear()
 
 
@@ -155,21 +164,48 @@ def draw_tasks(
     objectives: Objectives,
     normalisation: Normalisation,
     codec: Codec,
-) -> NDArray[np.uint8]:
-    """Draw hops of each task: the nearest context frame, the target sampled without noise, and the truth."""
+) -> Samples:
+    """Sample hops of each task without noise: pictures beside the truth, PSNR and SSIM, and a clip of one.
+
+    The picture has the nearest context frame, the first target and the truth.
+    """
+    scores: dict[str, float] = {}
+    films: dict[Task, tuple[NDArray[np.uint8], NDArray[np.uint8]]] = {}  # sampled and true
 
     def decode(latents: Tensor) -> NDArray[np.uint8]:
         return to_uint8(codec.decode(normalisation.invert(latents[:, :, :1]))[:, :, 0])
 
+    def decode_clip(hops: HopBatch, target: Tensor) -> NDArray[np.uint8]:
+        """Context frames and targets of the first hop in the order of their indices, (T, H, W, 3)."""
+        frames = torch.cat([hops.known[:1, :, hops.bases :], target[:1]], dim=2)
+        index = torch.cat([hops.index[0, hops.bases :], hops.target_index[0]])
+        ordered = frames[:, :, index.argsort(stable=True)]
+        return to_uint8(codec.decode(normalisation.invert(ordered))[0].transpose(0, 1))
+
     def columns(hops: HopBatch) -> dict[str, NDArray[np.uint8]]:
         start = torch.zeros_like(hops.target)
         hop = (hops.known, hops.index, hops.target_index)
-        predicted = decode(sample_frames(network, *hop, objectives[hops.task], DRAWN_STEPS, start))
+        sampled = sample_frames(network, *hop, objectives[hops.task], DRAWN_STEPS, start)
+        films[hops.task] = decode_clip(hops, sampled), decode_clip(hops, hops.target)
+        predicted = decode(sampled)
         known = decode(hops.known) if hops.known.shape[2] else np.zeros_like(predicted)
-        return {"known": known, "predicted": predicted, "true": decode(hops.target)}
+        true = decode(hops.target)
+        score = frame_score([(predicted, true)])
+        scores.update({f"psnr_{hops.task}": score.psnr, f"ssim_{hops.task}": score.ssim})
+        return {"known": known, "predicted": predicted, "true": true}
 
     parts = [columns(hops) for hops in shown.parts]
-    return sample_columns({name: np.concatenate([part[name] for part in parts]) for name in parts[0]})
+    picture = sample_columns({name: np.concatenate([part[name] for part in parts]) for name in parts[0]})
+    film = [
+        sample_sheet(
+            [
+                [(task, sampled[min(at, len(sampled) - 1)]), ("true", true[min(at, len(true) - 1)])]
+                for task, (sampled, true) in films.items()
+            ]
+        )
+        for at in range(max(len(true) for _, true in films.values()))
+    ]
+    return Samples(picture, scores, film)
 
 
 def width_param(denoiser: DenoiserParams) -> MemoryParam:

@@ -1,7 +1,7 @@
 """DVC stage train_motion: train a diffusion model of the motion of objects.
 
-Reads   data/tracks, data/raw/simulated/tracks; params.yaml: seed, clip, engine, motion,
-        train_motion
+Reads   data/tracks, data/raw/simulated/tracks, the weights of train_motion.init_from; params.yaml: seed,
+        clip, engine, motion, train_motion
 Writes  data/models/motion; a folder without a model where no training clip has masks
 """
 
@@ -24,6 +24,7 @@ from vdp.diffusion.motion import (
     motion_scale,
 )
 from vdp.models.checkpoint import save_model
+from vdp.models.initial import find_initial
 from vdp.models.motion.config import GroundConfig, MotionConfig
 from vdp.models.motion.factory import build_motion
 from vdp.models.motion.params import MotionParams
@@ -56,6 +57,7 @@ def main() -> None:
             if tracker.is_main:
                 write_empty(MOTION, NO_MASKS)
             return
+        initial = find_initial("train_motion", params.init_from, MOTION)
         fabric = launch(engine)
         window = (clip.known, motion.target_slots)
         measured = next(store for store in stores if len(store))
@@ -68,24 +70,29 @@ def main() -> None:
         scale = torch.stack([motion_scale(batch, process, ground) for batch in first]).mean(dim=0)
         objective = MotionObjective(process, ground, scale.to(fabric.device))
         settings = (objective, params.time_shift, params.draws, params.seen_weight)
-        seed_weights(seed)
-        training = Training(
-            name="train_motion",
-            network=build_motion(motion, ground),
-            loss=MotionLoss(*settings, params.unroll, motion.target_slots),
-            batches=batches,
-            val_loss=MotionLevelLoss(*settings),
-            val_batches=val_batches,
-        )
-        checkpoints = stage_checkpoints("train_motion", project_root())
-        result = fit(training, params, engine, seed, tracker, fabric, checkpoints)
         config = MotionConfig(
             motion=motion,
             data_scale=tuple(scale.tolist()),
             ground=GroundConfig(**asdict(ground)),
         )
+        seed_weights(seed)
+        network = build_motion(motion, ground)
+        if initial is not None:
+            initial.check(network, config)
+        training = Training(
+            name="train_motion",
+            network=network,
+            loss=MotionLoss(*settings, params.unroll, motion.target_slots),
+            batches=batches,
+            val_loss=MotionLevelLoss(*settings),
+            val_batches=val_batches,
+            initial=initial,
+        )
+        checkpoints = stage_checkpoints("train_motion", project_root(), initial and initial.file)
+        in_steps = params.in_steps(batches.epoch_clips)
+        result = fit(training, in_steps, engine, seed, tracker, fabric, checkpoints)
         if fabric.is_global_zero:
-            save_model(MOTION, result.network, config, result.other_weights)
+            save_model(MOTION, result.network, config, result.other_weights, result.kept)
             checkpoints.clear()
 
 

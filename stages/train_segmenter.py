@@ -1,7 +1,7 @@
 """DVC stage train_segmenter: train UNet++ on crops around objects, or on frames.
 
-Reads   data/clips, data/models/{codec,classifier}; params.yaml: seed, engine, segmenter, train_segmenter,
-        augment.segmenter
+Reads   data/clips, data/models/{codec,classifier}, the weights of train_segmenter.init_from and of
+        segmenter.weights; params.yaml: seed, engine, segmenter, train_segmenter, augment.segmenter
 Writes  data/models/segmenter; a folder without a model where no training clip has masks. Where no clip of
         val has masks, training clips validate
 """
@@ -29,18 +29,20 @@ from vdp.models.codecs.protocols import Codec
 from vdp.models.factored_classes import (
     CROP_OBJECT_SHARE,
     OBJECT_SHARE,
+    class_dice,
     class_log_probs,
     factor_loss,
     object_loss,
 )
+from vdp.models.initial import find_initial
+from vdp.models.segmenters.encoder_weights import encoder_file, load_encoder
 from vdp.models.segmenters.params import SegmenterConfig, SegmenterParams
 from vdp.models.segmenters.round_trip import round_trip
 from vdp.models.segmenters.unetpp import UNetPlusPlus
 from vdp.tracking.figures import sample_columns
 from vdp.tracking.mlflow_run import project_root, track_stage
 from vdp.training.checkpoint_key import stage_checkpoints
-from vdp.training.dataloader import Batches
-from vdp.training.definition import Training
+from vdp.training.definition import Samples, Training
 from vdp.training.engine import launch
 from vdp.training.out_of_memory import MemoryParam
 from vdp.training.params import EngineParams, TrainSegmenterParams
@@ -66,6 +68,7 @@ def main() -> None:
                 write_empty(SEGMENTER, NO_MASKS)
             return
         val_store = val_store if val_store.num_labelled else train
+        initial = find_initial("train_segmenter", params.init_from, SEGMENTER)
         fabric = launch(engine)
         size = (train.height, train.width)
         codec = load_frame_codec(CODEC).to(fabric.device) if params.round_trip > 0 else None
@@ -73,33 +76,41 @@ def main() -> None:
         val_batches = FrameBatches([val_store], VALIDATION_SIZE, True, none, VALIDATION_SEED)
         shown = plot_batch(val_batches, fabric.device)
         seed_weights(seed)
-        network = UNetPlusPlus(segmenter)
+        network, config = UNetPlusPlus(segmenter), SegmenterConfig(segmenter=segmenter)
+        if initial is not None:
+            initial.check(network, config)
+        if segmenter.weights is not None:
+            load_encoder(network, segmenter)
         if params.pretrained:
             network.load_backbone(load_classifier(CLASSIFIER).body)
+        batches = train_batches(train, params, augment, seed)
         training: Training[UNetPlusPlus, Frames | Crops, Frames] = Training(
             name="train_segmenter",
             network=network,
             loss=SegmenterLoss(params, codec),
-            batches=train_batches(train, params, augment, seed),
+            batches=batches,
             val_loss=val_loss,
             val_batches=val_batches,
-            plot=lambda network: segmented(network, shown),
+            plot=lambda network: Samples(segmented(network, shown)),
             memory_params=[
                 MemoryParam(
                     "clip.height", train.height, power=2, multiple=8, scaled_with={"clip.width": train.width}
                 )
             ],
+            initial=initial,
         )
-        checkpoints = stage_checkpoints("train_segmenter", project_root())
-        result = fit(training, params, engine, seed, tracker, fabric, checkpoints)
+        started = initial.file if initial is not None else encoder_file(segmenter)
+        checkpoints = stage_checkpoints("train_segmenter", project_root(), started)
+        in_steps = params.in_steps(batches.epoch_clips)
+        result = fit(training, in_steps, engine, seed, tracker, fabric, checkpoints)
         if fabric.is_global_zero:
-            save_model(SEGMENTER, result.network, SegmenterConfig(segmenter=segmenter), result.other_weights)
+            save_model(SEGMENTER, result.network, config, result.other_weights, result.kept)
             checkpoints.clear()
 
 
 def train_batches(
     store: ClipStore, params: TrainSegmenterParams, augment: FrameAugment, seed: int
-) -> Batches[Frames | Crops]:
+) -> FrameBatches | CropBatches:
     """Batches of crops around objects, or of frames."""
     if params.crop_scale is None:
         changes = Augment(augment.train, store.height, store.width)
@@ -125,10 +136,17 @@ class SegmenterLoss:
             frames = round_trip(self.codec, frames, params.round_trip, params.latent_noise, batch_rng)
         logits = network(frames)
         pixels = factor_loss(logits, batch.masks, self.object_share).mean()
-        if params.object_weight == 0:
+        weights = {"objects": params.object_weight, "dice": params.dice_weight}
+        terms = {"objects": object_loss, "dice": class_dice}
+        losses = {
+            name: terms[name](logits, batch.masks).mean() for name, weight in weights.items() if weight > 0
+        }
+        if not losses:
             return {"loss": pixels}
-        objects = object_loss(logits, batch.masks).mean()
-        return {"loss": pixels + params.object_weight * objects, "pixels": pixels, "objects": objects}
+        loss = pixels
+        for name, value in losses.items():
+            loss = loss + weights[name] * value
+        return {"loss": loss, "pixels": pixels, **losses}
 
 
 def val_loss(network: UNetPlusPlus, batch: Frames, batch_rng: BatchRng) -> dict[str, Tensor]:

@@ -36,10 +36,11 @@ VAE_SECTION = {
 UNET = {
     "conditioning": "features", "base_channels": 8, "channel_mults": [1], "num_res_blocks": 1,
     "attention_levels": [], "temporal": False, "context_slots": 4, "head_levels": 1, "head_blocks": 1,
+    "temporal_heads": None, "time_embedding_dim": None,
 }  # fmt: skip
 DIT = {
     "patch_size": 2, "hidden_dim": 32, "depth": 1, "num_heads": 2, "stem_channels": 0, "attention": "one_way",
-    "factorised": False,
+    "factorised": False, "time_embedding_dim": None,
 }  # fmt: skip
 DIFFUSION = {
     "schedule": "flow", "prediction": "flow", "num_timesteps": 1000, "beta_start": 1e-4, "beta_end": 0.02,
@@ -58,7 +59,13 @@ GROUND = {
     "restitution": 0.7, "border": 0.75, "reach": ((0.6, 0.7), (0.5, 0.5), (0.5, 0.6)),
     "entry": ((0.1, 0.0), (0.0, 0.05), (0.0, -0.05)),
 }  # fmt: skip
-SEGMENTER = {"encoder": "resnet18", "encoder_depth": 3, "decoder_channels": [16, 8, 8], "upsample": 1}
+SEGMENTER = {
+    "encoder": "resnet18",
+    "encoder_depth": 3,
+    "decoder_channels": [16, 8, 8],
+    "upsample": 1,
+    "weights": None,
+}
 
 
 class RedSegmenter(nn.Module):

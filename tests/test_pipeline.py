@@ -28,13 +28,18 @@ NO_DEPS = {  # modules that cannot change a stage's bytes, and why
     "vdp/config": "reads and checks params; DVC tracks their values",
     "vdp/data/params.py": "schema of params; DVC tracks their values",
     "vdp/tracking/mlflow_run.py": "logs to MLflow",
+    "vdp/tracking/event_file.py": "logs to TensorBoard",
+    "vdp/tracking/params.py": "schema of params",
     "vdp/tracking/mlflow_model.py": "logs to MLflow",
     "vdp/tracking/progress.py": "prints",
     "vdp/training/cost.py": "prints",
     "vdp/training/out_of_memory.py": "words an error",
     "vdp/training/process_watch.py": "watches processes",
 }
-NO_DEPS_OF_TRAININGS = {"vdp/tracking/figures.py": "its pictures go to MLflow"}
+NO_DEPS_OF_TRAININGS = {
+    "vdp/tracking/figures.py": "its pictures go to MLflow",
+    "vdp/evaluation/frame.py": "its scores go to MLflow",
+}
 SAMPLERS, LEVELS = Path("vdp/sampling/samplers.py"), Path("vdp/config/choices.py")  # a dep where sampled
 
 # --- Deps and params of dvc.yaml -------------------------------------------------------------------------

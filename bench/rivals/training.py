@@ -1,6 +1,6 @@
 """Train a network to a budget of arithmetic."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -55,6 +55,8 @@ class CurveLogger:
         self.val_loss = metrics.get("val_loss", self.val_loss)
 
     def picture(self, name: str, picture: Picture, step: int) -> None: ...
+
+    def film(self, name: str, film: Sequence[Picture], step: int) -> None: ...
 
     def add_flops(self, flops: float) -> None: ...
 

@@ -75,7 +75,7 @@ def test_it_holds_weights_and_code_and_no_pickle(saved):
     assert {"MLmodel", "model.safetensors", "config.json", "mlflow_model.py"} <= names
     assert "best.safetensors" not in names
     assert not [name for name in names if name.endswith((".pkl", ".pickle", ".pyc", ".nbc", ".nbi"))]
-    assert sum(path.stat().st_size for path in saved.rglob("*") if path.is_file()) < 2**20
+    assert sum(path.stat().st_size for path in saved.rglob("*") if path.is_file()) < 2**21
 
 
 def test_a_request_without_params_gets_one_sample_of_each_clip(saved, model):
@@ -99,6 +99,14 @@ def test_it_predicts_as_the_networks_do(tmp_path, base):
     predicted = mlflow.pyfunc.load_model(str(tmp_path / "predictor")).predict(clips(), params=params)
     sampling = Sampling(steps=2, seed=5)
     assert np.array_equal(predicted, [load(models).predict(clip, 2, 2, sampling) for clip in clips()])
+
+
+def test_it_holds_the_weights_of_a_kept_step(tmp_path):
+    models = save_small_models(tmp_path / "models", segmenter=False)
+    (models / "denoiser/step_00000030.safetensors").write_bytes(b"kept")
+    save_predictor(tmp_path / "predictor", models, checkpoint=30)
+    (weights,) = (tmp_path / "predictor").rglob("denoiser/model.safetensors")
+    assert weights.read_bytes() == b"kept"
 
 
 def test_clips_as_json_equal_clips_as_an_array(saved, model):

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 import vdp
@@ -24,6 +25,7 @@ from vdp.api.model import Model, load
 from vdp.api.motion import MOTION_SAMPLING, ClipObjects
 from vdp.config.choices import MIN_START_TIME
 from vdp.core.errors import UserError
+from vdp.core.model_files import kept_name
 from vdp.core.optical_flow import flow_extrapolation
 from vdp.models.checkpoint import save_model
 from vdp.models.codecs.params import CodecConfig
@@ -344,6 +346,29 @@ def test_info_has_plain_values(model):
     info = model.info()
     assert (info["frames"], info["denoiser"], info["codec"]) == (f"{HEIGHT}x{WIDTH}", "unet", "vae")
     assert all(isinstance(value, str | int | bool | list | dict) for value in info.values())
+
+
+def keep_other_weights(folder: Path, step: int) -> None:
+    """Keep other weights of a step beside those of a model folder."""
+    weights = {name: value + 0.1 for name, value in load_file(folder / "model.safetensors").items()}
+    save_file(weights, folder / f"{kept_name(step)}.safetensors")
+
+
+def test_kept_weights_are_listed_and_predict(tmp_path):
+    models, clip = save_small_models(tmp_path / "models"), frames(6)
+    keep_other_weights(models / "denoiser", 40)
+    keep_other_weights(models / "segmenter", 8)
+    usual, kept = load(models, "cpu"), load(models, "cpu", checkpoint=40)
+    assert usual.info()["denoiser_checkpoints"] == [40] and usual.info()["segmenter_checkpoints"] == [8]
+    predicted = kept.predict(clip, frames=2, sampling=FAST)
+    assert not np.array_equal(usual.predict(clip, frames=2, sampling=FAST), predicted)
+    assert np.array_equal(kept.segment(clip), usual.segment(clip))
+    assert not np.array_equal(load(models, "cpu", segmenter_checkpoint=8).segment(clip), usual.segment(clip))
+    for wrong in ({"checkpoint": 8}, {"segmenter_checkpoint": 40}):
+        with pytest.raises(UserError, match="expected one of"):
+            load(models, "cpu", **wrong)
+    (models / "denoiser/step_00000040.safetensors").rename(models / "denoiser/model.safetensors")
+    assert np.array_equal(load(models, "cpu").predict(clip, frames=2, sampling=FAST), predicted)
 
 
 # --- The base of the denoiser ----------------------------------------------------------------------------

@@ -130,6 +130,22 @@ def test_the_same_call_continues_after_an_interruption_without_redoing_finished_
     assert manifest.stat().st_mtime_ns == written
 
 
+def test_a_training_starts_from_a_model_of_the_caller_s_folder(stages, kept, monkeypatch):
+    old = Path("old/denoiser")
+    old.mkdir(parents=True)
+    changes = {"train_denoiser.init_from": "old", "extract_frames.scene_cut": None}
+    with pytest.raises(UserError, match="train_denoiser.init_from=old: expected a model folder"):
+        plan_training([video(0)], "new", None, None, changes, force=False)
+    for name in ("model.safetensors", "config.json"):
+        (old / name).write_text("weights")
+    train([video(0)], "new", changes=changes)
+    written = yaml.safe_load((kept / "params.yaml").read_text())["train_denoiser"]["init_from"]
+    assert written == str((old / "model.safetensors").absolute())
+    (old / "model.safetensors").write_text("others")
+    with pytest.raises(UserError, match="interrupted training with other initial weights"):
+        train([video(0)], "new", changes=changes)
+
+
 @pytest.mark.parametrize(
     ("message", "videos", "changes"),
     [

@@ -32,6 +32,7 @@ class CopyModel:
     context_frames: int = 3
     max_span: int = 2
     calls: list[object] = field(default_factory=list)
+    checkpoints: list[tuple[int | None, int | None]] = field(default_factory=list)  # denoiser, segmenter
     contexts: list[np.ndarray] = field(default_factory=list)
 
     def predict(self, clip, frames, samples, sampling):
@@ -68,7 +69,12 @@ def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> CopyModel:
     for name in ("codec", "denoiser"):
         Path("models", name).mkdir(parents=True)
     model = CopyModel()
-    monkeypatch.setattr("vdp.cli.commands.load_model", lambda folder: model)
+
+    def load(folder, checkpoint=None, segmenter_checkpoint=None):
+        model.checkpoints.append((checkpoint, segmenter_checkpoint))
+        return model
+
+    monkeypatch.setattr("vdp.cli.commands.load_model", load)
     return model
 
 
@@ -108,6 +114,7 @@ def files() -> list[str]:
         ("interpolate film.mp4 gone.mp4", "gone.mp4: no such file"),
         ("interpolate film.mp4 p*/*.png --known 11", "--known=11: pictures has only 10 frames"),
         ("restore pictures -o pictures --force", "pictures: is an input"),
+        ("predict film.mp4 --checkpoint 5", "--checkpoint=5: no checkpoints are kept in models/denoiser"),
         ("restore film.mp4 pictures -o pictures/a.mp4", "pictures/a_1_strip.png: would lie among the input"),
         ("segment film.mp4 -o masks.png", "--out='masks.png': expected a name that ends in one of: .npy"),
         ("submit gone", "gone: no such folder"),
@@ -375,6 +382,30 @@ def test_info_formats_nested_values(model, monkeypatch, capsys):
 def test_submit_prints_the_output(model, monkeypatch, capsys):
     calls = []
     monkeypatch.setattr("vdp.cli.submit.submit", lambda *args: calls.append(args) or (5, 160, 240))
-    assert call(monkeypatch, "submit pictures -o out.pt") == 0
-    assert calls == [(Path("pictures"), Path("out.pt"), Path("models"), False)]
+    (Path("models/denoiser") / "step_00000007.safetensors").touch()
+    assert call(monkeypatch, "submit pictures -o out.pt --checkpoint 7") == 0
+    assert calls == [(Path("pictures"), Path("out.pt"), Path("models"), False, 7)]
     assert capsys.readouterr().out.startswith("wrote out.pt: uint8 (5, 160, 240)")
+
+
+@pytest.mark.parametrize(
+    ("line", "network", "loaded"),
+    [
+        ("predict film.mp4", "denoiser", (20, None)),
+        ("generate", "denoiser", (20, None)),
+        ("interpolate film.mp4 pictures", "denoiser", (20, None)),
+        ("restore film.mp4", "denoiser", (20, None)),
+        ("segment film.mp4", "segmenter", (None, 20)),
+    ],
+)
+def test_checkpoint_chooses_kept_weights_of_the_network_of_a_command(
+    model, monkeypatch, capsys, line, network, loaded
+):
+    folder = Path("models") / network
+    folder.mkdir(exist_ok=True)
+    for step in (5, 20):
+        (folder / f"step_{step:08d}.safetensors").touch()
+    assert call(monkeypatch, f"{line} --checkpoint 20 --dry-run") == 0
+    assert model.checkpoints == [loaded]
+    assert call(monkeypatch, f"{line} --checkpoint 6 --dry-run") == 1
+    assert f"--checkpoint=6: expected one of 5, 20 in models/{network}; choose one" in capsys.readouterr().err

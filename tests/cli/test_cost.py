@@ -208,11 +208,32 @@ def test_clips_without_masks_need_no_objects():
 def test_clips_are_counted_in_the_store_before_the_params(project):
     params = run_params()
     expected = data_size(params.clip, params.extract_frames, params.simulate)
-    assert expected.splits["train"] == SplitSize(6, 6 * 22, 6, 6 * 11, 6 * 11) and expected.test_clips == 2
+    assert expected.splits["train"] == SplitSize(6, 6 * 22, 6, 6 * 11, 6, 6 * 11) and expected.test_clips == 2
     assert expected.splits["unlabeled"] == SplitSize(2, 44, later_frames=22)
     frames, masks = np.zeros((22, 8, 8, 3), np.uint8), np.zeros((22, 8, 8), np.uint8)
     clips = [Clip("a", frames, masks), Clip("b", frames), Clip("c", frames[:11])]
     write_clips(project / "data/clips/train", clips, 1)
     write_clips(project / "data/clips/test/mine", clips, 1)
     found = data_size(params.clip, params.extract_frames, params.simulate)
-    assert found == DataSize({"train": SplitSize(3, 55, 1, 11, 22)}, 3, 2)
+    assert found == DataSize({"train": SplitSize(3, 55, 1, 11, 1, 22)}, 3, 2)
+
+
+def test_epochs_are_steps_where_the_clips_are_known_and_their_trainings_are_left_out_elsewhere():
+    """Of 5 training clips, 4 have masks; 3 more have none. The batches are of 4."""
+    names = ("pretrain_vae", "train_denoiser", "train_segmenter", "train_classifier", "train_motion")
+    length: dict[str, JsonValue] = {"batch_size": 4, "steps": None, "epochs": 2.5}
+    params = run_params(**dict.fromkeys(names, length))
+    size = DataSize({"train": SplitSize(5, 110, 4, 44, 4), "unlabeled": SplitSize(3, 66)}, 7, 6)
+    known = cost.in_steps(params, size, labelled=True)
+    tracked = params.simulate.tracks + 4 + min(params.track_objects.unlabeled, 3)
+    clips = dict(zip(names, (8, 4, 4, 4, tracked), strict=True))  # composed frames are of clips with masks
+    steps = {name: getattr(known, name).steps for name in names}
+    assert steps == {name: -(-count * 5 // 8) for name, count in clips.items()}
+    assert (
+        cost.in_steps(params, replace(size, splits={"train": SplitSize(5, 110)}), False).train_denoiser.steps
+        == 4
+    )
+    assert cost.unknown_lengths(known) == [] and set(cost.unknown_lengths(params)) == set(names)
+    assert estimate(params, None) == {}
+    table = cost.training_table(params)
+    assert "pretrain_vae, train_denoiser: left out: the steps of their epochs are known once" in table

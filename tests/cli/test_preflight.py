@@ -208,3 +208,16 @@ def test_encoders_that_unetpp_cannot_take(monkeypatch):
 
     monkeypatch.setattr(unetpp, "UNetPlusPlus", Half)
     assert "masks of 24x24 pixels are 12x12" in refused(resnet)
+
+
+def test_a_model_to_start_from_exists_and_is_not_the_one_that_is_trained():
+    message = refused({"train_motion": {"init_from": "old/motion"}})
+    assert message.startswith("train_motion.init_from=old/motion: expected a model folder with model.safe")
+    Path("data/models").mkdir(parents=True)
+    message = refused({"train_denoiser": {"init_from": "data/models"}})
+    assert message.startswith("train_denoiser.init_from=data/models: is replaced by the training; copy")
+    Path("old/motion").mkdir(parents=True)
+    for name in ("model.safetensors", "config.json"):
+        Path("old/motion", name).touch()
+    write_params({"train_motion": {"init_from": "old"}})
+    check_run()

@@ -105,7 +105,7 @@ class NumberPredictor:
 def predictor(project: Path, monkeypatch: pytest.MonkeyPatch) -> NumberPredictor:
     """The project, with a predictor that takes no time."""
     predictor = NumberPredictor()
-    monkeypatch.setattr(module, "_load_predictor", lambda models, clip: predictor)
+    monkeypatch.setattr(module, "_load_predictor", lambda models, clip, checkpoint: predictor)
     return predictor
 
 

@@ -55,6 +55,22 @@ def test_the_params_of_the_project_are_valid(monkeypatch):
         ),
         ({"denoiser.unet.attention_levels": [3]}, "denoiser.unet.attention_levels=[3]: expected 0..2"),
         ({"denoiser.unet.head_levels": 4}, "denoiser.unet.head_levels=4: expected <= 3"),
+        (
+            {"denoiser.unet.temporal_heads": 4},
+            "denoiser.unet.temporal_heads=4: expected null with denoiser.unet.temporal=false",
+        ),
+        (
+            {"denoiser.unet.temporal": True, "denoiser.unet.temporal_heads": 5},
+            "denoiser.unet.temporal_heads=5: expected a divisor of the channels [32] of the denoising",
+        ),
+        (
+            {"denoiser.dit.patch_size": [2, 17]},
+            "denoiser.dit.patch_size=[2, 17]: expected an integer 1..16 or a list of 2",
+        ),
+        (
+            {"denoiser.dit.time_embedding_dim": 4},
+            "denoiser.dit.time_embedding_dim=4: expected an integer 8..8192",
+        ),
         # latents
         (
             {"clip.height": 66},
@@ -242,6 +258,29 @@ def test_the_params_of_the_project_are_valid(monkeypatch):
             {"train_classifier.accumulate": 3},
             "train_classifier.accumulate=3: expected a divisor of batch_size=128",
         ),
+        # length
+        ({"train.steps": None}, "train_denoiser.steps=null: expected a number of steps, or of epochs"),
+        ({"train.epochs": 2.0}, "train_denoiser.epochs=2.0: expected null with steps=800; set one to null"),
+        ({"train_motion.epochs": 0}, "train_motion.epochs=0: expected a number > 0 or null"),
+        # checkpoints
+        ({"predict.checkpoint": 100}, "predict.checkpoint=100: expected null with train_denoiser.keep_every"),
+        (
+            {"predict.checkpoint": 150, "train.keep_every": 100},
+            "predict.checkpoint=150: expected a multiple of train_denoiser.keep_every=100",
+        ),
+        (
+            {"predict.checkpoint": 900, "train.keep_every": 100},
+            "predict.checkpoint=900: expected <= train_denoiser.steps=800",
+        ),
+        ({"train.keep_every": 0}, "train_denoiser.keep_every=0: expected an integer >= 1 or null"),
+        (
+            {"train_segmenter.init_from": "old"},
+            "train_segmenter.init_from=old: expected train_segmenter.pretrained=false",
+        ),
+        (
+            {"codec.name": "pixel", "segment.codec_vote": 0.0, "pretrain_vae.init_from": "old"},
+            "pretrain_vae.init_from=old: expected null with codec.name=pixel",
+        ),
         # segmenter
         (
             {"segmenter.encoder": "conv16"},
@@ -251,6 +290,10 @@ def test_the_params_of_the_project_are_valid(monkeypatch):
         (
             {"segmenter.encoder_depth": 3},
             "segmenter.encoder_depth=3: expected 2 with the encoder conv32",
+        ),
+        (
+            {"segmenter.weights": "imagenet"},
+            "segmenter.weights=imagenet: expected null with the encoder conv32",
         ),
         (
             {"train_segmenter.round_trip": 0.5, "train_segmenter.crop_scale": 0.4},

@@ -15,7 +15,7 @@ from vdp.data.params import AugmentParams, Changes, ClipAugment, ClipChanges
 
 REPO = Path(__file__).parents[2]
 HEIGHT, WIDTH = 16, 24
-EVERYTHING = Changes(flip=True, crop_scale=0.5, brightness=0.3)
+EVERYTHING = Changes(flip=True, crop_scale=0.5, brightness=0.3, rotation=0.0, noise=0.0, blur=0.0)
 
 
 def block_masks(seed: int, frames: int = 1, height: int = HEIGHT, width: int = WIDTH) -> np.ndarray:
@@ -34,15 +34,30 @@ def paint(masks: np.ndarray) -> np.ndarray:
     return (5 * masks)[..., None].repeat(3, axis=-1)
 
 
-def augment(flip: bool = False, crop_scale: float = 1.0, brightness: float = 0.0) -> Augment:
-    return Augment(Changes(flip=flip, crop_scale=crop_scale, brightness=brightness), HEIGHT, WIDTH)
+def augment(
+    flip: bool = False,
+    crop_scale: float = 1.0,
+    brightness: float = 0.0,
+    rotation: float = 0.0,
+    noise: float = 0.0,
+    blur: float = 0.0,
+) -> Augment:
+    return Augment(
+        Changes(
+            flip=flip, crop_scale=crop_scale, brightness=brightness, rotation=rotation, noise=noise, blur=blur
+        ),
+        HEIGHT,
+        WIDTH,
+    )
 
 
 @pytest.mark.parametrize(("flip", "crop_scale"), [(True, 1.0), (False, 0.6), (True, 0.6)])
 def test_augmented_masks_stay_aligned_with_their_frames(flip, crop_scale):
     """Frames and masks agree except at the edges of blocks, which resizing blurs; no new class appears."""
     agreed, changed = [], 0
-    change = Augment(Changes(flip=flip, crop_scale=crop_scale, brightness=0.0), 64, 96)
+    change = Augment(
+        Changes(flip=flip, crop_scale=crop_scale, brightness=0.0, rotation=0.0, noise=0.0, blur=0.0), 64, 96
+    )
     for seed in range(60):
         masks = block_masks(seed, height=64, width=96)
         frames, moved = change(paint(masks), masks, seed)
@@ -114,10 +129,54 @@ def test_all_frames_of_a_clip_get_the_augmentation_of_the_first(length):
     assert changed > 4
 
 
+def test_rotated_masks_stay_aligned_with_their_frames_by_at_most_the_angle():
+    """A bar through the middle: half of the frames turn, to angles within the limit, masks with them."""
+    masks = np.zeros((2, 65, 97), np.uint8)
+    masks[:, 30:35] = 9
+    changes = Changes(flip=False, crop_scale=1.0, brightness=0.0, rotation=20.0, noise=0.0, blur=0.0)
+    change, angles = Augment(changes, 65, 97), []
+    for seed in range(60):
+        frames, moved = change(paint(masks), masks, seed)
+        assert (frames == paint(moved)).all(axis=-1).mean() > 0.9
+        assert set(np.unique(moved)) <= {0, 9} and np.array_equal(moved[0], moved[1])
+        rows = [np.flatnonzero(moved[0, :, column]).mean() for column in (24, 72)]
+        angles.append(np.degrees(np.arctan2(rows[1] - rows[0], 48)))
+    turned = np.abs(angles) > 0.5
+    assert 15 < turned.sum() < 45 and 10 < np.max(angles) < 21 and -21 < np.min(angles) < -10
+
+
+def test_noise_has_up_to_its_deviation_and_leaves_the_masks():
+    masks, deviations = block_masks(0, 2, 64, 96), []
+    frames = np.full((2, 64, 96, 3), 128, np.uint8)
+    for seed in range(80):
+        noisy, kept = augment(noise=0.1)(frames, masks, seed)
+        np.testing.assert_array_equal(kept, masks)
+        np.testing.assert_array_equal(noisy[0], noisy[1])
+        deviations.append(noisy.std() / 255)
+    assert 20 < sum(value > 0 for value in deviations) < 60
+    assert 0.085 < max(deviations) < 0.105
+
+
+def test_blur_smooths_frames_and_leaves_the_masks():
+    masks, changed = block_masks(0), 0
+    frames = np.random.default_rng(0).integers(0, 256, (1, HEIGHT, WIDTH, 3), dtype=np.uint8)
+    for seed in range(40):
+        smooth, kept = augment(blur=2.0)(frames, masks, seed)
+        np.testing.assert_array_equal(kept, masks)
+        assert smooth.std() <= frames.std()
+        changed += smooth.std() < 0.7 * frames.std()
+    assert 8 < changed < 32
+
+
 @pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
 def test_share_is_the_probability_of_a_crop(share):
     masks = block_masks(0)
-    change = Augment(Changes(flip=False, crop_scale=0.5, brightness=0.0), HEIGHT, WIDTH, share)
+    change = Augment(
+        Changes(flip=False, crop_scale=0.5, brightness=0.0, rotation=0.0, noise=0.0, blur=0.0),
+        HEIGHT,
+        WIDTH,
+        share,
+    )
     changed = [not np.array_equal(change(paint(masks), masks, seed)[1], masks) for seed in range(100)]
     assert np.mean(changed) == pytest.approx(share, abs=0.15)
 
@@ -128,7 +187,15 @@ def test_share_is_the_probability_of_a_crop(share):
 def clip_changes(
     flip: bool = True, crop_scale: float = 0.7, brightness: float = 0.2, random_views: int = 2
 ) -> ClipChanges:
-    return ClipChanges(flip=flip, crop_scale=crop_scale, brightness=brightness, random_views=random_views)
+    return ClipChanges(
+        flip=flip,
+        crop_scale=crop_scale,
+        brightness=brightness,
+        rotation=0.0,
+        noise=0.0,
+        blur=0.0,
+        random_views=random_views,
+    )
 
 
 def views_of(changes: ClipChanges, clip: int = 0, seed: int = 0, split: str = "train") -> list[np.ndarray]:
@@ -193,6 +260,8 @@ def test_validation_of_the_default_params_has_no_augmentation(monkeypatch):
         ("train", {"random_views": 2}, "train.random_views=2: expected 0"),
         ("val", {"crop_scale": 0.8}, "val.crop_scale=0.8: expected 1.0 with random_views=0"),
         ("train", {"brightness": 0.1}, "train.brightness=0.1: expected 0.0 with random_views=0"),
+        ("train", {"rotation": 5.0}, "train.rotation=5.0: expected 0.0 with random_views=0"),
+        ("val", {"blur": 17.0}, "val.blur=17.0: expected a number 0..16"),
         ("val", {"crop_scale": 0.0}, "val.crop_scale=0.0: expected a number"),
         ("val", {"hue": 0.1}, "val.hue is not a known key; known: "),
     ],
@@ -210,7 +279,7 @@ def test_an_invalid_or_idle_augmentation_is_named(split, changes, message):
         assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("changes", [{"crop_scale": 0.8}, {"brightness": 0.1}])
+@pytest.mark.parametrize("changes", [{"crop_scale": 0.8}, {"brightness": 0.1}, {"noise": 0.1}])
 def test_random_views_with_an_augmentation_are_accepted(changes):
     section = read_file(REPO / "params.yaml")["augment"]["denoiser"]
     section["train"].update(changes, random_views=1)

@@ -85,7 +85,9 @@ def test_every_view_of_a_clip_is_encoded(tmp_path):
 
 def test_equal_runs_with_random_views_give_equal_bytes(tmp_path):
     store = make_store(tmp_path / "train")
-    changes = ClipChanges(flip=True, crop_scale=0.7, brightness=0.2, random_views=2)
+    changes = ClipChanges(
+        flip=True, crop_scale=0.7, brightness=0.2, rotation=0.0, noise=0.0, blur=0.0, random_views=2
+    )
 
     def encoded(seed: int) -> bytes:
         views = ClipViews(changes, 8, 12, seed, "train")
@@ -133,7 +135,9 @@ def test_stored_degraded_frames_are_encoded_in_the_views(tmp_path):
 def test_stored_degraded_frames_get_the_random_views_of_their_clip(tmp_path):
     clips = [Clip(f"c{n}", frames_of(n), None, frames_of(n)) for n in range(2)]
     store = write_clips(tmp_path / "train", clips, shard_mb=1)
-    changes = ClipChanges(flip=True, crop_scale=0.7, brightness=0.2, random_views=2)
+    changes = ClipChanges(
+        flip=True, crop_scale=0.7, brightness=0.2, rotation=0.0, noise=0.0, blur=0.0, random_views=2
+    )
     views = ClipViews(changes, 8, 12, 0, "train")
     clean = np.stack(list(encode_clips(half, store, views, 2, CPU, None)))
 
@@ -147,7 +151,9 @@ def test_stored_degraded_frames_get_the_random_views_of_their_clip(tmp_path):
 def test_composed_frames_get_the_views_of_their_clip(tmp_path):
     """A clip that is composed of its own frames has its own latents; one without has none."""
     store = make_store(tmp_path / "train")
-    changes = ClipChanges(flip=True, crop_scale=0.7, brightness=0.2, random_views=2)
+    changes = ClipChanges(
+        flip=True, crop_scale=0.7, brightness=0.2, rotation=0.0, noise=0.0, blur=0.0, random_views=2
+    )
     views = ClipViews(changes, 8, 12, 0, "train")
     clean = list(encode_clips(half, store, views, 2, CPU, None))
     composed = [store.frames(0)[2:], None, store.frames(2)[2:]]

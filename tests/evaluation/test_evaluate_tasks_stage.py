@@ -26,6 +26,8 @@ clip: {{frames: {FRAMES}, known: {KNOWN}, height: {HEIGHT}, width: {WIDTH}}}
 degrade: {json.dumps(DEGRADE)}
 evaluate_tasks: {{clips: 2, interpolate_frames: [3, 1], samples: 3, object_pixels: 4, sampler: ddim, steps: 2,
   temperature: 0.0, generate_temperature: 1.0, figures: 1}}
+predict: {{hops: [{FRAMES}], checkpoint: 7, sampler: ddim, spacing: trailing, eta: 0.0, steps: 1,
+  temperature: 0.0, guidance: 1.0, context_noise: 0.0, samples: 1, batch_size: 1}}
 """
 
 
@@ -110,13 +112,15 @@ def project(tmp_path, monkeypatch) -> Recorder:
     recorder = Recorder()
     monkeypatch.setattr(evaluate_tasks, "track_stage", recorder.track_stage)
     monkeypatch.setattr(
-        evaluate_tasks, "log_predictor", lambda tracker, models: tracker.artifacts.append("predictor")
+        evaluate_tasks,
+        "log_predictor",
+        lambda tracker, models, checkpoint: tracker.artifacts.append(f"predictor {checkpoint}"),
     )
     return recorder
 
 
 def run(monkeypatch, model) -> dict[str, dict[str, dict]]:
-    monkeypatch.setattr(evaluate_tasks, "load", lambda folder: model)
+    monkeypatch.setattr(evaluate_tasks, "load", lambda folder, checkpoint: model if checkpoint == 7 else None)
     evaluate_tasks.main()
     return json.loads(Path("results/tasks.json").read_text())
 
@@ -162,7 +166,7 @@ def test_a_run_writes_and_reports_scores_sheets_and_gifs(project, monkeypatch, c
           for e in ("gif", "png")),
     }  # fmt: skip
     assert project.headlines == scores
-    assert project.artifacts == ["tasks.json", "tasks", "predictor"]
+    assert project.artifacts == ["tasks.json", "tasks", "predictor 7"]
     printed = capsys.readouterr().out
     assert "plain" in printed and "interpolate 3" in printed and "hidden: not measured" in printed
     for gif in ("plain_predict.gif", "generate_00.gif"):

@@ -14,10 +14,11 @@ CHANNELS = 3
 UNET: dict[str, object] = {
     "conditioning": "features", "base_channels": 8, "channel_mults": [1, 2, 4], "num_res_blocks": 1,
     "attention_levels": [2], "temporal": False, "context_slots": 4, "head_levels": 2, "head_blocks": 1,
+    "temporal_heads": None, "time_embedding_dim": None,
 }  # fmt: skip
 DIT: dict[str, object] = {
     "patch_size": 2, "hidden_dim": 32, "depth": 2, "num_heads": 2, "stem_channels": 8, "attention": "one_way",
-    "factorised": False,
+    "factorised": False, "time_embedding_dim": None,
 }  # fmt: skip
 MOVER: dict[str, object] = {"base_channels": 8, "kernel_size": 3, "slots": 3}
 CONDITIONINGS = ["features", "spade", "concat"]
@@ -26,12 +27,16 @@ UNETS: dict[str, dict[str, object]] = {
     f"unet-{conditioning}{'-temporal' * temporal}": {"conditioning": conditioning, "temporal": temporal}
     for conditioning in CONDITIONINGS
     for temporal in (False, True)
-}
+} | {"unet-wide-embedding": {"time_embedding_dim": 40, "temporal": True, "temporal_heads": 4}}
 DITS: dict[str, dict[str, object]] = {
     f"dit-{attention}{'-factorised' * factorised}": {"attention": attention, "factorised": factorised}
     for attention in ATTENTIONS
     for factorised in (False, True)
-} | {"dit-without-stem": {"stem_channels": 0}}
+} | {
+    "dit-without-stem": {"stem_channels": 0},
+    "dit-patches-of-two-sides": {"patch_size": (1, 4)},
+    "dit-wide-embedding": {"time_embedding_dim": 40},
+}
 MOVED: dict[str, dict[str, object]] = {"unet-moved": {}, "dit-moved": {}}
 VARIANTS = UNETS | DITS | MOVED
 

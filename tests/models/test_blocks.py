@@ -34,7 +34,9 @@ def vae(temporal_factor: int, has_masks: bool) -> VAE:
 
 def segmenter(encoder: str, depth: int = 3) -> UNetPlusPlus:
     return UNetPlusPlus(
-        SegmenterParams(encoder=encoder, encoder_depth=depth, decoder_channels=[8] * depth, upsample=1)
+        SegmenterParams(
+            encoder=encoder, encoder_depth=depth, decoder_channels=[8] * depth, upsample=1, weights=None
+        )
     )
 
 

@@ -1,5 +1,7 @@
 """Protocol of a denoiser, for every denoiser that params.yaml can name."""
 
+import json
+
 import pytest
 import torch
 
@@ -20,7 +22,7 @@ from vdp.diffusion.loss import diffusion_loss
 from vdp.diffusion.moved import with_moved
 from vdp.diffusion.params import DiffusionParams
 from vdp.diffusion.process import add_noise, predict_x0_eps
-from vdp.models.checkpoint import save_model
+from vdp.models.checkpoint import load_config, save_model
 from vdp.models.codecs.params import VAEParams
 from vdp.models.codecs.pixel import PixelCodec
 from vdp.models.codecs.vae import VAE
@@ -296,6 +298,16 @@ def test_a_saved_denoiser_is_rebuilt_from_its_folder_alone(tmp_path, name):
     assert not loaded.network.training
     assert loaded.config == config
     assert torch.equal(loaded.data_scale("restore"), torch.tensor([0.4, 0.5, 0.6]))
+
+
+@pytest.mark.parametrize(("name", "written"), [("unet-features", False), ("unet-wide-embedding", True)])
+def test_keys_of_later_versions_are_written_where_they_have_a_value_alone(tmp_path, name, written):
+    """Models of earlier versions load, and models with the default params have the same bytes."""
+    config = make_config(name)
+    save_model(tmp_path, random_denoiser(name), config)
+    unet = json.loads((tmp_path / "config.json").read_text())["denoiser"]["unet"]
+    assert ("time_embedding_dim" in unet, "temporal_heads" in unet) == (written, written)
+    assert load_config(tmp_path, DenoiserConfig[DiffusionParams]) == config
 
 
 def test_a_denoiser_of_another_version_is_rejected(tmp_path):

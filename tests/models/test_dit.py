@@ -60,7 +60,7 @@ def single_pass(network: DiT, case: Case) -> Tensor:
     level = torch.cat([network._embed(case.level, 0), network._embed(case.t, 1)], dim=1)
     embedding = repeat(level, "b f d -> b (f n) d", n=patches)
     times = torch.cat([case.index, repeat(case.target_index, "b n -> b (n r)", r=draws)], dim=1)
-    columns = -(-case.xt.shape[4] // network.out.patch)
+    columns = -(-case.xt.shape[4] // network.out.patch[1])
     token = torch.arange(patches)
     plane = torch.stack([token // columns, token % columns], dim=-1).float()
     plane = repeat(plane, "n two -> b (f n) two", b=2, f=known + count)
@@ -133,3 +133,21 @@ def test_the_stem_passes_detail_around_the_patches():
     difference = (case.output(network) - before).abs().amax(dim=(0, 1, 2))
     assert difference[0, 0] > 1e-4
     assert difference[:, 4:].max() == 0  # three 3x3 convolutions reach three positions
+
+
+def test_patches_of_two_sides_cover_rows_and_columns():
+    """Of 6 rows and 9 columns, patches of 1 x 4 are 6 x 3 tokens; the output has the size of the input."""
+    network, case = random_denoiser("dit-patches-of-two-sides"), Case()
+    assert case.context(network).tokens.x.shape[2] == 18
+    tokens, _ = network.known_in(case.frames)
+    changed = case.frames.clone()
+    changed[..., 2, 4:8] += 1  # all of the second patch of the third row, of latents without a stem
+    without = random_denoiser("dit-patches-of-two-sides", stem_channels=0)
+    before, after = (without.known_in(frames)[0] for frames in (case.frames, changed))
+    assert ((before != after).any(dim=-1).sum(dim=-1) == 1).all() and tokens.shape == before.shape
+    assert (before != after).any(dim=-1)[0, 0].nonzero().item() == 2 * 3 + 1
+
+
+def test_equal_sides_as_a_pair_are_the_same_network():
+    one, pair = (random_denoiser("dit-one_way", patch_size=size) for size in (2, (2, 2)))
+    assert torch.equal(Case().output(one), Case().output(pair))

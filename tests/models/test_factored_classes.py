@@ -5,12 +5,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from vdp.core.classes import COLORS, MATERIALS, NUM_CLASSES, SHAPES, class_id
+from vdp.core.classes import COLORS, MATERIALS, NUM_CLASSES, SHAPES, class_id, factor_indices
 from vdp.models.factored_classes import (
     LABEL_SMOOTHING,
     NUM_LOGITS,
     OBJECT_PIXELS,
     OBJECT_SHARE,
+    SPLITS,
+    class_dice,
     class_log_probs,
     factor_loss,
     object_loss,
@@ -187,3 +189,34 @@ def test_a_larger_object_share_weights_identity_less():
     identity = [factor_loss(logits, mask, share) - detection for share in (0.1, 0.4)]
     torch.testing.assert_close(identity[0], 4 * identity[1])
     torch.testing.assert_close(factor_loss(logits, mask), factor_loss(logits, mask, OBJECT_SHARE))
+
+
+def test_the_dice_of_classes_is_zero_for_the_truth_and_counts_each_class_equally():
+    """Two classes of one and of many pixels: missing either costs the same."""
+    mask = torch.zeros(1, 6, 6, dtype=torch.uint8)
+    mask[0, :2] = 5
+    mask[0, 4, 4] = 20
+
+    def logits(shown: torch.Tensor) -> torch.Tensor:
+        objects = torch.where(shown > 0, 40.0, -40.0)[:, None]
+        factors = [
+            40.0 * torch.nn.functional.one_hot(factor.clamp(min=0), size).movedim(-1, 1)
+            for factor, size in zip(factor_indices(shown.long()), SPLITS[1:], strict=True)
+        ]
+        return torch.cat([objects, *factors], dim=1)
+
+    assert class_dice(logits(mask), mask).item() == pytest.approx(0.0, abs=1e-5)
+    without_large, without_small = (mask.where(mask != label, 0) for label in (5, 20))
+    large, small = (class_dice(logits(shown), mask).item() for shown in (without_large, without_small))
+    # Dice of the missing class is 1 / (size + 1); background grows by as many pixels
+    background = 36 - 12 - 1
+    for found, size in ((large, 12), (small, 1)):
+        overlap = (2 * background + 1) / (2 * background + size + 1)
+        assert found == pytest.approx((1 - 1 / (size + 1) + 1 - overlap) / 3, abs=1e-4)
+
+
+def test_the_dice_of_a_frame_without_objects_is_that_of_the_background():
+    mask = torch.zeros(2, 4, 4, dtype=torch.uint8)
+    logits = torch.zeros(2, NUM_LOGITS, 4, 4)  # half of each pixel
+    expected = 1 - (2 * 8 + 1) / (8 + 16 + 1)
+    assert class_dice(logits, mask).tolist() == pytest.approx([expected] * 2)

@@ -4,11 +4,14 @@ from functools import cache
 
 import numpy as np
 import pytest
+import segmentation_models_pytorch as smp
 import torch
+from safetensors.torch import save_file
 from torch import Tensor
 
 from vdp.core import device
 from vdp.core.classes import NUM_CLASSES
+from vdp.core.errors import UserError
 from vdp.core.rng import BatchRng, whole_batch
 from vdp.models.checkpoint import save_model
 from vdp.models.classifiers.crops import CropClassifier
@@ -17,11 +20,12 @@ from vdp.models.codecs.params import VAEParams
 from vdp.models.codecs.pixel import PixelCodec
 from vdp.models.codecs.vae import VAE
 from vdp.models.factored_classes import NUM_LOGITS, factor_loss
+from vdp.models.segmenters.encoder_weights import _repository, load_encoder
 from vdp.models.segmenters.factory import load_segmenter
 from vdp.models.segmenters.masks import MaskPredictor, class_probs, probs_to_masks, seen_classes
 from vdp.models.segmenters.params import SegmenterConfig, SegmenterParams, SegmentParams
 from vdp.models.segmenters.round_trip import round_trip
-from vdp.models.segmenters.unetpp import UNetPlusPlus
+from vdp.models.segmenters.unetpp import MEAN, STD, UNetPlusPlus
 
 pytestmark = pytest.mark.slow
 
@@ -30,7 +34,7 @@ CPU = torch.device("cpu")
 
 def segmenter_params(upsample: int = 1) -> SegmenterParams:
     return SegmenterParams(
-        encoder="resnet18", encoder_depth=3, decoder_channels=[16, 8, 8], upsample=upsample
+        encoder="resnet18", encoder_depth=3, decoder_channels=[16, 8, 8], upsample=upsample, weights=None
     )
 
 
@@ -73,17 +77,118 @@ def test_an_unknown_encoder_is_rejected_with_similar_names(encoder, hint):
 def test_a_saved_segmenter_is_rebuilt_from_its_folder_alone(tmp_path):
     network = make_segmenter()
     save_model(tmp_path / "segmenter", network, SegmenterConfig(segmenter=segmenter_params()))
+    assert "weights" not in (tmp_path / "segmenter/config.json").read_text()  # as in earlier versions
     loaded = load_segmenter(tmp_path / "segmenter")
     frames = random_frames(1, 16, 16)
     assert torch.equal(loaded(frames), network(frames))
     assert not loaded.training
 
 
+# --- Weights of the encoder ------------------------------------------------------------------------------
+
+
+def with_weights(weights: str, encoder: str = "resnet18") -> SegmenterParams:
+    return segmenter_params().model_copy(update={"weights": weights, "encoder": encoder})
+
+
+def encoder_state(encoder: str = "resnet18") -> dict[str, Tensor]:
+    """Weights of a whole encoder, with the layers below the depth of the segmenter."""
+    torch.manual_seed(5)
+    return smp.encoders.get_encoder(encoder, depth=5 if encoder == "resnet18" else 3).state_dict()
+
+
+FILES = {  # name of a file and its content
+    "plain.safetensors": lambda state: state,
+    "torchvision.pth": lambda state: state | {"fc.weight": torch.ones(3, 512)},
+    "old.pth": lambda state: {n: value for n, value in state.items() if "num_batches" not in n},
+    "nested.pth": lambda state: {"state_dict": {f"module.{name}": value for name, value in state.items()}},
+    "unet.pth": lambda state: {f"encoder.{n}": value for n, value in state.items()} | {"a": torch.ones(1)},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_an_encoder_starts_with_the_weights_of_a_file(tmp_path, name):
+    state, path = encoder_state(), tmp_path / name
+    (save_file if path.suffix == ".safetensors" else torch.save)(FILES[name](state), path)
+    params = with_weights(str(path))
+    network = UNetPlusPlus(params)
+    load_encoder(network, params)
+    found = network.network.encoder.state_dict()
+    assert 20 < len(found) < len(state)  # of a smaller depth
+    assert all(torch.equal(value, state[key]) for key, value in found.items())
+
+
+def test_weights_of_timm_have_names_without_the_encoder_s_prefix(tmp_path):
+    state = encoder_state("tu-resnet10t")
+    save_file(
+        {name.removeprefix("model."): value for name, value in state.items()}, tmp_path / "a.safetensors"
+    )
+    params = with_weights(str(tmp_path / "a.safetensors"), "tu-resnet10t")
+    network = UNetPlusPlus(params)
+    load_encoder(network, params)
+    found = network.network.encoder.state_dict()
+    assert found and all(torch.equal(value, state[name]) for name, value in found.items())
+
+
+def test_weights_of_another_encoder_and_damaged_files_are_refused_in_one_line(tmp_path):
+    path = tmp_path / "weights.pth"
+    params = with_weights(str(path))
+    network = UNetPlusPlus(params)
+    with pytest.raises(UserError, match=r"segmenter\.weights=.*\.pth: no such file; expected imagenet"):
+        load_encoder(network, params)
+    torch.save(encoder_state() | {"conv1.weight": torch.zeros(64, 1, 7, 7)}, path)
+    with pytest.raises(UserError, match=r"resnet18, which are missing or of another shape: conv1\.weight;"):
+        load_encoder(network, params)
+    path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(UserError, match=r"weights\.pth: cannot be read \(.*\); copy it again"):
+        load_encoder(network, params)
+
+
+def test_a_missing_network_is_reported_in_one_line(monkeypatch):
+    """The hub's client is offline; ImageNet's weights are not in its cache."""
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.file_download.constants.HF_HUB_CACHE", "/nowhere")
+    params = with_weights("imagenet")
+    with pytest.raises(UserError) as error:
+        load_encoder(UNetPlusPlus(params), params)
+    text = str(error.value)
+    assert text.startswith("segmenter.weights=imagenet: smp-hub/resnet18.imagenet cannot be downloaded (")
+    assert "run once with a network, or name its file model.safetensors" in text and "\n" not in text
+
+
+def test_an_encoder_without_imagenet_weights_is_refused():
+    params = with_weights("imagenet", "tu-resnet14t")
+    with pytest.raises(UserError, match="there are none of the encoder tu-resnet14t_nothing; name a file"):
+        _repository("tu-resnet14t_nothing")
+    assert _repository(params.encoder)[0].startswith("timm/")
+
+
+@torch.no_grad()
+def test_the_input_of_an_encoder_with_weights_is_that_of_imagenet(tmp_path):
+    """Frames of ImageNet's mean colour enter as zeros; a saved network keeps that without the file."""
+    params = with_weights("gone.pth")
+    network = UNetPlusPlus(params).eval()
+    mean = 2 * torch.tensor(MEAN)[None, :, None, None] - 1
+    entered: list[Tensor] = []
+    network.network.encoder.register_forward_pre_hook(lambda module, args: entered.append(args[0]))
+    for shift in (0.0, 1.0):
+        network(mean + 2 * shift * torch.tensor(STD)[None, :, None, None] + torch.zeros(1, 3, 16, 16))
+    assert entered[0].abs().max() < 1e-6
+    torch.testing.assert_close(entered[1], torch.ones(1, 3, 16, 16))
+    save_model(tmp_path / "segmenter", network, SegmenterConfig(segmenter=params))
+    frames = random_frames(1, 16, 16)
+    assert torch.equal(load_segmenter(tmp_path / "segmenter")(frames), network(frames))
+
+
 # --- The backbone of the classifier as encoder -----------------------------------------------------------
 
 
 def backbone_params(encoder: str = "conv8") -> SegmenterParams:
-    return SegmenterParams(encoder=encoder, encoder_depth=2, decoder_channels=[8, 8], upsample=1)
+    return SegmenterParams(
+        encoder=encoder, encoder_depth=2, decoder_channels=[8, 8], upsample=1, weights=None
+    )
 
 
 @pytest.mark.parametrize(("height", "width"), [(16, 24), (17, 23), (5, 3)])
@@ -114,7 +219,7 @@ def test_backbones_of_two_widths_are_two_encoders():
 
 def test_a_backbone_of_another_depth_is_rejected():
     with pytest.raises(ValueError, match=r"segmenter\.encoder_depth=3: expected 2 with the encoder conv8"):
-        SegmenterParams(encoder="conv8", encoder_depth=3, decoder_channels=[8] * 3, upsample=1)
+        SegmenterParams(encoder="conv8", encoder_depth=3, decoder_channels=[8] * 3, upsample=1, weights=None)
 
 
 @torch.no_grad()

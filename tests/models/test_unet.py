@@ -84,6 +84,23 @@ def test_attention_heads_divide_the_channels(channels):
     assert heads == 1 or channels // heads >= 32
 
 
+def test_temporal_attention_has_its_own_heads():
+    network = new_denoiser("unet-features-temporal", temporal_heads=4, channel_mults=[1, 2, 4])
+    found = {layer.heads for layer in network.modules() if isinstance(layer, TimeAttention)}
+    assert found == {4}
+    automatic = new_denoiser("unet-features-temporal")
+    assert {layer.heads for layer in automatic.modules() if isinstance(layer, TimeAttention)} == {1}
+
+
+def test_the_time_embedding_has_its_own_width():
+    widths = {
+        dim: {block.film.in_features for block in new_denoiser("unet-concat", **changed).modules()
+              if isinstance(block, ResBlock)}
+        for dim, changed in ((32, {}), (56, {"time_embedding_dim": 56}))
+    }  # fmt: skip
+    assert widths == {32: {32}, 56: {56}}
+
+
 @every_conditioning
 @pytest.mark.parametrize("levels", [[], [0], [2], [2, 1]])
 def test_spatial_attention_is_at_attention_levels_only(conditioning, levels):

@@ -137,6 +137,16 @@ def test_pictures_are_kept_by_name_and_step(store, project):
         assert len(list(folder.glob(f"validation~samples+step+{step}+*.webp"))) == 1  # shown on the page
 
 
+def test_a_clip_is_kept_as_a_gif_by_name_and_step(store, project):
+    with track_stage("score") as tracker:
+        tracker.film("samples", [picture(40 * n) for n in range(4)], step=30)
+    files = list((project / "mlartifacts").rglob("samples/samples_00000030.gif"))
+    assert len(files) == 1
+    found, animation = cv2.imdecodeanimation(np.fromfile(files[0], np.uint8))
+    assert found and len(animation.frames) == 4
+    assert [int(frame[0, 0, 0]) for frame in animation.frames] == pytest.approx([0, 40, 80, 120], abs=8)
+
+
 def test_a_picture_that_cannot_be_written_gives_one_warning(store, project, capsys):
     (project / "mlartifacts").write_text("a file in place of the folder")
     with track_stage("train_denoiser") as tracker:

@@ -46,7 +46,7 @@ VAE_SECTION = {
     "num_res_blocks": 1,
 }  # fmt: skip
 SEGMENTER = {
-    "encoder": "resnet18", "encoder_depth": 3, "decoder_channels": [8, 8, 8], "upsample": 1,
+    "encoder": "resnet18", "encoder_depth": 3, "decoder_channels": [8, 8, 8], "upsample": 1, "weights": None,
 }  # fmt: skip
 CLASSIFIER = {"crop": 12, "crop_scale": 0.5, "base_channels": 8}
 MOTION = {

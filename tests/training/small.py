@@ -1,5 +1,7 @@
 """A small training for tests: fit a line to points."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -27,9 +29,10 @@ def engine_params(**changes: object) -> EngineParams:
 
 def fit_params(**changes: object) -> FitParams:
     values = {
-        "steps": 20, "batch_size": 16, "accumulate": 1, "optimizer": "adamw", "learning_rate": 0.05,
-        "lr_schedule": "cosine", "warmup_steps": 5, "weight_decay": 0.0, "grad_clip": 100.0,
-        "ema_decay": 0.9, "log_every": 5, "validate_every": 10, "num_workers": 0, "keep": "last",
+        "steps": 20, "epochs": None, "batch_size": 16, "accumulate": 1, "optimizer": "adamw",
+        "learning_rate": 0.05, "lr_schedule": "cosine", "warmup_steps": 5, "weight_decay": 0.0,
+        "grad_clip": 100.0, "ema_decay": 0.9, "log_every": 5, "validate_every": 10, "num_workers": 0,
+        "keep": "last", "keep_every": None, "init_from": None,
     }  # fmt: skip
     return FitParams.model_validate(values | changes)
 
@@ -40,6 +43,7 @@ class MemoryLogger:
     def __init__(self) -> None:
         self.points: list[tuple[int, dict[str, float]]] = []
         self.pictures: list[tuple[str, np.ndarray, int]] = []
+        self.films: list[tuple[str, int, int]] = []  # name, frames, step
         self.flops = 0.0
 
     def log(self, metrics: dict[str, float], step: int) -> None:
@@ -48,6 +52,9 @@ class MemoryLogger:
 
     def picture(self, name: str, picture: np.ndarray, step: int) -> None:
         self.pictures.append((name, picture, step))
+
+    def film(self, name: str, film: Sequence[np.ndarray], step: int) -> None:
+        self.films.append((name, len(film), step))
 
     def add_flops(self, flops: float) -> None:
         self.flops += flops

@@ -47,7 +47,7 @@ def frame_batches(tmp_path_factory: pytest.TempPathFactory) -> FrameBatches:
         for number in range(7)
     ]
     store = write_clips(tmp_path_factory.mktemp("clips") / "train", clips, shard_mb=1)
-    changes = Changes(flip=True, crop_scale=0.6, brightness=0.2)
+    changes = Changes(flip=True, crop_scale=0.6, brightness=0.2, rotation=0.0, noise=0.0, blur=0.0)
     return FrameBatches([store], 6, True, Augment(changes, 16, 24), seed=0)
 
 

@@ -46,7 +46,8 @@ class GrayCodec(nn.Module):
     factor = 2
 
     def decode(self, latents):
-        return latents[:, :1].expand(-1, 3, -1, -1, -1)
+        pixels = latents[:, :1].expand(-1, 3, -1, -1, -1)
+        return pixels.repeat_interleave(2, dim=-2).repeat_interleave(2, dim=-1)
 
 
 class FakeFit:
@@ -54,7 +55,7 @@ class FakeFit:
 
     def __call__(self, training, params, engine, seed, logger, fabric, checkpoints):
         self.training, self.params, self.seed = training, params, seed
-        self.picture = training.plot(training.network.eval())
+        self.samples = training.plot(training.network.eval())
         return TrainingResult(training.network.eval(), {"best": training.network.state_dict()})
 
 
@@ -132,7 +133,18 @@ def test_validation_is_on_val_clips_played_forwards(fit):
 
 def test_the_picture_shows_context_predicted_and_true_frames(fit):
     """The validation clips are lighter than white, and clipped to white."""
-    assert fit.picture.ndim == 3 and (fit.picture[40:60, 20:80] == 255).all()
+    picture = fit.samples.picture
+    assert picture.ndim == 3 and (picture[40:60, 20:80] == 255).all()
+
+
+def test_sampled_targets_of_each_task_are_scored_and_the_first_is_a_clip_beside_the_truth(fit):
+    """Every true frame is white; the network's own are not."""
+    scores = fit.samples.scores
+    assert set(scores) == {f"{name}_{task}" for name in ("psnr", "ssim") for task in SHARES}
+    assert all(np.isfinite(value) for value in scores.values())
+    film = fit.samples.film
+    assert 3 <= len(film) <= 6 and len({frame.shape for frame in film}) == 1  # context frames and 2 targets
+    assert (film[-1][40:60, -80:-20] == 255).all()
 
 
 def test_the_saved_model_has_its_params_and_the_other_weights(fit):

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import segmentation_models_pytorch as smp
 import torch
 import yaml
 
@@ -21,7 +22,7 @@ from vdp.models.checkpoint import save_model
 from vdp.models.classifiers.crops import CropClassifier
 from vdp.models.classifiers.params import ClassifierConfig, ClassifierParams
 from vdp.models.codecs.params import CodecConfig
-from vdp.models.factored_classes import CROP_OBJECT_SHARE, factor_loss, object_loss
+from vdp.models.factored_classes import CROP_OBJECT_SHARE, class_dice, factor_loss, object_loss
 from vdp.models.segmenters.factory import load_segmenter
 from vdp.training.definition import TrainingResult
 from vdp.training.seeds import step_rng
@@ -36,7 +37,7 @@ class FakeFit:
     """Stands for `fit` and keeps its arguments."""
 
     def __call__(self, training, params, engine, seed, logger, fabric, checkpoints):
-        self.training = training
+        self.training, self.checkpoints, self.params = training, checkpoints, params
         network = training.network.eval()
         return TrainingResult(network, {"best": network.state_dict()})
 
@@ -67,9 +68,11 @@ def fit(tmp_path, monkeypatch) -> FakeFit:
     return fake
 
 
-def write_params(changes: dict[str, object], encoder: str = "conv8") -> None:
+def write_params(changes: dict[str, object], encoder: str = "conv8", weights: str | None = None) -> None:
     data = read_file(REPO / "params.yaml")
-    data["segmenter"] |= {"encoder": encoder, "decoder_channels": [8, 8]}
+    data["segmenter"] |= {"encoder": encoder, "decoder_channels": [8, 8], "weights": weights}
+    if weights is not None:
+        data["segmenter"] |= {"encoder_depth": 3, "decoder_channels": [8, 8, 8]}
     data["train_segmenter"] |= {"batch_size": 4, "crop_scale": 0.5, "jitter": 0.2, "background": 0.3}
     data["train_segmenter"] |= changes
     Path("params.yaml").write_text(yaml.safe_dump(data))
@@ -109,6 +112,29 @@ def test_the_loss_is_that_of_pixels_and_weighted_objects(fit):
     torch.testing.assert_close(losses["loss"], factor_loss(logits, masks).mean())
 
 
+def test_dice_of_classes_is_weighted_and_named(fit):
+    write_params({"object_weight": 0.0, "dice_weight": 0.3})
+    train_segmenter.main()
+    losses, logits, masks = training_loss(fit)
+    pixels, dice = factor_loss(logits, masks, CROP_OBJECT_SHARE).mean(), class_dice(logits, masks).mean()
+    torch.testing.assert_close(losses["loss"], pixels + 0.3 * dice)
+    assert losses.keys() == {"loss", "pixels", "dice"}
+
+
+def test_the_encoder_starts_with_the_weights_of_a_file_whose_content_is_in_the_key_of_the_resume(fit):
+    weights, folders = Path("weights.pth"), []
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        state = smp.encoders.get_encoder("resnet18", depth=5).state_dict()
+        torch.save(state, weights)
+        write_params({"pretrained": False}, encoder="resnet18", weights=str(weights))
+        train_segmenter.main()
+        folders.append(fit.checkpoints.folder)
+        trained = load_segmenter(train_segmenter.SEGMENTER).network.encoder.state_dict()
+        assert all(torch.equal(state[name], value) for name, value in trained.items())
+    assert folders[0] != folders[1]
+
+
 def test_whole_frames_and_another_encoder_need_no_classifier(fit):
     (train_segmenter.CLASSIFIER / "model.safetensors").unlink()
     write_params({"crop_scale": None, "pretrained": False}, encoder="conv16")
@@ -128,6 +154,14 @@ def test_the_codec_is_used_for_round_trips_only(fit):
     train_segmenter.main()
     noisy, logits, masks = training_loss(fit)
     assert noisy["pixels"] != factor_loss(logits, masks, CROP_OBJECT_SHARE).mean()
+
+
+@pytest.mark.parametrize(("epochs", "steps"), [(3.0, 3), (4.0, 3), (0.1, 1), (8, 6)])
+def test_epochs_are_steps_of_whole_batches_that_cover_the_clips_so_often(fit, epochs, steps):
+    """Three clips, in batches of four."""
+    write_params({"steps": None, "epochs": epochs})
+    train_segmenter.main()
+    assert (fit.params.steps, fit.params.epochs) == (steps, None)
 
 
 def test_where_val_has_no_masks_training_clips_validate(fit):

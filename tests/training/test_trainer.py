@@ -26,6 +26,7 @@ from tests.training.small import (
 from vdp.core.errors import UserError
 from vdp.core.rng import BatchRng
 from vdp.training.checkpoint import TrainingCheckpoints
+from vdp.training.definition import Samples
 from vdp.training.ema import make_ema
 from vdp.training.engine import ForwardWrapper
 from vdp.training.optim import learning_rate, make_optimizer
@@ -200,13 +201,16 @@ def test_a_picture_of_the_averaged_weights_is_logged_at_every_validation():
     seed_weights(0)
     logger, plotted = MemoryLogger(), []
 
-    def plot(network: nn.Module) -> np.ndarray:
+    def plot(network: nn.Module) -> Samples:
         plotted.append(network.weight.detach().clone())
-        return np.zeros((2, 2, 3), np.uint8)
+        frame = np.zeros((2, 2, 3), np.uint8)
+        return Samples(frame, {"psnr": float(len(plotted))}, [frame] * 3)
 
     result = fit_line(replace(line_training(), plot=plot), fit_params(), logger=logger)
     assert [(name, step) for name, _, step in logger.pictures] == [("samples", 10), ("samples", 20)]
     assert torch.equal(plotted[-1], result.network.weight)
+    assert logger.curve("val_psnr") == [(10, 1.0), (20, 2.0)]
+    assert logger.films == [("samples", 3, 10), ("samples", 3, 20)]
 
 
 # --- The loop --------------------------------------------------------------------------------------------

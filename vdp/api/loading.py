@@ -152,19 +152,22 @@ def clips_per_batch(params: PredictParams) -> int:
     return max(1, params.batch_size // params.samples)
 
 
-def load_latent_diffusion(models: Path, device: torch.device) -> LatentDiffusion:
+def load_latent_diffusion(
+    models: Path, device: torch.device, checkpoint: int | None = None
+) -> LatentDiffusion:
     """Load codec and denoiser from the folders that the pipeline wrote.
 
     Args:
         models: folder with `codec` and `denoiser`.
         device: of the networks.
+        checkpoint: step of kept weights of the denoiser; None for those of its training's end.
 
     Raises:
         FileNotFoundError: if a model is missing; names the command that trains it.
-        UserError: if one is of another version, or they are of different runs.
+        UserError: if one is of another version, they are of different runs, or the step is not kept.
     """
     codec = load_frame_codec(models / CODEC).to(device)
-    denoiser = load_denoiser(models / DENOISER, device, DiffusionParams)
+    denoiser = load_denoiser(models / DENOISER, device, DiffusionParams, checkpoint)
     config = denoiser.config
     if config.codec != fingerprint(codec):
         raise UserError(

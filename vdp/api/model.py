@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from vdp.api.loading import DENOISER, SEGMENTER, LatentDiffusion, load_latent_diffusion
+from vdp.api.loading import CODEC, DENOISER, SEGMENTER, LatentDiffusion, load_latent_diffusion
 from vdp.api.motion import MOTION_SAMPLING, ClipObjects, load_motion
 from vdp.api.sampling import DEFAULT, MODE, UNSCALED, Sampling
 from vdp.api.tracks import TRACKED_MASKS, TRACKING, load_tracker
@@ -22,6 +22,7 @@ from vdp.api.training_record import read_record
 from vdp.config.choices import MIN_START_TIME
 from vdp.core.device import autocast, pick_device
 from vdp.core.errors import UserError
+from vdp.core.model_files import kept_steps, weights_file
 from vdp.data.video.detail import keep_detail, transfer_detail
 from vdp.data.video.letterbox import MAX_PIXELS, Letterbox, exceeds
 from vdp.models.checkpoint import is_trained
@@ -62,7 +63,7 @@ class Model:
         every_frame: whether the trained target offsets allow to predict every frame, as `predict` does.
     """
 
-    def __init__(self, model: LatentDiffusion, folder: Path) -> None:
+    def __init__(self, model: LatentDiffusion, folder: Path, segmenter_checkpoint: int | None = None) -> None:
         config = model.config
         self.height, self.width = config.height, config.width
         self.tasks: tuple[str, ...] = tuple(config.tasks)
@@ -72,6 +73,7 @@ class Model:
         self.segments = is_trained(folder / SEGMENTER)
         self._model = model
         self._folder = folder
+        self._segmenter_checkpoint = segmenter_checkpoint
         self._mask_predictor: MaskPredictor | None = None
         self._motion = load_motion(folder, model.device) if config.base == "composed" else None
         self._tracker = (
@@ -293,8 +295,15 @@ class Model:
             "schedule": config.diffusion.schedule,
             "prediction": config.diffusion.prediction,
             "segmenter": self.segments,
+            **self._checkpoints(),
             **self._training(),
         }
+
+    def _checkpoints(self) -> dict[str, object]:
+        """List the steps whose weights are kept, by network."""
+        networks = (DENOISER, SEGMENTER, CODEC)
+        kept = {network: kept_steps(self._folder / network) for network in networks}
+        return {f"{network}_checkpoints": steps for network, steps in kept.items() if steps}
 
     def _training(self) -> dict[str, object]:
         """Describe the videos of a training outside the pipeline."""
@@ -422,7 +431,7 @@ class Model:
     def _segmenter(self) -> MaskPredictor:
         if self._mask_predictor is None:
             model = self._model
-            segmenter = load_segmenter(self._folder / SEGMENTER).to(model.device)
+            segmenter = load_segmenter(self._folder / SEGMENTER, self._segmenter_checkpoint).to(model.device)
             params = SegmentParams(
                 flip_tta=True,
                 motion_vote=0.0,
@@ -437,20 +446,30 @@ class Model:
         return self._mask_predictor
 
 
-def load(folder: str | Path = "data/models", device: torch.device | str | None = None) -> Model:
+def load(
+    folder: str | Path = "data/models",
+    device: torch.device | str | None = None,
+    checkpoint: int | None = None,
+    segmenter_checkpoint: int | None = None,
+) -> Model:
     """Load trained networks from the folder that the pipeline, or `vdp.train`, wrote.
 
     Args:
         folder: with `codec`, `denoiser` and, for masks, `segmenter`.
         device: of the networks; None is the accelerator if there is one.
+        checkpoint: step of kept weights of the denoiser (`train_denoiser.keep_every`); None for those of its
+            training's end.
+        segmenter_checkpoint: the same of the segmenter.
 
     Raises:
         FileNotFoundError: if a model is missing; names the command that trains it.
-        UserError: if it is of another version.
+        UserError: if it is of another version, or the step is not kept.
     """
     folder = Path(folder)
     chosen = pick_device() if device is None else torch.device(device)
-    return Model(load_latent_diffusion(folder, chosen), folder)
+    if segmenter_checkpoint is not None:
+        weights_file(folder / SEGMENTER, segmenter_checkpoint)
+    return Model(load_latent_diffusion(folder, chosen, checkpoint), folder, segmenter_checkpoint)
 
 
 def check_integer(name: str, value: object) -> None:

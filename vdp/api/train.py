@@ -18,7 +18,14 @@ from typing import TYPE_CHECKING
 import yaml
 from pydantic import JsonValue
 
-from vdp.api.train_params import WITHOUT_MASKS, sets_frame_size, training_params, with_aspect
+from vdp.api.train_params import (
+    WITHOUT_MASKS,
+    initial_files,
+    sets_frame_size,
+    training_params,
+    with_aspect,
+    with_initial,
+)
 from vdp.api.train_videos import (
     Splits,
     Videos,
@@ -48,6 +55,7 @@ from vdp.data.sources.arrays import ArraySource, Video
 from vdp.data.sources.protocols import Pace
 from vdp.data.sources.spool import SpooledSource, spool_videos
 from vdp.data.stores.clips import ClipStore
+from vdp.tracking.mlflow_run import TENSORBOARD
 from vdp.training.params import TrainSegmenterParams
 
 if TYPE_CHECKING:
@@ -55,6 +63,7 @@ if TYPE_CHECKING:
 
 MODELS, CLIPS, LATENTS = Path("data/models"), Path("data/clips"), Path("data/latents")
 REPORT = Path("data/report")
+PARTIAL = ".partial"  # suffix of the folder of the work in progress
 REQUEST, LOCK, SPOOL = "request.json", "lock", "videos"
 UNFINISHED = (f"{REQUEST}.part",)  # beside the lock where a training was killed as it began
 STORE = "mlflow.db"  # beside the model folder
@@ -77,7 +86,7 @@ class TrainingPlan:
     @property
     def partial(self) -> Path:
         """The folder of the work in progress."""
-        return self.folder.with_name(self.folder.name + ".partial")
+        return self.folder.with_name(self.folder.name + PARTIAL)
 
 
 def train(
@@ -152,6 +161,7 @@ def plan_training(
         del first
     if aspect is not None:
         params = with_aspect(params, aspect)
+    params = with_initial(params, folder.with_name(folder.name + PARTIAL) / MODELS)
     # the project's own sources are not those of this training
     sources: dict[str, JsonValue] = {
         "train": "videos", "val": None if val is None else "val", "unlabeled": None, "test_sets": {},
@@ -242,7 +252,13 @@ def _request(plan: TrainingPlan) -> dict[str, JsonValue]:
         for path in sorted(path for pattern in CODE for path in folder.rglob(pattern)):
             digest.update(path.read_bytes())
     videos = None if plan.splits is None else sources_hash(plan.splits)
-    return {"videos": videos, "params": plan.params, "code": digest.hexdigest()[:16]}
+    initial: dict[str, JsonValue] = {
+        section: hashlib.sha256(file.read_bytes()).hexdigest()[:16]
+        for section, file in initial_files(plan.params, plan.partial / MODELS).items()
+    }
+    return {
+        "videos": videos, "params": plan.params, "initial weights": initial, "code": digest.hexdigest()[:16]
+    }  # fmt: skip
 
 
 def _cut(plan: TrainingPlan) -> Splits:
@@ -334,6 +350,8 @@ def _publish(plan: TrainingPlan, splits: Splits) -> None:
         for path in (*(partial / MODELS).iterdir(), *(partial / REPORT).iterdir()):
             (shutil.copytree if path.is_dir() else shutil.copy)(path, part / path.name)
         shutil.copy(partial / PARAMS_FILE, part / PARAMS_FILE)
+        if (partial / TENSORBOARD).is_dir():
+            shutil.copytree(partial / TENSORBOARD, part / TENSORBOARD)
         write_record(part, _record(plan, splits))
     if os.path.lexists(plan.folder):
         if not plan.force:

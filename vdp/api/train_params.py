@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping
+from pathlib import Path
 
 from pydantic import JsonValue
 
@@ -9,12 +10,13 @@ from vdp.config.messages import validate
 from vdp.config.project import project_files
 from vdp.config.read import check_data
 from vdp.config.recipes import RECIPES, merged
-from vdp.config.schema import PARAMS_FILE, ClipParams
+from vdp.config.schema import PARAMS_FILE, ClipParams, schema
 from vdp.config.yaml_file import read_file
 from vdp.core.errors import UserError
+from vdp.core.model_files import TRAINED, initial_file
 from vdp.models.codecs.params import VAEParams
 from vdp.models.denoisers.params import DenoiserParams
-from vdp.training.params import TrainDenoiserParams
+from vdp.training.params import FitParams, TrainDenoiserParams
 
 OWN = "own"  # the recipe under every training of the user's own videos
 # values without masks: there is no mask head to train
@@ -74,6 +76,27 @@ def with_aspect(params: Mapping[str, JsonValue], aspect: float) -> dict[str, Jso
     vae = validate(VAEParams, params["vae"], "vae")
     height, width = frame_size(aspect, clip.height * clip.width, 2 * vae.spatial_factor)
     return merged(params, {"clip": {"height": height, "width": width}})
+
+
+def initial_files(params: Mapping[str, JsonValue], models: Path) -> dict[str, Path]:
+    """Return the weights that trainings start from (`init_from`), by section; `models` is where they write.
+
+    Raises:
+        UserError: for a folder without weights.
+    """
+    files = {}
+    for section, name in TRAINED.items():
+        training = validate(schema(section), params[section], section)
+        assert isinstance(training, FitParams)
+        if file := initial_file(section, training.init_from, models / name):
+            files[section] = file
+    return files
+
+
+def with_initial(params: Mapping[str, JsonValue], models: Path) -> dict[str, JsonValue]:
+    """Replace each `init_from` by the path of its weights, as the trainings run in another folder."""
+    files = initial_files(params, models)
+    return merged(params, {name: {"init_from": str(file.absolute())} for name, file in files.items()})
 
 
 def frame_size(aspect: float, pixels: int, multiple: int) -> tuple[int, int]:

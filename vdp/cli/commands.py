@@ -36,6 +36,7 @@ from vdp.cli.video_io import (
 )
 from vdp.config.choices import SAMPLERS, check_sampling, limits
 from vdp.core.errors import UserError
+from vdp.core.model_files import weights_file
 from vdp.data.sources.input_clips import PICTURES_RATE, InputClip, find_clip, find_clips
 from vdp.data.stores.clips import Pixels
 from vdp.data.video.decode import quiet_decoder
@@ -69,6 +70,7 @@ def span(name: str) -> str:
 CLIP_HELP = "A video file, a folder of pictures, or a glob in quotes."
 MASK_OUT_HELP = "Output: .npy of class ids (T, H, W), or colours as .mp4, .gif or a folder of PNGs."
 INTERVAL_HELP = "Take every n-th frame of the input; default: as the model was trained."
+CHECKPOINT_HELP = "Step of kept weights, which `vdp info` lists; default: those of the training's end."
 KNOWN_HELP = f"Number of context frames, {span('--known')}; default: as many as the model uses."
 FPS_HELP = (
     f"Output frames per second, {span('--fps')}; default: as the input, {PICTURES_RATE:g} for pictures."
@@ -77,6 +79,7 @@ FPS_HELP = (
 Clip = Annotated[str, Argument(help=CLIP_HELP)]
 Clips = Annotated[list[str], Argument(help="Video files, folders of pictures, or globs in quotes.")]
 Models = Annotated[str, Option(help="Folder of the trained models.")]
+Checkpoint = Annotated[int | None, Option(help=CHECKPOINT_HELP, show_default=False)]
 Out = Annotated[str, Option("--out", "-o", help="Output: .mp4, .gif, or no suffix for a folder of PNGs.")]
 MaskOut = Annotated[str, Option("--out", "-o", help=MASK_OUT_HELP)]
 Frames = Annotated[int, Option(help=f"Number of frames to predict, {span('--frames')}.")]
@@ -116,6 +119,7 @@ def predict(
     seed: Seed = DEFAULT.seed,
     fps: Fps = None,
     models: Models = "data/models",
+    checkpoint: Checkpoint = None,
     force: Force = False,
     dry_run: DryRun = False,
 ) -> None:
@@ -124,11 +128,11 @@ def predict(
     sampling = sampling_options(sampler, steps, temperature, guidance, eta, seed)
     inputs = find_clips(clips)
     jobs = plan_jobs([(clip,) for clip in inputs], out, samples, force)
-    check_models(models)
+    check_models(models, checkpoint=checkpoint)
     intervals = {clip: trained_interval(models, clip, interval) for clip in inputs}
     for job in jobs:
         check_clips([job], known, intervals[job.clips[0]])
-    model = load_model(models)
+    model = load_model(models, checkpoint)
     size, limit = (model.height, model.width), model.context_frames
     task = f"predicting {plural(samples, 'sample')} of {plural(frames, 'frame')}"
     for job in jobs:
@@ -157,6 +161,7 @@ def generate(
     seed: Seed = UNSCALED.seed,
     fps: Fps = None,
     models: Models = "data/models",
+    checkpoint: Checkpoint = None,
     force: Force = False,
     dry_run: DryRun = False,
 ) -> None:
@@ -164,7 +169,8 @@ def generate(
     check_ranges(n=count, frames=frames, fps=fps)
     sampling = sampling_options(sampler, steps, temperature, guidance, eta, seed)
     (job,) = plan_jobs([()], out, count, force)
-    model = load_model(models)
+    check_models(models, checkpoint=checkpoint)
+    model = load_model(models, checkpoint)
     source = empty_input((model.height, model.width))
     task = f"generating {plural(count, 'clip')} of {plural(frames, 'frame')}"
     if dry_run:
@@ -196,6 +202,7 @@ def interpolate(
     seed: Seed = DEFAULT.seed,
     fps: Fps = None,
     models: Models = "data/models",
+    checkpoint: Checkpoint = None,
     force: Force = False,
     dry_run: DryRun = False,
 ) -> None:
@@ -204,11 +211,11 @@ def interpolate(
     sampling = sampling_options(sampler, steps, temperature, guidance, eta, seed)
     pair = (find_clip(before), find_clip(after))
     (job,) = plan_jobs([pair], out, samples, force)
-    check_models(models)
+    check_models(models, checkpoint=checkpoint)
     intervals = [trained_interval(models, clip, interval) for clip in pair]
     for clip, every in zip(pair, intervals, strict=True):
         check_clips([replace(job, clips=(clip,))], known, every)
-    model = load_model(models)
+    model = load_model(models, checkpoint)
     started = time.monotonic()
     size, limit = (model.height, model.width), model.context_frames * model.max_span
     source = read_context(pair[0], intervals[0], known, limit, not dry_run, size, frames * samples)
@@ -241,6 +248,7 @@ def restore(
     seed: Seed = MODE.seed,
     fps: Fps = None,
     models: Models = "data/models",
+    checkpoint: Checkpoint = None,
     force: Force = False,
     dry_run: DryRun = False,
 ) -> None:
@@ -249,11 +257,11 @@ def restore(
     sampling = sampling_options(sampler, steps, temperature, guidance, eta, seed)
     inputs = find_clips(clips)
     jobs = plan_jobs([(clip,) for clip in inputs], out, 1, force)
-    check_models(models)
+    check_models(models, checkpoint=checkpoint)
     check_clips(jobs, None, interval, whole=True)
     if full_size:
         check_full_size(inputs, interval)
-    model = load_model(models)
+    model = load_model(models, checkpoint)
     for job in jobs:
         started = time.monotonic()
         (clip,), size = job.clips, (model.height, model.width)
@@ -278,6 +286,7 @@ def segment(
     interval: Interval = 1,
     fps: Fps = None,
     models: Models = "data/models",
+    checkpoint: Checkpoint = None,
     force: Force = False,
     dry_run: DryRun = False,
 ) -> None:
@@ -285,9 +294,9 @@ def segment(
     check_ranges(interval=interval, fps=fps)
     inputs = find_clips(clips)
     jobs = plan_jobs([(clip,) for clip in inputs], out, 1, force, (".npy", *VIDEO_SUFFIXES))
-    check_models(models)
+    check_models(models, "segmenter", checkpoint)
     check_clips(jobs, None, interval, whole=True)
-    model = load_model(models)
+    model = load_model(models, segmenter_checkpoint=checkpoint)
     for job in jobs:
         started = time.monotonic()
         (clip,), limit = job.clips, TRIAL_FRAMES if dry_run else None
@@ -314,6 +323,7 @@ def submit(
     hidden: Annotated[str, Argument(help="Folder of the hidden clips, such as DATASET/hidden.")],
     out: Annotated[str, Option("--out", "-o", help="Output file.")] = "final_predictions.pt",
     models: Models = "data/models",
+    checkpoint: Checkpoint = None,
     force: Force = False,
 ) -> None:
     """Predict the last mask of every hidden clip of the competition: one file, uint8 (N, 160, 240)."""
@@ -322,11 +332,11 @@ def submit(
         raise FileNotFoundError(f"{hidden}: no such folder; expected one such as DATASET/hidden")
     if os.path.lexists(file) and not force:
         raise UserError(f"{out}: already exists; choose another name with -o, or replace it with --force")
-    check_models(models)
+    check_models(models, checkpoint=checkpoint)
     from vdp.cli.submit import submit as predict_hidden
 
     started = time.monotonic()
-    shape = predict_hidden(folder, file, Path(models).expanduser(), force)
+    shape = predict_hidden(folder, file, Path(models).expanduser(), force, checkpoint)
     print(f"wrote {out}: uint8 {shape}, verified, in {format_duration(time.monotonic() - started)}")
 
 
@@ -351,14 +361,18 @@ def check_ranges(**values: float | None) -> None:
             raise UserError(f"{option}={value}: expected {low}..{high}")
 
 
-def check_models(models: str) -> None:
-    """Check that a folder of models exists, before torch is imported."""
+def check_models(models: str, network: str = "denoiser", checkpoint: int | None = None) -> None:
+    """Check that a folder of models, and kept weights of a network, exist, before torch is imported."""
     folder = Path(models).expanduser()
     if not all((folder / name).is_dir() for name in ("codec", "denoiser")):
         raise FileNotFoundError(
             f"{models}: no trained models (codec, denoiser); train them with `make run` or `vdp train`, or "
             "name another folder with --models"
         )
+    try:
+        weights_file(folder / network, checkpoint)
+    except UserError as error:
+        raise UserError(f"--{error}") from None
 
 
 def trained_interval(models: str, clip: InputClip, interval: int | None) -> int:
@@ -369,12 +383,14 @@ def trained_interval(models: str, clip: InputClip, interval: int | None) -> int:
     return 1 if record is None else record.interval_at(clip.rate())
 
 
-def load_model(folder: str) -> "Model":
+def load_model(
+    folder: str, checkpoint: int | None = None, segmenter_checkpoint: int | None = None
+) -> "Model":
     """Import torch and load the models of a folder."""
     check_models(folder)
     from vdp.api.model import load
 
-    return load(Path(folder).expanduser())
+    return load(Path(folder).expanduser(), None, checkpoint, segmenter_checkpoint)
 
 
 def estimate(

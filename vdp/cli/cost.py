@@ -79,6 +79,8 @@ NO_CLIPS = (
     "is known once data/clips exists; run dvc repro extract_frames"
 )
 
+LENGTH_UNKNOWN = "{stages}: left out: the steps of their epochs are known once the clips exist"
+
 
 @dataclass(frozen=True)
 class RunParams:
@@ -132,6 +134,7 @@ def cost_table(labelled: bool = True) -> str:
     size = data_size(params.clip, params.extract_frames, params.simulate)
     flops = estimate(params, size, labelled)
     lines = _rows(flops)
+    lines += _length_notes(params, size, labelled if size is None else size.labelled)
     if size is None:
         lines.append(NO_CLIPS)
     return "\n".join([*lines, f"{_minutes(sum(flops.values()))}; {LEFT_OUT}"])
@@ -139,8 +142,10 @@ def cost_table(labelled: bool = True) -> str:
 
 def training_table(params: RunParams) -> str:
     """Return the estimate of the trainings on clips without masks, as `cost_table`."""
-    flops = estimate(params, DataSize({}, 0, 0))
-    return "\n".join([*_rows(flops), f"{_minutes(sum(flops.values()))}; {TRAINING_LEFT_OUT}"])
+    size = DataSize({}, 0, 0)
+    flops = estimate(params, size)
+    notes = _length_notes(params, size, labelled=False)
+    return "\n".join([*_rows(flops), *notes, f"{_minutes(sum(flops.values()))}; {TRAINING_LEFT_OUT}"])
 
 
 def _rows(flops: Mapping[str, float]) -> list[str]:
@@ -167,16 +172,21 @@ def estimate(params: RunParams, size: DataSize | None, labelled: bool = True) ->
         labelled: whether training clips have masks, without `size`.
     """
     labelled = labelled if size is None else size.labelled
+    params = in_steps(params, size, labelled)
     codec, denoiser = CodecCost(params, labelled), DenoiserCost(params, labelled)
     segmenter, motion = SegmenterCost(params), MotionCost(params) if labelled else None
-    flops = {"pretrain_vae": codec.training(), "train_denoiser": denoiser.training()}
+    trainings: dict[str, Callable[[], float]] = {
+        "pretrain_vae": codec.training, "train_denoiser": denoiser.training
+    }  # fmt: skip
     if labelled:
-        flops |= {
-            "train_segmenter": segmenter.training(codec),
-            "train_classifier": segmenter.classifier_training(),
+        trainings |= {
+            "train_segmenter": partial(segmenter.training, codec),
+            "train_classifier": segmenter.classifier_training,
         }
     if motion is not None:
-        flops["train_motion"] = motion.training()
+        trainings["train_motion"] = motion.training
+    unknown = unknown_lengths(params)
+    flops = {stage: training() for stage, training in trainings.items() if stage not in unknown}
     if size is not None:
         base = chosen_base(params.diffusion.base, size.labelled)
         flops["encode_latents"] = _encode_latents(params, size, codec, motion, base)
@@ -186,6 +196,42 @@ def estimate(params: RunParams, size: DataSize | None, labelled: bool = True) ->
         flops["predict_motion"] = size.test_clips * motion.clip()
         flops["segment"] = _segment(params, size, codec, segmenter)
     return {stage: flops[stage] for stage in STAGES if flops.get(stage)}
+
+
+def in_steps(params: RunParams, size: DataSize | None, labelled: bool) -> RunParams:
+    """Return params whose trainings have steps in place of epochs where the number of clips is known."""
+    if size is None or not size.splits:
+        return params
+    train, unlabeled = (size.splits.get(name, SplitSize()) for name in ("train", "unlabeled"))
+    all_clips = train.clips + unlabeled.clips
+    tracked = min(params.track_objects.unlabeled, unlabeled.clips)
+    composes = labelled and params.diffusion.base in ("auto", "composed")
+    return replace(
+        params,
+        pretrain_vae=params.pretrain_vae.in_steps(all_clips),
+        train_classifier=params.train_classifier.in_steps(train.labelled),
+        train_segmenter=params.train_segmenter.in_steps(train.labelled),
+        train_motion=params.train_motion.in_steps(params.simulate.tracks + train.labelled + tracked),
+        train_denoiser=params.train_denoiser.in_steps(
+            train.composed + unlabeled.composed if composes else all_clips
+        ),
+    )
+
+
+def unknown_lengths(params: RunParams) -> list[str]:
+    """Trainings whose number of steps is not known, as it follows from their epochs."""
+    return [
+        name for name in STAGES if isinstance(p := getattr(params, name, None), FitParams) and p.steps is None
+    ]
+
+
+def _length_notes(params: RunParams, size: DataSize | None, labelled: bool) -> list[str]:
+    unknown = [
+        name
+        for name in unknown_lengths(in_steps(params, size, labelled))
+        if labelled or name in ("pretrain_vae", "train_denoiser")
+    ]
+    return [LENGTH_UNKNOWN.format(stages=", ".join(unknown))] if unknown else []
 
 
 STAGES = (  # with networks, in the order of dvc.yaml
@@ -225,7 +271,7 @@ def training_flops(network: nn.Module, step: float, params: FitParams, engine: E
         optimizer = make_optimizer(network, params, fused=False)
         assert isinstance(optimizer, Muon)
         batch += optimizer.flops()
-    return batch * params.steps
+    return batch * params.total_steps
 
 
 def interpolated(function: Callable[[int], float], low: int, high: int, at: float) -> float:

@@ -25,7 +25,8 @@ class SplitSize:
     frames: int = 0  # of all clips
     composed: int = 0  # clips with masks and with frames after the context
     composed_frames: int = 0  # these frames
-    later_frames: int = 0  # the same of all clips, with and without masks
+    labelled: int = 0  # clips with masks
+    later_frames: int = 0  # frames after the context, of all clips
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,7 @@ def _split_size(store: ClipStore, known: int) -> SplitSize:
     lengths = _lengths(store)
     ahead = [lengths[row] - known for row in store.labelled if lengths[row] > known]
     later = sum(max(length - known, 0) for length in lengths)
-    return SplitSize(len(store), sum(lengths), len(ahead), sum(ahead), later)
+    return SplitSize(len(store), sum(lengths), len(ahead), sum(ahead), store.num_labelled, later)
 
 
 def _simulated(clip: ClipParams, extract: ExtractParams, simulate: SimulateParams) -> DataSize | None:
@@ -96,7 +97,7 @@ def _simulated(clip: ClipParams, extract: ExtractParams, simulate: SimulateParam
         counts["train"] -= counts["val"]
     ahead = clip.frames - clip.known
     splits = {
-        name: SplitSize(count, count * clip.frames, count, count * ahead, count * ahead)
+        name: SplitSize(count, count * clip.frames, count, count * ahead, count, count * ahead)
         for name, count in counts.items()
     }
     if "unlabeled" in sources:

@@ -5,6 +5,9 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
+from pathlib import Path
+
+from pydantic import JsonValue
 
 from vdp.cli.source_check import check_sources
 from vdp.config.messages import validate
@@ -12,6 +15,7 @@ from vdp.config.read import read_section
 from vdp.config.schema import PARAMS_FILE, ClipParams, schema
 from vdp.config.yaml_file import read_file
 from vdp.core.errors import UserError, one_line
+from vdp.core.model_files import TRAINED, initial_file
 from vdp.data.extract.mask_notes import mask_notes
 from vdp.data.params import ExtractParams
 from vdp.diffusion.params import DiffusionParams
@@ -20,7 +24,6 @@ from vdp.models.segmenters.params import SegmenterParams
 from vdp.tracking.mlflow_run import project_root
 from vdp.training.params import EngineParams, FitParams, TrainSegmenterParams
 
-TRAININGS = ("pretrain_vae", "train_denoiser", "train_segmenter", "train_classifier", "train_motion")
 GPU_COMPILERS = ("gcc", "clang", "cc")  # that triton looks for
 
 
@@ -49,9 +52,13 @@ def check_run() -> Preflight:
             "the motion of objects is learned; set it to auto or optical_flow"
         )
     check_weights(read_section(ScoreParams, "score"))
+    check_initial(read_file(), Path("data/models"))
     check_engine(read_section(EngineParams, "engine"), str(read_file()["launcher"]))
     segmenter = read_section(SegmenterParams, "segmenter")
     if labelled and segmenter.backbone_channels is None and find_spec("torch") is not None:
+        from vdp.models.segmenters.encoder_weights import encoder_file
+
+        encoder_file(segmenter)
         check_encoder_fits(
             segmenter, read_section(TrainSegmenterParams, "train_segmenter"), read_section(ClipParams, "clip")
         )
@@ -82,6 +89,14 @@ def check_weights(params: ScoreParams) -> None:
         kinds[key](path, torch.device("cpu"))
 
 
+def check_initial(data: Mapping[str, JsonValue], models: Path) -> None:
+    """Raise a UserError if a training cannot start from its `init_from`; `models` is where it writes."""
+    for section, name in TRAINED.items():
+        params = validate(schema(section), data.get(section), section)
+        assert isinstance(params, FitParams)
+        initial_file(section, params.init_from, models / name)
+
+
 def check_engine(params: EngineParams, launcher: str) -> None:
     """Raise a UserError for settings of `engine` that no training accepts.
 
@@ -106,7 +121,7 @@ def check_engine(params: EngineParams, launcher: str) -> None:
 
 def _check_parts(processes: int) -> None:
     data = read_file()
-    for section in TRAININGS:
+    for section in TRAINED:
         training = validate(schema(section), data.get(section), section)
         assert isinstance(training, FitParams)
         parts = training.accumulate * processes

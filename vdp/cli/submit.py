@@ -99,7 +99,9 @@ class Predictor:
         return masks
 
 
-def submit(hidden: Path, out: Path, models: Path, force: bool) -> tuple[int, ...]:
+def submit(
+    hidden: Path, out: Path, models: Path, force: bool, checkpoint: int | None = None
+) -> tuple[int, ...]:
     """Predict the mask of frame `clip.frames` of every hidden video and write them as one tensor.
 
     Videos and output are checked before the first prediction.
@@ -109,6 +111,7 @@ def submit(hidden: Path, out: Path, models: Path, force: bool) -> tuple[int, ...
         out: file for torch.save: uint8 (N, 160, 240) class ids in the order of the numbers.
         models: folder of the trained `codec`, `denoiser` and `segmenter`.
         force: whether to replace `out` if it exists.
+        checkpoint: step of kept weights of the denoiser; None for predict.checkpoint.
 
     Returns:
         The shape that was written and read back.
@@ -122,7 +125,7 @@ def submit(hidden: Path, out: Path, models: Path, force: bool) -> tuple[int, ...
     _check_output(out, force)
     source = CompetitionSource(hidden)
     videos = _numbered_videos(hidden)
-    predictor = _load_predictor(models, clip)
+    predictor = _load_predictor(models, clip, checkpoint)
     fit = read_section(ExtractParams, "extract_frames").fit
     rule = ClipRule(clip.known, clip.known, clip.height, clip.width, fit, Pace(), stride=clip.known)
     _check_videos(source, videos, rule)
@@ -135,16 +138,16 @@ def submit(hidden: Path, out: Path, models: Path, force: bool) -> tuple[int, ...
     return _write(torch.from_numpy(masks), out, force)
 
 
-def _load_predictor(models: Path, clip: ClipParams) -> Predictor:
-    device = pick_device()
-    model = load_latent_diffusion(models, device)
+def _load_predictor(models: Path, clip: ClipParams, checkpoint: int | None) -> Predictor:
+    device, params = pick_device(), read_section(PredictParams, "predict")
+    model = load_latent_diffusion(models, device, checkpoint or params.checkpoint)
     config = model.config
     if (clip.height, clip.width) != (config.height, config.width):
         raise UserError(
             f"clip.height={clip.height}, clip.width={clip.width}: the denoiser in {models} was "
             f"trained on {config.height} and {config.width}; set these, or run `dvc repro`"
         )
-    params, offsets = read_section(PredictParams, "predict"), config.target_offsets
+    offsets = config.target_offsets
     if untrained := sorted(hop_offsets(params.hops, clip.known) - set(offsets)):
         raise UserError(
             f"predict.hops={params.hops}: has target offset {untrained[0]}; the denoiser in {models} was "

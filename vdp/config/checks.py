@@ -327,6 +327,43 @@ def _segmenter(
     )
 
 
+def _kept(train_denoiser: "TrainDenoiserParams", predict: "PredictParams") -> None:
+    every, step = train_denoiser.keep_every, predict.checkpoint
+    if step is None:
+        return
+    where = f"predict.checkpoint={step}: expected"
+    _require(every is not None, f"{where} null with train_denoiser.keep_every=null; set keep_every")
+    _require(
+        every is None or step % every == 0,
+        f"{where} a multiple of train_denoiser.keep_every={every}; change one",
+    )
+    last = train_denoiser.steps  # None: only the clips tell
+    _require(last is None or step <= last, f"{where} <= train_denoiser.steps={last}; lower it")
+
+
+def _initial(
+    codec: "CodecParams",
+    pretrain_vae: "PretrainVAEParams",
+    segmenter: "SegmenterParams",
+    train_segmenter: "TrainSegmenterParams",
+) -> None:
+    _require(
+        codec.name == "vae" or pretrain_vae.init_from is None,
+        f"pretrain_vae.init_from={pretrain_vae.init_from}: expected null with codec.name={codec.name}, which "
+        "is not trained",
+    )
+    _require(
+        train_segmenter.init_from is None or not train_segmenter.pretrained,
+        f"train_segmenter.init_from={train_segmenter.init_from}: expected train_segmenter.pretrained=false, "
+        "as all weights are given",
+    )
+    _require(
+        train_segmenter.init_from is None or segmenter.weights is None,
+        f"segmenter.weights={segmenter.weights}: expected null with train_segmenter.init_from, which has "
+        "those of the encoder too",
+    )
+
+
 CHECKS: tuple[Callable[..., None], ...] = (
     _hops,
     _latent_size,
@@ -342,5 +379,7 @@ CHECKS: tuple[Callable[..., None], ...] = (
     _sources,
     _codec_vote,
     _segmenter,
+    _kept,
+    _initial,
 )
 SINGLE_FRAMES_CHECKS: tuple[Callable[..., None], ...] = (_single_frames,)

@@ -5,9 +5,9 @@ The schema of a section is beside the code that it configures, and is imported o
 
 import importlib
 from pathlib import Path
-from typing import Annotated, Self, TypeVar
+from typing import Annotated, Self, TypeVar, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
 
 PARAMS_FILE = Path("params.yaml")
 
@@ -37,6 +37,7 @@ SECTIONS = {
     "segment": "vdp.models.segmenters.params:SegmentParams",
     "score": "vdp.evaluation.params:ScoreParams",
     "evaluate_tasks": "vdp.evaluation.params:EvaluateTasksParams",
+    "tracking": "vdp.tracking.params:TrackingParams",
 }
 
 Seed = Annotated[int, Field(ge=0, le=2**31 - 1)]
@@ -46,6 +47,25 @@ class Params(BaseModel):
     """A section of params.yaml: frozen and strict; subclasses have no defaults."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+
+# A key that models of earlier versions do not have: `config.json` leaves it out where it is null.
+LATER = Field(exclude_if=lambda value: value is None)
+
+
+def add_left_out(cls: type[Params], data: JsonValue) -> JsonValue:
+    """Add the `LATER` keys that a `config.json` of a schema leaves out, as null."""
+    if not isinstance(data, dict):
+        return data
+    added = dict(data)
+    for name, field in cls.model_fields.items():
+        kinds = (field.annotation, *get_args(field.annotation))
+        section = next((kind for kind in kinds if isinstance(kind, type) and issubclass(kind, Params)), None)
+        if field.exclude_if is not None:
+            added.setdefault(name, None)
+        elif section is not None and name in data:
+            added[name] = add_left_out(section, data[name])
+    return added
 
 
 class ScalarParams(Params):

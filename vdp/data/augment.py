@@ -8,6 +8,7 @@ import random
 import zlib
 from collections.abc import Iterator
 
+import cv2
 import numpy as np
 
 from vdp.data.params import Changes, ClipChanges
@@ -17,14 +18,15 @@ from vdp.data.stores.clips import Pixels
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
 import albumentations as A  # noqa: E402
 
-FRAME_SHARE = 0.5  # share of a training's frames that are cropped, and share with another brightness
+FRAME_SHARE = 0.5  # share of a training's frames that are changed by each augmentation
+MIN_BLUR = 1e-3  # pixels: the library takes no zero
 ASPECT = 0.1  # largest relative change of a crop's aspect ratio
 
 
 class Augment:
-    """Random crops (resized back), horizontal flips and brightness, the same for all frames of a call.
+    """Random crops (resized back), flips, rotation, brightness, blur, noise; equal in all frames of a call.
 
-    `share` is the probability of a crop, and of another brightness; that of a flip is 0.5.
+    `share` is the probability of each of them, but of a flip: that is 0.5.
     """
 
     def __init__(self, changes: Changes, height: int, width: int, share: float = FRAME_SHARE) -> None:
@@ -35,9 +37,17 @@ class Augment:
             area = (changes.crop_scale**2, 1.0)
             ratio = ((1 - ASPECT) * width / height, (1 + ASPECT) * width / height)
             steps.append(A.RandomResizedCrop((height, width), scale=area, ratio=ratio, p=share))
+        if changes.rotation:
+            # mirrored at the border, frames and masks alike: a border of one colour would be learned
+            angles, border = (-changes.rotation, changes.rotation), cv2.BORDER_REFLECT_101
+            steps.append(A.Rotate(angles, border_mode=border, p=share))
         if changes.brightness:
             limit = (-changes.brightness, changes.brightness)
             steps.append(A.RandomBrightnessContrast(brightness_limit=limit, contrast_limit=limit, p=share))
+        if changes.blur:
+            steps.append(A.GaussianBlur(blur_limit=0, sigma_limit=(MIN_BLUR, changes.blur), p=share))
+        if changes.noise:
+            steps.append(A.GaussNoise(std_range=(0.0, changes.noise), p=share))
         self._steps = A.Compose(steps)
 
     def __call__(self, frames: Pixels, masks: Pixels, seed: int) -> tuple[Pixels, Pixels]:

@@ -166,12 +166,24 @@ def key_of(split: str) -> str:
     return f"extract_frames.{split.replace('test/', 'test_sets.')}"
 
 
+OFF = {"crop_scale": 1.0, "brightness": 0.0, "rotation": 0.0, "noise": 0.0, "blur": 0.0}
+
+
 class Changes(Params):
     """Augmentations of a frame and its mask."""
 
     flip: bool  # mirror half of the frames left-right
     crop_scale: Annotated[float, Field(gt=0, le=1)]  # min side of a random crop, a share; 1: off
     brightness: Annotated[float, Field(ge=0, lt=1)]  # max relative change of brightness and contrast
+    rotation: Annotated[float, Field(ge=0, le=180)]  # max angle, degrees
+    noise: Annotated[float, Field(ge=0, le=1)]  # max standard deviation, a share of the brightness range
+    blur: Annotated[float, Field(ge=0, le=16)]  # max standard deviation, pixels
+
+    @property
+    def active(self) -> dict[str, float]:
+        """Random augmentations that are on, but flips, and their values."""
+        values = {name: getattr(self, name) for name in OFF}
+        return {name: value for name, value in values.items() if value != OFF[name]}
 
 
 class FrameAugment(Params):
@@ -198,17 +210,16 @@ class ClipAugment(Params):
     def random_views_need_augmentations(self) -> Self:
         for split, changes in (("train", self.train), ("val", self.val)):
             name = f"augment.denoiser.{split}"
-            active = {"crop_scale": changes.crop_scale} if changes.crop_scale < 1 else {}
-            active |= {"brightness": changes.brightness} if changes.brightness > 0 else {}
+            active = changes.active
             if changes.random_views and not active:
                 raise ValueError(
                     f"{name}.random_views={changes.random_views}: expected 0 without other augmentations; "
-                    "set crop_scale below 1 or brightness above 0, or random_views to 0"
+                    "set crop_scale below 1, or another one above 0, or random_views to 0"
                 )
             if active and not changes.random_views:
                 key, value = active.popitem()
                 raise ValueError(
-                    f"{name}.{key}={value}: expected {0.0 if key == 'brightness' else 1.0} with "
+                    f"{name}.{key}={value}: expected {OFF[key]} with "
                     f"random_views=0; set random_views to 1 or more, or change {key}"
                 )
         return self

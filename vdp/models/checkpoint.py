@@ -1,11 +1,12 @@
 """Model folders: `model.safetensors` and a `config.json` to rebuild the model from; nothing is unpickled.
 
-Other weights of the same network are beside it, such as `best.safetensors`.
+Other weights of the same network are beside it, such as `best.safetensors` and those of kept steps.
 """
 
 import hashlib
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
 
@@ -14,13 +15,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from vdp.config.schema import Params
+from vdp.config.schema import Params, add_left_out
 from vdp.core.empty import empty_reason
 from vdp.core.errors import UserError
 from vdp.core.files import replacing
-
-WEIGHTS = "model.safetensors"
-CONFIG = "config.json"
+from vdp.core.model_files import CONFIG, WEIGHTS, kept_name, weights_file
 
 Config = TypeVar("Config", bound=Params)
 
@@ -30,16 +29,20 @@ def save_model(
     network: nn.Module | None,
     config: Params,
     extra_weights: Mapping[str, Mapping[str, Tensor]] | None = None,
+    kept: Mapping[int, Mapping[str, Tensor]] | None = None,
 ) -> None:
     """Write a model folder under a temporary name, then rename it over the old one.
 
-    The network is None for a codec without weights; `extra_weights` are further files, by their stems.
+    The network is None for a codec without weights; `extra_weights` are further files, by their stems, and
+    `kept` those of single steps.
     """
     with replacing(folder) as part:
         if network is not None:
             _save_weights(network.state_dict(), part / WEIGHTS)
         for name, weights in (extra_weights or {}).items():
             _save_weights(weights, part / f"{name}.safetensors")
+        for step, weights in (kept or {}).items():
+            _save_weights(weights, part / f"{kept_name(step)}.safetensors")
         text = json.dumps(config.model_dump(mode="json"), indent=2, sort_keys=True)
         (part / CONFIG).write_text(text + "\n")
 
@@ -65,8 +68,11 @@ def load_config(folder: Path, schema: type[Config]) -> Config:
         raise UserError(f"{folder}: holds no model, as {reason}; add masks to clips and train it again")
     if not path.is_file():
         raise FileNotFoundError(f"{folder}: no model found; train it with `dvc repro`")
+    text = path.read_text()
+    with suppress(json.JSONDecodeError):  # the schema reports it
+        text = json.dumps(add_left_out(schema, json.loads(text)))
     try:
-        return schema.model_validate_json(path.read_text())
+        return schema.model_validate_json(text)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
@@ -76,14 +82,16 @@ def load_config(folder: Path, schema: type[Config]) -> Config:
         ) from None
 
 
-def load_weights(network: nn.Module, folder: Path) -> None:
+def load_weights(network: nn.Module, folder: Path, checkpoint: int | None = None) -> None:
     """Load the weights of a model folder; all names and shapes must match.
+
+    `checkpoint` is the step of kept weights; None for those that the training's `keep` names.
 
     Raises:
         FileNotFoundError: if there are no weights.
-        UserError: if the file is damaged or holds the weights of another network.
+        UserError: if the file is damaged or holds the weights of another network, or the step is not kept.
     """
-    path = folder / WEIGHTS
+    path = weights_file(folder, checkpoint)
     advice = "copy the whole folder again, or train the model again with `dvc repro --force`"
     if not path.is_file():
         raise FileNotFoundError(f"{path}: not found beside its {CONFIG}; {advice}")

@@ -62,6 +62,27 @@ def factor_loss(logits: Tensor, mask: Tensor, object_share: float = OBJECT_SHARE
     return 0.5 * (DETECTION_WEIGHT * detect.mean(dim=(1, 2)) + identity) + 0.5 * dice
 
 
+def class_dice(logits: Tensor, mask: Tensor) -> Tensor:
+    """Compute the soft Dice loss of each class in a frame's mask, the mean over these classes and background.
+
+    Args:
+        logits: (B, 14, H, W).
+        mask: class ids, (B, H, W).
+
+    Returns:
+        (B,) in fp32, 0 to 1.
+
+    Source: Milletari et al. 2016 (arXiv:1606.04797), with squares left out.
+    """
+    probability = class_log_probs(logits).exp().flatten(2)
+    truth = F.one_hot(mask.long().flatten(1), NUM_CLASSES).transpose(1, 2)  # (B, 49, H*W)
+    overlap, size = (probability * truth).sum(dim=2), truth.sum(dim=2)
+    dice = (2 * overlap + 1) / (probability.sum(dim=2) + size + 1)
+    present = size > 0
+    present[:, 0] = True
+    return ((1 - dice) * present).sum(dim=1) / present.sum(dim=1)
+
+
 def factor_cross_entropy(logits: Tensor, factor: Tensor, where: Tensor) -> Tensor:
     """Mean over all pixels of the cross-entropy at pixels `where`, (B, n, H, W), (B, H, W) -> (B,)."""
     labels = factor.where(where, IGNORE_INDEX)

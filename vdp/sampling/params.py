@@ -15,6 +15,7 @@ class PredictParams(SamplingParams):
     """Section `predict`: the rollout and its sampler."""
 
     hops: Annotated[list[Hop], Field(min_length=1)]  # frame numbers, ascending
+    checkpoint: None | Annotated[int, Field(ge=1)]  # step of kept weights of the denoiser; None: its last
     spacing: Spacing
     context_noise: Annotated[float, Field(ge=0, le=1)]  # on predicted frames; an input of the network
     samples: SampleCount  # per clip

@@ -15,6 +15,7 @@ import numpy as np
 
 from vdp.config.choices import SAMPLING_DEFAULTS
 from vdp.config.project import PACKAGE, project_files
+from vdp.core.model_files import CONFIG, WEIGHTS, weights_file
 from vdp.tracking.mlflow_run import Tracker
 
 if TYPE_CHECKING:
@@ -23,8 +24,9 @@ if TYPE_CHECKING:
 
 NAME = "predictor"
 MODELS = "models"  # artifact: the folder of the networks
-NETWORKS = ("codec", "denoiser", "segmenter", "classifier", "motion")  # the last three where trained
-FILES = ("config.json", "model.safetensors")  # of each network
+DENOISER = "denoiser"
+NETWORKS = ("codec", DENOISER, "segmenter", "classifier", "motion")  # the last three where trained
+FILES = (CONFIG, WEIGHTS)  # of each network
 MODEL_CODE = PACKAGE / "api" / "mlflow_model.py"
 NEEDED = (  # requirements that `vdp.api.mlflow_model` imports, and torchvision for the segmenter's encoders
     "torch",
@@ -49,26 +51,30 @@ DEFAULTS: dict[str, float] = {  # of a request
 }
 
 
-def log_predictor(tracker: Tracker, models: Path) -> str | None:
+def log_predictor(tracker: Tracker, models: Path, checkpoint: int | None = None) -> str | None:
     """Log the networks with the stage's run as the MLflow model `predictor`.
 
     Args:
         tracker: of the stage; if its store fails, a warning is printed.
         models: folder of the trained networks.
+        checkpoint: step of kept weights of the denoiser; None for those of its training's end.
 
     Returns:
         The URI of the model; None if it was not logged.
     """
-    return tracker.send(lambda client, run: _log(client, run, models))
+    return tracker.send(lambda client, run: _log(client, run, models, checkpoint))
 
 
-def save_predictor(folder: Path, models: Path, model: "Model | None" = None) -> None:
+def save_predictor(
+    folder: Path, models: Path, model: "Model | None" = None, checkpoint: int | None = None
+) -> None:
     """Write the MLflow model to a new folder.
 
     Args:
         folder: must not exist.
         models: folder of the trained networks; of their weights, those in use are copied.
         model: metadata to extend, such as the id in a store.
+        checkpoint: as of `log_predictor`.
     """
     from mlflow.pyfunc import save_model
 
@@ -80,6 +86,8 @@ def save_predictor(folder: Path, models: Path, model: "Model | None" = None) -> 
                 if (models / network / file).is_file():  # the pixel codec has no weights
                     (networks / network).mkdir(parents=True, exist_ok=True)
                     shutil.copy(models / network / file, networks / network / file)
+        if checkpoint is not None:
+            shutil.copy(weights_file(models / DENOISER, checkpoint), networks / DENOISER / WEIGHTS)
         save_model(
             folder,
             python_model=MODEL_CODE,
@@ -112,7 +120,7 @@ def pinned_requirements() -> list[str]:
     return [pin for pin in pins if pin.partition("==")[0] in NEEDED]
 
 
-def _log(client: "MlflowClient", run: str, models: Path) -> str:
+def _log(client: "MlflowClient", run: str, models: Path, checkpoint: int | None) -> str:
     from mlflow.entities import LoggedModelOutput
     from mlflow.models import Model
 
@@ -124,7 +132,7 @@ def _log(client: "MlflowClient", run: str, models: Path) -> str:
         model_uuid=logged.model_id,
     )
     with tempfile.TemporaryDirectory() as scratch:
-        save_predictor(Path(scratch) / NAME, models, model)
+        save_predictor(Path(scratch) / NAME, models, model, checkpoint)
         client.log_model_artifacts(logged.model_id, str(Path(scratch) / NAME))
     client.finalize_logged_model(logged.model_id, "READY")
     client.log_outputs(run, [LoggedModelOutput(logged.model_id, step=0)])

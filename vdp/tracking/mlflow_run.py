@@ -16,8 +16,9 @@ import socket
 import sqlite3
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Callable, Hashable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,14 +28,17 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import JsonValue
 
+from vdp.config.messages import validate
 from vdp.config.schema import PARAMS_FILE
 from vdp.config.yaml_file import read_file
 from vdp.core.checkout import project_root
-from vdp.core.errors import UserError
+from vdp.core.errors import UserError, one_line
 from vdp.core.files import locked, write_text
 from vdp.core.flops import TERA, flop_counter
 from vdp.core.machine import describe_machine
 from vdp.core.rank import process_rank
+from vdp.tracking.event_file import EventFile
+from vdp.tracking.params import TrackingParams
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -44,9 +48,12 @@ KEY_TAG = "vdp.key"  # identifies the run of an experiment
 PROCESS_TAG = "vdp.process"  # host:pid of a stage, distinguishes a killed run from one in progress
 MACHINE_TAG = "vdp.machine"
 FLUSH_POINTS = 500
+GIF_DITHER = 3  # OpenCV's other levels lose colours
+FILM_MILLISECONDS, FILM_PAUSE = 250, 1000  # of a frame of a clip, and of its last one
 FLUSH_SECONDS = 15.0
 SQLITE = "sqlite:///"
 ARTIFACTS = "mlartifacts"
+TENSORBOARD = "tensorboard"  # folder of the event files, by experiment and stage
 ARTIFACT_COLUMNS = {
     "experiments": "artifact_location",
     "runs": "artifact_uri",
@@ -125,6 +132,10 @@ class Tracker:
         self._points: list[tuple[str, float, int, int]] = []  # name, value, step, milliseconds
         self._runs: _Runs | None = None
         self._disabled = not self.is_main
+        self._events: EventFile | None = None
+        if self.is_main and writes_tensorboard():
+            with self._reporting_events():
+                self._events = EventFile(project_root() / TENSORBOARD / self._key / stage)
         if self.is_main and not tracking_uri().startswith("sqlite"):
             self._connect()
 
@@ -132,6 +143,8 @@ class Tracker:
         """Add a point to each named curve; buffered until the next flush."""
         now = _now_ms()
         self._points += [(name, float(value), step, now) for name, value in values.items()]
+        if self._events is not None:
+            self._events.scalars(values, step)
         if len(self._points) >= FLUSH_POINTS or time.time() - self._last_flush > FLUSH_SECONDS:
             self.flush()
 
@@ -162,6 +175,17 @@ class Tracker:
                 f"name={name!r}: expected only letters, digits, spaces, _, -, . and /; rename it"
             )
         self.send(lambda client, run: client.log_image(run, picture, key=name, step=step, synchronous=True))
+        if self._events is not None:
+            self._events.picture(name, picture, step)
+
+    def film(self, name: str, film: Sequence[NDArray[np.uint8]], step: int) -> None:
+        """Log a clip, pictures (H, W, 3) uint8 of one size, as a GIF of this step with the stage's run."""
+        if self._disabled:
+            return
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / f"{name}_{step:08d}.gif"
+            path.write_bytes(_encode_gif(film))
+            self.artifact(path, name)
 
     def send(self, write: Callable[["MlflowClient", str], T]) -> T | None:
         """Call `write(client, run id of the stage)`; None if nothing is logged or the store has failed."""
@@ -169,6 +193,9 @@ class Tracker:
 
     def flush(self) -> None:
         """Log the buffered points."""
+        if self._events is not None:
+            with self._reporting_events():
+                self._events.flush()
         points, self._points = self._points, []
         self._last_flush = time.time()
         if points:
@@ -258,6 +285,17 @@ class Tracker:
     def _update_child_peak(self) -> None:
         if _largest_child_mb() > self._ignored_child_mb:
             self._child_mb = _largest_child_mb()
+
+    @contextmanager
+    def _reporting_events(self) -> Iterator[None]:
+        """Print an error of the event file as one warning; the stage continues without it."""
+        try:
+            yield
+        except OSError as error:
+            self._events = None
+            print(
+                f"warning: {self.stage}: continuing without TensorBoard: {one_line(error)}", file=sys.stderr
+            )
 
     @contextmanager
     def _reporting(self) -> Iterator[None]:
@@ -407,6 +445,12 @@ def _store_folder() -> Path:
     return Path(uri.removeprefix(SQLITE)).parent if uri.startswith(SQLITE) else project_root()
 
 
+def writes_tensorboard() -> bool:
+    """Whether section `tracking` of ./params.yaml asks for event files."""
+    section = read_file().get("tracking") if PARAMS_FILE.is_file() else None
+    return section is not None and validate(TrackingParams, section, "tracking").tensorboard
+
+
 def experiment_key() -> str:
     """Name of the experiment: DVC's name for it or the git commit, and a hash of params.yaml."""
     content = PARAMS_FILE.read_bytes() if PARAMS_FILE.is_file() else b""
@@ -460,6 +504,16 @@ def save_stats(stage: str, usage: Usage) -> None:
 
 def _stats_file() -> Path:
     return project_root() / ".stats" / "stages.json"  # outside git and DVC: differs between equal runs
+
+
+def _encode_gif(film: Sequence[NDArray[np.uint8]]) -> bytes:
+    import cv2
+
+    animation = cv2.Animation()
+    animation.frames = [frame[..., ::-1] for frame in film]
+    animation.durations = [FILM_MILLISECONDS] * (len(film) - 1) + [FILM_PAUSE]
+    animation.loop_count = 0  # endless
+    return bytes(cv2.imencodeanimation(".gif", animation, [cv2.IMWRITE_GIF_DITHER, GIF_DITHER])[1])
 
 
 def _process_start() -> float:

@@ -2,6 +2,7 @@
 
 A checkpoint is `<step>.safetensors` and `<step>.json`, with the metadata and the hash of the first.
 The JSON is written last: without it a checkpoint is incomplete. Two are kept, in case one is damaged.
+Beside them are the averaged weights of `keep_every`, `kept_<step>.safetensors`, for the model folder.
 """
 
 import hashlib
@@ -15,13 +16,14 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
-from safetensors.torch import load, save
+from safetensors.torch import load, load_file, save
 from torch import Tensor
 
 from vdp.core.errors import UserError, one_line
 from vdp.core.files import locked
 
 MAX_KEPT = 2
+KEPT = "kept_"  # prefix of the names of averaged weights
 Metadata = dict[str, Any]  # content of the JSON file, without the hash
 
 
@@ -85,6 +87,24 @@ class TrainingCheckpoints:
             raise ValueError("its hash differs from the one in its JSON file")
         return load(content), summary["notes"]
 
+    def keep(self, step: int, weights: Mapping[str, Tensor]) -> None:
+        """Write the averaged weights of a step for the model folder; UserError if that fails."""
+        path = self.folder / f"{KEPT}{step:09d}.safetensors"
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            _write(path, save({name: value.contiguous() for name, value in weights.items()}))
+        except OSError as error:
+            path.with_suffix(path.suffix + ".part").unlink(missing_ok=True)
+            raise UserError(
+                f"{path}: the weights of step {step} cannot be kept ({one_line(error)}); free disk space, or "
+                "raise keep_every"
+            ) from None
+
+    def kept(self) -> "KeptWeights":
+        """The kept weights by step."""
+        paths = sorted(self.folder.glob(f"{KEPT}*.safetensors"))
+        return KeptWeights({int(path.stem.removeprefix(KEPT)): path for path in paths})
+
     def clear(self) -> None:
         """Delete the checkpoints of a finished training."""
         shutil.rmtree(self.folder, ignore_errors=True)
@@ -94,6 +114,22 @@ class TrainingCheckpoints:
 
     def _steps(self) -> list[int]:
         return sorted((int(path.stem) for path in self.folder.glob("[0-9]*.json")), reverse=True)
+
+
+class KeptWeights(Mapping[int, Mapping[str, Tensor]]):
+    """State dicts in files, by step, each read when it is used."""
+
+    def __init__(self, paths: Mapping[int, Path]) -> None:
+        self.paths = paths
+
+    def __getitem__(self, step: int) -> dict[str, Tensor]:
+        return load_file(self.paths[step])
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self.paths)
+
+    def __len__(self) -> int:
+        return len(self.paths)
 
 
 def _write(path: Path, content: bytes) -> None:

@@ -17,16 +17,19 @@ from vdp.training.checkpoint import TrainingCheckpoints
 PIPELINE, LOCK, IGNORE = Path("dvc.yaml"), Path("dvc.lock"), Path(".dvcignore")
 
 
-def stage_checkpoints(stage: str, root: Path) -> TrainingCheckpoints:
+def stage_checkpoints(stage: str, root: Path, initial: Path | None = None) -> TrainingCheckpoints:
     """Return the checkpoints of a stage of dvc.yaml with the current params, code and inputs.
 
-    `root` is the main checkout, so that a run in a temporary one can be resumed.
+    Args:
+        stage: name of its script.
+        root: the main checkout, so that a run in a temporary one can be resumed.
+        initial: file of the weights that it starts from, which DVC does not know.
     """
-    return TrainingCheckpoints(root / ".resume" / f"{stage}-{training_key(stage)}")
+    return TrainingCheckpoints(root / ".resume" / f"{stage}-{training_key(stage, initial)}")
 
 
-def training_key(stage: str) -> str:
-    """Hash what a training depends on: params and deps of its stage, torch's version, the device.
+def training_key(stage: str, initial: Path | None = None) -> str:
+    """Hash what a training depends on: params and deps of its stage, initial weights, torch, the device.
 
     Outputs of other stages are hashed by their hash in dvc.lock; outside of DVC, where dvc.lock may be
     outdated, by names, sizes and times of the files. Files in .dvcignore are left out.
@@ -42,6 +45,9 @@ def training_key(stage: str) -> str:
     locked = _locked_hashes()
     for name in stages[stage].get("deps", []):
         parts.append([name, locked.get(name) or _hash_files(Path(name), by_content=name not in outs)])
+    if initial is not None:
+        with initial.open("rb") as file:
+            parts.append(hashlib.file_digest(file, "sha256").hexdigest())
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
 

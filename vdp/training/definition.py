@@ -1,7 +1,7 @@
 """The definition of a training, its result and its logger."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Generic, Protocol, TypeVar
 
 import numpy as np
@@ -18,12 +18,23 @@ Loss = Callable[[Network, Batch, BatchRng], dict[str, Tensor]]  # named scalars,
 Picture = NDArray[np.uint8]  # (H, W, 3), RGB
 
 
+@dataclass(frozen=True)
+class Samples:
+    """Outputs of a network for fixed validation samples."""
+
+    picture: Picture
+    scores: Mapping[str, float] = field(default_factory=dict)  # points of curves, equal in all processes
+    film: Sequence[Picture] = ()  # frames of a short clip, of one size
+
+
 class Logger(Protocol):
     """Protocol of a logger of curves, pictures and FLOPs, such as `vdp.tracking.mlflow_run.Tracker`."""
 
     def log(self, metrics: dict[str, float], step: int) -> None: ...
 
     def picture(self, name: str, picture: Picture, step: int) -> None: ...
+
+    def film(self, name: str, film: Sequence[Picture], step: int) -> None: ...
 
     def add_flops(self, flops: float) -> None: ...
 
@@ -38,8 +49,9 @@ class Training(Generic[Network, Batch, ValBatch]):
     batches: Batches[Batch]
     val_loss: Loss[Network, ValBatch]  # 'loss' selects the best weights
     val_batches: Batches[ValBatch]  # of `vdp.training.validation.VALIDATION_SIZE` samples
-    plot: Callable[[Network], Picture] | None = None  # called in every process, logged by the main one
+    plot: Callable[[Network], Samples] | None = None  # called in every process, logged by the main one
     memory_params: Sequence[MemoryParam] = ()  # params to lower if memory is full, beside the batch size
+    initial: Callable[[], Mapping[str, Tensor]] | None = None  # read weights to start from; not in a resume
 
 
 @dataclass(frozen=True)
@@ -48,3 +60,4 @@ class TrainingResult(Generic[Network]):
 
     network: Network  # with the weights that `keep` names, last or best, in evaluation mode
     other_weights: dict[str, dict[str, Tensor]]  # the other state dict, by name
+    kept: Mapping[int, Mapping[str, Tensor]] = field(default_factory=dict)  # of `keep_every`, by step

@@ -23,7 +23,7 @@ def learning_rate(step: int, params: FitParams) -> float:
     rate = params.learning_rate * min(1.0, (step + 1) / max(params.warmup_steps, 1))
     if params.lr_schedule == "constant":
         return rate
-    return rate * 0.5 * (1 + math.cos(math.pi * step / params.steps))
+    return rate * 0.5 * (1 + math.cos(math.pi * step / params.total_steps))
 
 
 def make_optimizer(network: nn.Module, params: FitParams, fused: bool = True) -> torch.optim.AdamW | Muon:

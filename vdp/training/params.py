@@ -1,5 +1,7 @@
 """Section `engine` and the sections of the trainings of params.yaml."""
 
+import math
+from pathlib import Path
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
@@ -29,7 +31,8 @@ class EngineParams(Params):
 class FitParams(Params):
     """Keys of every training."""
 
-    steps: Annotated[int, Field(ge=1)]  # optimiser steps
+    steps: None | Annotated[int, Field(ge=1)]  # optimiser steps; None: by epochs
+    epochs: None | Annotated[float, Field(gt=0)]  # passes over the training clips; None: by steps
     batch_size: Annotated[int, Field(ge=1)]  # samples per step, over all processes and accumulated parts
     accumulate: Annotated[int, Field(ge=1)]  # parts of the batch of a process, computed in sequence
     optimizer: Literal["adamw", "muon"]  # muon orthogonalises the updates of matrices and kernels
@@ -43,6 +46,30 @@ class FitParams(Params):
     validate_every: Annotated[int, Field(ge=1)]  # steps between validations of the averaged weights
     num_workers: Workers  # data loading processes; 0: load in the main process
     keep: Literal["last", "best"]  # averaged weights that later stages use
+    keep_every: None | Annotated[int, Field(ge=1)]  # steps between averaged weights to keep, in addition
+    init_from: Path | None  # model folder, or a file of weights in it, to start from
+
+    @property
+    def total_steps(self) -> int:
+        """Optimiser steps; a ValueError where only `in_steps` tells their number."""
+        if self.steps is None:
+            raise ValueError(f"epochs={self.epochs}: expected a number of steps; call in_steps first")
+        return self.steps
+
+    def in_steps(self, clips: int) -> Self:
+        """Return params with the steps of their epochs of so many clips, the last batch filled up."""
+        if self.epochs is None:
+            return self
+        steps = max(1, math.ceil(self.epochs * clips / self.batch_size))
+        return self.model_copy(update={"steps": steps, "epochs": None})
+
+    @model_validator(mode="after")
+    def steps_or_epochs(self) -> Self:
+        if self.steps is None and self.epochs is None:
+            raise ValueError("steps=null: expected a number of steps, or of epochs; set one of them")
+        if self.steps is not None and self.epochs is not None:
+            raise ValueError(f"epochs={self.epochs}: expected null with steps={self.steps}; set one to null")
+        return self
 
     @model_validator(mode="after")
     def parts_are_equal(self) -> Self:
@@ -98,6 +125,7 @@ class TrainSegmenterParams(FitParams):
     jitter: Share  # max shift of a crop from its object; fraction of its side
     background: Share  # share of the crops that are anywhere in a frame
     object_weight: Annotated[float, Field(ge=0)]  # of the loss of each object's mean logits
+    dice_weight: Annotated[float, Field(ge=0)]  # of the soft Dice of each class
     round_trip: Share  # share of frames that pass through the codec
     latent_noise: Annotated[float, Field(ge=0, le=2)]  # max standard deviation of noise on their latents
 

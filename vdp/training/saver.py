@@ -2,9 +2,11 @@
 
 import sys
 import time
+from collections.abc import Mapping
 from typing import Generic
 
 from lightning_fabric import Fabric
+from torch import Tensor
 
 from vdp.core.errors import Interrupted, one_line
 from vdp.training.checkpoint import TrainingCheckpoints
@@ -12,6 +14,7 @@ from vdp.training.definition import Network
 from vdp.training.engine import max_over_processes
 from vdp.training.interrupts import StopRequest
 from vdp.training.state import TrainingState
+from vdp.training.weights import gather_state_dict
 
 
 class CheckpointSaver(Generic[Network]):
@@ -22,6 +25,7 @@ class CheckpointSaver(Generic[Network]):
     ) -> None:
         self.state, self.checkpoints, self.fabric = state, checkpoints, fabric
         self.saved_at = time.monotonic()
+        self._kept: dict[int, dict[str, Tensor]] = {}  # without a folder
 
     def restore(self) -> None:
         """Resume from the newest intact checkpoint, if there is one."""
@@ -31,12 +35,27 @@ class CheckpointSaver(Generic[Network]):
             return
         self.state.load(*(found or self.checkpoints.read(step)))
         if self.fabric.is_global_zero:
-            done = f"{self.state.name}: resumed after step {step} of {self.state.params.steps}"
+            done = f"{self.state.name}: resumed after step {step} of {self.state.params.total_steps}"
             print(f"{done} ({self.checkpoints.folder})", file=sys.stderr)
+
+    def keep_if_due(self) -> None:
+        """Keep the averaged weights of every `keep_every`-th step for the model folder."""
+        step, every = self.state.progress.step, self.state.params.keep_every
+        if every is None or step % every:
+            return
+        weights = gather_state_dict(self.state.ema.module)
+        if self.checkpoints is None:
+            self._kept[step] = weights
+        elif self.fabric.is_global_zero:
+            self.checkpoints.keep(step, weights)
+
+    def kept(self) -> Mapping[int, Mapping[str, Tensor]]:
+        """The kept weights by step; read when they are used."""
+        return self._kept if self.checkpoints is None else self.checkpoints.kept()
 
     def save_if_due(self, stop: StopRequest) -> None:
         """Save a checkpoint if one is due; save and raise Interrupted if a signal has requested a stop."""
-        step, steps, engine = self.state.progress.step, self.state.params.steps, self.state.engine
+        step, steps, engine = self.state.progress.step, self.state.params.total_steps, self.state.engine
         due = time.monotonic() - self.saved_at >= 60 * engine.save_minutes
         due = due or (engine.save_steps is not None and step % engine.save_steps == 0)
         # 0: continue, 1: save, above: stop by the signal; all processes do the same at the same step

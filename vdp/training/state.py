@@ -93,6 +93,13 @@ class TrainingState(Generic[Network]):
         if self.scaler is not None:
             self.scaler.load_state_dict(metadata["scaler"])
 
+    def start_from(self, weights: Mapping[str, Tensor]) -> None:
+        """Start from weights of the same network, and from the network's own where there are none."""
+        own = gather_state_dict(self.network)
+        whole = own | {name: value for name, value in weights.items() if name in own}
+        load_whole(self.network, whole)
+        load_whole(self.ema.module, whole)
+
     def average_sums(self) -> None:
         """Average the sums of losses over the processes: a resumed training may have fewer of them."""
         if self.fabric.world_size > 1 and self.progress.sums:

@@ -62,8 +62,11 @@ def fit(
         state = TrainingState(name, training.network, params, engine, fabric)
         saver = CheckpointSaver(state, checkpoints, fabric)
         saver.restore()
+        fresh = state.progress.step == 0
+        if fresh and training.initial is not None:
+            state.start_from(training.initial())
         network, model, optimizer, progress = state.network, state.model, state.optimizer, state.progress
-        steps, size = range(progress.step, params.steps), batches.batch_size
+        steps, size = range(progress.step, params.total_steps), batches.batch_size
         rows = BatchRows(name, steps, size, params.accumulate, fabric.global_rank, fabric.world_size)
         curves = LossCurves(progress, logger, fabric)
         cost = CostReport(name, network, size, steps, fabric)
@@ -115,6 +118,8 @@ def fit(
         ):
             with memory.suggest_params():
                 logger.add_flops(cost.count_flops(count_step, state.optimizer_flops, bar))
+            if fresh and training.initial is not None:
+                validate(training, state, curves, fabric)  # the loss that the weights to start from have
             for step in steps:
                 with memory.suggest_params():
                     for group in optimizer.param_groups:
@@ -135,18 +140,19 @@ def fit(
                         state.skip_step(batches.names(step))
 
                 bar.update()
-                cost.step_done(params.steps - progress.step, bar)
+                cost.step_done(params.total_steps - progress.step, bar)
                 if progress.step % params.log_every == 0:
                     bar.set_postfix_str(curves.log_means(learning_rate(step, params), params.log_every))
-                if progress.step % params.validate_every == 0 or progress.step == params.steps:
+                if progress.step % params.validate_every == 0 or progress.step == params.total_steps:
                     validate(training, state, curves, fabric)
+                saver.keep_if_due()
                 saver.save_if_due(stop)
 
         state.check_finite()
         weights = {"last": gather_state_dict(state.ema.module), "best": state.best}
         weights["best"] = weights["best"] or weights["last"]  # without a finite validation loss
         result.load_state_dict(weights.pop(params.keep))
-        return TrainingResult(result.eval(), weights)
+        return TrainingResult(result.eval(), weights, saver.kept())
 
 
 def restore_buffers(network: nn.Module, buffers: Sequence[Tensor]) -> None:

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from vdp.core.rng import whole_batch
 from vdp.training.curves import LossCurves
 from vdp.training.dataloader import Batch, Batches
-from vdp.training.definition import Loss, Network, Picture, Training, ValBatch
+from vdp.training.definition import Loss, Network, Samples, Training, ValBatch
 from vdp.training.engine import mean_over_processes
 from vdp.training.seeds import VAL_BATCH_STREAM, VAL_NOISE_STREAM, step_generator, step_rng
 from vdp.training.state import TrainingState
@@ -28,7 +28,7 @@ def validate(
     curves: LossCurves,
     fabric: Fabric,
 ) -> None:
-    """Log the losses and a picture of the averaged weights; keep the weights of the lowest loss."""
+    """Log the losses and samples of the averaged weights; keep the weights of the lowest loss."""
     state.ema.eval()
     losses = validation_losses(state.ema_model, training.val_loss, training.val_batches, fabric)
     curves.log_point({f"val_{name}": value for name, value in losses.items()})
@@ -37,16 +37,21 @@ def validate(
         state.best = gather_state_dict(state.ema.module)
     if (plot := training.plot) is None:
         return
-    pictures: list[Picture] = []
+    drawn: list[Samples] = []
 
-    def append_picture(network: Network) -> dict[str, Tensor]:
-        pictures.append(plot(network))
+    def append_samples(network: Network) -> dict[str, Tensor]:
+        drawn.append(plot(network))
         return {}
 
     with torch.no_grad(), fabric.autocast():
-        state.ema_model(append_picture)
+        state.ema_model(append_samples)
+    (samples,) = drawn
+    if samples.scores:
+        curves.log_point({f"val_{name}": value for name, value in samples.scores.items()})
     if fabric.is_global_zero:
-        curves.logger.picture("samples", pictures[0], state.progress.step)
+        curves.logger.picture("samples", samples.picture, state.progress.step)
+        if samples.film:
+            curves.logger.film("samples", samples.film, state.progress.step)
 
 
 def validation_losses(

@@ -24,8 +24,8 @@ from vdp.data.params import Changes
 from vdp.data.stores.clips import Clip, ClipStore, write_clips
 from vdp.data.stores.latents import EncodedClip, LatentClips, Normalisation, write_latents, write_statistics
 
-OFF = Changes(flip=False, crop_scale=1.0, brightness=0.0)
-ALL = Changes(flip=True, crop_scale=0.7, brightness=0.2)
+OFF = Changes(flip=False, crop_scale=1.0, brightness=0.0, rotation=0.0, noise=0.0, blur=0.0)
+ALL = Changes(flip=True, crop_scale=0.7, brightness=0.2, rotation=0.0, noise=0.0, blur=0.0)
 HEIGHT, WIDTH, FRAMES = 16, 24, 4
 KNOWN = 11  # frames from which the others are composed
 AnyBatch = TypeVar("AnyBatch", bound=Batch)
@@ -109,7 +109,12 @@ def test_frames_match_their_masks(tmp_path, flip):
     store = make_store(tmp_path / "train", labelled=3, unlabelled=0)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        batch = whole(frame_batches(store, changes=Changes(flip=flip, crop_scale=1.0, brightness=0.0)))
+        batch = whole(
+            frame_batches(
+                store,
+                changes=Changes(flip=flip, crop_scale=1.0, brightness=0.0, rotation=0.0, noise=0.0, blur=0.0),
+            )
+        )
     assert batch.frames.shape == (64, 3, HEIGHT, WIDTH)
     assert batch.labelled.all()
     np.testing.assert_array_equal(to_uint8(batch.frames), paint(batch.masks.numpy()))

@@ -75,6 +75,11 @@ class CropBatches:
             (classes > 0).float(),
         )
 
+    @property
+    def epoch_clips(self) -> int:
+        """Clips of an epoch."""
+        return self._order.count
+
     def names(self, step: int) -> list[str]:
         """Names of the clips in the batch of a step."""
         return [self.store.name(clip) for clip in self._clips(step)]

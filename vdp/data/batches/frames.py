@@ -93,6 +93,11 @@ class FrameBatches:
         taken = slice(rows.start, rows.stop)
         return Frames(pictures, masks, labelled[taken], weight[taken])
 
+    @property
+    def epoch_clips(self) -> int:
+        """Clips of an epoch."""
+        return self._order.count
+
     def names(self, step: int) -> list[str]:
         """Names of the clips in the batch of a step."""
         return [store.name(clip) for store, clip in self._clips(step)]

@@ -152,6 +152,11 @@ class HopBatches:
         bases = self.rule.targets if composed else 0
         return HopBatch(context_frames, context_times, target, times[:, count:], task, bases)
 
+    @property
+    def epoch_clips(self) -> int:
+        """Clips of an epoch."""
+        return self._order.count
+
     def for_task(self, task: Task) -> "HopBatches":
         """Batches of one of the tasks only."""
         return HopBatches(

@@ -104,6 +104,11 @@ class MotionBatches:
             known[:, [X, Y]] += torch.from_numpy(shift[taken]) * known[:, SEEN : SEEN + 1]
         return MotionBatch(known, index[:, :count], latents[:, :, count:], index[:, count:], "predict")
 
+    @property
+    def epoch_clips(self) -> int:
+        """Clips of an epoch."""
+        return self._order.count
+
     def names(self, step: int) -> list[str]:
         """Names of the clips in the batch of a step."""
         located = [self._locate(clip) for clip in self._clips(step)]

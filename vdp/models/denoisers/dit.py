@@ -10,8 +10,9 @@ Factorised blocks attend within each frame, then along time at each patch (Berta
 arXiv:2102.05095, divided attention), under the same mask. Positions are rotary (RoPE, Su et al. 2021,
 arXiv:2104.09864) in real-valued time, height and width, so no size or spacing is fixed.
 Shapes: B clips, C channels, K context frames, T noised frames (target frames x draws), N patches per frame,
-D channels per token, H heads, P channel pairs per head, S channels of the stem. G groups of F frames that
-attend to each other: a clip's context, one target frame, or (block, joint) the target frames of one draw.
+D channels per token, E of an embedding, H heads, P channel pairs per head, S channels of the stem. G groups
+of F frames that attend to each other: a clip's context, one target frame, or (block, joint) the target frames
+of one draw.
 """
 
 from dataclasses import dataclass
@@ -39,7 +40,7 @@ class Tokens:
     """Inputs of the blocks."""
 
     x: Tensor  # (G, F, N, D)
-    embedding: Tensor  # of each frame's noise level and role, (G, F, D)
+    embedding: Tensor  # of each frame's noise level and role, (G, F, E)
     rotation: Tensor  # cosines and sines, (2, G, F, N, P)
 
 
@@ -133,7 +134,7 @@ class Block(nn.Module):
     Factorised, attention runs over space within each frame, then over time at each patch.
     """
 
-    def __init__(self, dim: int, heads: int, factorised: bool) -> None:
+    def __init__(self, dim: int, embedding_dim: int, heads: int, factorised: bool) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(dim, elementwise_affine=False)  # without weights, so shared by all parts
         self.space = Attention(dim, heads) if factorised else None
@@ -142,7 +143,7 @@ class Block(nn.Module):
             nn.Linear(dim, MLP_RATIO * dim), nn.GELU(approximate="tanh"), nn.Linear(MLP_RATIO * dim, dim)
         )
         self.parts = 3 if factorised else 2
-        self.modulation = zero_init(nn.Linear(dim, 3 * self.parts * dim))
+        self.modulation = zero_init(nn.Linear(embedding_dim, 3 * self.parts * dim))
 
     def forward(
         self, x: Tensor, embedding: Tensor, rotation: Tensor, context: KeyValues | None, first: int
@@ -189,7 +190,7 @@ class Block(nn.Module):
 class PatchIn(nn.Module):
     """Frames to tokens, through an optional convolutional stem; sizes are padded to whole patches."""
 
-    def __init__(self, channels: int, stem_channels: int, dim: int, patch: int) -> None:
+    def __init__(self, channels: int, stem_channels: int, dim: int, patch: tuple[int, int]) -> None:
         super().__init__()
         self.patch = patch
         self.stem = nn.Sequential()
@@ -202,17 +203,17 @@ class PatchIn(nn.Module):
         """(B, C, T, H, W) -> tokens (B, T, N, D) and the stem's features (B*T, S, H, W)."""
         local = self.stem(rearrange(frames, "b c t h w -> (b t) c h w"))
         height, width = local.shape[-2:]
-        x = self.patches(F.pad(local, (0, -width % self.patch, 0, -height % self.patch)))
+        x = self.patches(F.pad(local, (0, -width % self.patch[1], 0, -height % self.patch[0])))
         return rearrange(x, "(b t) d h w -> b t (h w) d", b=len(frames)), local
 
 
 class PatchOut(nn.Module):
     """Tokens to frames; with a stem, a convolution over them and the stem's features, which add detail."""
 
-    def __init__(self, channels: int, stem_channels: int, dim: int, patch: int) -> None:
+    def __init__(self, channels: int, stem_channels: int, dim: int, patch: tuple[int, int]) -> None:
         super().__init__()
         self.patch = patch
-        self.patches = nn.Linear(dim, (stem_channels or channels) * patch**2)
+        self.patches = nn.Linear(dim, (stem_channels or channels) * patch[0] * patch[1])
         self.head = nn.Conv2d(2 * stem_channels, channels, 3, padding=1) if stem_channels else None
         zero_init(self.patches if self.head is None else self.head)
 
@@ -222,7 +223,7 @@ class PatchOut(nn.Module):
         frames = rearrange(
             self.patches(x),
             "m (gh gw) (c p q) -> m c (gh p) (gw q)",
-            gh=-(-height // self.patch), p=self.patch, q=self.patch,
+            gh=-(-height // self.patch[0]), p=self.patch[0], q=self.patch[1],
         )[..., :height, :width]  # fmt: skip
         if self.head is None:
             return frames
@@ -234,20 +235,23 @@ class DiT(Unmoved, nn.Module):
 
     def __init__(self, params: DiTParams, channels: int) -> None:
         super().__init__()
-        dim, stem, patch = params.hidden_dim, params.stem_channels, params.patch_size
+        dim, stem, patch = params.hidden_dim, params.stem_channels, params.patch_sides
+        embedding_dim = params.time_embedding_dim or dim
         self.attention = params.attention
         self.pairs = dim // params.num_heads // 2
         self.known_in = PatchIn(channels, stem, dim, patch)
         self.noisy_in = PatchIn(2 * channels, stem, dim, patch)
-        self.role = nn.Parameter(0.02 * torch.randn(3, dim))
-        self.level = nn.Sequential(nn.Linear(FEATURES, dim), nn.SiLU(), nn.Linear(dim, dim))
+        self.role = nn.Parameter(0.02 * torch.randn(3, embedding_dim))
+        self.level = nn.Sequential(
+            nn.Linear(FEATURES, embedding_dim), nn.SiLU(), nn.Linear(embedding_dim, embedding_dim)
+        )
         self.layers = nn.ModuleList(
-            Block(dim, params.num_heads, params.factorised) for _ in range(params.depth)
+            Block(dim, embedding_dim, params.num_heads, params.factorised) for _ in range(params.depth)
         )
         self.norm = nn.LayerNorm(dim, elementwise_affine=False)
-        self.modulation = zero_init(nn.Linear(dim, 2 * dim))
+        self.modulation = zero_init(nn.Linear(embedding_dim, 2 * dim))
         self.out = PatchOut(channels, stem, dim, patch)
-        self.pass_noise = nn.Linear(dim, channels)
+        self.pass_noise = nn.Linear(embedding_dim, channels)
 
     @property
     def joint(self) -> bool:
@@ -323,13 +327,16 @@ class DiT(Unmoved, nn.Module):
         return x
 
     def _embed(self, level: Tensor, role: Tensor | int) -> Tensor:
-        """Embed each frame's noise level and role, (B, F) -> (B, F, D)."""
+        """Embed each frame's noise level and role, (B, F) -> (B, F, E)."""
         return F.silu(self.level(fourier_features(level, FEATURES, LEVEL_PERIOD)) + self.role[role])
 
     def _rope(self, index: Tensor, size: tuple[int, int]) -> Tensor:
         """Compute rotations of the tokens of frames of `size` at indices (B, F): (2, B, F, N, P)."""
         patch = self.noisy_in.patch
-        rows, columns = (torch.arange(-(-n // patch), device=index.device, dtype=torch.float32) for n in size)
+        rows, columns = (
+            torch.arange(-(-n // side), device=index.device, dtype=torch.float32)
+            for n, side in zip(size, patch, strict=True)
+        )
         plane = torch.stack(torch.meshgrid(rows, columns, indexing="ij"), dim=-1).reshape(-1, 2)
         batch, frames = index.shape
         time = index.float()[:, :, None, None].expand(batch, frames, len(plane), 1)

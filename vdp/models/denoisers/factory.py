@@ -37,11 +37,11 @@ class TrainedDenoiser(Generic[Diffusion]):
 
 
 def load_denoiser(
-    folder: Path, device: torch.device, diffusion: type[Diffusion]
+    folder: Path, device: torch.device, diffusion: type[Diffusion], checkpoint: int | None = None
 ) -> TrainedDenoiser[Diffusion]:
-    """Load a denoiser in evaluation mode from its folder; errors as of `load_config` and `load_weights`."""
+    """Load a denoiser in evaluation mode from its folder; `checkpoint` and errors as of `load_weights`."""
     config = load_config(folder, DenoiserConfig[diffusion])  # type: ignore[valid-type]
     network = build_denoiser(config.denoiser, config.channels, config.base == "moved").to(device)
-    load_weights(network, folder)
+    load_weights(network, folder, checkpoint)
     network.eval()
     return TrainedDenoiser(network, config)

@@ -5,10 +5,14 @@ from typing import Annotated, Generic, Literal, Self, TypeVar
 from pydantic import Field, model_validator
 
 from vdp.config.choices import BaseName, DenoiserName
-from vdp.config.schema import Params
+from vdp.config.schema import LATER, Params
 
 Mult = Annotated[int, Field(ge=1, le=64)]  # times base_channels
+Side = Annotated[int, Field(ge=1, le=16)]  # of a patch, latent positions
 Level = Annotated[int, Field(ge=0, le=5)]  # a resolution of a U-Net; 0 is the finest
+
+
+EmbeddingDim = Annotated[int | None, Field(ge=8, le=8192), LATER]  # of noise levels and roles or offsets
 
 
 class UNetParams(Params):
@@ -20,9 +24,12 @@ class UNetParams(Params):
     num_res_blocks: Annotated[int, Field(ge=1, le=8)]  # per resolution
     attention_levels: list[Level]  # resolutions with spatial attention
     temporal: bool  # convolutions and attention over the targets of a hop
+    # heads of the attention over them; None: by the channels, as spatial attention
+    temporal_heads: Annotated[int | None, Field(ge=1, le=64), LATER]
     context_slots: Annotated[int, Field(ge=1, le=64)]  # context frames in the input, nearest first
     head_levels: Annotated[int, Field(ge=1, le=6)]  # resolutions of the denoising head, from the finest
     head_blocks: Annotated[int, Field(ge=1, le=8)]  # residual blocks per resolution of the denoising head
+    time_embedding_dim: EmbeddingDim  # None: 4 x base_channels
 
     @model_validator(mode="after")
     def levels_exist(self) -> Self:
@@ -39,17 +46,39 @@ class UNetParams(Params):
             )
         return self
 
+    @model_validator(mode="after")
+    def temporal_heads_divide_channels(self) -> Self:
+        heads, where = self.temporal_heads, f"denoiser.unet.temporal_heads={self.temporal_heads}: expected"
+        if heads is None:
+            return self
+        if not self.temporal:
+            raise ValueError(f"{where} null with denoiser.unet.temporal=false; set temporal to true")
+        levels = len(self.channel_mults) if self.conditioning == "concat" else self.head_levels
+        widths = [self.base_channels * mult for mult in self.channel_mults[:levels]]
+        if any(width % heads for width in widths):
+            raise ValueError(
+                f"{where} a divisor of the channels {widths} of the denoising resolutions (base_channels x "
+                "channel_mults); change one"
+            )
+        return self
+
 
 class DiTParams(Params):
     """Section `denoiser.dit`."""
 
-    patch_size: Annotated[int, Field(ge=1, le=16)]  # latent positions along each side of a token
+    patch_size: Side | tuple[Side, Side]  # latent positions of a token: of both sides, or rows and columns
     hidden_dim: Annotated[int, Field(ge=32, le=4096)]  # channels per token
     depth: Annotated[int, Field(ge=1, le=64)]  # number of blocks
     num_heads: Annotated[int, Field(ge=1, le=64)]  # attention heads
     stem_channels: Annotated[int, Field(ge=0, le=1024)]  # of the convolutions around the blocks; 0: none
     attention: Literal["one_way", "block", "joint"]  # see vdp.models.denoisers.dit
     factorised: bool  # attend within frames, then along time
+    time_embedding_dim: EmbeddingDim  # None: hidden_dim
+
+    @property
+    def patch_sides(self) -> tuple[int, int]:
+        """Rows and columns of a patch."""
+        return (self.patch_size,) * 2 if isinstance(self.patch_size, int) else self.patch_size
 
     @model_validator(mode="after")
     def heads_divide_dim(self) -> Self:

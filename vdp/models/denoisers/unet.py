@@ -164,6 +164,7 @@ class UNetBodySpec:
     extra: list[int]  # channels concatenated at each resolution of the down path
     spade: list[int] | None  # channels of the features that modulate each resolution
     temporal: bool  # convolutions and attention along the target frames
+    temporal_heads: int | None = None  # of that attention; None: by the channels
 
 
 class Stage(nn.Module):
@@ -178,7 +179,8 @@ class Stage(nn.Module):
         attend = level in spec.attention_levels
         self.attention = ImageAttention(channels, attention_heads(channels)) if attend else nn.Identity()
         self.time_convs = nn.ModuleList(TimeConv(channels) for _ in self.blocks if spec.temporal)
-        self.time_attention = TimeAttention(channels, attention_heads(channels)) if spec.temporal else None
+        heads = spec.temporal_heads or attention_heads(channels)
+        self.time_attention = TimeAttention(channels, heads) if spec.temporal else None
 
     def forward(self, x: Tensor, embedding: Tensor, maps: StageMaps, offsets: Tensor | None) -> Tensor:
         for i, block in enumerate(self.blocks):
@@ -247,7 +249,7 @@ class UNet(Unmoved, nn.Module):
     def __init__(self, params: UNetParams, channels: int) -> None:
         super().__init__()
         widths = [params.base_channels * mult for mult in params.channel_mults]
-        dim = 4 * params.base_channels
+        dim = params.time_embedding_dim or 4 * params.base_channels
         stacked = params.context_slots * channels
         no_extra = [0] * len(widths)
         full = UNetBodySpec(
@@ -267,7 +269,7 @@ class UNet(Unmoved, nn.Module):
             spec = replace(spec, spade=head) if params.conditioning == "spade" else replace(spec, extra=head)
         self.time = nn.Sequential(nn.Linear(FEATURES, dim), nn.SiLU(), nn.Linear(dim, dim), nn.SiLU())
         self.noisy_in = nn.Conv2d(noisy, widths[0], 3, padding=1)
-        self.head = UNetBody(replace(spec, temporal=params.temporal))
+        self.head = UNetBody(replace(spec, temporal=params.temporal, temporal_heads=params.temporal_heads))
         self.norm = group_norm(widths[0])
         self.out = nn.Conv2d(widths[0], channels, 3, padding=1)
         self.pass_noise = nn.Linear(dim, channels)

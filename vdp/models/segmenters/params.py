@@ -5,9 +5,10 @@ from typing import Annotated, Self
 
 from pydantic import Field, model_validator
 
-from vdp.config.schema import Params
+from vdp.config.schema import LATER, Params
 
 BACKBONE = re.compile(r"conv(\d+)")  # name of the classifier's backbone as an encoder, with its base channels
+IMAGENET = "imagenet"  # in place of a file of weights
 BACKBONE_DEPTH = 2  # its downsamplings
 Width = Annotated[int, Field(ge=4)]  # channels
 
@@ -19,6 +20,9 @@ class SegmenterParams(Params):
     encoder_depth: Annotated[int, Field(ge=2, le=5)]  # downsamplings
     decoder_channels: Annotated[list[Width], Field(min_length=2, max_length=5)]  # coarse to fine
     upsample: Annotated[int, Field(ge=1, le=4)]  # of the input frames, for the outlines of small objects
+    weights: Annotated[
+        str | None, Field(min_length=1), LATER
+    ]  # to start the encoder with: imagenet, or a file
 
     @property
     def backbone_channels(self) -> int | None:
@@ -32,6 +36,15 @@ class SegmenterParams(Params):
             raise ValueError(
                 f"segmenter.encoder_depth={self.encoder_depth}: expected {BACKBONE_DEPTH} with the encoder "
                 f"{self.encoder}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def backbone_has_no_weights(self) -> Self:
+        if self.weights is not None and self.backbone_channels is not None:
+            raise ValueError(
+                f"segmenter.weights={self.weights}: expected null with the encoder {self.encoder}, which "
+                "train_segmenter.pretrained starts; choose another encoder, such as resnet34"
             )
         return self
 

@@ -16,6 +16,8 @@ from vdp.models.segmenters.encoder import BackboneEncoder, register_backbone
 from vdp.models.segmenters.module_usage import find_blocks, remove_unused, trace_usage
 from vdp.models.segmenters.params import SegmenterParams
 
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet, in RGB from 0 to 1
+
 
 def check_encoder(name: str) -> None:
     """Raise ValueError if segmentation_models_pytorch has no encoder `name` (`tu-` prefixes timm's)."""
@@ -38,6 +40,7 @@ class UNetPlusPlus(nn.Module):
             register_backbone(params.backbone_channels, params.encoder)
         check_encoder(params.encoder)
         self.upsample = params.upsample
+        self.normalises = params.weights is not None  # the input, as that of ImageNet's weights
         self.multiple = 2**params.encoder_depth
         self.network = smp.UnetPlusPlus(
             encoder_name=params.encoder,
@@ -63,6 +66,9 @@ class UNetPlusPlus(nn.Module):
         """(B, 3, H, W) in [-1, 1] -> (B, 14, H, W) in fp32."""
         height, width = frames.shape[-2:]
         x = frames
+        if self.normalises:
+            mean, std = (frames.new_tensor(values)[:, None, None] for values in (MEAN, STD))
+            x = (0.5 * (frames + 1) - mean) / std
         if self.upsample > 1:
             x = F.interpolate(x, scale_factor=self.upsample, mode="bilinear", align_corners=False)
         pad = (0, -x.shape[-1] % self.multiple, 0, -x.shape[-2] % self.multiple)
