@@ -64,7 +64,8 @@ def main() -> None:
             val_batches=CropBatches(val, VALIDATION_CROPS, scale, size, 0.0, 0.0, keep, VALIDATION_SEED),
             initial=initial,
         )
-        checkpoints = stage_checkpoints("train_classifier", project_root(), initial and initial.file)
+        source = None if initial is None else initial.file
+        checkpoints = stage_checkpoints("train_classifier", project_root(), source)
         in_steps = params.in_steps(batches.epoch_clips)
         result = fit(training, in_steps, engine, seed, tracker, fabric, checkpoints)
         if fabric.is_global_zero:

@@ -88,7 +88,8 @@ def main() -> None:
             val_batches=val_batches,
             initial=initial,
         )
-        checkpoints = stage_checkpoints("train_motion", project_root(), initial and initial.file)
+        source = None if initial is None else initial.file
+        checkpoints = stage_checkpoints("train_motion", project_root(), source)
         in_steps = params.in_steps(batches.epoch_clips)
         result = fit(training, in_steps, engine, seed, tracker, fabric, checkpoints)
         if fabric.is_global_zero:

@@ -99,8 +99,8 @@ def main() -> None:
             ],
             initial=initial,
         )
-        started = initial.file if initial is not None else encoder_file(segmenter)
-        checkpoints = stage_checkpoints("train_segmenter", project_root(), started)
+        source = encoder_file(segmenter) if initial is None else initial.file
+        checkpoints = stage_checkpoints("train_segmenter", project_root(), source)
         in_steps = params.in_steps(batches.epoch_clips)
         result = fit(training, in_steps, engine, seed, tracker, fabric, checkpoints)
         if fabric.is_global_zero:

@@ -101,6 +101,9 @@ def _imagenet(params: SegmenterParams) -> dict[str, Tensor]:
     from huggingface_hub.errors import HfHubHTTPError
 
     repo, revision = _repository(params.encoder)
+    # the bases of HfHubHTTPError: errors of the HTTP library, which differs between versions of the client
+    of_library = [kind for kind in HfHubHTTPError.__bases__ if issubclass(kind, Exception)]
+    failures: tuple[type[Exception], ...] = (OSError, ValueError, RuntimeError, *of_library)
     try:
         cached = isinstance(try_to_load_from_cache(repo, HUB_FILE, revision=revision), str)
         if not cached and not constants.HF_HUB_OFFLINE:
@@ -114,8 +117,7 @@ def _imagenet(params: SegmenterParams) -> dict[str, Tensor]:
         return smp.encoders.get_encoder(
             params.encoder, depth=params.encoder_depth, weights=weights
         ).state_dict()
-    # the bases of HfHubHTTPError: errors of the HTTP library, which differs between versions of the client
-    except (OSError, ValueError, RuntimeError, *HfHubHTTPError.__bases__) as error:
+    except failures as error:
         reason = one_line(ValueError(str(error).partition("\n")[0]))
         raise UserError(
             f"segmenter.weights=imagenet: {repo} cannot be downloaded ({reason}): run once with a network, "
