@@ -22,7 +22,7 @@ from vdp.core.pixels import to_pixels, to_uint8
 from vdp.data.stores.clips import ClipStore, Pixels
 from vdp.evaluation.frame import MAX_PSNR
 from vdp.evaluation.mask import confusion_matrix, jaccard
-from vdp.models.codecs.factory import load_frame_codec
+from vdp.models.codecs.factory import load_codec
 from vdp.models.codecs.pixel import PixelCodec
 from vdp.models.codecs.vae import VAE
 from vdp.models.factored_classes import class_log_probs
@@ -103,7 +103,7 @@ def main() -> None:
     store = ClipStore(args.folder)
     if not store.num_labelled:
         raise UserError(f"{args.folder}: expected clips with masks; choose another --folder")
-    codec = load_frame_codec(args.codec).to(pick_device())
+    codec = load_codec(args.codec).to(pick_device())
     score = codec_score(codec, first_middle_last(store, args.clips))
     print(
         "| PSNR, dB | of objects, dB | Jaccard of masks | IoU of objectness | GFLOP to encode | to decode |"

@@ -14,6 +14,7 @@ from vdp.config.read import read_section, read_value, run_stage
 from vdp.config.schema import ClipParams
 from vdp.core.device import pick_device
 from vdp.core.files import replacing
+from vdp.core.latent_time import LatentTime
 from vdp.data.augment import ClipViews
 from vdp.data.degrade import Degradations
 from vdp.data.encode import encode_clips, encode_composed, encode_conditions
@@ -21,7 +22,7 @@ from vdp.data.params import ClipAugment, DegradeParams
 from vdp.data.stores.clips import ClipStore, Pixels, existing_stores
 from vdp.data.stores.latents import EncodedClip, Half, Moments, write_latents, write_statistics
 from vdp.diffusion.params import DiffusionParams
-from vdp.models.codecs.factory import load_frame_codec
+from vdp.models.codecs.factory import load_codec
 from vdp.models.codecs.params import EncodeParams
 from vdp.sampling.params import SampleMotionParams
 from vdp.tracking.mlflow_run import track_stage
@@ -41,9 +42,12 @@ def main() -> None:
     known, base = read_section(ClipParams, "clip").known, read_section(DiffusionParams, "diffusion").base
     sample_motion = read_section(SampleMotionParams, "sample_motion")
     seed, device = read_value("seed"), pick_device()
-    codec = load_frame_codec(MODELS / "codec").to(device)
+    codec = load_codec(MODELS / "codec").to(device)
     moments = Moments(codec.channels)
-    motion = load_motion(MODELS, device) if composes(base, MODELS) else None
+    time = LatentTime(codec.temporal_factor, known)
+    # composed frames are single ones
+    composable = time.factor == 1 and composes(base, MODELS)
+    motion = load_motion(MODELS, device) if composable else None
     with track_stage("encode_latents") as tracker, replacing(LATENTS) as part:
         encode = tracker.counted(codec.encode)
         compose = None if motion is None else tracker.counted(motion.compose)
@@ -51,19 +55,19 @@ def main() -> None:
             split = store.folder.name
             changes, seen = (augment.val, None) if split == "val" else (augment.train, moments)
             views = ClipViews(changes, store.height, store.width, seed, split)
-            clips = encode_clips(encode, store, views, params.batch_frames, device, seen)
+            clips = encode_clips(encode, store, views, params.batch_frames, device, seen, time)
             degraded: Iterator[Half | None] = repeat(None)
             composed: Iterator[Half | None] = repeat(None)
             if params.degraded:
                 degradations = Degradations(degrade, seed, split)
                 degraded = encode_conditions(
-                    encode, store, views, degradations, params.degraded, params.batch_frames, device
+                    encode, store, views, degradations, params.degraded, params.batch_frames, device, time
                 )
             if compose is not None:
                 frames = composed_frames(store, compose, known, sample_motion, seed)
                 composed = encode_composed(encode, store, views, frames, params.batch_frames, device)
             encoded = map(EncodedClip, clips, degraded, composed)
-            write_latents(part / split, encoded, params.shard_mb, known)
+            write_latents(part / split, encoded, params.shard_mb, known, time.factor)
         normalisation = moments.normalisation()
         write_statistics(part, normalisation)
         tracker.summary({f"std.{c}": value for c, value in enumerate(normalisation.std)})

@@ -25,7 +25,7 @@ from vdp.diffusion.protocols import Denoiser
 from vdp.diffusion.scheduled_sampling import ScheduledSampling, sample_frames
 from vdp.diffusion.schedules import make_process
 from vdp.models.checkpoint import fingerprint, save_model
-from vdp.models.codecs.factory import load_frame_codec
+from vdp.models.codecs.factory import load_codec
 from vdp.models.codecs.protocols import Codec
 from vdp.models.denoisers.factory import build_denoiser
 from vdp.models.denoisers.params import DenoiserConfig, DenoiserParams
@@ -62,7 +62,7 @@ def main() -> None:
         clips, val_clips = LatentClips(LATENTS, ["train", "unlabeled"]), LatentClips(LATENTS, ["val"])
         rule = HopRule(
             params.context_frames, params.target_offsets, params.max_hops, params.targets, params.max_span,
-            params.given_frames,
+            params.given_frames, grouped=clips.time.factor > 1,
         )  # fmt: skip
         process, base = make_process(diffusion), resolve_base(diffusion.base, clips)
         composed = base == "composed"
@@ -81,7 +81,7 @@ def main() -> None:
             task: Objective(process, scale.to(fabric.device), diffusion.residual, task)
             for task, scale in scales.items()
         }
-        codec = load_frame_codec(CODEC).to(fabric.device)
+        codec = load_codec(CODEC).to(fabric.device)
         shown = plot_batch(val_batches, fabric.device)
         seed_weights(seed)
         training = Training(
@@ -110,7 +110,7 @@ def main() -> None:
             tasks={str(task): shares[task] for task in batches.tasks},
             context_frames=params.context_frames,
             given_frames=params.given_frames,
-            known=(clips.composed_from or 0) if composed else 0,
+            known=config_known(base, clips),
             target_offsets=params.target_offsets,
             targets=params.targets,
             max_span=params.max_span,
@@ -129,6 +129,13 @@ def resolve_base(base: BaseName, clips: LatentClips) -> BaseName:
     if base != "auto":
         return base
     return "moved" if clips.composed_from is None else "composed"
+
+
+def config_known(base: BaseName, clips: LatentClips) -> int:
+    """Return the context frames of a clip, if its composed frames or its groups of frames depend on them."""
+    if clips.time.factor > 1:
+        return clips.time.known
+    return (clips.composed_from or 0) if base == "composed" else 0
 
 
 def hop_loss(objectives: Objectives, diffusion: DiffusionParams, params: TrainDenoiserParams) -> HopLoss:
@@ -157,15 +164,19 @@ def draw_tasks(
 ) -> NDArray[np.uint8]:
     """Draw hops of each task: the nearest context frame, the target sampled without noise, and the truth."""
 
-    def decode(latents: Tensor) -> NDArray[np.uint8]:
-        return to_uint8(codec.decode(normalisation.invert(latents[:, :, :1]))[:, :, 0])
+    def decode(latents: Tensor, before: Tensor) -> NDArray[np.uint8]:
+        # a group of frames is decoded after a frame before it
+        past = before[:, :, :1] if codec.temporal_factor > 1 else before[:, :, :0]
+        clip = torch.cat([past, latents[:, :, :1]], dim=2)
+        return to_uint8(codec.decode(normalisation.invert(clip))[:, :, -1])
 
     def columns(hops: HopBatch) -> dict[str, NDArray[np.uint8]]:
         start = torch.zeros_like(hops.target)
         hop = (hops.known, hops.index, hops.target_index)
-        predicted = decode(sample_frames(network, *hop, objectives[hops.task], DRAWN_STEPS, start))
-        known = decode(hops.known) if hops.known.shape[2] else np.zeros_like(predicted)
-        return {"known": known, "predicted": predicted, "true": decode(hops.target)}
+        sampled = sample_frames(network, *hop, objectives[hops.task], DRAWN_STEPS, start)
+        predicted, true = (decode(latents, hops.known) for latents in (sampled, hops.target))
+        known = decode(hops.known, hops.known) if hops.known.shape[2] else np.zeros_like(predicted)
+        return {"known": known, "predicted": predicted, "true": true}
 
     parts = [columns(hops) for hops in shown.parts]
     return sample_columns({name: np.concatenate([part[name] for part in parts]) for name in parts[0]})

@@ -24,6 +24,7 @@ from vdp.core.context_frames import Hops
 from vdp.core.device import computes_in_bf16, pick_device
 from vdp.core.flops import TERA, flop_counter, format_tflop
 from vdp.core.ground import Ground
+from vdp.core.latent_time import TRAINED_GROUPS, LatentTime
 from vdp.core.objects import AREA, FEATURES, HEIGHT, SEEN, WIDTH, X
 from vdp.core.rng import BatchRng
 from vdp.core.tasks import TASKS, Task
@@ -67,7 +68,6 @@ from vdp.training.params import (
 
 META = torch.device("meta")
 ROWS = 2  # of a counted batch: batch norm needs two
-VAE_GROUPS = 2  # groups of vae.temporal_factor frames of a training clip, as in stages/pretrain_vae.py
 RECOMPUTED = 4 / 3  # a training computes forward once and backward twice; with checkpointing forward twice
 PARTS = 5  # parts of the foreground of a frame, which the classifier sees one by one
 UTILISATION = {"cpu": 0.5, "cuda": 0.1}  # share of the matmul rate; small convolutions leave a GPU waiting
@@ -286,7 +286,7 @@ class CodecCost:
         if not isinstance(network, VAE):
             return 0.0
         factor = network.temporal_factor
-        length = 1 if factor == 1 else 1 + VAE_GROUPS * factor
+        length = 1 if factor == 1 else 1 + TRAINED_GROUPS * factor
         clips = empty(ROWS, 3, length, *self.frame[3:])
         masks = empty(ROWS, length, *self.frame[3:]).byte()
         noise = empty(ROWS, network.channels, 1 + (length - 1) // factor, *self.latent[3:])

@@ -178,8 +178,10 @@ class VAE(nn.Module):
     def encode(self, clip: Tensor) -> Tensor:
         """Encode a clip to mean latents, (B, 3, T, H, W) in [-1, 1] -> (B, C, N, h, w) in fp32.
 
+        A clip is padded with copies of its last frame to whole groups of the temporal factor.
+
         Raises:
-            ValueError: if H or W is not a multiple of the spatial factor, or T - 1 of the temporal one.
+            ValueError: if H or W is not a multiple of the spatial factor.
         """
         frames, height, width = clip.shape[2:]
         if height % self.factor or width % self.factor:
@@ -187,13 +189,9 @@ class VAE(nn.Module):
                 f"frames: expected height and width divisible by vae.spatial_factor={self.factor}, "
                 f"got {height}x{width}; resize them or choose another factor"
             )
-        remainder = (frames - 1) % self.temporal_factor
-        if remainder:
-            lower = frames - remainder
-            raise ValueError(
-                f"frames={frames}: expected 1 + a multiple of vae.temporal_factor={self.temporal_factor}; "
-                f"use {lower} or {lower + self.temporal_factor} frames, or set vae.temporal_factor to 1"
-            )
+        missing = -(frames - 1) % self.temporal_factor
+        if missing:
+            clip = torch.cat([clip, clip[:, :, -1:].expand(-1, -1, missing, -1, -1)], dim=2)
         mean, _ = self.posterior(clip)
         return mean
 
