@@ -64,7 +64,7 @@ def segment(clip: ClipParams, predictor: MaskPredictor, tracker: Tracker) -> Non
                 samples = None if composed is None else np.asarray(composed[i])
                 row = {"prediction": prediction(frames[i, :, -1], latents[i], allowed, samples)}
                 if store.num_frames(i) >= clip.frames:
-                    row |= truth(np.asarray(store.frames(i)[clip.frames - 1]))
+                    row |= truth(np.asarray(store.frames(i)[: clip.frames]), clip.known)
                 else:
                     row |= dict.fromkeys(
                         ("truth", "truth_unetpp", "round_trip"), np.zeros_like(row["prediction"])

@@ -81,13 +81,14 @@ def save_small_models(
     context_dropout: float = 0.0,
     segmenter: bool = True,
     base: BaseName = "nearest",
+    temporal_factor: int = 1,
 ) -> Path:
     """Write models for frames of 32x48 pixels, all or the codec and the denoiser; returns the folder.
 
     `segmenter` adds the segmenter, the classifier and the motion model.
     """
     torch.manual_seed(0)
-    vae = VAEParams.model_validate(VAE_SECTION)
+    vae = VAEParams.model_validate(VAE_SECTION | {"temporal_factor": temporal_factor})
     codec = VAE(vae, True)
     save_model(folder / "codec", codec, CodecConfig(name="vae", vae=vae, has_masks=True))
     params = DenoiserParams.model_validate(
@@ -107,7 +108,7 @@ def save_small_models(
         tasks=dict.fromkeys(tasks, 1.0),
         context_frames=CONTEXT_FRAMES,
         given_frames=2,
-        known=KNOWN if base == "composed" else 0,
+        known=KNOWN if base == "composed" or temporal_factor > 1 else 0,
         target_offsets=[1, 2],
         targets=targets,
         max_span=4,

@@ -19,7 +19,7 @@ from vdp.core.errors import UserError
 from vdp.data.encode import encode_frames
 from vdp.data.stores.clips import Clip, ClipStore, write_clips
 from vdp.data.stores.latents import LatentClips
-from vdp.models.codecs.factory import load_frame_codec
+from vdp.models.codecs.factory import load_codec
 from vdp.sampling.params import SampleMotionParams
 
 pytestmark = pytest.mark.slow
@@ -104,7 +104,7 @@ def test_frames_after_the_known_ones_are_composed_of_the_objects_in_those(projec
     assert [names[row] for row in latents.composed] == ["a", "c", "d", "v"]
     assert latents.composed_from == KNOWN
     assert LatentClips(Path("data/latents"), ["unlabeled"]).composed_from is None
-    motion, codec = load_motion(Path("data/models"), CPU), load_frame_codec(Path("data/models/codec"))
+    motion, codec = load_motion(Path("data/models"), CPU), load_codec(Path("data/models/codec"))
     settings = validate(SampleMotionParams, SAMPLE_MOTION, "sample_motion")
     targets = range(KNOWN, FRAMES)
     for source in (TRAIN[0], TRAIN[2], clip("v")):

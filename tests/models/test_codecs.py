@@ -10,7 +10,7 @@ from torch import Tensor
 
 from vdp.core.errors import UserError
 from vdp.models.checkpoint import save_model
-from vdp.models.codecs.factory import load_codec, load_frame_codec
+from vdp.models.codecs.factory import load_codec
 from vdp.models.codecs.params import CodecConfig, CodecParams, VAEParams
 from vdp.models.codecs.pixel import PixelCodec
 from vdp.models.codecs.vae import VAE, detail_weight, kl_divergence, reparametrise, vae_loss
@@ -134,11 +134,6 @@ def test_a_saved_codec_is_rebuilt_from_its_folder_alone(tmp_path, codec, config)
     assert torch.equal(loaded.encode(clip), codec.encode(clip))
     assert torch.equal(loaded.decode(loaded.encode(clip)), codec.decode(codec.encode(clip)))
     assert (loaded.has_masks, loaded.training) == (config.has_masks, isinstance(codec, PixelCodec))
-    if codec.temporal_factor == 1:
-        assert load_frame_codec(tmp_path / "codec").temporal_factor == 1
-    else:
-        with pytest.raises(ValueError, match=rf"vae\.temporal_factor={codec.temporal_factor}: expected 1"):
-            load_frame_codec(tmp_path / "codec")
 
 
 def test_a_folder_without_a_model_is_rejected(tmp_path):
@@ -236,14 +231,18 @@ def test_clips_of_a_batch_are_independent(codec):
             torch.testing.assert_close(decode(single), decode(latents)[i : i + 1], atol=1e-4, rtol=0)
 
 
-@pytest.mark.parametrize(
-    ("temporal", "frames", "allowed"),
-    [(2, 2, "1 or 3"), (2, 22, "21 or 23"), (4, 4, "1 or 5"), (4, 7, "5 or 9")],
-)
-def test_numbers_of_frames_that_the_temporal_factor_does_not_divide_are_rejected(temporal, frames, allowed):
-    message = rf"frames={frames}: .*vae\.temporal_factor={temporal}; use {allowed} frames"
-    with pytest.raises(ValueError, match=message):
-        make_vae(temporal=temporal).encode(clip_of(1, frames, 8, 8))
+@every_codec
+@pytest.mark.parametrize("frames", [1, 2, 4, 7, 8])
+@torch.no_grad()
+def test_a_clip_of_any_length_is_coded_with_copies_of_its_last_frame(codec, frames):
+    f = codec.temporal_factor
+    clip = clip_of(1, frames, 16, 24)
+    latents = codec.encode(clip)
+    assert latents.shape[2] == 1 + math.ceil((frames - 1) / f)
+    missing = 1 + f * (latents.shape[2] - 1) - frames
+    padded = torch.cat([clip, clip[:, :, -1:].expand(-1, -1, missing, -1, -1)], dim=2)
+    assert torch.equal(latents, codec.encode(padded))
+    assert codec.decode(latents).shape == padded.shape
 
 
 def test_a_vae_of_frames_has_no_temporal_layers():

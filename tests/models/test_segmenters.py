@@ -238,7 +238,9 @@ def masks_of(
     known = predictor.context_masks(predictor.context_probs(uint8_frames(5, 1)))
     allowed = predictor.allowed_classes(known)
     prediction = predictor.prediction(uint8_frames(3, 2), latents, allowed, composed)
-    return {"known": known, "prediction": prediction} | ({} if truth is None else predictor.truth(truth))
+    return {"known": known, "prediction": prediction} | (
+        {} if truth is None else predictor.truth(truth[None], 1)
+    )
 
 
 def test_a_vote_of_a_codec_without_a_mask_head_is_rejected():
@@ -331,7 +333,7 @@ def test_read_only_memory_maps_raise_no_warning(tmp_path):
         encoded = predictor.encode(frames)
         assert predictor.probs(frames, encoded, 0.5).shape == (3, NUM_CLASSES, 16, 24)
         predictor.prediction(frames[:2], np.zeros((2, 3, 4, 6), np.float16), np.ones(NUM_CLASSES, bool), None)
-        predictor.truth(frames[0])
+        predictor.truth(frames[:1], 1)
 
 
 def test_decode_inverts_encode_of_the_pixel_codec():

@@ -16,7 +16,7 @@ from vdp.core.device import autocast
 from vdp.core.errors import UserError
 from vdp.core.latent_time import LatentTime
 from vdp.core.tasks import TASKS, Task
-from vdp.data.encode import decode_frames, encode_frames, pad_start
+from vdp.data.encode import decode_frames, encode_frames
 from vdp.data.stores.latents import Normalisation
 from vdp.data.video.detail import transfer_detail
 from vdp.diffusion.objective import Objective
@@ -71,7 +71,7 @@ class LatentDiffusion:
 
     def encode_context(self, frames: np.ndarray) -> Tensor:
         """`encode` of context frames, padded at their start so that the last one ends a group."""
-        return self.encode(pad_start(frames, self.time(len(frames)).padding))
+        return self.encode(self.time(len(frames)).pad(frames))
 
     def decode(self, latents: Tensor, first: int = 0) -> np.ndarray:
         """Decode normalised latents (B, C, N, h, w) from latent frame `first` on: uint8 (B, T, H, W, 3)."""
@@ -79,7 +79,7 @@ class LatentDiffusion:
         return decode_frames(self.codec.decode, raw, self.device, self.codec.temporal_factor, first)
 
     def strategy(self, params: PredictParams, known: int) -> Strategy:
-        """Return the rollout that section `predict` describes, from `known` context frames, in latent frames."""
+        """Return the rollout that section `predict` describes, in latent frames after `known` frames."""
         config = self.config
         strategy = make_strategy(
             params, config.diffusion.num_timesteps, config.context_frames, config.given_frames
@@ -107,8 +107,8 @@ class LatentDiffusion:
 
         Returns:
             Frames (B, S, N, H, W, 3) uint8, with the detail of the composed frames, else of the last known
-            one, that the codec loses, and the raw latents of the last one, (B, S, C, h, w) float16; of a codec
-            that compresses time, those of that frame alone.
+            one, that the codec loses, and the raw latents of the last one, (B, S, C, h, w) float16. With a
+            codec that compresses time, these are those of the decoded frame alone.
         """
         strategy, samples = self.strategy(params, len(context[0])), params.samples
         if self.codec.temporal_factor > 1:

@@ -22,7 +22,6 @@ from vdp.api.training_record import read_record
 from vdp.config.choices import MIN_START_TIME
 from vdp.core.device import autocast, pick_device
 from vdp.core.errors import UserError
-from vdp.data.encode import pad_start
 from vdp.data.video.detail import keep_detail, transfer_detail
 from vdp.data.video.letterbox import MAX_PIXELS, Letterbox, exceeds
 from vdp.models.checkpoint import is_trained
@@ -222,7 +221,9 @@ class Model:
                 model.network, ends[0], ends[1], frames, span, targets, objective, strategy, noise
             )
 
-        result = box.restore(self._sample(samples, sample).reshape(samples, frames, self.height, self.width, 3))
+        result = box.restore(
+            self._sample(samples, sample).reshape(samples, frames, self.height, self.width, 3)
+        )
         if latent or clip_size(before) != clip_size(after):
             return result
         ends = [self._decode(left[None, :, -1:])[0, 0], self._decode(right[None, :, :1])[0, 0]]
@@ -252,7 +253,7 @@ class Model:
         groups = time.count(len(left) + frames) - given
         right = repeat_last(right, groups * time.factor - frames + 1)  # at least a group after the gap
         clip = np.concatenate([left, blended_gap(left[-1], right[0], frames), right])
-        latents = model.encode(pad_start(clip, time.padding))
+        latents = model.encode(time.pad(clip))
 
         def sample(numbers: Sequence[int]) -> Tensor:
             rows = latents.expand(len(numbers), *latents.shape)

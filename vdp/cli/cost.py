@@ -31,6 +31,7 @@ from vdp.core.tasks import TASKS, Task
 from vdp.data.batches.hops import COMPOSED_SHARE, FULL_CONTEXT, HopRule
 from vdp.data.batches.motion import object_latents
 from vdp.data.crops import crop_side
+from vdp.data.encode import PAST
 from vdp.data.params import AugmentParams, ClipChanges, ExtractParams
 from vdp.data.simulator.params import SimulateParams
 from vdp.diffusion.loss import HopLoss
@@ -178,7 +179,7 @@ def estimate(params: RunParams, size: DataSize | None, labelled: bool = True) ->
     if motion is not None:
         flops["train_motion"] = motion.training()
     if size is not None:
-        composes = motion if params.diffusion.base in ("auto", "composed") else None
+        composes = motion if denoiser.composes else None
         flops["encode_latents"] = _encode_latents(params, size, codec, composes)
         flops["predict"] = size.test_clips * denoiser.clip(codec)
     if size is not None and motion is not None:
@@ -300,6 +301,29 @@ class CodecCost:
     def decode(self) -> float:
         return self._count(lambda: self.network.decode(empty(*self.latent)))
 
+    def encode_clip(self, frames: int) -> float:
+        """FLOPs of encoding a clip, whose latent frames may depend on each other."""
+        if self.network.temporal_factor == 1:
+            return frames * self.encode()
+        padded = latent_time(self.params).position(frames)
+        return self._count(lambda: self.network.encode(empty(1, 3, padded, *self.frame[3:])))
+
+    def decode_after(self, known: int, predicted: int) -> float:
+        """FLOPs of decoding predicted latent frames after known ones."""
+        if self.network.temporal_factor == 1:
+            return predicted * self.decode()
+        frames = min(known, PAST) + predicted
+        return self._count(lambda: self.network.decode(empty(*self.latent[:2], frames, *self.latent[3:])))
+
+    def target_round_trip(self, masks: bool) -> float:
+        """FLOPs of the round trip of the target frame of a clip, with its masks or without."""
+        if self.network.temporal_factor == 1:
+            return self.encode() + (self.decode_with_masks() if masks else self.decode())
+        frames = self.params.clip.frames
+        clip = empty(*self.latent[:2], latent_time(self.params).count(frames), *self.latent[3:])
+        decode = self.network.decode_with_masks if masks else self.network.decode
+        return self.encode_clip(frames) + self._count(lambda: decode(clip))
+
     def masks(self) -> float:
         return self._count(lambda: self.network.mask_logits(empty(*self.latent)))
 
@@ -320,6 +344,10 @@ def latent_size(params: RunParams) -> tuple[int, int]:
     return params.clip.height // factor, params.clip.width // factor
 
 
+def latent_time(params: RunParams) -> LatentTime:
+    return LatentTime(params.vae.temporal_factor if params.codec.name == "vae" else 1, params.clip.known)
+
+
 def _views(changes: ClipChanges) -> int:
     return 1 + changes.flip + changes.random_views
 
@@ -329,12 +357,14 @@ def _encode_latents(
 ) -> float:
     augment, degraded = params.augment.denoiser, params.encode_latents.degraded
 
-    def frames(name: str, split: SplitSize) -> int:
-        views = _views(augment.val if name == "val" else augment.train)
-        composed = split.composed_frames if motion is not None else 0
-        return (views + degraded) * split.frames + views * composed
+    def views(name: str) -> int:
+        return _views(augment.val if name == "val" else augment.train)
 
-    total = sum(frames(name, split) for name, split in size.splits.items()) * codec.encode()
+    # all clips of these splits have the same length
+    coded = sum((views(name) + degraded) * split.clips for name, split in size.splits.items())
+    composed = sum(views(name) * split.composed_frames for name, split in size.splits.items())
+    total = coded * codec.encode_clip(params.clip.frames)
+    total += composed * codec.encode() if motion is not None else 0.0
     if motion is None:
         return total
     clips = sum(split.composed for split in size.splits.values())
@@ -350,6 +380,8 @@ class DenoiserCost:
     def __init__(self, params: RunParams, labelled: bool) -> None:
         self.params = params
         base = params.diffusion.base
+        self.time = latent_time(params)
+        labelled = labelled and self.time.factor == 1  # single frames are composed
         self.base: BaseName = ("composed" if labelled else "moved") if base == "auto" else base
         self.composes = labelled and base in ("auto", "composed")  # whether composed frames are encoded
         self.channels = params.vae.latent_channels if params.codec.name == "vae" else 3
@@ -383,8 +415,9 @@ class DenoiserCost:
         params, clip = self.params.train_denoiser, self.params.clip
         rule = HopRule(
             params.context_frames, params.target_offsets, params.max_hops, params.targets, params.max_span,
-            params.given_frames,
+            params.given_frames, grouped=self.time.factor > 1,
         )  # fmt: skip
+        frames = self.time.count(clip.frames)
         shares: dict[Task, float] = {task: getattr(params.tasks, task) for task in TASKS}
         limit, rng = params.context_frames, np.random.default_rng(0)
         found = []
@@ -397,9 +430,9 @@ class DenoiserCost:
                 for known, part in ((clip.known, composed_share), (None, 1 - composed_share)):
                     if part == 0:
                         continue
-                    context, targets = rule.draw(task, rng, clip.frames, count, known)
-                    frames = len(context) + (0 if known is None else len(targets))
-                    found.append((share / sum(shares.values()) * weight * part, task, frames, len(targets)))
+                    context, targets = rule.draw(task, rng, frames, count, known)
+                    given = len(context) + (0 if known is None else len(targets))
+                    found.append((share / sum(shares.values()) * weight * part, task, given, len(targets)))
         return found
 
     def _step(self, task: Task, context: int, targets: int) -> float:
@@ -428,9 +461,9 @@ class DenoiserCost:
     def clip(self, codec: CodecCost) -> float:
         """FLOPs of the rollouts of a test clip, with its frames encoded and decoded."""
         params, clip = self.params, self.params.clip
-        trained, groups = params.train_denoiser, params.predict.frame_groups
-        sizes = [len(group) for group in groups]
-        known = min(trained.context_frames, clip.known)
+        trained, groups = params.train_denoiser, self.time.hops(params.predict.frame_groups)
+        sizes, given = [len(group) for group in groups], self.time.count(clip.known)
+        known = min(trained.context_frames, given)
 
         def hop(frames: int, steps: int) -> Tensor:
             one = params.predict.model_copy(update={"hops": [list(range(1, frames + 1))], "steps": steps})
@@ -449,9 +482,11 @@ class DenoiserCost:
         )
         hops = tuple(tuple(frame - 1.0 for frame in group) for group in groups)
         used = used_context(range(clip.known), hops, trained.context_frames, trained.given_frames)
-        encoded = len(used) + (sum(sizes) if self.base == "composed" else 0)
-        decoded = params.predict.samples * sum(sizes)
-        return params.predict.samples * rollout + encoded * codec.encode() + decoded * codec.decode()
+        encoded = clip.known if self.time.factor > 1 else len(used)
+        coding = codec.encode_clip(encoded) + params.predict.samples * codec.decode_after(given, sum(sizes))
+        if self.base == "composed":
+            coding += sum(sizes) * codec.encode()
+        return params.predict.samples * rollout + coding
 
     def _latents(self, rows: int, frames: int) -> Tensor:
         return empty(rows, self.channels, frames, *self.latent_size)
@@ -525,8 +560,7 @@ def _segment(params: RunParams, size: DataSize, codec: CodecCost, segmenter: Seg
     predicted = params.predict.samples * (frame + (codec.masks() if votes else 0.0))
     if params.segment.motion_vote == 1:
         predicted = 0.0
-    decoded = codec.decode_with_masks() if votes else codec.decode()
-    return size.test_clips * predicted + size.scored_clips * (codec.encode() + decoded + 2 * frame)
+    return size.test_clips * predicted + size.scored_clips * (codec.target_round_trip(votes) + 2 * frame)
 
 
 # --- Motion model ----------------------------------------------------------------------------------------

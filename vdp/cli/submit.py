@@ -87,9 +87,7 @@ class Predictor:
         if self.model.config.base == "composed":
             objects = [clip for clip, _ in tracked]
             bases = self.motion.motion.compose(objects, targets, self.motion.params, self.seed)
-        frames, latents = self.model.sample_clips(
-            names, context, self.params, self.seed, bases
-        )
+        frames, latents = self.model.sample_clips(names, context, self.params, self.seed, bases)
         masks = []
         for row, (clip, known) in enumerate(tracked):
             composed = self.motion.masks(clip, targets, self.seed)

@@ -87,8 +87,8 @@ def _temporal_codec(
     where = f"with vae.temporal_factor={time.factor}"
     _require(
         clip.frames > TRAINED_GROUPS * time.factor,
-        f"clip.frames={clip.frames}: expected >= {1 + TRAINED_GROUPS * time.factor} {where}, the frames of a clip "
-        "of pretrain_vae; raise it, or lower temporal_factor",
+        f"clip.frames={clip.frames}: expected >= {1 + TRAINED_GROUPS * time.factor} {where}, the frames of "
+        "a clip of pretrain_vae; raise it, or lower temporal_factor",
     )
     _require(
         diffusion.base != "composed",
@@ -187,8 +187,8 @@ def _bases(
     unit = "frame" if time.factor == 1 else f"group of {time.factor} frames"
     _require(
         all(len(group) == 1 for group in time.hops(predict.frame_groups)),
-        f"predict.hops={predict.hops}: expected one {unit} per hop with diffusion.base={diffusion.base} and a "
-        "denoiser that is not joint; split the groups, or set the base to nearest",
+        f"predict.hops={predict.hops}: expected one {unit} per hop with diffusion.base={diffusion.base} and "
+        "a denoiser that is not joint; split the groups, or set the base to nearest",
     )
 
 

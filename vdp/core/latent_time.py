@@ -8,6 +8,9 @@ end with copies of its last frame, to whole groups. With f = 1 the latent frames
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+from numpy.typing import NDArray
+
 TRAINED_GROUPS = 2  # groups after the first frame of a training clip of the codec
 
 
@@ -34,6 +37,10 @@ class LatentTime:
     def count(self, frames: int) -> int:
         """Latent frames of the first `frames` frames, at least 1."""
         return self.latent_of(frames - 1) + 1
+
+    def pad(self, frames: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Add the copies of the first frame before a clip (T, H, W, 3)."""
+        return np.concatenate([frames[:1]] * self.padding + [frames]) if self.padding else frames
 
     def hops(self, groups: Sequence[Sequence[int]]) -> list[list[int]]:
         """Replace the frame numbers of hops by numbers of latent frames, all 1-based, each once."""

@@ -57,11 +57,6 @@ def _encode_groups(
     return torch.cat(parts, dim=1)
 
 
-def pad_start(frames: np.ndarray, padding: int) -> np.ndarray:
-    """Repeat the first frame of a clip (T, H, W, 3) before it."""
-    return np.concatenate([frames[:1]] * padding + [frames]) if padding else frames
-
-
 def encode_clips(
     encode: Encode,
     store: ClipStore,
@@ -113,7 +108,7 @@ def _encode_together(
         return
     if time.factor > 1:  # the frames of one view are a clip of the codec
         for views in clips:
-            padded = (pad_start(view, time.padding) for view in views)
+            padded = (time.pad(view) for view in views)
             coded = [encode_frames(encode, view, batch_frames, device, time.factor) for view in padded]
             yield torch.stack(coded).transpose(1, 2).to(torch.float16).cpu().numpy()
         return
@@ -180,7 +175,7 @@ def decode_frames(
 ) -> np.ndarray:
     """Decode raw latents (B, C, N, h, w) from latent frame `first` on to uint8 frames (B, T, H, W, 3).
 
-    `factor` is the codec's temporal factor, with 2 or more of which frames depend on the latent frames before.
+    `factor` is the codec's temporal factor; above 1, frames depend on the latent frames before theirs.
     """
     past = min(first, PAST if factor > 1 else 0)
     with torch.inference_mode(), autocast(device):
