@@ -472,9 +472,9 @@ class Model:
     def _sample(self, count: int, sample: Callable[[Sequence[int]], Tensor], first: int = 0) -> Frames:
         """Sample in batches and decode from latent frame `first` on: (count, T, height, width, 3)."""
         parts = []
-        for first in range(0, count, BATCH_SIZE):
+        for number in range(0, count, BATCH_SIZE):
             with torch.inference_mode(), autocast(self._model.device):
-                latents = sample(range(first, min(first + BATCH_SIZE, count)))
+                latents = sample(range(number, min(number + BATCH_SIZE, count)))
             parts.append(self._decode(latents, first))
         return np.concatenate(parts)
 
