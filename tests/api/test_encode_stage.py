@@ -16,6 +16,7 @@ from vdp.api.motion import composes, labelled_objects, load_motion
 from vdp.config.messages import validate
 from vdp.config.yaml_file import read_file
 from vdp.core.errors import UserError
+from vdp.core.latent_time import LatentTime
 from vdp.data.encode import encode_frames
 from vdp.data.stores.clips import Clip, ClipStore, write_clips
 from vdp.data.stores.latents import LatentClips
@@ -123,6 +124,25 @@ def test_frames_after_the_known_ones_are_composed_of_the_objects_in_those(projec
 def test_with_another_base_nothing_is_composed(project, base):
     encode(base)
     assert composed_files() == [] and LatentClips(Path("data/latents"), ["train"]).composed == []
+
+
+@pytest.mark.parametrize("base", ["auto", "moved"])
+def test_clips_are_padded_so_that_their_known_frames_end_a_group(project, base):
+    """4 known frames are padded to 5, the others to 4: 1, 4 and 4 frames; nothing is composed."""
+    models = project / "models"
+    save_small_models(models, temporal_factor=4)
+    (project / "data/models").unlink()
+    (project / "data/models").symlink_to(models)
+    encode(base)
+    assert composed_files() == []
+    latents, codec = LatentClips(Path("data/latents"), ["train"]), load_codec(models / "codec")
+    assert latents.time == LatentTime(4, KNOWN) and latents.num_frames == 3
+    frames = TRAIN[0].frames
+    for view, shown in enumerate((frames, frames[:, :, ::-1])):
+        padded = np.concatenate([shown[:1], shown, shown[-1:]])
+        raw = encode_frames(codec.encode, padded, 64, CPU, factor=4)
+        read = latents.normalisation.invert(latents.read([0], [view], [range(3)]))[0]
+        torch.testing.assert_close(read, raw.half().float(), atol=2e-3, rtol=2e-3)
 
 
 def test_the_other_latents_do_not_depend_on_the_base(project):
