@@ -30,8 +30,8 @@ CONTEXT_FRAMES = 4  # of a hop
 KNOWN = 6  # frames that a composed frame is composed of
 LEVELS = 5  # gray levels of the red channel per class id, for `RedSegmenter`
 VAE_SECTION = {
-    "spatial_factor": 4, "temporal_factor": 1, "latent_channels": CHANNELS, "base_channels": 8,
-    "num_res_blocks": 1,
+    "spatial_factor": 4, "temporal_factor": 1, "convolutions": "factorised",
+    "latent_channels": CHANNELS, "base_channels": 8, "num_res_blocks": 1,
 }  # fmt: skip
 UNET = {
     "conditioning": "features", "base_channels": 8, "channel_mults": [1], "num_res_blocks": 1,

@@ -196,7 +196,12 @@ def test_flip_tta_is_equivariant_to_mirroring():
 def make_codec(has_masks: bool = True) -> VAE:
     torch.manual_seed(1)
     params = VAEParams(
-        spatial_factor=4, temporal_factor=1, latent_channels=3, base_channels=8, num_res_blocks=1
+        spatial_factor=4,
+        temporal_factor=1,
+        convolutions="factorised",
+        latent_channels=3,
+        base_channels=8,
+        num_res_blocks=1,
     )
     return VAE(params, has_masks).eval()
 
