@@ -219,6 +219,7 @@ def noise_clip(count: int, height: int = HEIGHT, width: int = WIDTH) -> np.ndarr
 def test_every_task_takes_clips_of_any_length(tmp_path, joint, base):
     save_small_models(tmp_path, targets=2 if joint else 1, temporal=joint, base=base, temporal_factor=4)
     model = vdp.load(tmp_path, "cpu")
+    assert model.info()["temporal_factor"] == 4
     for count in (1, 6):
         clip = noise_clip(count, 17, 90)
         assert model.predict(clip, 6, 2, FAST).shape == (2, 6, 17, 90, 3)

@@ -362,6 +362,7 @@ class Model:
             "codec": type(codec).__name__.lower().removesuffix("codec"),
             "codec_parameters": count_parameters(codec),
             "latents": f"{config.channels}x{self.height // codec.factor}x{self.width // codec.factor}",
+            **({"temporal_factor": codec.temporal_factor} if codec.temporal_factor > 1 else {}),
             "denoiser": config.denoiser.name,
             "base": config.base,
             "denoiser_parameters": count_parameters(self._model.network),
