@@ -156,7 +156,7 @@ class LatentDiffusion:
         frames, last = [], []
         for clip, given, futures in zip(context, known, latents, strict=True):
             whole = torch.cat([given.expand(samples, *given.shape), futures], dim=2)
-            # a clip at a time: all of its frames are decoded, not only those of the hops
+            # a sample at a time: all of its frames are decoded, not only those of the hops
             predicted = np.stack([self.decode(row[None], count)[0][chosen] for row in whole])
             detailed = self._add_detail(predicted[None], [clip[-1:]], self.decode(given[None])[:, -1:])[0]
             frames.append(detailed)
