@@ -1,8 +1,9 @@
 """Round trips and mask head of a trained codec on labelled clips: `python -m bench.codec`.
 
-The first, middle and last frame of each clip. PSNR is of the error pooled over all frames, and over the
-pixels of objects. The masks are read from the latents of true frames by the codec's head: Jaccard of 49
-classes from one confusion matrix, and intersection over union of objectness. GFLOP are per frame.
+The first, middle and last frame of each clip; all frames with --all, or of a codec that compresses time. PSNR
+is of the error pooled over all frames, and over the pixels of objects. The masks are read from the latents of
+true frames by the codec's head: Jaccard of 49 classes from one confusion matrix, and intersection over union
+of objectness. GFLOP are per frame.
 """
 
 import argparse
@@ -22,7 +23,7 @@ from vdp.core.pixels import to_pixels, to_uint8
 from vdp.data.stores.clips import ClipStore, Pixels
 from vdp.evaluation.frame import MAX_PSNR
 from vdp.evaluation.mask import confusion_matrix, jaccard
-from vdp.models.codecs.factory import load_frame_codec
+from vdp.models.codecs.factory import load_codec
 from vdp.models.codecs.pixel import PixelCodec
 from vdp.models.codecs.vae import VAE
 from vdp.models.factored_classes import class_log_probs
@@ -41,7 +42,7 @@ class CodecScore:
 
 
 def codec_score(codec: VAE | PixelCodec, clips: Iterable[tuple[Pixels, Pixels]]) -> CodecScore:
-    """Score a codec on frames (T, H, W, 3) and masks (T, H, W) of clips.
+    """Score a codec on frames (T, H, W, 3) and masks (T, H, W) of clips, each coded as one clip.
 
     Raises:
         ValueError: if there are no clips.
@@ -59,12 +60,13 @@ def codec_score(codec: VAE | PixelCodec, clips: Iterable[tuple[Pixels, Pixels]])
                 decoded = codec.decode(latents)
             flops = [flops[0] + encoding.get_total_flops(), flops[1] + decoding.get_total_flops()]
             frames_seen += len(frames)
+            decoded = decoded[:, :, : len(frames)]  # without those that complete the last group
             error = to_uint8(decoded[0].transpose(0, 1)).astype(np.float64) - frames
             for index, where in enumerate((np.ones_like(masks, dtype=bool), masks > 0)):
                 squared[index] += np.square(error[where]).sum()
                 pixels[index] += 3 * where.sum()
             if codec.has_masks:
-                logits = codec.mask_logits(latents)[0].transpose(0, 1)
+                logits = codec.mask_logits(latents)[0].transpose(0, 1)[: len(frames)]
                 classes = class_log_probs(logits).argmax(dim=1).byte()
                 confusion += confusion_matrix(classes.cpu().numpy(), masks)
                 objects = (logits[:, 0] > 0).cpu().numpy()
@@ -84,6 +86,12 @@ def _psnr(squared: float, pixels: float) -> float:
     return 10 * float(np.log10(255.0**2 * pixels / squared)) if squared else MAX_PSNR
 
 
+def every_frame(store: ClipStore, clips: int) -> Iterable[tuple[Pixels, Pixels]]:
+    """All frames and masks of each of the first labelled clips of a store."""
+    for index in store.labelled[:clips]:
+        yield np.asarray(store.frames(index)), np.asarray(store.masks(index))
+
+
 def first_middle_last(store: ClipStore, clips: int) -> Iterable[tuple[Pixels, Pixels]]:
     """Three frames and masks of each of the first labelled clips of a store."""
     for index in store.labelled[:clips]:
@@ -97,14 +105,16 @@ def main() -> None:
     parser.add_argument("--codec", type=Path, default=Path("data/models/codec"), help="folder of the codec")
     parser.add_argument("--folder", type=Path, default=Path("data/clips/val"), help="store of labelled clips")
     parser.add_argument("--clips", type=int, default=100, help="max number of clips, >= 1")
+    parser.add_argument("--all", action="store_true", help="score all frames of each clip")
     args = parser.parse_args()
     if args.clips < 1:
         parser.error(f"--clips={args.clips}: expected >= 1")
     store = ClipStore(args.folder)
     if not store.num_labelled:
         raise UserError(f"{args.folder}: expected clips with masks; choose another --folder")
-    codec = load_frame_codec(args.codec).to(pick_device())
-    score = codec_score(codec, first_middle_last(store, args.clips))
+    codec = load_codec(args.codec).to(pick_device())
+    taken = every_frame if args.all or codec.temporal_factor > 1 else first_middle_last
+    score = codec_score(codec, taken(store, args.clips))
     print(
         "| PSNR, dB | of objects, dB | Jaccard of masks | IoU of objectness | GFLOP to encode | to decode |"
     )

@@ -377,13 +377,11 @@ def denoised_shares(
         Last frame of the first sample of each clip, (H, W, 3), and the class probabilities of that frame,
         averaged over the samples and restricted to the classes of the known frames, (49, H, W).
     """
-    strategy, last, shares = model.strategy(params), [], []
+    last, shares = [], []
     for batch in progress(range(len(names)), clips_per_batch(params), "roll out"):
         context = [frames[n] for n in batch]
         bases = None if composed is None else [composed[n] for n in batch]
-        predicted, latents = model.sample_clips(
-            [names[n] for n in batch], context, strategy, params.samples, seed, bases
-        )
+        predicted, latents = model.sample_clips([names[n] for n in batch], context, params, seed, bases)
         for known, pictures, codes in zip(context, predicted[:, :, -1], latents, strict=True):
             z = torch.from_numpy(codes.astype(np.float32)).to(model.device)
             probs = tracker.masks.probs(pictures, z, tracker.masks.params.codec_vote).mean(dim=0)

@@ -17,6 +17,7 @@ from vdp.config.read import read_section, read_value, run_stage
 from vdp.config.schema import ClipParams
 from vdp.core.device import pick_device
 from vdp.core.files import replacing
+from vdp.core.latent_time import LatentTime
 from vdp.core.optical_flow import fit_decay, flow_extrapolation
 from vdp.data.augment import ClipViews
 from vdp.data.degrade import Degradations
@@ -25,7 +26,7 @@ from vdp.data.params import ClipAugment, DegradeParams
 from vdp.data.stores.clips import ClipStore, Pixels, existing_stores
 from vdp.data.stores.latents import EncodedClip, Half, Moments, write_latents, write_statistics
 from vdp.diffusion.params import DiffusionParams
-from vdp.models.codecs.factory import load_frame_codec
+from vdp.models.codecs.factory import load_codec
 from vdp.models.codecs.params import EncodeParams
 from vdp.sampling.params import SampleMotionParams
 from vdp.tracking.mlflow_run import track_stage
@@ -47,9 +48,10 @@ def main() -> None:
     known, base = read_section(ClipParams, "clip").known, read_section(DiffusionParams, "diffusion").base
     sample_motion = read_section(SampleMotionParams, "sample_motion")
     seed, device = read_value("seed"), pick_device()
-    codec = load_frame_codec(MODELS / "codec").to(device)
+    codec = load_codec(MODELS / "codec").to(device)
     moments = Moments(codec.channels)
-    base = resolve_base(base, MODELS)
+    time = LatentTime(codec.temporal_factor, known)
+    base = resolve_base(base, MODELS, single_frames=time.factor == 1)
     with track_stage("encode_latents") as tracker, replacing(LATENTS) as part:
         encode = tracker.counted(codec.encode)
         compose: Compose | None = None
@@ -65,18 +67,18 @@ def main() -> None:
             split = store.folder.name
             changes, seen = (augment.val, None) if split == "val" else (augment.train, moments)
             views = ClipViews(changes, store.height, store.width, seed, split)
-            clips = encode_clips(encode, store, views, params.batch_frames, device, seen)
+            clips = encode_clips(encode, store, views, params.batch_frames, device, seen, time)
             degraded: Iterator[Half | None] = repeat(None)
             composed: Iterator[Half | None] = repeat(None)
             if params.degraded:
                 degradations = Degradations(degrade, seed, split)
                 degraded = encode_conditions(
-                    encode, store, views, degradations, params.degraded, params.batch_frames, device
+                    encode, store, views, degradations, params.degraded, params.batch_frames, device, time
                 )
             if compose is not None:
                 composed = encode_composed(encode, store, views, compose(store), params.batch_frames, device)
             encoded = map(EncodedClip, clips, degraded, composed)
-            write_latents(part / split, encoded, params.shard_mb, known, decay)
+            write_latents(part / split, encoded, params.shard_mb, known, time.factor, decay)
         normalisation = moments.normalisation()
         write_statistics(part, normalisation)
         tracker.summary({f"std.{c}": value for c, value in enumerate(normalisation.std)})

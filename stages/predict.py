@@ -32,7 +32,6 @@ def main() -> None:
     params = read_section(PredictParams, "predict")
     seed = read_value("seed")
     model = load_latent_diffusion(MODELS, pick_device(), params.checkpoint)
-    strategy = model.strategy(params)
     base = model.config.base
 
     with track_stage("predict") as tracker, replacing(PREDICTIONS) as part:
@@ -45,7 +44,7 @@ def main() -> None:
                 context = [store.frames(i)[:known] for i in rows]
                 names = [store.names[i] for i in rows]
                 bases = None if composed is None else [composed[i] for i in rows]
-                writer.append(*sample_clips(names, context, strategy, params.samples, seed, bases))
+                writer.append(*sample_clips(names, context, params, seed, bases))
 
 
 if __name__ == "__main__":

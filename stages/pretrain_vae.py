@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from vdp.config.read import read_section, read_value, run_stage
+from vdp.core.latent_time import TRAINED_GROUPS
 from vdp.core.pixels import to_uint8
 from vdp.core.rng import BatchRng
 from vdp.data.augment import Augment
@@ -39,7 +40,6 @@ from vdp.training.validation import VALIDATION_SEED, VALIDATION_SIZE, plot_batch
 CLIPS = Path("data/clips")
 CODEC = Path("data/models/codec")
 MASK_HEAD = ("decoder.mask.",)  # weights that a codec trained without masks does not have
-GROUPS = 2  # groups of vae.temporal_factor frames after the first frame of a training clip
 
 
 def main() -> None:
@@ -60,7 +60,7 @@ def main() -> None:
         mask_weight = params.mask_weight if has_masks else 0.0
         size = (val_store.height, val_store.width)
         changes, none = Augment(augment.train, *size), Augment(augment.val, *size)
-        length = 1 if vae.temporal_factor == 1 else 1 + GROUPS * vae.temporal_factor
+        length = 1 if vae.temporal_factor == 1 else 1 + TRAINED_GROUPS * vae.temporal_factor
 
         def loss(network: VAE, batch: Frames, batch_rng: BatchRng) -> dict[str, Tensor]:
             clips, masks = batch.clips()

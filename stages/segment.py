@@ -19,7 +19,7 @@ from vdp.data.stores.clips import ClipStore, list_test_sets
 from vdp.data.stores.predictions import FRAMES, read_latents
 from vdp.data.stores.tracks import FRAME_MASKS, TrackStore
 from vdp.models.checkpoint import is_trained
-from vdp.models.codecs.factory import load_frame_codec
+from vdp.models.codecs.factory import load_codec
 from vdp.models.segmenters.factory import load_segmenter
 from vdp.models.segmenters.masks import MaskPredictor
 from vdp.models.segmenters.params import SegmentParams
@@ -43,7 +43,7 @@ def main() -> None:
             write_empty(MASKS, NO_MASKS)
             return
         device = pick_device()
-        segmenter, codec = load_segmenter(SEGMENTER).to(device), load_frame_codec(CODEC).to(device)
+        segmenter, codec = load_segmenter(SEGMENTER).to(device), load_codec(CODEC).to(device)
         segment(clip, MaskPredictor(segmenter, codec, params, device), tracker)
 
 
@@ -64,7 +64,7 @@ def segment(clip: ClipParams, predictor: MaskPredictor, tracker: Tracker) -> Non
                 samples = None if composed is None else np.asarray(composed[i])
                 row = {"prediction": prediction(frames[i, :, -1], latents[i], allowed, samples)}
                 if store.num_frames(i) >= clip.frames:
-                    row |= truth(np.asarray(store.frames(i)[clip.frames - 1]))
+                    row |= truth(np.asarray(store.frames(i)[: clip.frames]), clip.known)
                 else:
                     row |= dict.fromkeys(
                         ("truth", "truth_unetpp", "round_trip"), np.zeros_like(row["prediction"])

@@ -27,7 +27,7 @@ from vdp.diffusion.scheduled_sampling import ScheduledSampling, sample_frames
 from vdp.diffusion.schedules import make_process
 from vdp.evaluation.frame import frame_score
 from vdp.models.checkpoint import fingerprint, save_model
-from vdp.models.codecs.factory import load_frame_codec
+from vdp.models.codecs.factory import load_codec
 from vdp.models.codecs.protocols import Codec
 from vdp.models.denoisers.factory import build_denoiser
 from vdp.models.denoisers.params import DenoiserConfig, DenoiserParams
@@ -66,7 +66,7 @@ def main() -> None:
         clips, val_clips = LatentClips(LATENTS, ["train", "unlabeled"]), LatentClips(LATENTS, ["val"])
         rule = HopRule(
             params.context_frames, params.target_offsets, params.max_hops, params.targets, params.max_span,
-            params.given_frames,
+            params.given_frames, grouped=clips.time.factor > 1,
         )  # fmt: skip
         process, base = make_process(diffusion), resolve_base(diffusion.base, clips)
         composed = base in ("composed", "optical_flow")
@@ -85,7 +85,7 @@ def main() -> None:
             task: Objective(process, scale.to(fabric.device), diffusion.residual, task)
             for task, scale in scales.items()
         }
-        codec = load_frame_codec(CODEC).to(fabric.device)
+        codec = load_codec(CODEC).to(fabric.device)
         shown = plot_batch(val_batches, fabric.device)
         config = DenoiserConfig(
             denoiser=denoiser,
@@ -98,7 +98,7 @@ def main() -> None:
             tasks={str(task): shares[task] for task in batches.tasks},
             context_frames=params.context_frames,
             given_frames=params.given_frames,
-            known=(clips.composed_from or 0) if composed else 0,
+            known=config_known(clips, composed),
             flow_decay=clips.flow_decay if composed else None,
             target_offsets=params.target_offsets,
             targets=params.targets,
@@ -139,7 +139,16 @@ def resolve_base(base: BaseName, clips: LatentClips) -> BaseName:
     """Return the base of `diffusion.base`: auto is the one for which frames are encoded."""
     if base != "auto":
         return base
+    if clips.time.factor > 1:
+        return "moved"
     return "composed" if clips.flow_decay is None else "optical_flow"
+
+
+def config_known(clips: LatentClips, composed: bool) -> int:
+    """Return the context frames of a clip, if its composed frames or its groups of frames depend on them."""
+    if clips.time.factor > 1:
+        return clips.time.known
+    return (clips.composed_from or 0) if composed else 0
 
 
 def hop_loss(objectives: Objectives, diffusion: DiffusionParams, params: TrainDenoiserParams) -> HopLoss:
@@ -173,8 +182,11 @@ def draw_tasks(
     scores: dict[str, float] = {}
     films: dict[Task, tuple[NDArray[np.uint8], NDArray[np.uint8]]] = {}  # sampled and true
 
-    def decode(latents: Tensor) -> NDArray[np.uint8]:
-        return to_uint8(codec.decode(normalisation.invert(latents[:, :, :1]))[:, :, 0])
+    def decode(latents: Tensor, before: Tensor) -> NDArray[np.uint8]:
+        # a group of frames is decoded after a frame before it
+        past = before[:, :, :1] if codec.temporal_factor > 1 else before[:, :, :0]
+        clip = torch.cat([past, latents[:, :, :1]], dim=2)
+        return to_uint8(codec.decode(normalisation.invert(clip))[:, :, -1])
 
     def decode_clip(hops: HopBatch, target: Tensor) -> NDArray[np.uint8]:
         """Context frames and targets of the first hop in the order of their indices, (T, H, W, 3)."""
@@ -188,9 +200,8 @@ def draw_tasks(
         hop = (hops.known, hops.index, hops.target_index)
         sampled = sample_frames(network, *hop, objectives[hops.task], DRAWN_STEPS, start)
         films[hops.task] = decode_clip(hops, sampled), decode_clip(hops, hops.target)
-        predicted = decode(sampled)
-        known = decode(hops.known) if hops.known.shape[2] else np.zeros_like(predicted)
-        true = decode(hops.target)
+        predicted, true = (decode(latents, hops.known) for latents in (sampled, hops.target))
+        known = decode(hops.known, hops.known) if hops.known.shape[2] else np.zeros_like(predicted)
         score = frame_score([(predicted, true)])
         scores.update({f"psnr_{hops.task}": score.psnr, f"ssim_{hops.task}": score.ssim})
         return {"known": known, "predicted": predicted, "true": true}

@@ -24,7 +24,7 @@ from vdp.data.params import FrameAugment
 from vdp.data.stores.clips import ClipStore
 from vdp.models.checkpoint import save_model
 from vdp.models.classifiers.crops import load_classifier
-from vdp.models.codecs.factory import load_frame_codec
+from vdp.models.codecs.factory import load_codec
 from vdp.models.codecs.protocols import Codec
 from vdp.models.factored_classes import (
     CROP_OBJECT_SHARE,
@@ -71,7 +71,7 @@ def main() -> None:
         initial = find_initial("train_segmenter", params.init_from, SEGMENTER)
         fabric = launch(engine)
         size = (train.height, train.width)
-        codec = load_frame_codec(CODEC).to(fabric.device) if params.round_trip > 0 else None
+        codec = load_codec(CODEC).to(fabric.device) if params.round_trip > 0 else None
         none = Augment(augment.val, *size)
         val_batches = FrameBatches([val_store], VALIDATION_SIZE, True, none, VALIDATION_SEED)
         shown = plot_batch(val_batches, fabric.device)

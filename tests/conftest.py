@@ -93,8 +93,7 @@ def toy_project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     }
     for owner in (schema, read):
         monkeypatch.setattr(owner, "SECTIONS", sections)
-    for name in ("CHECKS", "SINGLE_FRAMES_CHECKS"):
-        monkeypatch.setattr(checks, name, ())
+    monkeypatch.setattr(checks, "CHECKS", ())
     (tmp_path / "params.yaml").write_text(TOY_PARAMS)
     monkeypatch.chdir(tmp_path)
     return tmp_path

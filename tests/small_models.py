@@ -30,8 +30,8 @@ CONTEXT_FRAMES = 4  # of a hop
 KNOWN = 6  # frames that a composed frame is composed of
 LEVELS = 5  # gray levels of the red channel per class id, for `RedSegmenter`
 VAE_SECTION = {
-    "spatial_factor": 4, "temporal_factor": 1, "latent_channels": CHANNELS, "base_channels": 8,
-    "num_res_blocks": 1,
+    "spatial_factor": 4, "temporal_factor": 1, "convolutions": "factorised",
+    "latent_channels": CHANNELS, "base_channels": 8, "num_res_blocks": 1,
 }  # fmt: skip
 UNET = {
     "conditioning": "features", "base_channels": 8, "channel_mults": [1], "num_res_blocks": 1,
@@ -88,13 +88,14 @@ def save_small_models(
     context_dropout: float = 0.0,
     segmenter: bool = True,
     base: BaseName = "nearest",
+    temporal_factor: int = 1,
 ) -> Path:
     """Write models for frames of 32x48 pixels, all or the codec and the denoiser; returns the folder.
 
     `segmenter` adds the segmenter, the classifier and the motion model.
     """
     torch.manual_seed(0)
-    vae = VAEParams.model_validate(VAE_SECTION)
+    vae = VAEParams.model_validate(VAE_SECTION | {"temporal_factor": temporal_factor})
     codec = VAE(vae, True)
     save_model(folder / "codec", codec, CodecConfig(name="vae", vae=vae, has_masks=True))
     params = DenoiserParams.model_validate(
@@ -114,7 +115,7 @@ def save_small_models(
         tasks=dict.fromkeys(tasks, 1.0),
         context_frames=CONTEXT_FRAMES,
         given_frames=2,
-        known=KNOWN if base in ("composed", "optical_flow") else 0,
+        known=KNOWN if base in ("composed", "optical_flow") or temporal_factor > 1 else 0,
         flow_decay=0.8 if base == "optical_flow" else None,
         target_offsets=[1, 2],
         targets=targets,

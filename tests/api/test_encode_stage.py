@@ -17,11 +17,12 @@ from vdp.api.motion import labelled_objects, load_motion, resolve_base
 from vdp.config.messages import validate
 from vdp.config.yaml_file import read_file
 from vdp.core.errors import UserError
+from vdp.core.latent_time import LatentTime
 from vdp.core.optical_flow import flow_extrapolation
 from vdp.data.encode import encode_frames
 from vdp.data.stores.clips import Clip, ClipStore, write_clips
 from vdp.data.stores.latents import LatentClips
-from vdp.models.codecs.factory import load_frame_codec
+from vdp.models.codecs.factory import load_codec
 from vdp.sampling.params import SampleMotionParams
 
 pytestmark = pytest.mark.slow
@@ -106,7 +107,7 @@ def test_frames_after_the_known_ones_are_composed_of_the_objects_in_those(projec
     assert [names[row] for row in latents.composed] == ["a", "c", "d", "v"]
     assert latents.composed_from == KNOWN
     assert LatentClips(Path("data/latents"), ["unlabeled"]).composed_from is None
-    motion, codec = load_motion(Path("data/models"), CPU), load_frame_codec(Path("data/models/codec"))
+    motion, codec = load_motion(Path("data/models"), CPU), load_codec(Path("data/models/codec"))
     settings = validate(SampleMotionParams, SAMPLE_MOTION, "sample_motion")
     targets = range(KNOWN, FRAMES)
     for source in (TRAIN[0], TRAIN[2], clip("v")):
@@ -125,6 +126,25 @@ def test_frames_after_the_known_ones_are_composed_of_the_objects_in_those(projec
 def test_with_another_base_nothing_is_composed(project, base):
     encode(base)
     assert composed_files() == [] and LatentClips(Path("data/latents"), ["train"]).composed == []
+
+
+@pytest.mark.parametrize("base", ["auto", "moved"])
+def test_clips_are_padded_so_that_their_known_frames_end_a_group(project, base):
+    """4 known frames are padded to 5, the others to 4: 1, 4 and 4 frames; nothing is composed."""
+    models = project / "models"
+    save_small_models(models, temporal_factor=4)
+    (project / "data/models").unlink()
+    (project / "data/models").symlink_to(models)
+    encode(base)
+    assert composed_files() == []
+    latents, codec = LatentClips(Path("data/latents"), ["train"]), load_codec(models / "codec")
+    assert latents.time == LatentTime(4, KNOWN) and latents.num_frames == 3
+    frames = TRAIN[0].frames
+    for view, shown in enumerate((frames, frames[:, :, ::-1])):
+        padded = np.concatenate([shown[:1], shown, shown[-1:]])
+        raw = encode_frames(codec.encode, padded, 64, CPU, factor=4)
+        read = latents.normalisation.invert(latents.read([0], [view], [range(3)]))[0]
+        torch.testing.assert_close(read, raw.half().float(), atol=2e-3, rtol=2e-3)
 
 
 def test_the_other_latents_do_not_depend_on_the_base(project):
@@ -153,7 +173,7 @@ def test_without_a_motion_model_all_clips_are_moved_by_optical_flow(project, bas
     latents = LatentClips(Path("data/latents"), ["train", "unlabeled"])
     assert latents.composed == list(range(len(TRAIN) + 1))
     assert (latents.composed_from, latents.flow_decay) == (KNOWN, 0.7)
-    codec = load_frame_codec(Path("data/models/codec"))
+    codec = load_codec(Path("data/models/codec"))
     names = ClipStore(encode_latents.CLIPS / "train").names
     for source in TRAIN[:2]:
         row = names.index(source.name)
@@ -172,9 +192,12 @@ def test_without_a_motion_model_composed_is_refused(project):
 
 def test_the_base_is_composed_where_a_motion_model_is(template, tmp_path):
     models = template / "data/models"
-    assert [resolve_base(base, models) for base in ("auto", "composed", "moved", "nearest")] == [
+    assert [resolve_base(base, models, True) for base in ("auto", "composed", "moved", "nearest")] == [
         "composed", "composed", "moved", "nearest",
     ]  # fmt: skip
-    assert [resolve_base(base, tmp_path) for base in ("auto", "moved", "nearest")] == [
+    assert [resolve_base(base, tmp_path, True) for base in ("auto", "moved", "nearest")] == [
         "optical_flow", "moved", "nearest",
+    ]  # fmt: skip
+    assert [resolve_base(base, models, single_frames=False) for base in ("auto", "nearest")] == [
+        "moved", "nearest",
     ]  # fmt: skip

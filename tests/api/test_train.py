@@ -293,7 +293,9 @@ INVALID = {
     "seed=-1: expected": {"changes": {"seed": -1}},
     "train_denoiser.stepz": {"changes": {"train_denoiser.stepz": 1}},
     "changes: seed=.* expected a plain value": {"changes": {"seed": np.int64(3)}},
-    "temporal_factor=2": {"changes": {"vae.temporal_factor": 2}},
+    "diffusion.base=composed: expected auto": {
+        "changes": {"vae.temporal_factor": 2, "diffusion.base": "composed"}
+    },
     r"videos\[0\].* 5": {"videos": [video(0, count=5), video(1, count=5)], "val": [video(2)]},
     r"videos\[0\]: a single video of 30 frames.* at least 44": {"videos": [video(0, count=30)]},
     "videos: none.mp4 not found": {"videos": "none.mp4"},

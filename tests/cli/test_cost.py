@@ -11,7 +11,6 @@ import torch
 from pydantic import JsonValue
 from torch import nn
 
-from stages import pretrain_vae
 from vdp.cli import cost
 from vdp.cli.cost import CodecCost, DenoiserCost, MotionCost, RunParams, SegmenterCost, estimate
 from vdp.cli.data_size import DataSize, SplitSize, data_size
@@ -156,10 +155,30 @@ def test_a_step_with_predicted_context_frames_costs_more():
     assert 1.1 * plain < sampled < 3 * plain
 
 
-def test_a_codec_that_compresses_time_is_trained_on_clips_of_the_stage():
-    assert cost.VAE_GROUPS == pretrain_vae.GROUPS
+def test_a_codec_that_compresses_time_is_trained_on_clips():
     frame, clip = (CodecCost(run_params(vae={"temporal_factor": f})).training() for f in (1, 2))
     assert clip > 3 * frame
+
+
+def test_latent_frames_of_several_frames_are_counted():
+    """22 frames are 7 latent frames, of which the last 3 are predicted, and nothing is composed."""
+    changes: dict[str, JsonValue] = {"vae": {"temporal_factor": 4}, "diffusion": {"base": "auto"}}
+    params = run_params(**changes)
+    flops = estimate(params, SIZE)
+    assert set(flops) == set(cost.STAGES)
+    codec, denoiser = CodecCost(params), DenoiserCost(params, labelled=True)
+    assert (denoiser.base, denoiser.composes) == ("moved", False)
+    coded = 2 * 5 + 2 * 3  # each clip and its mirror image
+    clip = torch.empty(1, 3, 25, params.clip.height, params.clip.width, device="meta")
+    encoding = cost.count(lambda: codec.network.encode(clip))
+    assert flops["encode_latents"] == coded * encoding
+    latents = codec.network.encode(clip)
+    assert latents.shape[2] == 7 and codec.decode_after(4, 3) == cost.count(
+        lambda: codec.network.decode(latents)
+    )
+    hops = [{"hops": hops} for hops in ([13, 15, 17, 19, 21, 22], [12, 16, 20, 22])]
+    one, other = (DenoiserCost(run_params(**changes, predict=p), True).clip(codec) for p in hops)
+    assert one == other > codec.decode_after(4, 3)
 
 
 def test_the_stages_are_in_the_order_of_the_pipeline():

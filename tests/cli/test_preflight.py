@@ -60,6 +60,22 @@ def test_the_params_of_the_project_pass_before_the_data_set_is_simulated():
 
 
 @pytest.mark.parametrize(
+    ("known", "says"),
+    [
+        (11, ["clip.known=11: padded to 13 frames by copies of the first one at the start, 1 + 3 x vae."]),
+        (9, []),
+    ],
+)
+def test_padded_context_frames_and_the_base_of_a_codec_that_compresses_time_are_said(known, says):
+    hops: list[JsonValue] = [13, 15, 17, 19, 21, 22]
+    changes = {"clip": {"frames": 22, "known": known}, "predict": {"hops": [known + 1, *hops]}}
+    write_params(changes | {"vae": {"temporal_factor": 4}, "diffusion": {"base": "auto"}})
+    says = [*says, "diffusion.base=auto: moved, as only single frames are composed and vae.temporal_factor=4"]
+    found = check_run().notes
+    assert len(found) == len(says) and all(map(str.startswith, found, says))
+
+
+@pytest.mark.parametrize(
     ("train", "val", "test", "says"),
     [
         ("plain", None, "plain", ["no training clip has masks: no classifier, segmenter or motion model"]),

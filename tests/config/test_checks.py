@@ -37,7 +37,7 @@ def changed(changes: dict[str, object]) -> dict[str, Any]:
 
 def test_the_params_of_the_project_are_valid(monkeypatch):
     monkeypatch.chdir(REPO)
-    check_file(single_frames=True)
+    check_file()
 
 
 @pytest.mark.parametrize(
@@ -357,16 +357,65 @@ def test_sections_that_contradict_each_other_are_refused(changes, message):
     ],
 )
 def test_sections_that_agree_are_accepted(changes):
-    check_data(changed(changes), single_frames=True)
+    check_data(changed(changes))
 
 
-def test_a_codec_that_compresses_time_is_refused_only_where_single_frames_are_needed():
-    data = changed({"vae.temporal_factor": 2})
-    check_data(data)
-    with pytest.raises(UserError, match=r"vae\.temporal_factor=2: expected 1"):
-        check_data(data, single_frames=True)
-    pixel = changed({"vae.temporal_factor": 2, "codec.name": "pixel", "segment.codec_vote": 0.0})
-    check_data(pixel, single_frames=True)
+GROUPED = {"vae.temporal_factor": 4}
+TOGETHER = {"denoiser.name": "dit", "denoiser.dit.attention": "block", "train.targets": 3} | {
+    "train.target_offsets": [1, 2, 3]
+}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"predict.hops": [13, 22]}, "predict.hops=[13, 22]: expected a frame of each group of 4 after"),
+        ({"predict.hops": [13, 22]}, "add one of 16..19"),
+        ({"diffusion.base": "composed"}, "diffusion.base=composed: expected auto, moved or nearest with"),
+        ({"train.reverse": True}, "train_denoiser.reverse=true: expected false with vae.temporal_factor=4"),
+        (
+            {"clip.frames": 8, "clip.known": 4, "predict.hops": [8]},
+            "clip.frames=8: expected >= 9 with vae.temporal_factor=4",
+        ),
+        (
+            NEAREST | {"train.tasks.generate": 0.1, "train.targets": 2},
+            "train_denoiser.targets=2: expected 1 with vae.temporal_factor=4, tasks.generate above 0",
+        ),
+        (
+            {"train.context_frames": 6},
+            "train_denoiser.context_frames=6: expected <= 7 (latent frames of clip.frames=22)",
+        ),
+        ({"train.target_offsets": [2]}, "target_offsets=[2] (latent frames of 4); add 1 there"),
+        ({"predict.hops": [[13, 22], 17]}, "expected frame numbers in ascending order"),
+        ({"predict.hops": [[13, 17], 22]}, "expected one group of 4 frames per hop"),
+        (TOGETHER | {"predict.hops": [13, [17, 22]]}, "hops of train_denoiser.targets=3 groups of 4 frames"),
+        ({"train.tasks.generate": 1.0, "train.targets": 8}, "train_denoiser.targets=8: expected 1"),
+        ({"train.tasks.interpolate": 1.0}, "train_denoiser.max_span=8: expected 2..5 with"),
+    ],
+)
+def test_what_a_codec_that_compresses_time_cannot_do_is_refused(changes, message):
+    with pytest.raises(UserError) as error:
+        check_data(changed(GROUPED | changes))
+    assert message in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        GROUPED,
+        {"vae.temporal_factor": 2},
+        GROUPED | {"clip.known": 1, "predict.hops": [2, 6, 10, 14, 18, 22]},
+        GROUPED | {"predict.hops": [12, 13, 14, 15, 16, 22]},
+        GROUPED | TOGETHER | {"predict.hops": [list(range(12, 23))]},
+        GROUPED | TOGETHER | {"predict.hops": [[14, 18, 22]]},
+        GROUPED | {"train.scheduled_sampling": 0.5, "train.target_offsets": [1]},
+        GROUPED | {"train.tasks.interpolate": 1.0, "train.max_span": 5},
+        {"vae.temporal_factor": 2, "codec.name": "pixel", "segment.codec_vote": 0.0, "predict.hops": [13, 22]}
+        | {"train.target_offsets": [1, 2, 9], "diffusion.base": "composed"},
+    ],
+)
+def test_a_codec_that_compresses_time_is_accepted(changes):
+    check_data(changed(changes))
 
 
 @pytest.mark.parametrize("schedule", ["flow", "linear", "cosine", "sigmoid"])

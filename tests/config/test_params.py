@@ -234,7 +234,7 @@ def test_an_internal_error_keeps_its_traceback(toy_project):
 
 def test_the_check_of_the_default_params_does_not_import_torch():
     code = (
-        "import sys\nfrom vdp.config.read import check_file\ncheck_file(single_frames=True)\n"
+        "import sys\nfrom vdp.config.read import check_file\ncheck_file()\n"
         "heavy = {'torch', 'mlflow', 'cv2', 'mujoco'} & set(sys.modules)\nassert not heavy, heavy"
     )
     environment = {**os.environ, "PYTHONPATH": str(REPO)}

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 
 from vdp.core.tasks import (
+    GROUP_STRIDE,
     STRIDE,
     degraded_around,
     draw_generate_hop,
@@ -36,6 +37,13 @@ def test_a_predict_hop_lies_in_the_clip_and_could_be_one_of_a_rollout(
         assert strided <= max_hops
         # predicted frames are nearest and strided, given ones are dense
         assert steps == [STRIDE] * strided + [1] * (context - 1 - strided)
+
+
+def test_hops_of_latent_frames_of_several_frames_follow_each_other(rng):
+    hops = [draw_predict_hop(rng, 7, 3, (1,), 5, 1, 0, None, GROUP_STRIDE) for _ in range(300)]
+    for before, (target,) in hops:
+        assert before == [target - 1, target - 2, target - 3]
+    assert {target for _, (target,) in hops} == {3, 4, 5, 6}
 
 
 def test_every_position_offset_and_number_of_hops_is_drawn(rng):
@@ -171,6 +179,7 @@ def test_generated_frames_are_consecutive_and_have_no_context(rng):
     assert {tuple(targets) for _, targets in drawn} == {(n, n + 1) for n in range(5)}
     with pytest.raises(ValueError, match="lower train_denoiser.targets"):
         draw_generate_hop(rng, 6, 7)
+    assert draw_generate_hop(rng, 6, 2, from_start=True) == ([], [0, 1])
 
 
 def test_a_restored_frame_is_the_first_of_the_degraded_ones(rng):

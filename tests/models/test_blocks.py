@@ -29,7 +29,8 @@ Network = DiT | UNet | VAE | UNetPlusPlus | CropClassifier | MotionModel
 
 def vae(temporal_factor: int, has_masks: bool) -> VAE:
     params = {"spatial_factor": 4, "latent_channels": 4, "base_channels": 8, "num_res_blocks": 2}
-    return VAE(VAEParams.model_validate(params | {"temporal_factor": temporal_factor}), has_masks)
+    time = {"temporal_factor": temporal_factor, "convolutions": "factorised"}
+    return VAE(VAEParams.model_validate(params | time), has_masks)
 
 
 def segmenter(encoder: str, depth: int = 3) -> UNetPlusPlus:

@@ -10,25 +10,26 @@ from torch import Tensor
 
 from vdp.core.errors import UserError
 from vdp.models.checkpoint import save_model
-from vdp.models.codecs.factory import load_codec, load_frame_codec
+from vdp.models.codecs.factory import load_codec
 from vdp.models.codecs.params import CodecConfig, CodecParams, VAEParams
 from vdp.models.codecs.pixel import PixelCodec
-from vdp.models.codecs.vae import VAE, detail_weight, kl_divergence, reparametrise, vae_loss
+from vdp.models.codecs.vae import VAE, CausalTimeConv, detail_weight, kl_divergence, reparametrise, vae_loss
 from vdp.models.factored_classes import NUM_LOGITS
 
 pytestmark = pytest.mark.slow
 
 
-def vae_params(factor: int = 4, temporal: int = 1) -> VAEParams:
-    return VAEParams(
-        spatial_factor=factor, temporal_factor=temporal, latent_channels=3, base_channels=8, num_res_blocks=1
-    )
+def vae_params(factor: int = 4, temporal: int = 1, convolutions: str = "factorised") -> VAEParams:
+    shape = {"spatial_factor": factor, "temporal_factor": temporal, "convolutions": convolutions}
+    return VAEParams.model_validate(shape | {"latent_channels": 3, "base_channels": 8, "num_res_blocks": 1})
 
 
-def make_vae(factor: int = 4, has_masks: bool = True, temporal: int = 1) -> VAE:
+def make_vae(
+    factor: int = 4, has_masks: bool = True, temporal: int = 1, convolutions: str = "factorised"
+) -> VAE:
     """A VAE without zero-initialised layers."""
     torch.manual_seed(0)
-    network = VAE(vae_params(factor, temporal), has_masks)
+    network = VAE(vae_params(factor, temporal, convolutions), has_masks)
     for parameter in network.parameters():
         if not parameter.any():
             torch.nn.init.normal_(parameter, std=0.1)
@@ -37,6 +38,7 @@ def make_vae(factor: int = 4, has_masks: bool = True, temporal: int = 1) -> VAE:
 
 FRAME_CODECS: list[PixelCodec | VAE] = [PixelCodec(), make_vae(2), make_vae(4), make_vae(8)]
 CLIP_CODECS = [make_vae(factor, temporal=f) for factor, f in ((2, 2), (4, 2), (4, 4), (8, 4))]
+CLIP_CODECS.append(make_vae(4, temporal=4, convolutions="full"))
 every_frame_codec = pytest.mark.parametrize(
     "codec", [pytest.param(c, id=f"{type(c).__name__}-{c.factor}") for c in FRAME_CODECS]
 )
@@ -118,9 +120,13 @@ def test_the_pixel_codec_is_the_identity():
         (make_vae(has_masks=False), CodecConfig(name="vae", vae=vae_params(), has_masks=False)),
         (make_vae(temporal=2), CodecConfig(name="vae", vae=vae_params(temporal=2), has_masks=True)),
         (make_vae(temporal=4), CodecConfig(name="vae", vae=vae_params(temporal=4), has_masks=True)),
+        (
+            make_vae(temporal=2, convolutions="full"),
+            CodecConfig(name="vae", vae=vae_params(4, 2, "full"), has_masks=True),
+        ),
         (PixelCodec(), CodecConfig(name="pixel", vae=None, has_masks=False)),
     ],
-    ids=["vae", "vae-without-masks", "vae-temporal-2", "vae-temporal-4", "pixel"],
+    ids=["vae", "vae-without-masks", "vae-temporal-2", "vae-temporal-4", "vae-full", "pixel"],
 )
 @torch.no_grad()
 def test_a_saved_codec_is_rebuilt_from_its_folder_alone(tmp_path, codec, config):
@@ -134,11 +140,6 @@ def test_a_saved_codec_is_rebuilt_from_its_folder_alone(tmp_path, codec, config)
     assert torch.equal(loaded.encode(clip), codec.encode(clip))
     assert torch.equal(loaded.decode(loaded.encode(clip)), codec.decode(codec.encode(clip)))
     assert (loaded.has_masks, loaded.training) == (config.has_masks, isinstance(codec, PixelCodec))
-    if codec.temporal_factor == 1:
-        assert load_frame_codec(tmp_path / "codec").temporal_factor == 1
-    else:
-        with pytest.raises(ValueError, match=rf"vae\.temporal_factor={codec.temporal_factor}: expected 1"):
-            load_frame_codec(tmp_path / "codec")
 
 
 def test_a_folder_without_a_model_is_rejected(tmp_path):
@@ -236,14 +237,41 @@ def test_clips_of_a_batch_are_independent(codec):
             torch.testing.assert_close(decode(single), decode(latents)[i : i + 1], atol=1e-4, rtol=0)
 
 
-@pytest.mark.parametrize(
-    ("temporal", "frames", "allowed"),
-    [(2, 2, "1 or 3"), (2, 22, "21 or 23"), (4, 4, "1 or 5"), (4, 7, "5 or 9")],
-)
-def test_numbers_of_frames_that_the_temporal_factor_does_not_divide_are_rejected(temporal, frames, allowed):
-    message = rf"frames={frames}: .*vae\.temporal_factor={temporal}; use {allowed} frames"
-    with pytest.raises(ValueError, match=message):
-        make_vae(temporal=temporal).encode(clip_of(1, frames, 8, 8))
+@every_codec
+@pytest.mark.parametrize("frames", [1, 2, 4, 7, 8])
+@torch.no_grad()
+def test_a_clip_of_any_length_is_coded_with_copies_of_its_last_frame(codec, frames):
+    f = codec.temporal_factor
+    clip = clip_of(1, frames, 16, 24)
+    latents = codec.encode(clip)
+    assert latents.shape[2] == 1 + math.ceil((frames - 1) / f)
+    missing = 1 + f * (latents.shape[2] - 1) - frames
+    padded = torch.cat([clip, clip[:, :, -1:].expand(-1, -1, missing, -1, -1)], dim=2)
+    assert torch.equal(latents, codec.encode(padded))
+    assert codec.decode(latents).shape == padded.shape
+
+
+@pytest.mark.parametrize("full", [False, True])
+@torch.no_grad()
+def test_full_convolutions_see_the_neighbours_of_a_position_too(full):
+    layer = CausalTimeConv(1, 1, stride=1, full=full)
+    changed = torch.zeros(1, 1, 4, 5, 5)
+    changed[0, 0, 1, 2, 2] = 1
+    difference = (layer(changed) - layer(torch.zeros_like(changed)))[0, 0]
+    positions = {tuple(at) for at in difference.nonzero().tolist()}
+    sides = (1, 2, 3) if full else (2,)
+    assert positions == {(t, y, x) for t in (1, 2, 3) for y in sides for x in sides}
+
+
+def test_full_convolutions_need_a_temporal_factor():
+    with pytest.raises(ValueError, match=r"vae\.convolutions=full: expected factorised with vae\.temporal"):
+        vae_params(temporal=1, convolutions="full")
+
+
+def test_the_config_of_a_factorised_codec_names_no_convolutions(tmp_path):
+    """As before there was a choice, so that its bytes are the same."""
+    save_model(tmp_path, make_vae(), CodecConfig(name="vae", vae=vae_params(), has_masks=True))
+    assert "convolutions" not in (tmp_path / "config.json").read_text()
 
 
 def test_a_vae_of_frames_has_no_temporal_layers():

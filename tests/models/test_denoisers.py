@@ -207,7 +207,14 @@ def make_codec(name: str) -> VAE | PixelCodec:
         return PixelCodec()
     torch.manual_seed(0)
     return VAE(
-        VAEParams(spatial_factor=4, temporal_factor=1, latent_channels=4, base_channels=8, num_res_blocks=1),
+        VAEParams(
+            spatial_factor=4,
+            temporal_factor=1,
+            convolutions="factorised",
+            latent_channels=4,
+            base_channels=8,
+            num_res_blocks=1,
+        ),
         has_masks=False,
     )
 

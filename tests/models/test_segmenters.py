@@ -1,6 +1,7 @@
 import warnings
 from copy import deepcopy
 from functools import cache
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from torch import Tensor
 from vdp.core import device
 from vdp.core.classes import NUM_CLASSES
 from vdp.core.errors import UserError
+from vdp.core.pixels import to_pixels, to_uint8
 from vdp.core.rng import BatchRng, whole_batch
 from vdp.models.checkpoint import save_model
 from vdp.models.classifiers.crops import CropClassifier
@@ -19,7 +21,7 @@ from vdp.models.classifiers.params import ClassifierParams
 from vdp.models.codecs.params import VAEParams
 from vdp.models.codecs.pixel import PixelCodec
 from vdp.models.codecs.vae import VAE
-from vdp.models.factored_classes import NUM_LOGITS, factor_loss
+from vdp.models.factored_classes import NUM_LOGITS, class_log_probs, factor_loss
 from vdp.models.segmenters.encoder_weights import _repository, load_encoder
 from vdp.models.segmenters.factory import load_segmenter
 from vdp.models.segmenters.masks import MaskPredictor, class_probs, probs_to_masks, seen_classes
@@ -298,10 +300,15 @@ def test_flip_tta_is_equivariant_to_mirroring():
 # --- Masks of a clip -------------------------------------------------------------------------------------
 
 
-def make_codec(has_masks: bool = True) -> VAE:
+def make_codec(has_masks: bool = True, temporal_factor: Literal[1, 4] = 1) -> VAE:
     torch.manual_seed(1)
     params = VAEParams(
-        spatial_factor=4, temporal_factor=1, latent_channels=3, base_channels=8, num_res_blocks=1
+        spatial_factor=4,
+        temporal_factor=temporal_factor,
+        convolutions="factorised",
+        latent_channels=3,
+        base_channels=8,
+        num_res_blocks=1,
     )
     return VAE(params, has_masks).eval()
 
@@ -343,7 +350,9 @@ def masks_of(
     known = predictor.context_masks(predictor.context_probs(uint8_frames(5, 1)))
     allowed = predictor.allowed_classes(known)
     prediction = predictor.prediction(uint8_frames(3, 2), latents, allowed, composed)
-    return {"known": known, "prediction": prediction} | ({} if truth is None else predictor.truth(truth))
+    return {"known": known, "prediction": prediction} | (
+        {} if truth is None else predictor.truth(truth[None], 1)
+    )
 
 
 def test_a_vote_of_a_codec_without_a_mask_head_is_rejected():
@@ -436,7 +445,25 @@ def test_read_only_memory_maps_raise_no_warning(tmp_path):
         encoded = predictor.encode(frames)
         assert predictor.probs(frames, encoded, 0.5).shape == (3, NUM_CLASSES, 16, 24)
         predictor.prediction(frames[:2], np.zeros((2, 3, 4, 6), np.float16), np.ones(NUM_CLASSES, bool), None)
-        predictor.truth(frames[0])
+        predictor.truth(frames[:1], 1)
+
+
+@pytest.mark.parametrize("vote", [0.0, 0.7])
+def test_the_ceilings_of_a_codec_that_compresses_time_are_of_the_clip_in_its_groups(monkeypatch, vote):
+    """3 known frames are padded to 5 and followed by one group of 4 frames, the last of which is decided."""
+    monkeypatch.setattr(device, "BF16_FLAGS", set())
+    codec, clip = make_codec(temporal_factor=4), uint8_frames(7, 4)
+    predictor = MaskPredictor(make_segmenter(), codec, segment_params(vote=vote), CPU)
+    padded = np.concatenate([clip[:1], clip[:1], clip])
+    with torch.inference_mode():
+        latents = codec.encode(to_pixels(padded)[None].transpose(1, 2))
+        decoded = to_uint8(codec.decode(latents)[:, :, -1])
+        logits = codec.mask_logits(latents)[:, :, -1]
+        probs = (1 - vote) * predictor.unetpp_probs(decoded) + vote * class_log_probs(logits).exp()
+    expected = probs_to_masks(probs, 0.4, None)[0].numpy()
+    found = predictor.truth(clip, known=3)["round_trip"]
+    assert len(np.unique(expected)) > 1
+    np.testing.assert_array_equal(found, expected)
 
 
 def test_decode_inverts_encode_of_the_pixel_codec():

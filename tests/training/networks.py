@@ -42,8 +42,8 @@ CHANNELS = 3  # of a latent
 SIDE = 16  # pixels of a frame
 KNOWN = 3  # frames of a hop's context
 VAE_SECTION = {
-    "spatial_factor": 4, "temporal_factor": 1, "latent_channels": CHANNELS, "base_channels": 8,
-    "num_res_blocks": 1,
+    "spatial_factor": 4, "temporal_factor": 1, "convolutions": "factorised",
+    "latent_channels": CHANNELS, "base_channels": 8, "num_res_blocks": 1,
 }  # fmt: skip
 SEGMENTER = {
     "encoder": "resnet18", "encoder_depth": 3, "decoder_channels": [8, 8, 8], "upsample": 1, "weights": None,

@@ -18,7 +18,7 @@ from vdp.core.model_files import initial_file, kept_steps
 from vdp.data.stores.clips import Clip, write_clips
 from vdp.data.stores.latents import EncodedClip, Normalisation, write_latents, write_statistics
 from vdp.models.checkpoint import load_weights, save_model
-from vdp.models.codecs.factory import load_frame_codec
+from vdp.models.codecs.factory import load_codec
 from vdp.models.codecs.params import CodecConfig, VAEParams
 from vdp.models.codecs.vae import VAE
 from vdp.models.initial import InitialWeights, config_differences, find_initial
@@ -238,7 +238,7 @@ def set_param(section: str, **changes: object) -> None:
 def test_stages_start_from_another_model_at_its_loss(project, capsys):
     pretrain_vae.main()
     Path("data/models").rename("old")
-    assert load_frame_codec(Path("old/codec")).has_masks is False
+    assert load_codec(Path("old/codec")).has_masks is False
     last = project.curve("val_loss")[-1]
     project.points.clear()
     set_param("pretrain_vae", init_from="old", steps=4)

@@ -13,7 +13,7 @@ from stages import pretrain_vae
 from vdp.config.yaml_file import read_file
 from vdp.core.rng import whole_batch
 from vdp.data.stores.clips import Clip, write_clips
-from vdp.models.codecs.factory import load_frame_codec
+from vdp.models.codecs.factory import load_codec
 from vdp.training.definition import TrainingResult
 from vdp.training.seeds import step_rng
 
@@ -60,7 +60,7 @@ def test_the_mask_head_is_trained_where_training_clips_have_masks(fit, splits):
         write_split(split, split in splits)
     pretrain_vae.main()
     trained = bool({"train", "unlabeled"} & set(splits))
-    assert load_frame_codec(pretrain_vae.CODEC).has_masks == trained
+    assert load_codec(pretrain_vae.CODEC).has_masks == trained
     training = fit.training
     assert set(training.val_batches.names(0)) == {"val0", "val1"}
     batch = training.batches(0, step_rng(0, 0), range(8))

@@ -43,7 +43,7 @@ TRAIN = {
 class GrayCodec(nn.Module):
     """Decodes the first channel of latents to gray."""
 
-    factor = 2
+    factor, temporal_factor = 2, 1
 
     def decode(self, latents):
         pixels = latents[:, :1].expand(-1, 3, -1, -1, -1)
@@ -79,7 +79,7 @@ def fit(tmp_path_factory):
             write_latents(Path("data/latents") / split, encoded, shard_mb=1, known=0)
         write_statistics(Path("data/latents"), Normalisation((0.0, 0.0), (1.0, 2.0)))
         Path("dvc.yaml").write_text((REPO / "dvc.yaml").read_text())
-        monkeypatch.setattr(train_denoiser, "load_frame_codec", lambda folder: GrayCodec())
+        monkeypatch.setattr(train_denoiser, "load_codec", lambda folder: GrayCodec())
         monkeypatch.setattr(train_denoiser, "track_stage", lambda name: nullcontext())
         monkeypatch.setattr(train_denoiser, "fit", fake := FakeFit())
         train_denoiser.main()

@@ -4,7 +4,7 @@ docs/api.md has an example of each.
 """
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -67,7 +67,10 @@ class Model:
         config = model.config
         self.height, self.width = config.height, config.width
         self.tasks: tuple[str, ...] = tuple(config.tasks)
-        self.context_frames, self.max_span = max(config.context_frames, config.known), config.max_span
+        factor = model.codec.temporal_factor
+        # the latent frame of a single frame before the groups is coded otherwise than they
+        groups = 1 + factor * config.context_frames if factor > 1 else config.context_frames
+        self.context_frames, self.max_span = max(groups, config.known), config.max_span
         offsets = range(1, 1 + (config.targets if model.network.joint else 1))
         self.every_frame = set(offsets) <= set(config.target_offsets)
         self.segments = is_trained(folder / SEGMENTER)
@@ -99,9 +102,14 @@ class Model:
         check_integer("samples", samples)
         model, config = self._model, self._model.config
         strategy = self._strategy(sampling, "predict")
-        strategy = replace(strategy, hops=plan_hops(0.0, frames, config.target_offsets, self._hop_frames))
         fitted = box.fit(clip[-self.context_frames :])
-        context = model.encode(fitted[-config.context_frames :])
+        time = model.time(len(fitted))
+        count = time.count(len(fitted) + frames) - time.count(len(fitted))
+        strategy = replace(strategy, hops=plan_hops(0.0, count, config.target_offsets, self._hop_frames))
+        if time.factor > 1:
+            context, given = model.encode_context(fitted), time.count(len(fitted))
+        else:
+            context, given = model.encode(fitted[-config.context_frames :]), 0
         index = torch.arange(1.0 - context.shape[1], 1.0, device=context.device)
         future = self._compose(fitted, sum(len(hop) for hop in strategy.hops), sampling.seed)
         composed = None if future is None else model.encode(future)
@@ -111,12 +119,14 @@ class Model:
             rows, indices = context.expand(len(numbers), *context.shape), index.expand(len(numbers), -1)
             bases = None if composed is None else composed.expand(len(numbers), *composed.shape)
             objective = model.objectives["predict"]
-            return rollout(model.network, rows, indices, objective, strategy, noise, bases)
+            predicted = rollout(model.network, rows, indices, objective, strategy, noise, bases)
+            return torch.cat([rows, predicted], dim=2) if given else predicted
 
-        predicted = self._sample(samples, sample)[:, :frames]
+        predicted = self._sample(samples, sample, given)[:, :frames]
         every = np.ones((frames, 1))
         if future is None or composed is None:
-            return self._add_detail(box.restore(predicted), [(clip[-1], box, context[:, -1:])], every)
+            decoded = self._decode(context[None], context.shape[1] - 1)[0, -1]
+            return self._add_detail(box.restore(predicted), [(clip[-1], box, decoded)], every)
         # the codec's loss moves with the objects; that of resizing is known of the last frame only
         decoded, own = self._decode(composed[None])[0], np.eye(len(future))[:frames]
         sharp = [transfer_detail(sample, future, decoded, own) for sample in predicted]
@@ -138,7 +148,8 @@ class Model:
         check_integer("frames", frames)
         model, strategy = self._model, self._strategy(sampling, "generate")
         config, initial = model.config, self._targets or 1
-        later = frames - initial
+        time = model.time(max(config.known, 1))  # training clips start with copies of their first frame
+        later = time.count(frames) - initial
         hops = plan_hops(initial - 1.0, later, config.target_offsets, self._hop_frames) if later > 0 else ()
         factor = model.codec.factor
         like = torch.empty(
@@ -151,7 +162,8 @@ class Model:
             first, then = model.objectives["generate"], model.objectives["predict"]
             return generate(model.network, first, then, initial, hops, shape, strategy, noise, model.device)
 
-        return self._sample(count, sample)[:, :frames]
+        start = time.position(0)
+        return self._sample(count, sample)[:, start : start + frames]
 
     def interpolate(
         self,
@@ -182,6 +194,18 @@ class Model:
         targets = self._targets if latent else self._hop_frames
         strategy = self._strategy(sampling, "generate" if latent else "interpolate")
         side = config.max_span * config.context_frames  # read by strides over a long span
+        grouped = model.codec.temporal_factor > 1
+        if grouped and not latent:
+            return self._interpolate_groups(
+                (box, after_box), before, after, frames, samples, strategy, sampling
+            )
+        if grouped:
+            if targets is not None and targets > 1:
+                raise UserError(
+                    f"latent=True: expected a network of one target per hop, as the codec joins "
+                    f"{model.codec.temporal_factor} frames; leave latent out"
+                )
+            side = 1  # each morphed frame is a clip of its own
         left, right = model.encode(box.fit(before[-side:])), model.encode(after_box.fit(after[:side]))
 
         def sample(numbers: Sequence[int]) -> Tensor:
@@ -190,20 +214,68 @@ class Model:
             if latent:
                 objective = model.objectives["generate"]
                 first, last = ends[0][:, :, -1:], ends[1][:, :, :1]
-                return morph_latents(
+                morphed = morph_latents(
                     model.network, first, last, frames, MORPH_STRENGTH, targets, objective, strategy, noise
                 )
+                return morphed.transpose(1, 2).flatten(0, 1)[:, :, None] if grouped else morphed
             objective, span = model.objectives["interpolate"], config.max_span
             return interpolate(
                 model.network, ends[0], ends[1], frames, span, targets, objective, strategy, noise
             )
 
-        result = box.restore(self._sample(samples, sample))
+        result = box.restore(
+            self._sample(samples, sample).reshape(samples, frames, self.height, self.width, 3)
+        )
         if latent or clip_size(before) != clip_size(after):
             return result
-        share = np.arange(1, frames + 1) / (frames + 1)
-        nearest = [(before[-1], box, left[:, -1:]), (after[0], after_box, right[:, :1])]
-        return self._add_detail(result, nearest, np.stack([1 - share, share], axis=1))
+        ends = [self._decode(left[None, :, -1:])[0, 0], self._decode(right[None, :, :1])[0, 0]]
+        nearest = [(before[-1], box, ends[0]), (after[0], after_box, ends[1])]
+        return self._add_detail(result, nearest, nearness(frames))
+
+    def _interpolate_groups(
+        self,
+        boxes: tuple[Letterbox, Letterbox],
+        before: Frames,
+        after: Frames,
+        frames: int,
+        samples: int,
+        strategy: Strategy,
+        sampling: Sampling,
+    ) -> Frames:
+        """`interpolate` with a codec that compresses time, in groups of frames after the last one before.
+
+        The codec is causal: the frames after the gap are encoded behind a blend, which the predicted groups
+        replace. The first frames after the gap may complete its last group.
+        """
+        model, config = self._model, self._model.config
+        side = 1 + model.codec.temporal_factor * config.max_span * config.context_frames
+        left, right = boxes[0].fit(before[-side:]), boxes[1].fit(after[:side])
+        time = model.time(len(left))
+        given = time.count(len(left))
+        groups = time.count(len(left) + frames) - given
+        right = repeat_last(right, groups * time.factor - frames + 1)  # at least a group after the gap
+        clip = np.concatenate([left, blended_gap(left[-1], right[0], frames), right])
+        latents = model.encode(time.pad(clip))
+
+        def sample(numbers: Sequence[int]) -> Tensor:
+            rows = latents.expand(len(numbers), *latents.shape)
+            ends = rows[:, :, :given], rows[:, :, given + groups :]
+            predicted = interpolate(
+                model.network, *ends, groups, config.max_span, self._hop_frames,
+                model.objectives["interpolate"], strategy, self._noise(sampling, latents, numbers),
+            )  # fmt: skip
+            return torch.cat([ends[0], predicted, ends[1]], dim=2)
+
+        result = boxes[0].restore(self._sample(samples, sample, given)[:, :frames])
+        if clip_size(before) != clip_size(after):
+            return result
+        decoded = self._decode(latents[None], given - 1)[0]  # the last frame before is the last of its group
+        last = 0 if given == 1 else time.factor - 1
+        nearest = [
+            (before[-1], boxes[0], decoded[last]),
+            (after[0], boxes[1], decoded[last + frames + 1]),
+        ]
+        return self._add_detail(result, nearest, nearness(frames))
 
     def restore(
         self,
@@ -233,7 +305,10 @@ class Model:
                 "full_size; resize them, or set full_size=False"
             )
         frames = self._padded(clip) if full_size else box.fit(clip)
-        degraded = model.encode(frames)
+        hop = frames
+        if (factor := model.codec.temporal_factor) > 1:
+            hop = repeat_last(frames, 1 + factor * ((self._targets or 1) - 1))
+        degraded = model.encode(hop)
         batch = model.batch_frames(*frames.shape[1:3])
         style = {"file": sys.stderr, "delay": BAR_DELAY, "leave": False, "unit": "part"}
         with torch.inference_mode(), autocast(model.device):
@@ -247,16 +322,20 @@ class Model:
                 batch,
                 lambda parts: tqdm(parts, "restoring", disable=not progress, **style),
             )
-        restored = np.empty_like(frames)
-        for part in (slice(first, first + batch) for first in range(0, len(frames), batch)):
-            predicted, round_trip = (model.decode(latents[None, :, part])[0] for latents in (clean, degraded))
-            restored[part] = keep_detail(predicted, frames[part], round_trip)
+        restored, first = np.empty_like(frames), 0
+        decoded = zip(self._decode_parts(clean), self._decode_parts(degraded), strict=True)
+        for predicted, round_trip in decoded:
+            count = min(len(predicted), len(frames) - first)  # the last group may go beyond the clip
+            if count > 0:
+                part = slice(first, first + count)
+                restored[part] = keep_detail(predicted[:count], frames[part], round_trip[:count])
+                first += count
         return restored[:, : box.rows, : box.columns] if full_size else box.restore(restored)
 
     def round_trip(self, clip: Frames) -> Frames:
         """Encode and decode a clip (T, H, W, 3); returns its shape."""
         box = self._letterbox("clip", clip)
-        return box.restore(self._decode(self._model.encode(box.fit(clip))[None])[0])
+        return box.restore(self._decode(self._model.encode(box.fit(clip))[None])[0, : len(clip)])
 
     def segment(self, clip: Frames) -> Masks:
         """Classify every pixel: (T, H, W, 3) -> (T, H, W) uint8, ids of `vdp.core.classes`; 0 is background.
@@ -285,6 +364,7 @@ class Model:
             "codec": type(codec).__name__.lower().removesuffix("codec"),
             "codec_parameters": count_parameters(codec),
             "latents": f"{config.channels}x{self.height // codec.factor}x{self.width // codec.factor}",
+            **({"temporal_factor": codec.temporal_factor} if codec.temporal_factor > 1 else {}),
             "denoiser": config.denoiser.name,
             "base": config.base,
             "denoiser_parameters": count_parameters(self._model.network),
@@ -401,32 +481,37 @@ class Model:
         shape = (like.shape[0], *like.shape[2:])
         return SampleNoise(sampling.seed, numbers, 1, shape, self._model.device)
 
-    def _sample(self, count: int, sample: Callable[[Sequence[int]], Tensor]) -> Frames:
-        """Sample and decode in batches: (count, T, height, width, 3)."""
+    def _sample(self, count: int, sample: Callable[[Sequence[int]], Tensor], first: int = 0) -> Frames:
+        """Sample in batches and decode from latent frame `first` on: (count, T, height, width, 3)."""
         parts = []
-        for first in range(0, count, BATCH_SIZE):
+        for number in range(0, count, BATCH_SIZE):
             with torch.inference_mode(), autocast(self._model.device):
-                latents = sample(range(first, min(first + BATCH_SIZE, count)))
-            parts.append(self._decode(latents))
+                latents = sample(range(number, min(number + BATCH_SIZE, count)))
+            parts.append(self._decode(latents, first))
         return np.concatenate(parts)
 
     def _add_detail(
-        self, frames: Frames, ends: Sequence[tuple[Frames, Letterbox, Tensor]], weight: NDArray[np.float64]
+        self, frames: Frames, ends: Sequence[tuple[Frames, Letterbox, Frames]], weight: NDArray[np.float64]
     ) -> Frames:
-        """Add to frames (S, F, H, W, 3) the detail of context frames that resizing and the codec lost."""
+        """Add to frames (S, F, H, W, 3) the detail of context frames that resizing and the codec lost.
+
+        `ends` are context frames (H, W, 3) and their round trips at the networks' size.
+        """
         context = np.stack([frame for frame, _, _ in ends])
-        decoded = np.stack([box.restore(self._decode(latents[None])[0])[0] for _, box, latents in ends])
+        decoded = np.stack([box.restore(round_trip[None])[0] for _, box, round_trip in ends])
         return np.stack([transfer_detail(sample, context, decoded, weight) for sample in frames])
 
-    def _decode(self, latents: Tensor) -> Frames:
-        """Decode normalised latents (B, C, T, h, w) to frames (B, T, H, W, 3)."""
-        factor = self._model.codec.factor
-        batch = self._model.batch_frames(latents.shape[-2] * factor, latents.shape[-1] * factor)
-        rows = [
-            np.concatenate([self._model.decode(part[None])[0] for part in row.split(batch, dim=1)])
-            for row in latents
-        ]
-        return np.stack(rows)
+    def _decode(self, latents: Tensor, first: int = 0) -> Frames:
+        """Decode normalised latents (B, C, N, h, w) from latent frame `first` on: (B, T, H, W, 3)."""
+        return np.stack([np.concatenate(list(self._decode_parts(row, first))) for row in latents])
+
+    def _decode_parts(self, latents: Tensor, first: int = 0) -> Iterator[Frames]:
+        """`_decode` of one clip (C, N, h, w), in parts of it."""
+        codec = self._model.codec
+        height, width = (side * codec.factor for side in latents.shape[-2:])
+        size = max(1, self._model.batch_frames(height, width) // codec.temporal_factor)
+        for start in range(first, latents.shape[1], size):
+            yield self._model.decode(latents[None, :, : start + size], start)[0]
 
     def _segmenter(self) -> MaskPredictor:
         if self._mask_predictor is None:
@@ -470,6 +555,25 @@ def load(
     if segmenter_checkpoint is not None:
         weights_file(folder / SEGMENTER, segmenter_checkpoint)
     return Model(load_latent_diffusion(folder, chosen, checkpoint), folder, segmenter_checkpoint)
+
+
+def nearness(frames: int) -> NDArray[np.float64]:
+    """Weights of the frames before and after `frames` evenly spaced ones, (frames, 2)."""
+    share = np.arange(1, frames + 1) / (frames + 1)
+    return np.stack([1 - share, share], axis=1)
+
+
+def repeat_last(clip: Frames, count: int) -> Frames:
+    """Repeat the last frame of a clip (T, H, W, 3) up to `count` frames; a longer clip stays."""
+    missing = max(0, count - len(clip))
+    return np.concatenate([clip, np.repeat(clip[-1:], missing, axis=0)]) if missing else clip
+
+
+def blended_gap(before: Frames, after: Frames, frames: int) -> Frames:
+    """Blend linearly from one frame (H, W, 3) to another, (frames, H, W, 3)."""
+    weight = nearness(frames)[:, :, None, None, None]
+    ends = np.stack([before, after]).astype(np.float64)
+    return (weight * ends).sum(axis=1).round().astype(np.uint8)
 
 
 def check_integer(name: str, value: object) -> None:

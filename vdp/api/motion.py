@@ -167,8 +167,12 @@ def has_motion(models: Path) -> bool:
     return is_trained(models / MOTION)
 
 
-def resolve_base(base: BaseName, models: Path) -> BaseName:
+def resolve_base(base: BaseName, models: Path, single_frames: bool) -> BaseName:
     """Return the base of `diffusion.base`: auto is composed with a motion model, else optical_flow.
+
+    Args:
+        single_frames: whether a latent is a frame: groups of frames are neither composed nor moved by flow,
+            and auto is moved.
 
     Raises:
         UserError: if `diffusion.base` is composed and there is no motion model.
@@ -180,6 +184,8 @@ def resolve_base(base: BaseName, models: Path) -> BaseName:
         )
     if base != "auto":
         return base
+    if not single_frames:
+        return "moved"
     return "composed" if has_motion(models) else "optical_flow"
 
 

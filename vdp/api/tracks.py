@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from vdp.data.crops import crop_frame, crop_side
 from vdp.models.checkpoint import is_trained
 from vdp.models.classifiers.crops import load_classifier
-from vdp.models.codecs.factory import load_frame_codec
+from vdp.models.codecs.factory import load_codec
 from vdp.models.segmenters.factory import load_segmenter
 from vdp.models.segmenters.masks import MaskPredictor
 from vdp.models.segmenters.params import SegmentParams, TrackParams
@@ -43,7 +43,7 @@ def load_tracker(
 ) -> ObjectTracker:
     """Open the models of a folder; errors as of `vdp.models.checkpoint`."""
     segmenter = load_segmenter(models / SEGMENTER).to(device)
-    codec = load_frame_codec(models / CODEC).to(device)
+    codec = load_codec(models / CODEC).to(device)
     classifier = load_classifier(models / CLASSIFIER).to(device)
 
     def crop(frame: NDArray[np.uint8], row: float, column: float) -> NDArray[np.uint8]:

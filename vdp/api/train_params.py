@@ -45,7 +45,7 @@ def training_params(recipe: str | None, changes: Mapping[str, JsonValue]) -> dic
     data = read_file(project / PARAMS_FILE)
     for overlay in overlays:
         data = merged(data, overlay)
-    check_data(data, single_frames=True)
+    check_data(data)
     _check_every_frame(data)
     return data
 

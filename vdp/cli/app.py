@@ -70,7 +70,7 @@ def check(
     check_project()
     for message in [*check_place(), *repair_locks()]:
         print(message, file=sys.stderr)
-    check_file(single_frames=True)
+    check_file()
     from vdp.cli.preflight import check_run
 
     run = check_run()

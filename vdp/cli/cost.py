@@ -24,12 +24,14 @@ from vdp.core.context_frames import Hops
 from vdp.core.device import computes_in_bf16, pick_device
 from vdp.core.flops import TERA, flop_counter, format_tflop
 from vdp.core.ground import Ground
+from vdp.core.latent_time import TRAINED_GROUPS, LatentTime
 from vdp.core.objects import AREA, FEATURES, HEIGHT, SEEN, WIDTH, X
 from vdp.core.rng import BatchRng
 from vdp.core.tasks import TASKS, Task
 from vdp.data.batches.hops import COMPOSED_SHARE, FULL_CONTEXT, HopRule
 from vdp.data.batches.motion import object_latents
 from vdp.data.crops import crop_side
+from vdp.data.encode import PAST
 from vdp.data.params import AugmentParams, ClipChanges, ExtractParams
 from vdp.data.simulator.params import SimulateParams
 from vdp.diffusion.loss import HopLoss
@@ -67,7 +69,6 @@ from vdp.training.params import (
 
 META = torch.device("meta")
 ROWS = 2  # of a counted batch: batch norm needs two
-VAE_GROUPS = 2  # groups of vae.temporal_factor frames of a training clip, as in stages/pretrain_vae.py
 RECOMPUTED = 4 / 3  # a training computes forward once and backward twice; with checkpointing forward twice
 PARTS = 5  # parts of the foreground of a frame, which the classifier sees one by one
 UTILISATION = {"cpu": 0.5, "cuda": 0.1}  # share of the matmul rate; small convolutions leave a GPU waiting
@@ -188,8 +189,7 @@ def estimate(params: RunParams, size: DataSize | None, labelled: bool = True) ->
     unknown = unknown_lengths(params)
     flops = {stage: training() for stage, training in trainings.items() if stage not in unknown}
     if size is not None:
-        base = chosen_base(params.diffusion.base, size.labelled)
-        flops["encode_latents"] = _encode_latents(params, size, codec, motion, base)
+        flops["encode_latents"] = _encode_latents(params, size, codec, motion, denoiser.base)
         flops["predict"] = size.test_clips * denoiser.clip(codec)
     if size is not None and motion is not None:
         flops["track_objects"] = _track_objects(params, size, codec, segmenter)
@@ -205,7 +205,8 @@ def in_steps(params: RunParams, size: DataSize | None, labelled: bool) -> RunPar
     train, unlabeled = (size.splits.get(name, SplitSize()) for name in ("train", "unlabeled"))
     all_clips = train.clips + unlabeled.clips
     tracked = min(params.track_objects.unlabeled, unlabeled.clips)
-    composes = labelled and params.diffusion.base in ("auto", "composed")
+    single_frames = latent_time(params).factor == 1
+    composes = chosen_base(params.diffusion.base, labelled, single_frames) == "composed"
     return replace(
         params,
         pretrain_vae=params.pretrain_vae.in_steps(all_clips),
@@ -332,7 +333,7 @@ class CodecCost:
         if not isinstance(network, VAE):
             return 0.0
         factor = network.temporal_factor
-        length = 1 if factor == 1 else 1 + VAE_GROUPS * factor
+        length = 1 if factor == 1 else 1 + TRAINED_GROUPS * factor
         clips = empty(ROWS, 3, length, *self.frame[3:])
         masks = empty(ROWS, length, *self.frame[3:]).byte()
         noise = empty(ROWS, network.channels, 1 + (length - 1) // factor, *self.latent[3:])
@@ -345,6 +346,29 @@ class CodecCost:
 
     def decode(self) -> float:
         return self._count(lambda: self.network.decode(empty(*self.latent)))
+
+    def encode_clip(self, frames: int) -> float:
+        """FLOPs of encoding a clip, whose latent frames may depend on each other."""
+        if self.network.temporal_factor == 1:
+            return frames * self.encode()
+        padded = latent_time(self.params).position(frames)
+        return self._count(lambda: self.network.encode(empty(1, 3, padded, *self.frame[3:])))
+
+    def decode_after(self, known: int, predicted: int) -> float:
+        """FLOPs of decoding predicted latent frames after known ones."""
+        if self.network.temporal_factor == 1:
+            return predicted * self.decode()
+        frames = min(known, PAST) + predicted
+        return self._count(lambda: self.network.decode(empty(*self.latent[:2], frames, *self.latent[3:])))
+
+    def target_round_trip(self, masks: bool) -> float:
+        """FLOPs of the round trip of the target frame of a clip, with its masks or without."""
+        if self.network.temporal_factor == 1:
+            return self.encode() + (self.decode_with_masks() if masks else self.decode())
+        frames = self.params.clip.frames
+        clip = empty(*self.latent[:2], latent_time(self.params).count(frames), *self.latent[3:])
+        decode = self.network.decode_with_masks if masks else self.network.decode
+        return self.encode_clip(frames) + self._count(lambda: decode(clip))
 
     def masks(self) -> float:
         return self._count(lambda: self.network.mask_logits(empty(*self.latent)))
@@ -366,14 +390,20 @@ def latent_size(params: RunParams) -> tuple[int, int]:
     return params.clip.height // factor, params.clip.width // factor
 
 
+def latent_time(params: RunParams) -> LatentTime:
+    return LatentTime(params.vae.temporal_factor if params.codec.name == "vae" else 1, params.clip.known)
+
+
 def _views(changes: ClipChanges) -> int:
     return 1 + changes.flip + changes.random_views
 
 
-def chosen_base(base: BaseName, labelled: bool) -> BaseName:
-    """Base of the denoiser by `diffusion.base` and whether clips have masks."""
+def chosen_base(base: BaseName, labelled: bool, single_frames: bool) -> BaseName:
+    """Base of the denoiser by `diffusion.base`, whether clips have masks, and whether latents are frames."""
     if base != "auto":
         return base
+    if not single_frames:
+        return "moved"
     return "composed" if labelled else "optical_flow"
 
 
@@ -382,12 +412,16 @@ def _encode_latents(
 ) -> float:
     augment, degraded = params.augment.denoiser, params.encode_latents.degraded
 
-    def frames(name: str, split: SplitSize) -> int:
-        views = _views(augment.val if name == "val" else augment.train)
-        composed = {"composed": split.composed_frames, "optical_flow": split.later_frames}.get(base, 0)
-        return (views + degraded) * split.frames + views * composed
+    def views(name: str) -> int:
+        return _views(augment.val if name == "val" else augment.train)
 
-    total = sum(frames(name, split) for name, split in size.splits.items()) * codec.encode()
+    def composed(split: SplitSize) -> int:
+        return {"composed": split.composed_frames, "optical_flow": split.later_frames}.get(base, 0)
+
+    # all clips of these splits have the same length
+    coded = sum((views(name) + degraded) * split.clips for name, split in size.splits.items())
+    total = coded * codec.encode_clip(params.clip.frames)
+    total += sum(views(name) * composed(split) for name, split in size.splits.items()) * codec.encode()
     if motion is None or base != "composed":
         return total
     clips = sum(split.composed for split in size.splits.values())
@@ -402,7 +436,8 @@ class DenoiserCost:
 
     def __init__(self, params: RunParams, labelled: bool) -> None:
         self.params = params
-        self.base = chosen_base(params.diffusion.base, labelled)
+        self.time = latent_time(params)
+        self.base = chosen_base(params.diffusion.base, labelled, single_frames=self.time.factor == 1)
         self.composes = self.base in ("composed", "optical_flow")  # whether composed frames are encoded
         self.channels = params.vae.latent_channels if params.codec.name == "vae" else 3
         self.latent_size = latent_size(params)
@@ -435,8 +470,9 @@ class DenoiserCost:
         params, clip = self.params.train_denoiser, self.params.clip
         rule = HopRule(
             params.context_frames, params.target_offsets, params.max_hops, params.targets, params.max_span,
-            params.given_frames,
+            params.given_frames, grouped=self.time.factor > 1,
         )  # fmt: skip
+        frames = self.time.count(clip.frames)
         shares: dict[Task, float] = {task: getattr(params.tasks, task) for task in TASKS}
         limit, rng = params.context_frames, np.random.default_rng(0)
         found = []
@@ -449,9 +485,9 @@ class DenoiserCost:
                 for known, part in ((clip.known, composed_share), (None, 1 - composed_share)):
                     if part == 0:
                         continue
-                    context, targets = rule.draw(task, rng, clip.frames, count, known)
-                    frames = len(context) + (0 if known is None else len(targets))
-                    found.append((share / sum(shares.values()) * weight * part, task, frames, len(targets)))
+                    context, targets = rule.draw(task, rng, frames, count, known)
+                    given = len(context) + (0 if known is None else len(targets))
+                    found.append((share / sum(shares.values()) * weight * part, task, given, len(targets)))
         return found
 
     def _step(self, task: Task, context: int, targets: int) -> float:
@@ -480,9 +516,9 @@ class DenoiserCost:
     def clip(self, codec: CodecCost) -> float:
         """FLOPs of the rollouts of a test clip, with its frames encoded and decoded."""
         params, clip = self.params, self.params.clip
-        trained, groups = params.train_denoiser, params.predict.frame_groups
-        sizes = [len(group) for group in groups]
-        known = min(trained.context_frames, clip.known)
+        trained, groups = params.train_denoiser, self.time.hops(params.predict.frame_groups)
+        sizes, given = [len(group) for group in groups], self.time.count(clip.known)
+        known = min(trained.context_frames, given)
 
         def hop(frames: int, steps: int) -> Tensor:
             one = params.predict.model_copy(update={"hops": [list(range(1, frames + 1))], "steps": steps})
@@ -501,9 +537,11 @@ class DenoiserCost:
         )
         hops = tuple(tuple(frame - 1.0 for frame in group) for group in groups)
         used = used_context(range(clip.known), hops, trained.context_frames, trained.given_frames)
-        encoded = len(used) + (sum(sizes) if self.composes else 0)
-        decoded = params.predict.samples * sum(sizes)
-        return params.predict.samples * rollout + encoded * codec.encode() + decoded * codec.decode()
+        encoded = clip.known if self.time.factor > 1 else len(used)
+        coding = codec.encode_clip(encoded) + params.predict.samples * codec.decode_after(given, sum(sizes))
+        if self.composes:
+            coding += sum(sizes) * codec.encode()
+        return params.predict.samples * rollout + coding
 
     def _latents(self, rows: int, frames: int) -> Tensor:
         return empty(rows, self.channels, frames, *self.latent_size)
@@ -577,8 +615,7 @@ def _segment(params: RunParams, size: DataSize, codec: CodecCost, segmenter: Seg
     predicted = params.predict.samples * (frame + (codec.masks() if votes else 0.0))
     if params.segment.motion_vote == 1:
         predicted = 0.0
-    decoded = codec.decode_with_masks() if votes else codec.decode()
-    return size.test_clips * predicted + size.scored_clips * (codec.encode() + decoded + 2 * frame)
+    return size.test_clips * predicted + size.scored_clips * (codec.target_round_trip(votes) + 2 * frame)
 
 
 # --- Motion model ----------------------------------------------------------------------------------------

@@ -15,11 +15,13 @@ from vdp.config.read import read_section
 from vdp.config.schema import PARAMS_FILE, ClipParams, schema
 from vdp.config.yaml_file import read_file
 from vdp.core.errors import UserError, one_line
+from vdp.core.latent_time import LatentTime
 from vdp.core.model_files import TRAINED, initial_file
 from vdp.data.extract.mask_notes import mask_notes
 from vdp.data.params import ExtractParams
 from vdp.diffusion.params import DiffusionParams
 from vdp.evaluation.params import ScoreParams
+from vdp.models.codecs.params import CodecParams, VAEParams
 from vdp.models.segmenters.params import SegmenterParams
 from vdp.tracking.mlflow_run import project_root
 from vdp.training.params import EngineParams, FitParams, TrainSegmenterParams
@@ -31,7 +33,7 @@ GPU_COMPILERS = ("gcc", "clang", "cc")  # that triton looks for
 class Preflight:
     """Result of the checks."""
 
-    notes: list[str]  # what follows from the masks of the splits, one line each
+    notes: list[str]  # what follows from the codec and from the masks of the splits, one line each
     left_out: list[str]  # a line for each source with files that are left out
     labelled: bool  # whether training clips have masks, as far as the sources show
 
@@ -62,7 +64,25 @@ def check_run() -> Preflight:
         check_encoder_fits(
             segmenter, read_section(TrainSegmenterParams, "train_segmenter"), read_section(ClipParams, "clip")
         )
-    return Preflight(mask_notes(masks), sources.left_out, labelled)
+    notes = [*codec_notes(), *mask_notes(masks)]
+    return Preflight(notes, sources.left_out, labelled)
+
+
+def codec_notes() -> list[str]:
+    """Say what follows from a codec that compresses time."""
+    clip, vae = read_section(ClipParams, "clip"), read_section(VAEParams, "vae")
+    if read_section(CodecParams, "codec").name != "vae" or vae.temporal_factor == 1:
+        return []
+    time, notes = LatentTime(vae.temporal_factor, clip.known), []
+    where = f"vae.temporal_factor={time.factor}"
+    if time.padding:
+        notes.append(
+            f"clip.known={clip.known}: padded to {clip.known + time.padding} frames by copies of the first "
+            f"one at the start, 1 + {time.count(clip.known) - 1} x {where}"
+        )
+    if read_section(DiffusionParams, "diffusion").base == "auto":
+        notes.append(f"diffusion.base=auto: moved, as only single frames are composed and {where}")
+    return notes
 
 
 # --- Files and machine -----------------------------------------------------------------------------------

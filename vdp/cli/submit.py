@@ -81,16 +81,13 @@ class Predictor:
     def masks(self, clips: Sequence[Clip]) -> list[Pixels]:
         """Predict the class ids (H, W) uint8 of the last frame of clips from their context frames."""
         names, context = [clip.name for clip in clips], [clip.frames for clip in clips]
-        strategy = self.model.strategy(self.params)
         targets = [number - 1 for number in self.params.frames]
         tracked = [self.motion.track(clip) for clip in clips]
         bases = None
         if self.model.config.base == "composed":
             objects = [clip for clip, _ in tracked]
             bases = self.motion.motion.compose(objects, targets, self.motion.params, self.seed)
-        frames, latents = self.model.sample_clips(
-            names, context, strategy, self.params.samples, self.seed, bases
-        )
+        frames, latents = self.model.sample_clips(names, context, self.params, self.seed, bases)
         masks = []
         for row, (clip, known) in enumerate(tracked):
             composed = self.motion.masks(clip, targets, self.seed)
@@ -148,7 +145,9 @@ def _load_predictor(models: Path, clip: ClipParams, checkpoint: int | None) -> P
             f"trained on {config.height} and {config.width}; set these, or run `dvc repro`"
         )
     offsets = config.target_offsets
-    if untrained := sorted(hop_offsets(params.hops, clip.known) - set(offsets)):
+    time = model.time(clip.known)
+    hops = time.hops(params.frame_groups)
+    if untrained := sorted(hop_offsets(hops, time.count(clip.known)) - set(offsets)):
         raise UserError(
             f"predict.hops={params.hops}: has target offset {untrained[0]}; the denoiser in {models} was "
             f"trained on {', '.join(map(str, offsets))}; change the hops, or run `dvc repro`"

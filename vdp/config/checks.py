@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 from vdp.config.choices import MIN_START_TIME, Spacing, sampling_levels
 from vdp.config.schema import PARAMS_FILE, ClipParams, Params
 from vdp.core.errors import UserError
-from vdp.core.tasks import STRIDE, hop_offsets
+from vdp.core.latent_time import TRAINED_GROUPS, LatentTime
+from vdp.core.tasks import GROUP_STRIDE, STRIDE, hop_offsets
 
 if TYPE_CHECKING:
     from vdp.data.params import ExtractParams
@@ -27,17 +28,9 @@ MIN_SIGNAL = 1e-3  # amplitude by which eps is divided to recover x0
 SIMULATED_UNLABELED = Path("data/raw/simulated/unlabeled")
 
 
-def check_sections(sections: Mapping[str, Params], single_frames: bool) -> None:
-    """Check sections against each other.
-
-    Args:
-        sections: all sections by name.
-        single_frames: refuse a codec that compresses time, which predict needs and pretrain_vae does not.
-
-    Raises:
-        UserError: for the first mistake.
-    """
-    for check in (*CHECKS, *SINGLE_FRAMES_CHECKS) if single_frames else CHECKS:
+def check_sections(sections: Mapping[str, Params]) -> None:
+    """Check the sections, by name, against each other; a UserError for the first mistake."""
+    for check in CHECKS:
         check(**{name: sections[name] for name in inspect.signature(check).parameters})
 
 
@@ -47,13 +40,6 @@ def _require(valid: bool, message: str) -> None:
 
 
 # --- Each check takes the sections that its parameters name ------------------------------------------------
-
-
-def _single_frames(codec: "CodecParams", vae: "VAEParams") -> None:
-    _require(
-        codec.name != "vae" or vae.temporal_factor == 1,
-        f"vae.temporal_factor={vae.temporal_factor}: expected 1; only stage pretrain_vae supports more",
-    )
 
 
 def _hops(clip: ClipParams, predict: "PredictParams") -> None:
@@ -74,33 +60,103 @@ def _latent_size(clip: ClipParams, codec: "CodecParams", vae: "VAEParams") -> No
         )
 
 
-def _offsets(clip: ClipParams, train_denoiser: "TrainDenoiserParams", predict: "PredictParams") -> None:
-    train, offsets = train_denoiser, train_denoiser.target_offsets
-    untrained = hop_offsets(predict.hops, clip.known) - set(offsets)
+def latent_time(clip: ClipParams, codec: "CodecParams", vae: "VAEParams") -> LatentTime:
+    """Return which latent frame of the codec codes a frame of a clip."""
+    return LatentTime(vae.temporal_factor if codec.name == "vae" else 1, clip.known)
+
+
+def _length(time: LatentTime, clip: ClipParams) -> str:
+    """Words for the length of a clip in the frames of the denoiser."""
+    if time.factor == 1:
+        return f"clip.frames={clip.frames}"
+    return f"{time.count(clip.frames)} (latent frames of clip.frames={clip.frames})"
+
+
+def _temporal_codec(
+    clip: ClipParams,
+    codec: "CodecParams",
+    vae: "VAEParams",
+    denoiser: "DenoiserParams",
+    diffusion: "DiffusionParams",
+    train_denoiser: "TrainDenoiserParams",
+    predict: "PredictParams",
+) -> None:
+    time, train = latent_time(clip, codec, vae), train_denoiser
+    if time.factor == 1:
+        return
+    where = f"with vae.temporal_factor={time.factor}"
+    _require(
+        clip.frames > TRAINED_GROUPS * time.factor,
+        f"clip.frames={clip.frames}: expected >= {1 + TRAINED_GROUPS * time.factor} {where}, the frames of "
+        "a clip of pretrain_vae; raise it, or lower temporal_factor",
+    )
+    _require(
+        diffusion.base not in ("composed", "optical_flow"),
+        f"diffusion.base={diffusion.base}: expected auto, moved or nearest {where}, as only single frames "
+        "are composed; set it to auto",
+    )
+    _require(
+        not train.reverse,
+        f"train_denoiser.reverse=true: expected false {where}, as a latent frame is directed in time; set it "
+        "to false",
+    )
+    _require(
+        train.tasks.generate == 0 or denoiser.is_joint or train.targets == 1,
+        f"train_denoiser.targets={train.targets}: expected 1 {where}, tasks.generate above 0 and a denoiser "
+        "that is not joint; set it to 1",
+    )
+    given = time.count(clip.known)
+    predicted = [number for hop in time.hops(predict.frame_groups) for number in hop]
+    missing = set(range(given + 1, max(predicted) + 1)) - set(predicted)
+    first = time.factor * (min(missing, default=0) - 2) + 2 - time.padding
+    _require(
+        not missing,
+        f"predict.hops={predict.hops}: expected a frame of each group of {time.factor} after clip.known="
+        f"{clip.known} {where}, as a group is decoded after those before it; add one of {first}.."
+        f"{first + time.factor - 1}",
+    )
+
+
+def _offsets(
+    clip: ClipParams,
+    codec: "CodecParams",
+    vae: "VAEParams",
+    train_denoiser: "TrainDenoiserParams",
+    predict: "PredictParams",
+) -> None:
+    train, offsets, time = train_denoiser, train_denoiser.target_offsets, latent_time(clip, codec, vae)
+    untrained = hop_offsets(time.hops(predict.frame_groups), time.count(clip.known)) - set(offsets)
+    unit = "" if time.factor == 1 else f" (latent frames of {time.factor})"
     _require(
         not untrained,
-        f"predict.hops={predict.hops}: expected hops over train_denoiser.target_offsets={offsets}; add "
+        f"predict.hops={predict.hops}: expected hops over train_denoiser.target_offsets={offsets}{unit}; add "
         f"{min(untrained, default=0)} there, or use shorter hops",
     )
-    longest = train.context_frames + max(offsets)
+    frames, longest = time.count(clip.frames), train.context_frames + max(offsets)
     _require(
-        longest <= clip.frames,
-        f"train_denoiser.context_frames={train.context_frames}: expected <= clip.frames={clip.frames} "
+        longest <= frames,
+        f"train_denoiser.context_frames={train.context_frames}: expected <= {_length(time, clip)} "
         f"together with max(train_denoiser.target_offsets)={max(offsets)}; lower one of them by "
-        f"{longest - clip.frames}",
+        f"{longest - frames}",
     )
 
 
 def _joint_targets(
-    denoiser: "DenoiserParams", train_denoiser: "TrainDenoiserParams", predict: "PredictParams"
+    clip: ClipParams,
+    codec: "CodecParams",
+    vae: "VAEParams",
+    denoiser: "DenoiserParams",
+    train_denoiser: "TrainDenoiserParams",
+    predict: "PredictParams",
 ) -> None:
     if not denoiser.is_joint:
         return
-    targets = train_denoiser.targets
+    targets, time = train_denoiser.targets, latent_time(clip, codec, vae)
     which = "denoiser.unet.temporal" if denoiser.name == "unet" else "denoiser.dit.attention"
+    unit = "frames" if time.factor == 1 else f"groups of {time.factor} frames"
     _require(
-        all(len(group) == targets for group in predict.frame_groups),
-        f"predict.hops={predict.hops}: expected hops of train_denoiser.targets={targets} frames with "
+        all(len(group) == targets for group in time.hops(predict.frame_groups)),
+        f"predict.hops={predict.hops}: expected hops of train_denoiser.targets={targets} {unit} with "
         f"{which}; use hops of that size",
     )
     _require(
@@ -110,6 +166,9 @@ def _joint_targets(
 
 
 def _bases(
+    clip: ClipParams,
+    codec: "CodecParams",
+    vae: "VAEParams",
     denoiser: "DenoiserParams",
     diffusion: "DiffusionParams",
     train_denoiser: "TrainDenoiserParams",
@@ -124,20 +183,25 @@ def _bases(
         f"train_denoiser.targets={targets}: expected 1 with diffusion.base={diffusion.base} and a denoiser "
         "that is not joint; set it to 1 and raise draws, or set the base to nearest",
     )
+    time = latent_time(clip, codec, vae)
+    unit = "frame" if time.factor == 1 else f"group of {time.factor} frames"
     _require(
-        all(len(group) == 1 for group in predict.frame_groups),
-        f"predict.hops={predict.hops}: expected one frame per hop with diffusion.base={diffusion.base} and a "
-        "denoiser that is not joint; split the groups, or set the base to nearest",
+        all(len(group) == 1 for group in time.hops(predict.frame_groups)),
+        f"predict.hops={predict.hops}: expected one {unit} per hop with diffusion.base={diffusion.base} and "
+        "a denoiser that is not joint; split the groups, or set the base to nearest",
     )
 
 
 def _context(
     clip: ClipParams,
+    codec: "CodecParams",
+    vae: "VAEParams",
     denoiser: "DenoiserParams",
     diffusion: "DiffusionParams",
     train_denoiser: "TrainDenoiserParams",
 ) -> None:
     train, context, slots = train_denoiser, train_denoiser.context_frames, denoiser.unet.context_slots
+    time = latent_time(clip, codec, vae)
     bases = 0 if diffusion.base == "nearest" else train.targets if denoiser.is_joint else 1
     _require(
         denoiser.name != "unet" or slots <= context + bases,
@@ -150,7 +214,7 @@ def _context(
         f"train_denoiser.context_frames={context}; lower it",
     )
     _require(
-        diffusion.base in ("nearest", "moved") or context <= clip.known,
+        time.factor > 1 or diffusion.base in ("nearest", "moved") or context <= clip.known,
         f"train_denoiser.context_frames={context}: expected <= clip.known={clip.known} with "
         f"diffusion.base={diffusion.base}; lower it",
     )
@@ -161,7 +225,8 @@ def _context(
         f"train_denoiser.scheduled_sampling_frames={train.scheduled_sampling_frames}: expected < "
         f"train_denoiser.context_frames={context}; raise context_frames",
     )
-    untrained = {1, STRIDE if train.max_hops else 1} - set(train.target_offsets)
+    stride = STRIDE if time.factor == 1 else GROUP_STRIDE
+    untrained = {1, stride if train.max_hops else 1} - set(train.target_offsets)
     _require(
         not untrained,
         f"train_denoiser.target_offsets={train.target_offsets}: expected {min(untrained, default=0)} among "
@@ -171,12 +236,15 @@ def _context(
 
 def _tasks(
     clip: ClipParams,
+    codec: "CodecParams",
+    vae: "VAEParams",
     encode_latents: "EncodeParams",
     denoiser: "DenoiserParams",
     train_denoiser: "TrainDenoiserParams",
 ) -> None:
     train, shares, context = train_denoiser, train_denoiser.tasks, train_denoiser.context_frames
-    where = "train_denoiser.tasks"
+    where, time = "train_denoiser.tasks", latent_time(clip, codec, vae)
+    frames = time.count(clip.frames)
     if shares.restore > 0:
         _require(
             encode_latents.degraded > 0,
@@ -187,11 +255,11 @@ def _tasks(
             context >= 2,
             f"{where}.interpolate={shares.interpolate}: expected context_frames >= 2; raise it",
         )
-        longest = clip.frames - context + 1
+        longest = frames - context + 1
         _require(
             train.targets < train.max_span <= longest,
             f"train_denoiser.max_span={train.max_span}: expected {train.targets + 1}..{longest} with "
-            f"targets={train.targets}, context_frames={context} and clip.frames={clip.frames}; change one",
+            f"targets={train.targets}, context_frames={context} and {_length(time, clip)}; change one",
         )
     if shares.generate > 0:
         missing = set(range(1, 1 + (train.targets if denoiser.is_joint else 1))) - set(train.target_offsets)
@@ -201,8 +269,8 @@ def _tasks(
             f"train_denoiser.target_offsets={train.target_offsets}; add it, or set generate to 0",
         )
     _require(
-        shares.generate + shares.restore == 0 or train.targets <= clip.frames,
-        f"train_denoiser.targets={train.targets}: expected <= clip.frames={clip.frames}; lower it",
+        shares.generate + shares.restore == 0 or train.targets <= frames,
+        f"train_denoiser.targets={train.targets}: expected <= {_length(time, clip)}; lower it",
     )
 
 
@@ -367,6 +435,7 @@ def _initial(
 CHECKS: tuple[Callable[..., None], ...] = (
     _hops,
     _latent_size,
+    _temporal_codec,
     _offsets,
     _joint_targets,
     _bases,
@@ -382,4 +451,3 @@ CHECKS: tuple[Callable[..., None], ...] = (
     _kept,
     _initial,
 )
-SINGLE_FRAMES_CHECKS: tuple[Callable[..., None], ...] = (_single_frames,)

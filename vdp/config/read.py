@@ -46,17 +46,16 @@ def read_value(key: str) -> int:
     return getattr(validate(ScalarParams, _scalars(read_file()), ""), key)
 
 
-def check_file(single_frames: bool = False) -> None:
+def check_file() -> None:
     """Check ./params.yaml; as `check_data`."""
-    check_data(read_file(), single_frames)
+    check_data(read_file())
 
 
-def check_data(data: dict[str, JsonValue], single_frames: bool = False) -> None:
+def check_data(data: dict[str, JsonValue]) -> None:
     """Check the content of a params.yaml, each section alone and then together.
 
     Args:
         data: sections and top-level keys.
-        single_frames: refuse a codec that compresses time, which predict needs and pretrain_vae does not.
 
     Raises:
         UserError: for the first mistake.
@@ -74,7 +73,7 @@ def check_data(data: dict[str, JsonValue], single_frames: bool = False) -> None:
         if name not in data:
             raise UserError(_missing_section(name, cls))
         sections[name] = validate(cls, data[name], name)
-    check_sections(sections, single_frames)
+    check_sections(sections)
 
 
 def _scalars(data: dict[str, JsonValue]) -> dict[str, JsonValue]:

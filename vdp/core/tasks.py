@@ -12,6 +12,7 @@ import numpy as np
 Task = Literal["predict", "interpolate", "generate", "restore"]
 TASKS: tuple[Task, ...] = get_args(Task)
 STRIDE = 2  # frames between hops of the skip-frame rollout, after the context frames of the clip
+GROUP_STRIDE = 1  # the same of latent frames that each code several frames
 
 Positions = tuple[list[int], list[int]]  # 0-based: context frames, nearest first; target frames, ascending
 
@@ -25,10 +26,11 @@ def draw_predict_hop(
     targets: int,
     kept: int,
     known: int | None,
+    stride: int = STRIDE,
 ) -> Positions:
     """Draw a hop of a rollout, at a random position in a clip or after its first `known` frames.
 
-    As in a rollout, given context frames are consecutive and predicted ones `STRIDE` frames from each other.
+    As in a rollout, given context frames are consecutive and predicted ones `stride` frames from each other.
 
     Args:
         frames: length of the clip.
@@ -38,6 +40,7 @@ def draw_predict_hop(
         targets: target frames.
         kept: min given frames among the context frames.
         known: given frames of the clip; None: any consecutive frames are the given ones.
+        stride: frames between hops of the rollout.
 
     Raises:
         ValueError: if no offset fits into the clip.
@@ -50,13 +53,13 @@ def draw_predict_hop(
             f"{frames} frames; lower train_denoiser.context_frames or train_denoiser.target_offsets"
         )
     chosen = sorted(int(offset) for offset in rng.choice(fitting, targets, replace=targets > len(fitting)))
-    room = (frames - (chosen[-1] if known is None else chosen[0]) - first) // STRIDE
+    room = (frames - (chosen[-1] if known is None else chosen[0]) - first) // stride
     hops = int(rng.integers(0, min(max_hops, room) + 1))
-    latest = frames - 1 - chosen[-1] - STRIDE * hops
+    latest = frames - 1 - chosen[-1] - stride * hops
     origin = int(rng.integers(context - 1, latest + 1)) if known is None else known - 1  # last given frame
-    predicted = [origin + STRIDE * hop for hop in range(hops, 0, -1)][: context - min(kept, context)]
+    predicted = [origin + stride * hop for hop in range(hops, 0, -1)][: context - min(kept, context)]
     given = [origin - step for step in range(context - len(predicted))]
-    last = origin + STRIDE * hops
+    last = origin + stride * hops
     farthest = max(offset for offset in chosen if last + offset < frames)  # a last hop has less room
     return [*predicted, *given], [last + min(offset, farthest) for offset in chosen]
 
@@ -97,8 +100,10 @@ def interleave(one: Sequence[int], other: Sequence[int]) -> list[int]:
     return [*paired, *one[both:], *other[both:]]
 
 
-def draw_generate_hop(rng: np.random.Generator, frames: int, targets: int) -> Positions:
-    """Draw consecutive targets in a clip, without context.
+def draw_generate_hop(
+    rng: np.random.Generator, frames: int, targets: int, from_start: bool = False
+) -> Positions:
+    """Draw consecutive targets in a clip, or its first frames, without context.
 
     Raises:
         ValueError: if the clip is shorter.
@@ -107,7 +112,7 @@ def draw_generate_hop(rng: np.random.Generator, frames: int, targets: int) -> Po
         raise ValueError(
             f"hop: {targets} targets do not fit into clips of {frames} frames; lower train_denoiser.targets"
         )
-    start = int(rng.integers(0, frames - targets + 1))
+    start = 0 if from_start else int(rng.integers(0, frames - targets + 1))
     return [], list(range(start, start + targets))
 
 

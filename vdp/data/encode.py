@@ -1,4 +1,7 @@
-"""Encode and decode clips with a codec, a batch of frames in memory at a time."""
+"""Encode and decode clips with a codec, a batch of frames in memory at a time.
+
+A codec that compresses time codes a clip in parts that overlap: a latent frame depends on a few before it.
+"""
 
 import sys
 from collections.abc import Callable, Iterable, Iterator
@@ -9,23 +12,48 @@ from torch import Tensor
 from tqdm import tqdm
 
 from vdp.core.device import autocast
+from vdp.core.latent_time import EVERY_FRAME, LatentTime
 from vdp.core.pixels import to_pixels, to_uint8
 from vdp.data.stores.clips import ClipStore, Pixels
 from vdp.data.stores.latents import Half, Moments
 
-Encode = Callable[[Tensor], Tensor]  # (B, 3, T, H, W) -> (B, C, T, h, w)
-Decode = Callable[[Tensor], Tensor]  # (B, C, T, h, w) -> (B, 3, T, H, W)
+PAST = 8  # latent frames before a part that its frames may depend on, beyond the reach of the codec's layers
+
+Encode = Callable[[Tensor], Tensor]  # (B, 3, T, H, W) -> (B, C, N, h, w)
+Decode = Callable[[Tensor], Tensor]  # (B, C, N, h, w) -> (B, 3, T, H, W)
 Views = Callable[[np.ndarray, int], Iterable[np.ndarray]]  # frames (T, H, W, 3), clip index -> views
 Degrade = Callable[[Pixels, int, int], Pixels]  # frames (T, H, W, 3), clip index, form -> degraded frames
 
 
-def encode_frames(encode: Encode, frames: np.ndarray, batch_frames: int, device: torch.device) -> Tensor:
-    """Encode uint8 frames (T, H, W, 3), `batch_frames` at a time: raw latents (C, T, h, w), fp32."""
+def encode_frames(
+    encode: Encode, frames: np.ndarray, batch_frames: int, device: torch.device, factor: int = 1
+) -> Tensor:
+    """Encode uint8 frames (T, H, W, 3), about `batch_frames` at a time: raw latents (C, N, h, w), fp32.
+
+    `factor` is the codec's temporal factor.
+    """
+    if factor > 1:
+        return _encode_groups(encode, frames, batch_frames, device, factor)
     pixels = to_pixels(frames).to(device)
     parts = []
     with torch.inference_mode(), autocast(device):
         for chunk in pixels.split(batch_frames):
             parts.append(encode(chunk[None].transpose(1, 2))[0])
+    return torch.cat(parts, dim=1)
+
+
+def _encode_groups(
+    encode: Encode, frames: np.ndarray, batch_frames: int, device: torch.device, factor: int
+) -> Tensor:
+    """`encode_frames` of a codec that compresses time."""
+    count, size = LatentTime(factor, known=1).count(len(frames)), max(1, batch_frames // factor)
+    parts = []
+    with torch.inference_mode(), autocast(device):
+        for start in range(0, count, size):
+            first = max(0, start - PAST)  # coded as the first frame of a clip, and left out
+            part = frames[first * factor : (start + size - 1) * factor + 1]
+            pixels = to_pixels(part).to(device)
+            parts.append(encode(pixels[None].transpose(1, 2))[0, :, start - first :])
     return torch.cat(parts, dim=1)
 
 
@@ -36,24 +64,29 @@ def encode_clips(
     batch_frames: int,
     device: torch.device,
     moments: Moments | None,
+    time: LatentTime = EVERY_FRAME,
 ) -> Iterator[Half]:
-    """Encode the V views of every clip of a store, (V, T, C, h, w) float16; add them to `moments`.
+    """Encode the V views of every clip of a store, (V, N, C, h, w) float16; add them to `moments`.
 
-    Views are encoded, as a codec does not commute with flips or crops.
+    Views are encoded, as a codec does not commute with flips or crops. `time` is that of the codec.
     """
     label = f"encode {store.folder.name}"
     indices = tqdm(range(len(store)), desc=label, unit="clip", file=sys.stderr, mininterval=2)
     clips = (list(views(store.frames(i), i)) for i in indices)
-    for latents in _encode_lists(encode, clips, batch_frames, device):
+    for latents in _encode_lists(encode, clips, batch_frames, device, time):
         if moments is not None:
             moments.add(latents)
         yield latents
 
 
 def _encode_lists(
-    encode: Encode, clips: Iterable[list[Pixels]], batch_frames: int, device: torch.device
+    encode: Encode,
+    clips: Iterable[list[Pixels]],
+    batch_frames: int,
+    device: torch.device,
+    time: LatentTime = EVERY_FRAME,
 ) -> Iterator[Half]:
-    """Encode the views of each clip, (V, T, C, h, w) float16; several clips share a call of the encoder.
+    """Encode the views of each clip, (V, N, C, h, w) float16; several clips share a call of the encoder.
 
     Views may be fewer than `batch_frames` frames, with which a GPU is idle.
     """
@@ -61,17 +94,23 @@ def _encode_lists(
     for clip in clips:
         waiting.append(clip)
         if sum(len(view) for views in waiting for view in views) >= batch_frames:
-            yield from _encode_together(encode, waiting, batch_frames, device)
+            yield from _encode_together(encode, waiting, batch_frames, device, time)
             waiting = []
     if waiting:
-        yield from _encode_together(encode, waiting, batch_frames, device)
+        yield from _encode_together(encode, waiting, batch_frames, device, time)
 
 
 def _encode_together(
-    encode: Encode, clips: list[list[Pixels]], batch_frames: int, device: torch.device
+    encode: Encode, clips: list[list[Pixels]], batch_frames: int, device: torch.device, time: LatentTime
 ) -> Iterator[Half]:
     if not any(clips):
         yield from (np.empty(0, np.float16) for _ in clips)
+        return
+    if time.factor > 1:  # the frames of one view are a clip of the codec
+        for views in clips:
+            padded = (time.pad(view) for view in views)
+            coded = [encode_frames(encode, view, batch_frames, device, time.factor) for view in padded]
+            yield torch.stack(coded).transpose(1, 2).to(torch.float16).cpu().numpy()
         return
     frames = np.concatenate([view for views in clips for view in views])
     latents = encode_frames(encode, frames, batch_frames, device).transpose(0, 1).to(torch.float16)
@@ -89,8 +128,9 @@ def encode_conditions(
     degraded: int,
     batch_frames: int,
     device: torch.device,
+    time: LatentTime = EVERY_FRAME,
 ) -> Iterator[Half]:
-    """Encode D = `degraded` degraded forms of every clip of a store, (D, T, C, h, w) float16.
+    """Encode D = `degraded` degraded forms of every clip of a store, (D, N, C, h, w) float16.
 
     Form d belongs to view d % V, to which it is restored: that view of the degraded frames in the store, or,
     for a clip without any, the degraded view of its frames.
@@ -103,7 +143,7 @@ def encode_conditions(
         shown = zip(range(degraded), repeated, strict=False)
         return [view if has_conditions else degrade(view, i, d) for d, view in shown]
 
-    yield from _encode_lists(encode, map(forms, range(len(store))), batch_frames, device)
+    yield from _encode_lists(encode, map(forms, range(len(store))), batch_frames, device, time)
 
 
 def encode_composed(
@@ -130,8 +170,16 @@ def _cycle(views: Views, frames: np.ndarray, clip: int) -> Iterator[np.ndarray]:
         yield from views(frames, clip)
 
 
-def decode_frames(decode: Decode, latents: Tensor, device: torch.device) -> np.ndarray:
-    """Decode raw latents (B, C, T, h, w) to uint8 frames (B, T, H, W, 3)."""
+def decode_frames(
+    decode: Decode, latents: Tensor, device: torch.device, factor: int = 1, first: int = 0
+) -> np.ndarray:
+    """Decode raw latents (B, C, N, h, w) from latent frame `first` on to uint8 frames (B, T, H, W, 3).
+
+    `factor` is the codec's temporal factor; above 1, frames depend on the latent frames before theirs.
+    """
+    past = min(first, PAST if factor > 1 else 0)
     with torch.inference_mode(), autocast(device):
-        pixels = decode(latents)
+        pixels = decode(latents[:, :, first - past :])
+    if past:
+        pixels = pixels[:, :, 1 + (past - 1) * factor :]
     return to_uint8(pixels.transpose(1, 2))

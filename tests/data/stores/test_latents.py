@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import torch
 
+from vdp.core.latent_time import EVERY_FRAME, LatentTime
 from vdp.data.stores import memory_map
 from vdp.data.stores.latents import (
     EncodedClip,
@@ -57,6 +58,14 @@ def test_latents_are_read_back_normalised(tmp_path):
     read = latents.read([2, 0], [1, 0], [[3, 0], [1, 1]])
     assert read.shape == (2, CHANNELS, 2, 8, 6)
     assert_raw(latents, read, [clips[2][1, [3, 0]], clips[0][0, [1, 1]]])
+
+
+def test_the_time_of_latent_frames_of_several_frames_is_read_back(tmp_path):
+    write(tmp_path, {"train": [make_clip(0)]})
+    assert LatentClips(tmp_path, ["train"]).time == EVERY_FRAME
+    assert "known" not in (tmp_path / "train/manifest.json").read_text()
+    write_latents(tmp_path / "train", [EncodedClip(make_clip(0))], 1, known=11, temporal_factor=4)
+    assert LatentClips(tmp_path, ["train"]).time == LatentTime(4, known=11)
 
 
 def test_normalised_latents_have_zero_mean_and_unit_variance_per_channel(tmp_path):

@@ -13,6 +13,8 @@ from torch import Tensor
 
 from vdp.core.context_frames import Hops
 from vdp.core.tasks import (
+    GROUP_STRIDE,
+    STRIDE,
     TASKS,
     Task,
     draw_generate_hop,
@@ -50,6 +52,7 @@ class HopRule:
     targets: int  # target frames of a hop
     max_span: int  # interpolate: maximum frames from the last context frame before the targets to the next
     given_frames: int  # predict: minimum number of given context frames
+    grouped: bool = False  # whether a latent frame codes several frames, but the first of a clip
 
     def draw(
         self, task: Task, rng: np.random.Generator, frames: int, context: int, known: int | None
@@ -61,12 +64,13 @@ class HopRule:
         if task == "interpolate":
             return draw_interpolate_hop(rng, frames, max(context, 2), self.max_span, self.targets)
         if task == "generate":
-            return draw_generate_hop(rng, frames, self.targets)
+            return draw_generate_hop(rng, frames, self.targets, from_start=self.grouped)
         if task == "restore":
             return draw_restore_hop(rng, frames, context, self.targets)
         return draw_predict_hop(
-            rng, frames, context, self.target_offsets, self.max_hops, self.targets, self.given_frames, known
-        )
+            rng, frames, context, self.target_offsets, self.max_hops, self.targets, self.given_frames, known,
+            GROUP_STRIDE if self.grouped else STRIDE,
+        )  # fmt: skip
 
 
 class HopBatches:

@@ -7,6 +7,7 @@ beside it: D degraded forms of each clip, form d of view d % V. With a motion mo
 model moved on from these; zeros for clips without masks, which the manifest does not list. With the base
 optical_flow these frames are moved by optical flow, of every clip. `statistics.json` beside the splits has
 the per-channel mean and standard deviation of the clean latents.
+T counts latent frames; the manifest names the codec's temporal factor if they are not frames.
 """
 
 import json
@@ -22,6 +23,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from vdp.core.files import replacing
+from vdp.core.latent_time import EVERY_FRAME, LatentTime
 from vdp.data.stores.memory_map import MemoryMaps
 
 MANIFEST = "manifest.json"
@@ -89,13 +91,19 @@ class EncodedClip:
 
 
 def write_latents(
-    folder: Path, clips: Iterable[EncodedClip], shard_mb: int, known: int, flow_decay: float | None = None
+    folder: Path,
+    clips: Iterable[EncodedClip],
+    shard_mb: int,
+    known: int,
+    temporal_factor: int = 1,
+    flow_decay: float | None = None,
 ) -> None:
     """Write a split's encoded clips to shards of at most `shard_mb` MiB, replacing `folder` at the end.
 
     Args:
         clips: one at a time. All or none have degraded forms; any may be composed.
-        known: frames of a clip from which the others are composed.
+        known: context frames of a clip, from which the others are composed.
+        temporal_factor: frames per latent frame, after the first.
         flow_decay: of frames that are composed by optical flow; None for those of a motion model.
     """
     counts: list[int] = []
@@ -129,6 +137,8 @@ def write_latents(
         if composed:
             manifest |= {"composed": composed, "composed_from": known}
             manifest |= {} if flow_decay is None else {"flow_decay": flow_decay}
+        if temporal_factor > 1:
+            manifest |= {"temporal_factor": temporal_factor, "known": known}
         (part / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
 
 
@@ -149,7 +159,8 @@ class LatentClips:
 
     Attributes:
         views: views of each clip, V.
-        num_frames: frames of a clip, T.
+        num_frames: latent frames of a clip, T.
+        time: which latent frame codes a frame.
         channels: channels of a latent, C.
         size: height and width of a latent, h and w.
         degraded: degraded forms of each clip, D.
@@ -170,6 +181,7 @@ class LatentClips:
         self.composed: list[int] = []
         self.composed_from: int | None = None
         self.flow_decay: float | None = None
+        self.time = EVERY_FRAME
         for split in splits:
             path = root / split / MANIFEST
             if path.is_file():
@@ -178,6 +190,8 @@ class LatentClips:
                 self.composed += [sum(counts) + clip for clip in manifest.get("composed", [])]
                 self.composed_from = manifest.get("composed_from", self.composed_from)
                 self.flow_decay = manifest.get("flow_decay", self.flow_decay)
+                if "temporal_factor" in manifest:
+                    self.time = LatentTime(manifest["temporal_factor"], manifest["known"])
                 self._paths += [root / split / f"latents_{i:03d}.npy" for i in range(len(shards))]
                 counts += shards
                 degraded |= {manifest.get("degraded", 0)} if shards else set()

@@ -17,13 +17,3 @@ def load_codec(folder: Path) -> VAE | PixelCodec:
     load_weights(codec, folder)
     codec.eval()
     return codec
-
-
-def load_frame_codec(folder: Path) -> VAE | PixelCodec:
-    """`load_codec` that raises ValueError if the temporal factor is above 1."""
-    codec = load_codec(folder)
-    if codec.temporal_factor > 1:
-        raise ValueError(
-            f"vae.temporal_factor={codec.temporal_factor}: expected 1, as hops are not evenly spaced in time"
-        )
-    return codec

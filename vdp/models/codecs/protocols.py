@@ -9,7 +9,8 @@ class Codec(Protocol):
     """B clips, T frames of H x W pixels, N latent frames of C x h x w.
 
     With a temporal factor of 1, N is T and each frame is coded independently. With a factor f above 1 the
-    first frame is one latent frame and each further f frames are another, T = 1 + f (N - 1), causal in time.
+    first frame is one latent frame and each further f frames, a group, are another, causal in time. A clip is
+    encoded as if copies of its last frame completed its last group, and decoded with them, T = 1 + f (N - 1).
     """
 
     factor: int  # pixels per latent position along each side

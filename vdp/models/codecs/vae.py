@@ -41,11 +41,16 @@ def unfold(frames: Tensor, batch: int) -> Tensor:
 
 
 class CausalTimeConv(nn.Module):
-    """Causal convolution along time, padded with copies of the first frame."""
+    """Causal convolution along time, padded with copies of the first frame.
 
-    def __init__(self, channels_in: int, channels_out: int, stride: int) -> None:
+    `full` convolves in space too, 3x3x3, as in CogVideoX.
+    """
+
+    def __init__(self, channels_in: int, channels_out: int, stride: int, full: bool) -> None:
         super().__init__()
-        self.conv = nn.Conv3d(channels_in, channels_out, (PAST + 1, 1, 1), stride=(stride, 1, 1))
+        side = 3 if full else 1
+        kernel, padding = (PAST + 1, side, side), (0, side // 2, side // 2)
+        self.conv = nn.Conv3d(channels_in, channels_out, kernel, stride=(stride, 1, 1), padding=padding)
 
     def forward(self, x: Tensor) -> Tensor:  # (B, C_in, T, h, w) -> (B, C_out, 1 + (T - 1) / stride, h, w)
         return self.conv(torch.cat([x[:, :, :1].expand(-1, -1, PAST, -1, -1), x], dim=2))
@@ -54,12 +59,12 @@ class CausalTimeConv(nn.Module):
 class TimeResBlock(nn.Module):
     """Two causal temporal convolutions with per-frame normalisation; initialised to the identity."""
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, full: bool) -> None:
         super().__init__()
         self.norm1 = group_norm(channels)
-        self.conv1 = CausalTimeConv(channels, channels, stride=1)
+        self.conv1 = CausalTimeConv(channels, channels, stride=1, full=full)
         self.norm2 = group_norm(channels)
-        self.conv2 = zero_init(CausalTimeConv(channels, channels, stride=1))
+        self.conv2 = zero_init(CausalTimeConv(channels, channels, stride=1, full=full))
 
     def forward(self, x: Tensor) -> Tensor:  # (B, C, T, h, w)
         h = self.conv1(F.silu(per_frame(self.norm1, x)))
@@ -69,9 +74,9 @@ class TimeResBlock(nn.Module):
 class TimeDownsample(nn.Module):
     """1 + 2n frames to 1 + n: the first and the later one of each pair, plus a causal convolution."""
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, full: bool) -> None:
         super().__init__()
-        self.change = CausalTimeConv(channels, channels, stride=2)
+        self.change = CausalTimeConv(channels, channels, stride=2, full=full)
 
     def forward(self, x: Tensor) -> Tensor:  # (B, C, 1 + 2n, h, w) -> (B, C, 1 + n, h, w)
         return x[:, :, ::2] + self.change(x)
@@ -80,9 +85,9 @@ class TimeDownsample(nn.Module):
 class TimeUpsample(nn.Module):
     """1 + n frames to 1 + 2n: the first once and the others twice, plus a causal convolution."""
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, full: bool) -> None:
         super().__init__()
-        self.change = CausalTimeConv(channels, 2 * channels, stride=1)
+        self.change = CausalTimeConv(channels, 2 * channels, stride=1, full=full)
 
     def forward(self, x: Tensor) -> Tensor:  # (B, C, 1 + n, h, w) -> (B, C, 1 + 2n, h, w)
         change = rearrange(self.change(x), "b (c two) t h w -> b c (t two) h w", two=2)
@@ -104,9 +109,10 @@ class Encoder(nn.Module):
         self.body = nn.Sequential(*layers)
         last = nn.Conv2d(width, 2 * params.latent_channels, 3, padding=1)
         self.head = nn.Sequential(group_norm(width), nn.SiLU(), last)
+        full = params.convolutions == "full"
         time: list[nn.Module] = []
         for _ in range(_log2(params.temporal_factor)):
-            time += [TimeResBlock(width), TimeDownsample(width)]
+            time += [TimeResBlock(width, full), TimeDownsample(width, full)]
         self.time = nn.Sequential(*time)  # the identity for a temporal factor of 1
 
     def forward(self, x: Tensor) -> Tensor:  # (B, 3, T, H, W) -> (B, 2C, N, h, w)
@@ -132,9 +138,10 @@ class Decoder(nn.Module):
         # 1x1: its outputs are many, and the trunk has seen the neighbourhood
         self.mask = nn.Sequential(nn.Conv2d(width, NUM_LOGITS * STEM**2, 1), nn.PixelShuffle(STEM))
         deep = params.base_channels * params.spatial_factor // STEM
+        full = params.convolutions == "full"
         time: list[nn.Module] = []
         for _ in range(_log2(params.temporal_factor)):
-            time += [TimeUpsample(deep), TimeResBlock(deep)]
+            time += [TimeUpsample(deep, full), TimeResBlock(deep, full)]
         self.time = nn.Sequential(*time)
 
     # (B, C, N, h, w) -> (B, 3, T, H, W), (B, 14, T, H, W)
@@ -178,8 +185,10 @@ class VAE(nn.Module):
     def encode(self, clip: Tensor) -> Tensor:
         """Encode a clip to mean latents, (B, 3, T, H, W) in [-1, 1] -> (B, C, N, h, w) in fp32.
 
+        A clip is padded with copies of its last frame to whole groups of the temporal factor.
+
         Raises:
-            ValueError: if H or W is not a multiple of the spatial factor, or T - 1 of the temporal one.
+            ValueError: if H or W is not a multiple of the spatial factor.
         """
         frames, height, width = clip.shape[2:]
         if height % self.factor or width % self.factor:
@@ -187,13 +196,9 @@ class VAE(nn.Module):
                 f"frames: expected height and width divisible by vae.spatial_factor={self.factor}, "
                 f"got {height}x{width}; resize them or choose another factor"
             )
-        remainder = (frames - 1) % self.temporal_factor
-        if remainder:
-            lower = frames - remainder
-            raise ValueError(
-                f"frames={frames}: expected 1 + a multiple of vae.temporal_factor={self.temporal_factor}; "
-                f"use {lower} or {lower + self.temporal_factor} frames, or set vae.temporal_factor to 1"
-            )
+        missing = -(frames - 1) % self.temporal_factor
+        if missing:
+            clip = torch.cat([clip, clip[:, :, -1:].expand(-1, -1, missing, -1, -1)], dim=2)
         mean, _ = self.posterior(clip)
         return mean
 

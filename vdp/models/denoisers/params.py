@@ -135,7 +135,8 @@ class DenoiserConfig(Params, Generic[Diffusion]):
     tasks: dict[str, float]  # share of each task in the training
     context_frames: int  # max context frames of a training hop, and so of a rollout
     given_frames: int  # of them, min number of the frames that the rollout starts from
-    known: int  # composed base: context frames of a clip from which the others are composed
+    known: int  # context frames of a clip: composed base: that the others are composed of; codec that
+    # compresses time: that end a group of frames; 0 for others
     # base optical_flow: decay of the velocity; not in the files of others
     flow_decay: float | None = Field(default=None, exclude_if=lambda decay: decay is None)
     target_offsets: list[int]  # predict: frames from the last context frame to a target

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from vdp.core.classes import NUM_CLASSES
 from vdp.core.device import autocast
+from vdp.core.latent_time import LatentTime
 from vdp.core.pixels import to_pixels, to_uint8
 from vdp.models.codecs.protocols import Codec
 from vdp.models.factored_classes import class_log_probs
@@ -124,10 +125,19 @@ class MaskPredictor:
             probs = probs + weight * torch.from_numpy(np.stack(votes)).float()
         return probs_to_masks(probs, threshold, None)[0].numpy()
 
-    def truth(self, frame: np.ndarray) -> dict[str, np.ndarray]:
-        """Decide the masks of a true frame (H, W, 3): 'truth', by UNet++ only and of its round trip."""
+    def truth(self, clip: np.ndarray, known: int) -> dict[str, np.ndarray]:
+        """Decide the masks of a true frame: 'truth', by UNet++ only and of its round trip.
+
+        Args:
+            clip: true frames (T, H, W, 3), of which the last one is the frame.
+            known: context frames; a codec that compresses time codes the clip in groups after them.
+        """
         threshold, vote = self.params.object_threshold, self.params.codec_vote
-        decoded, codec = self.round_trip(self.encode(frame[None]))
+        frame = clip[-1]
+        if self.codec.temporal_factor > 1:
+            decoded, codec = self._clip_round_trip(clip, known)
+        else:
+            decoded, codec = self.round_trip(self.encode(frame[None]))
         unetpp, unetpp_decoded = self.unetpp_probs(frame[None]), self.unetpp_probs(decoded)
         probs = {
             "truth": blend(unetpp, codec, vote),
@@ -175,6 +185,19 @@ class MaskPredictor:
         with autocast(self.device):
             pixels, logits = self.codec.decode_with_masks(latents[:, :, None])
             return to_uint8(pixels[:, :, 0]), class_log_probs(logits[:, :, 0]).exp()
+
+    @torch.inference_mode()
+    def _clip_round_trip(self, clip: np.ndarray, known: int) -> tuple[np.ndarray, Tensor | None]:
+        """`round_trip` of the last frame of a clip, coded as a whole."""
+        time = LatentTime(self.codec.temporal_factor, known)
+        pixels = to_pixels(time.pad(clip)).to(self.device)
+        last = time.position(len(clip) - 1)
+        with autocast(self.device):
+            latents = self.codec.encode(pixels[None].transpose(1, 2))
+            if self.params.codec_vote == 0:
+                return to_uint8(self.codec.decode(latents)[:, :, last]), None
+            decoded, logits = self.codec.decode_with_masks(latents)
+        return to_uint8(decoded[:, :, last]), class_log_probs(logits[:, :, last]).exp()
 
     @torch.inference_mode()
     def decode(self, latents: Tensor) -> np.ndarray:
