@@ -19,6 +19,7 @@ from vdp.core.pixels import to_uint8
 from vdp.core.tasks import TASKS, Task
 from vdp.data.batches.hops import AllTaskBatches, HopBatch, HopBatches, HopRule, TaskBatches
 from vdp.data.stores.latents import LatentClips, Normalisation
+from vdp.diffusion.gain import HeldOutClips, fit_gains
 from vdp.diffusion.loss import HopLoss, TaskLevelLoss
 from vdp.diffusion.objective import Objective, data_scale
 from vdp.diffusion.params import DiffusionParams
@@ -49,6 +50,7 @@ CODEC = Path("data/models/codec")
 DENOISER = Path("data/models/denoiser")
 MOVED_SHARE = 0.65  # of the change from the nearest frame that is left after moving it, root mean square
 DRAWN_STEPS = 10  # sampling steps of the pictures drawn during training
+GAIN_CLIPS = 16  # clips of val from which the gains of predicted changes are measured
 
 Objectives = Mapping[Task, Objective]
 
@@ -131,6 +133,12 @@ def main() -> None:
         in_steps = params.in_steps(batches.epoch_clips)
         result = fit(training, in_steps, engine, seed, tracker, fabric, checkpoints)
         if fabric.is_global_zero:
+            if base == "optical_flow" and val_composed and "predict" in objectives:
+                gains = measure_gains(
+                    result.network.to(fabric.device), val_clips, objectives["predict"], params
+                )
+                config = config.model_copy(update={"gains": gains})
+                tracker.summary({f"gain.{step}": gain for step, gain in enumerate(gains or (), 1)})
             save_model(DENOISER, result.network, config, result.other_weights, result.kept)
             checkpoints.clear()
 
@@ -142,6 +150,31 @@ def resolve_base(base: BaseName, clips: LatentClips) -> BaseName:
     if clips.time.factor > 1:
         return "moved"
     return "composed" if clips.flow_decay is None else "optical_flow"
+
+
+def measure_gains(
+    network: Denoiser[object], clips: LatentClips, objective: Objective, params: TrainDenoiserParams
+) -> list[float] | None:
+    """Measure the gains of the changes from composed frames on clips of `val`, evenly spaced.
+
+    None where the network does not predict the next frame by itself.
+    """
+    if network.joint or 1 not in params.target_offsets:
+        return None
+    known, spaced = clips.composed_from or 0, max(1, len(clips.composed) // GAIN_CLIPS)
+    rows = clips.composed[::spaced][:GAIN_CLIPS]
+    first, views = max(0, known - params.context_frames), [0] * len(rows)
+    device = objective.scale.device
+
+    def read(frames: range, composed: bool = False) -> Tensor:
+        source = clips.read_composed if composed else clips.read
+        return source(rows, views, [frames] * len(rows)).to(device)
+
+    later = range(known, clips.num_frames)
+    held_out = HeldOutClips(read(range(first, known)), read(later, composed=True), read(later))
+    return list(
+        fit_gains(network, held_out, objective, DRAWN_STEPS, params.context_frames, params.given_frames)
+    )
 
 
 def config_known(clips: LatentClips, composed: bool) -> int:

@@ -83,7 +83,11 @@ class LatentDiffusion:
         """Return the rollout that section `predict` describes, in latent frames after `known` frames."""
         config = self.config
         strategy = make_strategy(
-            params, config.diffusion.num_timesteps, config.context_frames, config.given_frames
+            params,
+            config.diffusion.num_timesteps,
+            config.context_frames,
+            config.given_frames,
+            config.gains or (),
         )
         hops = self.time(known).hops(params.frame_groups)
         return replace(strategy, hops=tuple(tuple(number - 1.0 for number in hop) for hop in hops))

@@ -460,6 +460,7 @@ class Model:
             context_noise=0.0,
             context_frames=config.context_frames,
             given_frames=config.given_frames,
+            gains=tuple(config.gains or ()),
         )
 
     def _times(self, steps: int) -> Tensor:

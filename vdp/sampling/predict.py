@@ -52,9 +52,13 @@ def _generator_seed(seed: int, clip: int, sample: int) -> int:
 
 
 def make_strategy(
-    params: PredictParams, num_timesteps: int, context_frames: int, given_frames: int
+    params: PredictParams,
+    num_timesteps: int,
+    context_frames: int,
+    given_frames: int,
+    gains: Sequence[float] = (),
 ) -> Strategy:
-    """Build the strategy of section `predict` for a process and the context frames of the training."""
+    """Build the strategy of section `predict` for a process, the context frames of the training and gains."""
     return Strategy(
         hops=tuple(tuple(frame - 1.0 for frame in group) for group in params.frame_groups),
         sampler=make_sampler(params.sampler, params.eta),
@@ -64,6 +68,7 @@ def make_strategy(
         context_noise=params.context_noise,
         context_frames=context_frames,
         given_frames=given_frames,
+        gains=tuple(gains),
     )
 
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from vdp.core.context_frames import nearest_frames
+from vdp.diffusion.gain import gains_at
 from vdp.diffusion.moved import with_moved
 from vdp.diffusion.process import predict_x0_eps
 from vdp.diffusion.protocols import Denoiser, DiffusedData
@@ -32,6 +33,8 @@ class Strategy:
     context_noise: float  # standard deviation of noise on predicted context frames; an input of the network
     context_frames: int  # max number of context frames, nearest first; as in training
     given_frames: int = 0  # of them, min number of the frames that the rollout started from
+    # factors of the changes from composed frames, by frames after the last given one; empty: 1
+    gains: tuple[float, ...] = ()
 
 
 class NoiseSource(Protocol):
@@ -91,7 +94,7 @@ def rollout(
     expected = (len(known), objective.channels(known.shape[1]), count, *known.shape[3:])
     if noise.shape != expected:
         raise ValueError(f"noise: expected shape {expected}, as the context frames, got {tuple(noise.shape)}")
-    level, given = torch.zeros_like(index), index.shape[1]
+    level, given, last = torch.zeros_like(index), index.shape[1], index.amax(dim=1, keepdim=True)
     counts = [len(hop) for hop in strategy.hops]
     bases = [None] * len(counts) if composed is None else composed.split(counts, dim=2)
     predicted: list[Tensor] = []
@@ -103,6 +106,9 @@ def rollout(
         if base is not None:
             context = _prepend(base, target_index, context)
         frames = sample_hop(denoiser, *context, target_index, objective, strategy, start, noise_source)
+        if base is not None and strategy.gains:
+            gain = gains_at(strategy.gains, target_index - last)[:, None, :, None, None]
+            frames = base + gain * (frames - base)
         predicted.append(frames)
         if strategy.context_noise > 0:
             frames = frames + strategy.context_noise * noise_source(len(hop))

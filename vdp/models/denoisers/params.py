@@ -139,6 +139,8 @@ class DenoiserConfig(Params, Generic[Diffusion]):
     # compresses time: that end a group of frames; 0 for others
     # base optical_flow: decay of the velocity; not in the files of others
     flow_decay: float | None = Field(default=None, exclude_if=lambda decay: decay is None)
+    # base optical_flow: factors of the predicted changes (vdp.diffusion.gain); not in the files of others
+    gains: list[float] | None = Field(default=None, exclude_if=lambda gains: gains is None)
     target_offsets: list[int]  # predict: frames from the last context frame to a target
     targets: int  # target frames of a hop
     max_span: int  # interpolate: max frames between the context frames around the targets
