@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor
@@ -382,3 +384,16 @@ def test_temperature_zero_is_deterministic_for_all_samples_and_seeds(sampler):
 def test_predictions_are_deterministic_in_the_seed():
     assert torch.equal(predict_samples([0, 1]), predict_samples([0, 1]))
     assert not torch.equal(predict_samples([0, 1], seed=1), predict_samples([0, 1]))
+
+
+def test_gains_scale_the_changes_from_composed_frames():
+    """By the number of frames after the last given one; predicted frames are context with them applied."""
+    hops = [[13], [15], [22]]
+    truth, composed = truth_of(hops), truth_of(hops) + 1.0
+    gains = (1.0, 0.5, 1.0, 0.25)
+    strategy = replace(make_strategy(hops), gains=gains)
+    predicted = rollout(Oracle(TRUTH, FLOW), CONTEXT, INDEX, FLOW, strategy, make_noise_source(), composed)
+    applied = torch.tensor([0.5, 0.25, 0.25])[None, None, :, None, None]
+    torch.testing.assert_close(predicted, composed + applied * (truth - composed), atol=1e-3, rtol=0)
+    plain = rollout(Oracle(TRUTH, FLOW), CONTEXT, INDEX, FLOW, strategy, make_noise_source())
+    torch.testing.assert_close(plain, truth, atol=1e-3, rtol=0)
