@@ -82,7 +82,7 @@ def test_a_request_without_params_gets_one_sample_of_each_clip(saved, model):
     predicted = mlflow.pyfunc.load_model(str(saved)).predict(clips())
     assert predicted.dtype == np.uint8 and predicted.shape == (2, 1, 11, 4, 6, 3)
     assert np.array_equal(predicted[:, 0, 0], clips()[:, -1])
-    assert model.calls == [(11, 1, Sampling(steps=10, temperature=0.7, seed=0))] * 2
+    assert model.calls == [(11, 1, Sampling(steps=10, temperature=0.4, seed=0))] * 2
 
 
 def test_the_params_of_a_request_set_the_sampling(saved, model):

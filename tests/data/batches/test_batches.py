@@ -578,6 +578,6 @@ def test_composed_frames_are_read_only_where_asked(tmp_path):
 
 def test_composed_frames_that_are_not_encoded_are_refused(tmp_path):
     rule = HopRule(3, [1, 2], max_hops=5, targets=1, max_span=6, given_frames=2)
-    with pytest.raises(ValueError, match="diffusion.base=composed: there are no composed frames") as error:
+    with pytest.raises(ValueError, match="diffusion.base: there are no composed frames") as error:
         HopBatches(numbered_latents(tmp_path), 32, {"predict": 1.0}, rule, True, False, 0)
     assert "\n" not in str(error.value)
