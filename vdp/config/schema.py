@@ -61,7 +61,7 @@ def add_left_out(cls: type[Params], data: JsonValue) -> JsonValue:
     for name, field in cls.model_fields.items():
         kinds = (field.annotation, *get_args(field.annotation))
         section = next((kind for kind in kinds if isinstance(kind, type) and issubclass(kind, Params)), None)
-        if field.exclude_if is not None:
+        if field.exclude_if is not None and field.exclude_if(None):
             added.setdefault(name, None)
         elif section is not None and name in data:
             added[name] = add_left_out(section, data[name])
