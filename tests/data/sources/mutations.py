@@ -387,7 +387,8 @@ BOXES = [
 
 def mask_values(rng: Random, path: Path) -> str:
     """Class ids over 48, or fewer masks than frames, in the masks or proposals beside the frames."""
-    masks = sorted(Path("raw").rglob("mask.npy")) + sorted(Path("raw").rglob("*.json"))
+    found = sorted(Path("raw").rglob("mask.npy")) + sorted(Path("raw").rglob("*.json"))
+    masks = [file for file in found if file.is_file()]  # not a link to an endless device
     if not masks:
         return new_content(rng, path)
     chosen = some(rng, masks)
