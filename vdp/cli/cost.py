@@ -188,8 +188,7 @@ def estimate(params: RunParams, size: DataSize | None, labelled: bool = True) ->
     unknown = unknown_lengths(params)
     flops = {stage: training() for stage, training in trainings.items() if stage not in unknown}
     if size is not None:
-        base = chosen_base(params.diffusion.base, size.labelled)
-        flops["encode_latents"] = _encode_latents(params, size, codec, motion, base)
+        flops["encode_latents"] = _encode_latents(params, size, codec, motion, denoiser.base)
         flops["predict"] = size.test_clips * denoiser.clip(codec)
     if size is not None and motion is not None:
         flops["track_objects"] = _track_objects(params, size, codec, segmenter)
