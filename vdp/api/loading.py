@@ -142,8 +142,8 @@ class LatentDiffusion:
 
     def move_by_flow(self, context: np.ndarray, steps: Sequence[int]) -> np.ndarray:
         """Move the last of frames (T, H, W, 3) on by optical flow, as in training: (len(steps), H, W, 3)."""
-        decay = self.config.flow_decay
-        return flow_extrapolation(context, steps, 1.0 if decay is None else decay)
+        assert self.config.flow_decay is not None  # measured where the base is optical_flow
+        return flow_extrapolation(context, steps, self.config.flow_decay)
 
     def _sample_groups(
         self,

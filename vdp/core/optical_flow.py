@@ -43,16 +43,7 @@ def flow_extrapolation(known: Frames, steps: Sequence[int], decay: float = 1.0) 
     Raises:
         ValueError: if `known` has no frame.
     """
-    if not len(known):
-        raise ValueError("known: expected at least one frame, got none")
-    last = np.ascontiguousarray(known[-1])
-    if len(known) == 1:
-        return np.repeat(last[None], len(steps), axis=0)
-    velocity = _velocity(np.ascontiguousarray(known[-2]), last)
-    targets = np.empty((len(steps), *last.shape), np.uint8)
-    for target, step in zip(targets, steps, strict=True):
-        target[:] = _splat(last, velocity, _distance(step, decay))
-    return targets
+    return _move(known, [_distance(step, decay) for step in steps])
 
 
 def fit_decay(clips: Iterable[Frames], known: int) -> float:
@@ -68,12 +59,26 @@ def fit_decay(clips: Iterable[Frames], known: int) -> float:
     for clip in clips:
         count += 1
         truth = clip[known:].astype(np.float64)
-        for k, decay in enumerate(DECAYS):
-            moved = flow_extrapolation(clip[:known], range(1, len(truth) + 1), decay)
-            errors[k] += np.square(moved - truth).mean()
+        steps = range(1, len(truth) + 1)
+        moved = _move(clip[:known], [_distance(step, decay) for decay in DECAYS for step in steps])
+        errors += [np.square(part - truth).mean() for part in np.split(moved, len(DECAYS))]
     if not count:
         raise ValueError(f"clips: expected some of more than {known} frames, to measure how motion goes on")
     return DECAYS[int(errors.argmin())]
+
+
+def _move(known: Frames, distances: Sequence[float]) -> Frames:
+    """Move the last context frame on by a number of frames at its velocity, for each of some numbers."""
+    if not len(known):
+        raise ValueError("known: expected at least one frame, got none")
+    last = np.ascontiguousarray(known[-1])
+    if len(known) == 1:
+        return np.repeat(last[None], len(distances), axis=0)
+    velocity = _velocity(np.ascontiguousarray(known[-2]), last)
+    targets = np.empty((len(distances), *last.shape), np.uint8)
+    for target, distance in zip(targets, distances, strict=True):
+        target[:] = _splat(last, velocity, distance)
+    return targets
 
 
 def _distance(step: int, decay: float) -> float:

@@ -42,9 +42,8 @@ def cut_clips(source: Source, item: str, rule: ClipRule) -> Generator[Clip, None
     window: deque[Frame] = deque(maxlen=rule.frames)
     counts = Counter[str]()
     clips = repeats = 0
-    taken = covered = (
-        0  # selected frames since the last flaw or cut, and those up to the end of the last clip
-    )
+    # selected frames since the last flaw or cut, and those up to the end of the last clip
+    taken = covered = 0
     last, first, flaw, cuts = -1, -1, "", 0
     for frame in source.frames(item, Pace() if source.precut else rule.pace):
         counts[NOT_SELECTED] += max(frame.number - last - 1, 0)  # a repeated frame has the same number
