@@ -7,6 +7,8 @@ from torch import nn
 from torch.nn.functional import one_hot
 
 from vdp.config.choices import BaseName
+from vdp.config.messages import validate
+from vdp.config.yaml_file import read_file
 from vdp.core.classes import NUM_CLASSES, factor_indices
 from vdp.core.ground import Ground
 from vdp.core.tasks import TASKS
@@ -24,7 +26,9 @@ from vdp.models.motion.factory import build_motion
 from vdp.models.motion.params import MotionParams
 from vdp.models.segmenters.params import SegmenterConfig, SegmenterParams
 from vdp.models.segmenters.unetpp import UNetPlusPlus
+from vdp.sampling.params import PredictParams
 
+REPO = Path(__file__).parents[1]
 HEIGHT, WIDTH, CHANNELS = 32, 48, 4
 CONTEXT_FRAMES = 4  # of a hop
 KNOWN = 6  # frames that a composed frame is composed of
@@ -143,3 +147,10 @@ def save_motion(folder: Path) -> None:
         nn.init.normal_(parameter, std=0.1)
     config = MotionConfig(motion=motion, data_scale=(1.0, 0.5), ground=GroundConfig(**GROUND))
     save_model(folder / "motion", network, config)
+
+
+def predict_params(hops: list[int | list[int]]) -> PredictParams:
+    """Section `predict` of params.yaml with two samples of two steps."""
+    section = read_file(REPO / "params.yaml")["predict"]
+    assert isinstance(section, dict)
+    return validate(PredictParams, section | {"hops": hops, "samples": 2, "steps": 2}, "predict")

@@ -16,11 +16,9 @@ from torch import Tensor, nn
 import vdp
 from tests.oracle import Oracle, output_of
 from tests.processes import objective_of
-from tests.small_models import HEIGHT, WIDTH, save_small_models
+from tests.small_models import HEIGHT, WIDTH, predict_params, save_small_models
 from vdp.api.loading import LatentDiffusion, load_latent_diffusion
 from vdp.api.model import Model
-from vdp.config.messages import validate
-from vdp.config.yaml_file import read_file
 from vdp.core import device
 from vdp.core.errors import UserError
 from vdp.core.latent_time import LatentTime
@@ -28,7 +26,6 @@ from vdp.core.tasks import TASKS, Task
 from vdp.data.stores.latents import Normalisation
 from vdp.diffusion.objective import Objective
 from vdp.models.layers import Unmoved
-from vdp.sampling.params import PredictParams
 
 FAST = vdp.Sampling(steps=2)
 CPU = torch.device("cpu")
@@ -136,12 +133,6 @@ def oracle_model(
 def assert_equal_frames(frames: np.ndarray, expected: np.ndarray) -> None:
     assert frames.shape == expected.shape
     assert np.abs(frames.astype(int) - expected).max() <= 1, (frames[..., 0, 0, 0], expected[..., 0, 0, 0])
-
-
-def predict_params(hops: list[int | list[int]]) -> PredictParams:
-    section = read_file(REPO / "params.yaml")["predict"]
-    assert isinstance(section, dict)
-    return validate(PredictParams, section | {"hops": hops, "samples": 2, "steps": 2}, "predict")
 
 
 @pytest.mark.parametrize("factor", [1, 2, 4])

@@ -30,7 +30,8 @@ pytestmark = pytest.mark.slow
 
 REPO = Path(__file__).parents[2]
 VAE_SECTION = {
-    "spatial_factor": 2, "temporal_factor": 1, "latent_channels": 4, "base_channels": 8, "num_res_blocks": 1,
+    "spatial_factor": 2, "temporal_factor": 1, "convolutions": "factorised", "latent_channels": 4,
+    "base_channels": 8, "num_res_blocks": 1,
 }  # fmt: skip
 CONFIG = CodecConfig(name="vae", vae=VAEParams.model_validate(VAE_SECTION), has_masks=False)
 
