@@ -5,7 +5,6 @@ A lossless codec and a perfect denoiser give the true frames, each of its own gr
 
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -29,7 +28,6 @@ from vdp.models.layers import Unmoved
 
 FAST = vdp.Sampling(steps=2)
 CPU = torch.device("cpu")
-REPO = Path(__file__).parents[2]
 
 
 @pytest.fixture(autouse=True)
