@@ -9,12 +9,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
+from pydantic import JsonValue
 
 from vdp.api import train as module
+from vdp.api import train_videos
 from vdp.api.train import plan_training, run, train
 from vdp.api.train_params import frame_size, training_params
 from vdp.api.train_videos import open_videos
 from vdp.api.training_record import TrainingRecord, read_record
+from vdp.config.yaml_file import read_file
 from vdp.core.errors import UserError
 from vdp.data.sources.split import train_and_val
 from vdp.data.stores.clips import ClipStore
@@ -241,6 +244,21 @@ def test_the_end_of_a_single_video_is_held_out(stages, kept):
     assert (store.frames(0) == frames[88:]).all()
 
 
+@pytest.mark.parametrize(
+    ("many", "chosen", "distance"), [(200, None, 1), (16, None, 5), (8, None, 11), (200, 9, 9)]
+)
+def test_clips_of_few_videos_start_closer_together(stages, kept, monkeypatch, many, chosen, distance):
+    """99 frames give eight clips at a stride of 11."""
+    monkeypatch.setattr(train_videos, "MANY_CLIPS", many)
+    write_video(Path("a.mp4"), count=99)
+    write_video(Path("b.mp4"), count=44)
+    changes: dict[str, JsonValue] = {} if chosen is None else {"extract_frames.stride": chosen}
+    train("a.mp4", "new", val="b.mp4", changes=changes)
+    starts = [int(name.rpartition("_")[2]) for name in names("train")]
+    assert starts == list(range(0, 99 - 21, distance))
+    assert read_file(kept / "params.yaml")["extract_frames"]["stride"] == distance  # type: ignore[index]
+
+
 def test_folders_named_train_and_val_are_splits(stages, kept):
     for folder in ("train", "val"):
         write_video(Path(folder, "a.mp4"))
@@ -270,7 +288,8 @@ def test_a_generator_is_consumed_video_by_video(stages, kept):
             yield made
             del made
 
-    train(videos(), "new", changes={"clip.height": 16, "clip.width": 24})
+    size: dict[str, JsonValue] = {"clip.height": 16, "clip.width": 24}
+    train(videos(), "new", changes=size | {"extract_frames.stride": 11})
     assert len(alive) == 8 and max(alive) <= 2
     assert len(names("train")) + len(names("val")) == 8 * 3
 
@@ -279,7 +298,7 @@ def test_an_unusable_array_is_listed_and_the_others_are_used(stages, kept, capsy
     train([video(0), video(1).astype(np.int32), video(2), video(3, count=5)], "new", val=[video(4)])
     shown = capsys.readouterr().err
     assert "skipped: videos[1].frames: expected uint8" in shown and "skipped: videos[3]: too few" in shown
-    assert len(names("train")) == 2 * 3
+    assert {name.rpartition("_")[0] for name in names("train")} == {"video_00000", "video_00002"}
 
 
 # --- Refusals --------------------------------------------------------------------------------------------

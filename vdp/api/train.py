@@ -21,7 +21,7 @@ from pydantic import JsonValue
 from vdp.api.train_params import (
     WITHOUT_MASKS,
     initial_files,
-    sets_frame_size,
+    sets_any,
     training_params,
     with_aspect,
     with_initial,
@@ -40,6 +40,7 @@ from vdp.api.train_videos import (
     paths_of,
     sources_hash,
     split_videos,
+    with_closer_clips,
 )
 from vdp.api.training_record import TRAINING, TrainingRecord, write_record
 from vdp.config.messages import validate
@@ -80,6 +81,7 @@ class TrainingPlan:
     folder: Path  # of the model, to be written
     force: bool  # whether an existing folder is replaced
     params: dict[str, JsonValue]  # sections of params.yaml
+    spaced: bool  # whether the caller has chosen the stride of the clips
     splits: Splits | None  # of files; None for arrays, which are read when the training runs
     arrays: tuple[Iterable[Video], Iterable[Video] | None]  # videos and val, of arrays
 
@@ -110,7 +112,8 @@ def train(
             hash of their names, or the end of a single video.
         recipe: name of a recipe of the project, such as 'smoke', over recipe `own`.
         changes: values by their names in params.yaml: {'train_denoiser.steps': 500}. Without `clip.height`
-            and `clip.width` the frame size has the aspect ratio of the videos.
+            and `clip.width` the frame size has the aspect ratio of the videos; without
+            `extract_frames.stride` clips of few videos start closer together.
         force: replace `folder`, and discard an interrupted training of other videos or values.
 
     Returns:
@@ -137,6 +140,7 @@ def plan_training(
     folder = Path(folder).expanduser()
     _check_folder(folder, force)
     params, paths = training_params(recipe, changes), paths_of(videos)
+    sized = sets_any(recipe, changes, "clip", {"height", "width"})
     cut = extract_params(params)
     val_paths = None if val is None else paths_of(val)
     if val is not None and (paths is None) != (val_paths is None):
@@ -152,12 +156,12 @@ def plan_training(
         )
         for line in list_left_out([*paths, *(val_paths or [])], splits):
             print(line, file=sys.stderr)
-        aspect = None if sets_frame_size(recipe, changes) else aspect_ratio(splits.train)
+        aspect = None if sized else aspect_ratio(splits.train)
     else:
         first, stream = first_of(videos, "videos")  # type: ignore[arg-type]  # no paths
         arrays = (stream, None if val is None else first_of(val, "val")[1])  # type: ignore[arg-type]
         height, width, _ = next(iter(ArraySource([first]).frames("video_00000", Pace()))).pixels.shape
-        aspect = None if sets_frame_size(recipe, changes) else width / height
+        aspect = None if sized else width / height
         del first
     if aspect is not None:
         params = with_aspect(params, aspect)
@@ -166,7 +170,8 @@ def plan_training(
     sources: dict[str, JsonValue] = {
         "train": "videos", "val": None if val is None else "val", "unlabeled": None, "test_sets": {},
     }  # fmt: skip
-    return TrainingPlan(folder, force, merged(params, {"extract_frames": sources}), splits, arrays)
+    spaced = sets_any(recipe, changes, "extract_frames", {"stride"})
+    return TrainingPlan(folder, force, merged(params, {"extract_frames": sources}), spaced, splits, arrays)
 
 
 def _check_folder(folder: Path, force: bool) -> None:
@@ -271,11 +276,11 @@ def _cut(plan: TrainingPlan) -> Splits:
     count = len(splits.train.videos) + len(splits.val.videos)
     workers = 1 if plan.splits is None or count <= FEW_VIDEOS else cut.workers
     policy = ExtractPolicy(cut.shard_mb, cut.on_bad_video == "skip", cut.max_bad_share, workers)
-    extract(clip_jobs(splits, plan.params), partial / CLIPS, partial / ".resume/extract_frames", policy)
+    params = plan.params if plan.spaced else with_closer_clips(plan.params, splits)
+    extract(clip_jobs(splits, params), partial / CLIPS, partial / ".resume/extract_frames", policy)
     (partial / CLIPS / "unlabeled").mkdir(exist_ok=True)
     for path in (partial / SPOOL).rglob("*.npy"):
         path.unlink()
-    params = plan.params
     if not _has_masks(partial / CLIPS):
         params = merged(params, WITHOUT_MASKS)
     shutil.copy(project_files() / "dvc.yaml", partial / "dvc.yaml")

@@ -1,7 +1,7 @@
 """Params of a training outside DVC: the project's, under recipe `own`, a recipe and single values."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from pathlib import Path
 
 from pydantic import JsonValue
@@ -62,12 +62,12 @@ def _check_every_frame(params: Mapping[str, JsonValue]) -> None:
         )
 
 
-def sets_frame_size(recipe: str | None, changes: Mapping[str, JsonValue]) -> bool:
-    """Whether the caller has chosen the frame size."""
+def sets_any(recipe: str | None, changes: Mapping[str, JsonValue], section: str, keys: Set[str]) -> bool:
+    """Whether the caller has chosen one of the keys of a section."""
     overlays = [_nested(name, value) for name, value in changes.items()]
     overlays += [] if recipe is None else [_recipe(recipe)]
-    clips = [overlay.get("clip") for overlay in overlays]
-    return any(isinstance(clip, dict) and {"height", "width"} & clip.keys() for clip in clips)
+    sections = [overlay.get(section) for overlay in overlays]
+    return any(isinstance(chosen, dict) and keys & chosen.keys() for chosen in sections)
 
 
 def with_aspect(params: Mapping[str, JsonValue], aspect: float) -> dict[str, JsonValue]:

@@ -14,9 +14,10 @@ from pydantic import JsonValue
 from tqdm import tqdm
 
 from vdp.config.messages import validate
+from vdp.config.recipes import merged
 from vdp.config.schema import ClipParams
 from vdp.core.errors import UserError, one_line, printable
-from vdp.data.extract.plan import UNUSABLE, ExtractJob, files_hash
+from vdp.data.extract.plan import UNUSABLE, ExtractJob, estimate_clips, files_hash
 from vdp.data.params import ExtractParams
 from vdp.data.sources.arrays import Video
 from vdp.data.sources.detect import open_source
@@ -32,6 +33,7 @@ Videos: TypeAlias = str | Path | Sequence[str | Path] | Iterable[Video]
 
 END_SHARE = 0.2  # of a single video: its end, to validate on
 VAL_SHARE = 0.1  # where params name none
+MANY_CLIPS = 200  # training clips below which those of the same videos start closer together
 SAMPLED_SIZES = 64  # videos of which a frame is decoded to choose the frame size
 
 
@@ -195,6 +197,18 @@ def clip_jobs(splits: Splits, params: Mapping[str, JsonValue]) -> dict[str, Extr
         "train": ExtractJob(splits.train.source, splits.train.videos, rule, "train"),
         "val": ExtractJob(splits.val.source, splits.val.videos, val_rule, "val"),
     }
+
+
+def with_closer_clips(params: Mapping[str, JsonValue], splits: Splits) -> dict[str, JsonValue]:
+    """Lower the stride where the videos would give fewer than `MANY_CLIPS` training clips.
+
+    Clips that overlap teach less than others, but more than none: every frame is then a last context frame.
+    """
+    job = clip_jobs(splits, params)["train"]
+    if job.source.precut:
+        return dict(params)
+    stride = job.rule.stride * min(1.0, estimate_clips(job) / MANY_CLIPS)
+    return merged(params, {"extract_frames": {"stride": max(1, int(stride))}})
 
 
 def sources_hash(splits: Splits) -> str:

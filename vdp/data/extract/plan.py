@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from statistics import fmean
 
 import av
 import cv2
@@ -122,9 +123,8 @@ def split_items(job: ExtractJob, items: Sequence[str], shard_mb: int) -> Iterato
     """Group consecutive videos by estimated size: a shard each, or less where the split is small."""
     rule = job.rule
     clip_bytes = rule.frames * rule.height * rule.width * 3
-    sampled = items[:: max(1, len(items) // SAMPLED_HEADERS)]
-    clips = {item: _estimate_clips(job.source, item, rule) for item in sampled}
-    mean = sum(clips.values()) / max(len(clips), 1)
+    clips = _sampled_clips(job, items)
+    mean = fmean(clips.values()) if clips else 0.0
     total = mean * len(items) * clip_bytes
     target = min(max(total / UNITS, MIN_UNIT_MB * 2**20), shard_mb * 2**20)
     part: list[str] = []
@@ -140,7 +140,17 @@ def split_items(job: ExtractJob, items: Sequence[str], shard_mb: int) -> Iterato
         yield part
 
 
-def _estimate_clips(source: Source, item: str, rule: ClipRule) -> float:
+def estimate_clips(job: ExtractJob) -> float:
+    """Estimate how many clips a job cuts, from the headers of at most about `SAMPLED_HEADERS` videos."""
+    return fmean(_sampled_clips(job, job.items).values()) * len(job.items) if job.items else 0.0
+
+
+def _sampled_clips(job: ExtractJob, items: Sequence[str]) -> dict[str, float]:
+    sampled = items[:: max(1, len(items) // SAMPLED_HEADERS)]
+    return {item: _clips_of(job.source, item, job.rule) for item in sampled}
+
+
+def _clips_of(source: Source, item: str, rule: ClipRule) -> float:
     if source.precut:
         return 1.0
     try:
