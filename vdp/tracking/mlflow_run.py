@@ -37,11 +37,12 @@ from vdp.core.files import locked, write_text
 from vdp.core.flops import TERA, flop_counter
 from vdp.core.machine import describe_machine
 from vdp.core.rank import process_rank
-from vdp.tracking.event_file import EventFile
 from vdp.tracking.params import TrackingParams
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+
+    from vdp.tracking.event_file import EventFile
 
 EXPERIMENT = "vdp"
 KEY_TAG = "vdp.key"  # identifies the run of an experiment
@@ -135,7 +136,7 @@ class Tracker:
         self._events: EventFile | None = None
         if self.is_main and writes_tensorboard():
             with self._reporting_events():
-                self._events = EventFile(project_root() / TENSORBOARD / self._key / stage)
+                self._events = _open_events(project_root() / TENSORBOARD / self._key / stage)
         if self.is_main and not tracking_uri().startswith("sqlite"):
             self._connect()
 
@@ -144,7 +145,8 @@ class Tracker:
         now = _now_ms()
         self._points += [(name, float(value), step, now) for name, value in values.items()]
         if self._events is not None:
-            self._events.scalars(values, step)
+            with self._reporting_events():
+                self._events.scalars(values, step)
         if len(self._points) >= FLUSH_POINTS or time.time() - self._last_flush > FLUSH_SECONDS:
             self.flush()
 
@@ -176,7 +178,8 @@ class Tracker:
             )
         self.send(lambda client, run: client.log_image(run, picture, key=name, step=step, synchronous=True))
         if self._events is not None:
-            self._events.picture(name, picture, step)
+            with self._reporting_events():
+                self._events.picture(name, picture, step)
 
     def film(self, name: str, film: Sequence[NDArray[np.uint8]], step: int) -> None:
         """Log a clip, pictures (H, W, 3) uint8 of one size, as a GIF of this step with the stage's run."""
@@ -443,6 +446,12 @@ def _store_folder() -> Path:
     """Folder of a local store: artifacts lie beside the SQLite file."""
     uri = tracking_uri()
     return Path(uri.removeprefix(SQLITE)).parent if uri.startswith(SQLITE) else project_root()
+
+
+def _open_events(folder: Path) -> "EventFile":
+    from vdp.tracking.event_file import EventFile  # imports tensorboardX, which takes seconds
+
+    return EventFile(folder)
 
 
 def writes_tensorboard() -> bool:
