@@ -2,7 +2,7 @@
 
 Reads   data/clips/test, data/models; params.yaml: seed, clip, degrade, evaluate_tasks, predict.checkpoint
 Writes  results/tasks.json; results/tasks/<set>_<task>.png and .gif, generate.png, generate_<number>.gif;
-        the models as one MLflow model
+        the models as one MLflow model, if they predict
 """
 
 import json
@@ -96,7 +96,8 @@ def main() -> None:
         tracker.headline(scores)
         tracker.artifact(RESULTS / "tasks.json")
         tracker.artifact(RESULTS / "tasks", folder="tasks")
-        log_predictor(tracker, MODELS, checkpoint)
+        if "predict" in model.tasks:
+            log_predictor(tracker, MODELS, checkpoint)
     print(task_table(scores))
     for name in sets.keys() - results.keys():
         print(f"{name}: {NOT_MEASURED}")
@@ -217,7 +218,8 @@ class Evaluation:
             return None
         sampling = replace(self.sampling, temperature=self.params.generate_temperature)
         generate = self.tracker.counted(self.model.generate)
-        clips = generate(self.params.samples, self.clip.frames, sampling)
+        frames = min(self.clip.frames, self.model.max_generated or self.clip.frames)
+        clips = generate(self.params.samples, frames, sampling)
         if not self.model.segments:
             return Generated(clips, None)
         segment = self.tracker.counted(self.model.segment)

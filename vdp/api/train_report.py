@@ -170,7 +170,7 @@ def write_report(
     header = ("frame", *(f"PSNR {m}" for m in METHODS), *(f"SSIM {m}" for m in METHODS))
     table = Table("Predicted frames", header, [tuple(row) for row in table_rows(result)])
     pictures = [(name, encode_webp(picture)) for name, picture in result.strips.items()]
-    section = Section("held-out clips", text, failed, notes, [table], pictures)
+    section = Section("Held-out clips", text, failed, notes, [table], pictures)
     with replacing(REPORT) as part:
         (part / "strips").mkdir()
         for name, picture in result.strips.items():
