@@ -10,7 +10,7 @@ Writes  results/metrics.json, results/plots/<set>_per_class.csv, results/plots/<
 """
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from vdp.api.task_report import task_sections
 from vdp.config.read import read_section, run_stage
 from vdp.config.schema import ClipParams
 from vdp.core.classes import class_name
@@ -45,13 +46,11 @@ from vdp.evaluation.table import (
     score_table,
     verdict,
 )
-from vdp.evaluation.tasks import TaskScores, score_cells, task_verdict
 from vdp.tracking.figures import (
     ClipPicture,
     ObjectPath,
     Picture,
     clip_strip,
-    decode_picture,
     encode_png,
     encode_webp,
 )
@@ -64,7 +63,6 @@ MASKS = Path("data/masks")
 MOTION = Path("data/motion")
 TRACKS = Path("data/tracks/test")
 RESULTS = Path("results")
-TASKS, TASK_SCORES = "tasks", "tasks.json"  # written by evaluate_tasks
 
 SEED = 0  # of the resamples: equal runs give equal intervals, whatever the seed of the run
 NOT_SCORED = "predicted, not scored: its clips have no true frames up to the predicted frame"
@@ -282,7 +280,7 @@ def write_results(results: dict[str, SetResult], metrics: dict[str, SetScores]) 
             for name, strip in result.strips.items():
                 (folder / f"{name}.png").write_bytes(encode_png(strip))
     sections = [section(name, result) for name, result in results.items()]
-    sections += task_sections(json.loads((RESULTS / TASK_SCORES).read_text()))
+    sections += task_sections(json.loads((RESULTS / "tasks.json").read_text()), RESULTS / "tasks")
     method = [*FRAME_METHOD]
     if any("fvd" in scores for scores in metrics.values()):
         method.append(FVD_METHOD)
@@ -304,33 +302,6 @@ def section(name: str, result: SetResult) -> Section:
     tables = [Table("Scores", ("", "meaning", "value"), rows, numbers=2), *result.tables.values()]
     scores = result.scores
     return Section(heading, verdict(scores), is_under_copy(scores), [result.note], tables, strips)
-
-
-def task_sections(scores: Mapping[str, Mapping[str, TaskScores]]) -> list[Section]:
-    """Sections of the tasks other than predict by test set, and of generated clips."""
-    sections = []
-    for name, tasks in scores.items():
-        for task, values in tasks.items():
-            if task != "predict":
-                header, rows = score_cells(task, values)
-                table = Table(f"Scores of {task}", header, rows)
-                pictures = task_pictures(f"{name}_{task}")
-                sections.append(
-                    Section(
-                        f"Task {task}, test set {name}", *task_verdict(task, values), [], [table], pictures
-                    )
-                )
-    if pictures := task_pictures("generate"):
-        sections.append(
-            Section("Task generate: clips", "clips generated without context", False, [], [], pictures)
-        )
-    return sections
-
-
-def task_pictures(name: str) -> list[tuple[str, bytes]]:
-    """The sheet of a task as the picture of a section; none where it was not drawn."""
-    path = RESULTS / TASKS / f"{name}.png"
-    return [(name, encode_webp(decode_picture(path.read_bytes())))] if path.is_file() else []
 
 
 def hop_table(hops: dict[int, dict[str, FrameScore]]) -> Table:

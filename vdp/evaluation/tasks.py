@@ -101,6 +101,8 @@ def task_table(results: Mapping[str, Mapping[str, TaskScores]]) -> str:
     """Format results/tasks.json: a line for each score, with the PSNR of its baselines."""
     lines = []
     for name, tasks in results.items():
+        if not tasks:
+            continue
         lines.append(f"{name + ':':<28} {'PSNR':>9} {'SSIM':>7}   PSNR of the baselines")
         for task, scores in tasks.items():
             lines += _lines(task, scores)
