@@ -405,9 +405,7 @@ class Model:
                 "full_size; resize them, or set full_size=False"
             )
         frames = self._padded(clip) if full_size else box.fit(clip)
-        hop = frames
-        if (factor := model.codec.temporal_factor) > 1:
-            hop = repeat_last(frames, 1 + factor * ((self._targets or 1) - 1))
+        hop = repeat_last(frames, 1 + model.codec.temporal_factor * ((self._targets or 1) - 1))
         degraded = model.encode(hop)
         batch = model.batch_frames(*frames.shape[1:3])
         style = {"file": sys.stderr, "delay": BAR_DELAY, "leave": False, "unit": "part"}
