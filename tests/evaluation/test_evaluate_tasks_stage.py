@@ -10,6 +10,7 @@ import pytest
 from stages import evaluate_tasks
 from tests.evaluation.recorder import Recorder, results
 from vdp.api.model import Sampling
+from vdp.api.task_scores import degraded_clips, true_clips
 from vdp.config.messages import validate
 from vdp.data.params import DegradeParams
 from vdp.data.stores.clips import Clip, ClipStore, write_clips
@@ -35,17 +36,21 @@ class Oracle:
     """Returns the truth: finds the true clip by one of its frames."""
 
     tasks: tuple[str, ...] = ("predict", "interpolate", "generate", "restore")
-    every_frame: bool = True
+    offset: int = 1  # between the frames that are predicted
+    max_generated: int | None = None
     segments: bool = True
 
     def __init__(self, clips: list[np.ndarray]) -> None:
         self.clips = clips
         self.samplings: list[Sampling] = []
 
-    def predict(self, clip, frames=11, samples=1, sampling=None):
+    def predictable(self, limit):
+        return [number for number in range(1, limit + 1) if number % self.offset == 0]
+
+    def predict(self, clip, sampling=None, at=()):
         self.samplings.append(sampling)
         assert len(clip) == KNOWN
-        return self.true(clip)[None, KNOWN : KNOWN + frames]
+        return self.true(clip)[None, [KNOWN - 1 + number for number in at]]
 
     def interpolate(self, before, after, frames=10, samples=1, latent=False, sampling=None):
         assert len(before) + frames + len(after) == FRAMES
@@ -72,8 +77,8 @@ class Oracle:
 class Baseline(Oracle):
     """Returns the baselines; restores nothing and generates empty frames."""
 
-    def predict(self, clip, frames=11, samples=1, sampling=None):
-        return np.stack([clip[-1]] * frames)[None]
+    def predict(self, clip, sampling=None, at=()):
+        return np.stack([clip[-1]] * len(at))[None]
 
     def interpolate(self, before, after, frames=10, samples=1, latent=False, sampling=None):
         return blend(before[-1], after[0], frames)[None]
@@ -187,6 +192,25 @@ def test_tasks_that_were_not_learned_are_left_out(project, monkeypatch):
     }
 
 
+def test_a_model_that_skips_frames_is_scored_on_those_it_predicts(project, monkeypatch):
+    model = Oracle(TRUTH)
+    model.tasks, model.offset = ("predict",), FRAMES - KNOWN
+    scores = run(monkeypatch, model)
+    assert scores["plain"]["predict"]["psnr"] == 100
+    ok, film = cv2.imreadanimation("results/tasks/plain_predict.gif")
+    assert ok and len(film.frames) == KNOWN + 1
+
+
+def test_a_model_that_does_not_predict_generates_what_it_can_and_is_no_predictor(project, monkeypatch):
+    model = Oracle(TRUTH)
+    model.tasks, model.max_generated = ("generate", "restore"), 2
+    scores = run(monkeypatch, model)
+    assert set(scores["plain"]) == {"generate", "restore"}
+    ok, film = cv2.imreadanimation("results/tasks/generate_00.gif")
+    assert ok and len(film.frames) == 2
+    assert project.artifacts == ["tasks.json", "tasks"]
+
+
 def test_without_a_segmenter_generated_clips_are_drawn_and_not_counted(project, monkeypatch):
     model = Oracle(TRUTH)
     model.segments = False
@@ -207,11 +231,9 @@ def test_without_truth_there_are_generated_clips_and_no_scores(project, monkeypa
 
 
 def test_degradations_are_deterministic_and_at_the_middle_of_their_range(project):
-    clips = evaluate_tasks.true_clips(ClipStore(Path("data/clips/test/plain")), FRAMES, count=3)
+    clips = true_clips(ClipStore(Path("data/clips/test/plain")), FRAMES, count=3)
     params = validate(DegradeParams, DEGRADE, "degrade")
-    first, again = (
-        {k: frames for k, _, frames in evaluate_tasks.degraded_clips(clips, params, 3)} for _ in range(2)
-    )
+    first, again = ({k: frames for k, _, frames in degraded_clips(clips, params, 3)} for _ in range(2))
     assert list(first) == ["noise", "blur"]
     for kind, frames in first.items():
         assert all(np.array_equal(frames[clip.name], again[kind][clip.name]) for clip in clips)

@@ -5,6 +5,7 @@ docs/api.md has an example of each.
 
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,15 +15,23 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from vdp.api.loading import CODEC, DENOISER, SEGMENTER, LatentDiffusion, load_latent_diffusion
+from vdp.api.loading import (
+    CODEC,
+    DENOISER,
+    SEGMENTER,
+    LatentDiffusion,
+    check_task,
+    load_latent_diffusion,
+)
 from vdp.api.motion import MOTION_SAMPLING, ClipObjects, load_motion
-from vdp.api.sampling import DEFAULT, MODE, UNSCALED, Sampling
+from vdp.api.sampling import DEFAULT, GENERATED_FRAMES, MODE, PREDICTED_FRAMES, UNSCALED, Sampling
 from vdp.api.tracks import TRACKED_MASKS, TRACKING, load_tracker
 from vdp.api.training_record import read_record
 from vdp.config.choices import MIN_START_TIME
 from vdp.core.device import autocast, pick_device
 from vdp.core.errors import UserError
 from vdp.core.model_files import kept_steps, weights_file
+from vdp.core.tasks import Task
 from vdp.data.video.detail import keep_detail, transfer_detail
 from vdp.data.video.letterbox import MAX_PIXELS, Letterbox, exceeds
 from vdp.models.checkpoint import is_trained
@@ -30,7 +39,7 @@ from vdp.models.segmenters.factory import load_segmenter
 from vdp.models.segmenters.masks import MaskPredictor, probs_to_masks
 from vdp.models.segmenters.params import SegmentParams
 from vdp.sampling.generate import generate
-from vdp.sampling.hops import plan_hops
+from vdp.sampling.hops import HopPlan, plan_frames, plan_hops
 from vdp.sampling.interpolate import interpolate, morph_latents
 from vdp.sampling.predict import SampleNoise
 from vdp.sampling.restore import restore
@@ -43,6 +52,7 @@ Masks = NDArray[np.uint8]  # (T, H, W), class ids of vdp.core.classes
 BATCH_SIZE = 48  # samples, clips or hops processed at once
 MAX_FRAMES = 10_000  # of one call: they are held in memory
 BAR_DELAY = 2.0  # seconds before a progress bar appears
+REACHES_SHOWN = 4  # numbers of predictable frames in a message
 MORPH_STRENGTH = 0.5  # diffusion time to which the two ends of a morph are noised
 CODEC_VOTE = 0.7  # weight of the codec's mask head beside UNet++, as segment.codec_vote
 
@@ -60,21 +70,24 @@ class Model:
         context_frames: max frames of a clip that `predict` reads.
         max_span: max trained span of `interpolate`, from the last frame before to the first after.
         segments: whether a segmenter was trained: not where no training clip has masks.
-        every_frame: whether the trained target offsets allow to predict every frame, as `predict` does.
+        max_generated: max frames of a clip that `generate` generates; None: any number, as it predicts them.
+        every_frame: whether the trained target offsets allow to predict every frame.
     """
 
     def __init__(self, model: LatentDiffusion, folder: Path, segmenter_checkpoint: int | None = None) -> None:
-        config = model.config
+        config, self._model = model.config, model
         self.height, self.width = config.height, config.width
         self.tasks: tuple[str, ...] = tuple(config.tasks)
         factor = model.codec.temporal_factor
         # the latent frame of a single frame before the groups is coded otherwise than they
         groups = 1 + factor * config.context_frames if factor > 1 else config.context_frames
         self.context_frames, self.max_span = max(groups, config.known), config.max_span
+        # generated at once, from the start of a padded clip
+        first_hop = model.time(max(config.known, 1)).frames_of(self._targets or 1)
+        self.max_generated = None if "predict" in config.tasks else first_hop
         offsets = range(1, 1 + (config.targets if model.network.joint else 1))
         self.every_frame = set(offsets) <= set(config.target_offsets)
         self.segments = is_trained(folder / SEGMENTER)
-        self._model = model
         self._folder = folder
         self._segmenter_checkpoint = segmenter_checkpoint
         self._mask_predictor: MaskPredictor | None = None
@@ -84,34 +97,115 @@ class Model:
         )
 
     def predict(
-        self, clip: Frames, frames: int = 11, samples: int = 1, sampling: Sampling = DEFAULT
+        self,
+        clip: Frames,
+        frames: int | None = None,
+        samples: int = 1,
+        sampling: Sampling = DEFAULT,
+        at: Sequence[int] | None = None,
     ) -> Frames:
-        """Predict the frames after a clip.
+        """Predict frames after a clip: the first ones, or those with the numbers `at`.
 
         Args:
             clip: (T, H, W, 3), T >= 1; the last `context_frames` are the context.
-            frames: F, frames to predict.
+            frames: F, the first frames after the clip; None: 11, or, of a model that does not predict every
+                frame, those at its target offsets.
             samples: S, different predictions.
             sampling: settings of the sampler.
+            at: numbers of F frames after the clip, ascending; 1 is the one after its last.
 
         Returns:
             (S, F, H, W, 3) uint8.
         """
         box = self._letterbox("clip", clip)
-        check_integer("frames", frames)
+        strategy, numbers = self._strategy(sampling, "predict"), self.frame_numbers(frames, at)
         check_integer("samples", samples)
+        parts = [
+            self._roll_out(clip, box, replace(strategy, hops=plan), reached, samples, sampling)
+            for plan, reached in self._plans(numbers, len(clip[-self.context_frames :]))
+        ]
+        return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
+
+    def frame_numbers(self, frames: int | None = None, at: Sequence[int] | None = None) -> list[int]:
+        """Return the numbers after a clip of the frames that `predict` predicts with these arguments.
+
+        Raises:
+            UserError: if no hops over the trained target offsets lead to one of them.
+        """
+        config = self._model.config
+        check_task(config, "predict", self._folder / DENOISER)
+        if at is None and (frames is not None or self.every_frame):
+            frames = PREDICTED_FRAMES if frames is None else frames
+            check_integer("frames", frames)
+            numbers, argument = list(range(1, frames + 1)), f"frames={frames}"
+        else:
+            if frames is not None:
+                raise UserError(f"frames={frames}: expected without at={at}; leave one out")
+            numbers, argument = list(config.target_offsets if at is None else at), f"at={at}"
+            for number in numbers:
+                check_integer("at", number)
+            if not numbers or (at is not None and numbers != sorted(set(numbers))):
+                raise UserError(f"{argument}: expected numbers in ascending order, each once")
+            numbers = sorted(set(numbers))
+        missed = [] if self.every_frame else sorted(set(numbers) - set(self.predictable(max(numbers))))
+        if missed:
+            reach = min(REACHES_SHOWN * max(config.target_offsets), MAX_FRAMES)
+            usable = self.predictable(reach)[:REACHES_SHOWN]
+            others = ", ".join(map(str, usable)) or "none"
+            raise UserError(
+                f"{argument}: no trained hops (target_offsets={config.target_offsets}) lead to frame "
+                f"{missed[0]} after the clip; expected frames such as {others}, by at or --at"
+            )
+        return numbers
+
+    def predictable(self, limit: int) -> list[int]:
+        """Return the numbers up to `limit` of the frames after a clip that trained hops lead to."""
+        check_integer("frames", limit)
+        if self.every_frame:
+            return list(range(1, limit + 1))
+        if self._model.codec.temporal_factor > 1:
+            return []  # a group is decoded after those before it
+        offsets, found = self._model.config.target_offsets, []
+        for number in range(1, limit + 1):
+            with suppress(ValueError):
+                plan_frames([number], offsets, self._hop_frames)
+                found.append(number)
+        return found
+
+    def _plans(self, numbers: Sequence[int], known: int) -> list[tuple[HopPlan, Sequence[int]]]:
+        """Plan rollouts to frames by number after `known` frames: the hops, and those of the frames."""
+        offsets, time = self._model.config.target_offsets, self._model.time(known)
+        first = list(numbers) == list(range(1, len(numbers) + 1))
+        if time.factor > 1 or (first and self.every_frame):
+            count = time.count(known + max(numbers)) - time.count(known)
+            return [(plan_hops(0.0, count, offsets, self._hop_frames), numbers)]
+        plans = plan_frames(numbers, offsets, self._hop_frames)
+        if len(plans) == 1:
+            return [(plans[0], numbers)]
+        return [(plan, [number]) for plan, number in zip(plans, numbers, strict=True)]
+
+    def _roll_out(
+        self,
+        clip: Frames,
+        box: Letterbox,
+        strategy: Strategy,
+        numbers: Sequence[int],
+        samples: int,
+        sampling: Sampling,
+    ) -> Frames:
+        """Predict frames by number after a clip, which the hops of a strategy reach: (S, F, H, W, 3)."""
         model, config = self._model, self._model.config
-        strategy = self._strategy(sampling, "predict")
         fitted = box.fit(clip[-self.context_frames :])
         time = model.time(len(fitted))
-        count = time.count(len(fitted) + frames) - time.count(len(fitted))
-        strategy = replace(strategy, hops=plan_hops(0.0, count, config.target_offsets, self._hop_frames))
+        reached = [int(target) for hop in strategy.hops for target in hop]
+        # a codec that compresses time gives every frame of the groups
+        chosen = [number - 1 if time.factor > 1 else reached.index(number) for number in numbers]
         if time.factor > 1:
             context, given = model.encode_context(fitted), time.count(len(fitted))
         else:
             context, given = model.encode(fitted[-config.context_frames :]), 0
         index = torch.arange(1.0 - context.shape[1], 1.0, device=context.device)
-        future = self._compose(fitted, sum(len(hop) for hop in strategy.hops), sampling.seed)
+        future = self._compose(fitted, reached, sampling.seed)
         composed = None if future is None else model.encode(future)
 
         def sample(numbers: Sequence[int]) -> Tensor:
@@ -122,32 +216,40 @@ class Model:
             predicted = rollout(model.network, rows, indices, objective, strategy, noise, bases)
             return torch.cat([rows, predicted], dim=2) if given else predicted
 
-        predicted = self._sample(samples, sample, given)[:, :frames]
-        every = np.ones((frames, 1))
+        predicted = self._sample(samples, sample, given)[:, chosen]
+        every = np.ones((len(chosen), 1))
         if future is None or composed is None:
             decoded = self._decode(context[None], context.shape[1] - 1)[0, -1]
             return self._add_detail(box.restore(predicted), [(clip[-1], box, decoded)], every)
         # the codec's loss moves with the objects; that of resizing is known of the last frame only
-        decoded, own = self._decode(composed[None])[0], np.eye(len(future))[:frames]
+        decoded, own = self._decode(composed[None])[0], np.eye(len(future))[chosen]
         sharp = [transfer_detail(sample, future, decoded, own) for sample in predicted]
         last, resized = clip[-1:], box.restore(fitted[-1:])
         return np.stack([transfer_detail(box.restore(each), last, resized, every) for each in sharp])
 
-    def generate(self, count: int = 1, frames: int = 22, sampling: Sampling = UNSCALED) -> Frames:
+    def generate(self, count: int = 1, frames: int | None = None, sampling: Sampling = UNSCALED) -> Frames:
         """Generate clips without context; the frames after the first hop are rolled out.
 
         Args:
             count: N, clips to generate.
-            frames: F, frames of each.
+            frames: F, frames of each; None: 22, or `max_generated`.
             sampling: settings of the sampler.
 
         Returns:
             (N, F, height, width, 3) uint8.
         """
+        limit = self.max_generated
+        if frames is None:
+            frames = limit or GENERATED_FRAMES
         check_integer("count", count)
         check_integer("frames", frames)
         model, strategy = self._model, self._strategy(sampling, "generate")
         config, initial = model.config, self._targets or 1
+        if limit is not None and frames > limit:
+            raise UserError(
+                f"frames={frames}: expected at most {limit}, as the model was not trained to predict later "
+                "ones; lower it, or train with train_denoiser.tasks.predict above 0"
+            )
         time = model.time(max(config.known, 1))  # training clips start with copies of their first frame
         later = time.count(frames) - initial
         hops = plan_hops(initial - 1.0, later, config.target_offsets, self._hop_frames) if later > 0 else ()
@@ -159,7 +261,7 @@ class Model:
         def sample(numbers: Sequence[int]) -> Tensor:
             shape = (len(numbers), like.shape[0], *like.shape[2:])
             noise = self._noise(sampling, like, numbers)
-            first, then = model.objectives["generate"], model.objectives["predict"]
+            first, then = model.objectives["generate"], model.objectives["predict" if hops else "generate"]
             return generate(model.network, first, then, initial, hops, shape, strategy, noise, model.device)
 
         start = time.position(0)
@@ -305,9 +407,7 @@ class Model:
                 "full_size; resize them, or set full_size=False"
             )
         frames = self._padded(clip) if full_size else box.fit(clip)
-        hop = frames
-        if (factor := model.codec.temporal_factor) > 1:
-            hop = repeat_last(frames, 1 + factor * ((self._targets or 1) - 1))
+        hop = repeat_last(frames, 1 + model.codec.temporal_factor * ((self._targets or 1) - 1))
         degraded = model.encode(hop)
         batch = model.batch_frames(*frames.shape[1:3])
         style = {"file": sys.stderr, "delay": BAR_DELAY, "leave": False, "unit": "part"}
@@ -397,15 +497,15 @@ class Model:
             "selected_frames": rate,
         }
 
-    def _compose(self, clip: Frames, frames: int, seed: int) -> Frames | None:
-        """Compose the frames after a clip of the networks' size; None of a denoiser with another base."""
+    def _compose(self, clip: Frames, numbers: Sequence[int], seed: int) -> Frames | None:
+        """Compose frames by number after a clip of the networks' size; None of another base."""
         if self._model.config.base == "optical_flow":
-            return self._model.move_by_flow(clip, range(1, frames + 1))
+            return self._model.move_by_flow(clip, numbers)
         if self._motion is None or self._tracker is None:
             return None
         found = self._tracker(clip)
         objects = ClipObjects("", clip, found.labels, found.classes)
-        targets = range(len(clip), len(clip) + frames)
+        targets = [len(clip) - 1 + number for number in numbers]
         return self._motion.compose([objects], targets, MOTION_SAMPLING, seed)[0]
 
     @property
@@ -439,13 +539,9 @@ class Model:
         below, right = (-size % factor for size in clip_size(clip))
         return np.pad(clip, ((0, 0), (0, below), (0, right), (0, 0)), mode="edge")
 
-    def _strategy(self, sampling: Sampling, task: str) -> Strategy:
+    def _strategy(self, sampling: Sampling, task: Task) -> Strategy:
         config = self._model.config
-        if task not in self.tasks:
-            raise UserError(
-                f"{self._folder / DENOISER}: was trained for {', '.join(self.tasks)}, not {task}; train "
-                f"with train_denoiser.tasks.{task} above 0, as recipe tasks has it"
-            )
+        check_task(config, task, self._folder / DENOISER)
         if sampling.guidance != 1 and config.context_dropout == 0:
             raise UserError(
                 f"guidance={sampling.guidance}: expected 1, as the model was trained without context "

@@ -19,7 +19,7 @@ from vdp.core.flops import format_tflop
 from vdp.tracking.mlflow_run import Usage, project_root, read_stats, tracking_uri
 
 RESULTS = Path("results")
-CLIPS = Path("data/clips")
+CLIPS, PREDICTIONS = Path("data/clips"), Path("data/predictions")
 PIPELINE = Path("dvc.yaml")
 
 app = typer.Typer(
@@ -47,7 +47,7 @@ def recipe(
     flags: Annotated[bool, typer.Option("--flags", help="Print it as -S flags for dvc exp run.")] = False,
 ) -> None:
     """Write a recipe into params.yaml, keeping its comments."""
-    from vdp.config.recipes import apply_recipe, recipe_flags
+    from vdp.config.recipes import Removed, apply_recipe, recipe_flags
 
     check_project()
     if flags:
@@ -55,7 +55,8 @@ def recipe(
         return
     changed = apply_recipe(name)
     for key, (before, after) in changed.items():
-        print(f"{key}: {json.dumps(before)} -> {json.dumps(after)}")
+        new = after.value if isinstance(after, Removed) else json.dumps(after)
+        print(f"{key}: {json.dumps(before)} -> {new}")
     print(f"{PARAMS_FILE}: {len(changed)} values changed by recipe {name}; next: make run")
 
 
@@ -111,13 +112,18 @@ def _report_changed_sources() -> None:
 @app.command()
 def summary() -> None:
     """Print the scores, the arithmetic, time and memory of each stage, and the paths of the results."""
+    from vdp.core.empty import empty_reason
     from vdp.evaluation.table import score_table
+    from vdp.evaluation.tasks import task_table
 
     check_project()
     metrics = RESULTS / "metrics.json"
     if not metrics.is_file():
         raise UserError(f"{metrics}: no such file; run the pipeline first (make run)")
-    print(score_table(json.loads(metrics.read_text())))
+    if nothing := empty_reason(PREDICTIONS):
+        print(f"{nothing}\n{task_table(json.loads((RESULTS / 'tasks.json').read_text()))}\n")
+    else:
+        print(score_table(json.loads(metrics.read_text())))
     print(_cost_table())
     print(_result_paths())
 

@@ -95,7 +95,7 @@ def rollout(
     if noise.shape != expected:
         raise ValueError(f"noise: expected shape {expected}, as the context frames, got {tuple(noise.shape)}")
     level, given = torch.zeros_like(index), index.shape[1]
-    last = index.amax(dim=1, keepdim=True) if given else 0.0
+    last = index.amax(dim=1, keepdim=True) if given else index.new_zeros(len(index), 1)
     counts = [len(hop) for hop in strategy.hops]
     bases = [None] * len(counts) if composed is None else composed.split(counts, dim=2)
     predicted: list[Tensor] = []
