@@ -30,8 +30,8 @@ from vdp.models.segmenters.factory import load_segmenter
 from vdp.models.segmenters.masks import MaskPredictor, probs_to_masks
 from vdp.models.segmenters.params import SegmentParams
 from vdp.sampling.generate import generate
-from vdp.sampling.hops import plan_hops
-from vdp.sampling.interpolate import interpolate, morph_latents
+from vdp.sampling.hops import HopPlan, plan_hops
+from vdp.sampling.interpolate import interpolate, interpolate_clips, morph_latents
 from vdp.sampling.predict import SampleNoise
 from vdp.sampling.restore import restore
 from vdp.sampling.rollout import Strategy, rollout
@@ -147,11 +147,8 @@ class Model:
         check_integer("count", count)
         check_integer("frames", frames)
         model, strategy = self._model, self._strategy(sampling, "generate")
-        config, initial = model.config, self._targets or 1
-        time = model.time(max(config.known, 1))  # training clips start with copies of their first frame
-        later = time.count(frames) - initial
-        hops = plan_hops(initial - 1.0, later, config.target_offsets, self._hop_frames) if later > 0 else ()
-        factor = model.codec.factor
+        config, factor = model.config, model.codec.factor
+        initial, hops = self._generate_plan(frames)
         like = torch.empty(
             config.channels, 1, self.height // factor, self.width // factor, device=model.device
         )
@@ -162,7 +159,7 @@ class Model:
             first, then = model.objectives["generate"], model.objectives["predict"]
             return generate(model.network, first, then, initial, hops, shape, strategy, noise, model.device)
 
-        start = time.position(0)
+        start = model.time(max(config.known, 1)).position(0)
         return self._sample(count, sample)[:, start : start + frames]
 
     def interpolate(
@@ -276,6 +273,70 @@ class Model:
             (after[0], boxes[1], decoded[last + frames + 1]),
         ]
         return self._add_detail(result, nearest, nearness(frames))
+
+    def interpolate_clips(
+        self,
+        first: Frames,
+        last: Frames,
+        weights: Sequence[float] = (0.5,),
+        strength: float = 0.5,
+        sampling: Sampling = UNSCALED,
+    ) -> Frames:
+        """Interpolate between two whole clips of equal length: blend their latents, noise and denoise them.
+
+        Args:
+            first: (T, H, W, 3).
+            last: (T, H', W', 3).
+            weights: of `last`, N of them, each 0 (`first`) to 1 (`last`); equal noise for all.
+            strength: fraction of the noise schedule to which the blend is noised, from 0 (the blend itself)
+                to 1 (new clips, which no longer depend on the two).
+            sampling: settings of the sampler; `strength` of its steps are taken.
+
+        Returns:
+            (N, T, H, W, 3) uint8, at the size of `first`.
+
+        Source: Meng et al. 2022 (arXiv:2108.01073); Song et al. 2021 (arXiv:2010.02502), section 5.3.
+        """
+        box, last_box = self._letterbox("first", first), self._letterbox("last", last)
+        check_share("strength", strength)
+        for weight in weights:
+            check_share("weights", weight)
+        check_integer("number of weights", len(weights))
+        if len(first) != len(last):
+            raise UserError(
+                f"last: {len(last)} frames: expected {len(first)}, as of first; cut the longer clip"
+            )
+        model, config = self._model, self._model.config
+        initial, hops = self._generate_plan(len(first))
+        strategy = self._strategy(sampling, "generate")
+        if hops:
+            self._strategy(sampling, "predict")  # raises where the later frames cannot be denoised
+        time = model.time(max(config.known, 1))
+        one, other = (
+            model.encode(time.pad(fitting.fit(clip))) for fitting, clip in ((box, first), (last_box, last))
+        )
+        objectives = (
+            model.objectives["generate"],
+            model.objectives.get("predict", model.objectives["generate"]),
+        )
+
+        def sample(numbers: Sequence[int]) -> Tensor:
+            noises = self._noise(sampling, one, [0]), self._noise(sampling, one, [1])
+            chosen = [float(weights[number]) for number in numbers]
+            return interpolate_clips(
+                model.network, one, other, chosen, strength, objectives, initial, hops, strategy, noises
+            )
+
+        start = time.position(0)
+        return box.restore(self._sample(len(weights), sample)[:, start : start + len(first)])
+
+    def _generate_plan(self, frames: int) -> tuple[int, HopPlan]:
+        """Return the frames of the first hop of a clip without context, and its later hops; latent frames."""
+        model, config, initial = self._model, self._model.config, self._targets or 1
+        # training clips start with copies of their first frame
+        later = model.time(max(config.known, 1)).count(frames) - initial
+        hops = plan_hops(initial - 1.0, later, config.target_offsets, self._hop_frames) if later > 0 else ()
+        return initial, hops
 
     def restore(
         self,
@@ -581,6 +642,12 @@ def check_integer(name: str, value: object) -> None:
     """Check a number of frames, samples or clips."""
     if isinstance(value, bool) or not isinstance(value, int | np.integer) or not 1 <= value <= MAX_FRAMES:
         raise UserError(f"{name}={value!r}: expected an integer 1..{MAX_FRAMES}")
+
+
+def check_share(name: str, value: object) -> None:
+    """Check a fraction."""
+    if isinstance(value, bool) or not isinstance(value, int | float | np.number) or not 0 <= value <= 1:
+        raise UserError(f"{name}={value!r}: expected a number 0..1")
 
 
 def clip_size(clip: Frames) -> tuple[int, int]:
