@@ -426,7 +426,9 @@ class Model:
             "codec_parameters": count_parameters(codec),
             "latents": f"{config.channels}x{self.height // codec.factor}x{self.width // codec.factor}",
             **({"temporal_factor": codec.temporal_factor} if codec.temporal_factor > 1 else {}),
-            "denoiser": config.denoiser.name,
+            "denoiser": type(self._model.network).__name__
+            if config.denoiser is None
+            else config.denoiser.name,
             "base": config.base,
             "denoiser_parameters": count_parameters(self._model.network),
             "context_frames": config.context_frames,
@@ -468,6 +470,11 @@ class Model:
         objects = ClipObjects("", clip, found.labels, found.classes)
         targets = range(len(clip), len(clip) + frames)
         return self._motion.compose([objects], targets, MOTION_SAMPLING, seed)[0]
+
+    @property
+    def diffusion(self) -> LatentDiffusion:
+        """The networks and what joins them: encode, decode, normalisation, objectives, the process."""
+        return self._model
 
     @property
     def _targets(self) -> int | None:
@@ -655,5 +662,6 @@ def clip_size(clip: Frames) -> tuple[int, int]:
     return clip.shape[1], clip.shape[2]
 
 
-def count_parameters(network: nn.Module) -> int:
-    return sum(parameter.numel() for parameter in network.parameters())
+def count_parameters(network: object) -> int:
+    parameters = network.parameters() if isinstance(network, nn.Module) else ()
+    return sum(parameter.numel() for parameter in parameters)
