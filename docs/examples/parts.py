@@ -20,21 +20,15 @@ class MovingSquares(Dataset):
         return clip
 
 
-if __name__ == "__main__":  # the trainer may start processes
-    torch.manual_seed(0)
-    codec = parts.build_codec()  # of pixels; or a VAE, build_codec(params(VAEParams)), and pretrain_vae
-    unet = parts.params(
-        parts.UNetParams, {"base_channels": 16, "channel_mults": [1, 2], "attention_levels": []}
-    )
-    denoiser = parts.build_denoiser(unet, codec.channels)
-    optimizer = torch.optim.AdamW(denoiser.parameters(), lr=3e-3)
-    scheduler = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=3e-3, total_steps=60)
-    trainer = parts.Trainer(optimizer, scheduler, curve := parts.Curve())
-    diffusion = parts.params(parts.DiffusionParams, {"schedule": "cosine", "prediction": "v"})
-    training = parts.params(parts.TrainDenoiserParams, {"steps": 60, "batch_size": 16, "log_every": 10})
-    model = parts.train_denoiser(
-        codec, denoiser, MovingSquares(), MovingSquares(), diffusion, training, trainer
-    )
-    print("loss", curve["loss"])
-    future = model.predict(MovingSquares()[1][:5], frames=3, sampling=vdp.Sampling(sampler="dpmpp", steps=5))
-    parts.save_models(model, "squares")  # vdp.load("squares") opens them
+torch.manual_seed(0)
+codec, clips = parts.build_codec(), MovingSquares()  # a codec of pixels
+unet = parts.params(parts.UNetParams, {"base_channels": 16, "channel_mults": [1, 2], "attention_levels": []})
+denoiser = parts.build_denoiser(unet, codec.channels)
+optimizer = torch.optim.AdamW(denoiser.parameters(), lr=3e-3)
+scheduler = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=3e-3, total_steps=60)
+trainer = parts.Trainer(optimizer, scheduler, curve := parts.Curve())
+diffusion = parts.params(parts.DiffusionParams, {"schedule": "cosine", "prediction": "v"})
+training = parts.params(parts.TrainDenoiserParams, {"steps": 60, "batch_size": 16, "log_every": 10})
+model = parts.train_denoiser(codec, denoiser, clips, clips, diffusion, training, trainer)
+future = model.predict(clips[1][:5], frames=3, sampling=vdp.Sampling(sampler="dpmpp", steps=5))
+parts.save_models(model, "squares")  # vdp.load("squares") opens them

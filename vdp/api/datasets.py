@@ -126,13 +126,19 @@ class DatasetBatches:
 
     def __call__(self, step: int, rng: np.random.Generator, rows: range) -> Tensor:
         """Stack rows of the batch of a step."""
-        return torch.stack(
-            [torch.as_tensor(self.dataset[item]) for item in self._items(step)[rows.start : rows.stop]]
-        )
+        return torch.stack([self._read(item) for item in self._items(step)[rows.start : rows.stop]])
 
     def names(self, step: int) -> list[str]:
         """Items in the batch of a step."""
         return [f"{self.name}[{item}]" for item in self._items(step)]
+
+    def _read(self, item: int) -> Tensor:
+        value = self.dataset[item]
+        if not isinstance(value, Tensor | np.ndarray | np.generic | float | int):
+            raise UserError(
+                f"{self.name}[{item}]: expected a tensor or an array, got {type(value).__name__}; join its parts"
+            )
+        return torch.as_tensor(value)
 
     def _items(self, step: int) -> list[int]:
         return [self._order[step * self.batch_size + row] for row in range(self.batch_size)]
@@ -175,8 +181,13 @@ class IterableBatches:
             if start_again:
                 self._iterator = iter(self.batches)
             for batch in self._iterator:
+                if not isinstance(batch, Tensor):
+                    raise UserError(
+                        f"{self.name}: expected tensors, one for each batch, got {type(batch).__name__}; join "
+                        "its parts in collate_fn"
+                    )
                 return batch
-        raise UserError(f"{self.name}: there are no more batches; pass a DataLoader, or a list of batches")
+        raise UserError(f"{self.name}: there are no more batches; pass a DataLoader")
 
 
 class FirstBatches:

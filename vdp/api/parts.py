@@ -101,8 +101,8 @@ def pretrain_vae(
 
     Args:
         codec: trained in place.
-        train: a Dataset or an iterable of clips, read once: frames (T, H, W, 3), uint8 or float in [0, 1]; or a
-            tuple of them and of class ids (T, H, W), for the mask head.
+        train: a Dataset or an iterable of clips, read once: frames (T, H, W, 3), uint8 or float in [0, 1]; or
+            a tuple of them and of class ids (T, H, W), for the mask head.
         val: the same, to validate on.
         training: steps, loss weights and the like; None for the values of params.yaml.
         trainer: optimizer, logger and the like.
@@ -284,7 +284,7 @@ def _encode(
     device: torch.device,
     degraded: bool,
 ) -> None:
-    """Write the latents of `train` and `val`, and their statistics, to a folder as of stage encode_latents."""
+    """Write the latents of `train` and `val`, and their statistics, to a folder."""
     settings, moments = params(EncodeParams), Moments(codec.channels)
     for name, store in (("train", train), ("val", val)):
         _check_clips(name, store, codec.factor, degraded)
