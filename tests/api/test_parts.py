@@ -235,8 +235,8 @@ def test_own_optimizer_and_scheduler_train_as_in_a_plain_loop():
     torch.manual_seed(0)
     networks = [nn.Linear(3, 1) for _ in range(2)]
     networks[1].load_state_dict(networks[0].state_dict())
-    optimizers = [torch.optim.SGD(network.parameters(), lr=0.1, momentum=0.5) for network in networks]
-    schedulers = [OneCycleLR(optimizer, 0.2, total_steps=30) for optimizer in optimizers]
+    optimizers = [torch.optim.SGD(network.parameters(), lr=0.02, momentum=0.5) for network in networks]
+    schedulers = [OneCycleLR(optimizer, 0.05, total_steps=30) for optimizer in optimizers]
     batches = DataLoader(line(), 8)
     rates = []
     for step in range(30):
@@ -252,17 +252,17 @@ def test_own_optimizer_and_scheduler_train_as_in_a_plain_loop():
     torch.testing.assert_close(networks[1].state_dict(), networks[0].state_dict())
     assert [rate for _, rate in curve["learning_rate"]] == pytest.approx(rates)
     assert not torch.equal(averaged.weight, networks[1].weight)  # a moving average
-    assert curve["val_loss"][-1][1] < 0.1 * curve["val_loss"][0][1]
+    assert curve["val_loss"][-1][1] < 0.5 * curve["val_loss"][0][1]
 
 
 def test_a_plateau_lowers_the_learning_rate_after_validations():
     network = nn.Linear(3, 1)
-    optimizer = torch.optim.SGD(network.parameters(), lr=1e-9)  # nothing is learnt
+    optimizer = torch.optim.SGD(network.parameters(), lr=1e-6)  # nothing is learnt
     curve = parts.Curve()
     plateau = ReduceLROnPlateau(optimizer, factor=0.5, patience=0, threshold=0.1)
     fit_line(parts.Trainer(optimizer, plateau, curve, ENGINE), network, DataLoader(line(), 8))
     rates = [rate for _, rate in curve["learning_rate"]]
-    assert (rates[9], rates[19], rates[29]) == pytest.approx((1e-9, 1e-9, 0.5e-9))
+    assert (rates[9], rates[19], rates[29]) == pytest.approx((1e-6, 1e-6, 0.5e-6))
 
 
 class Points(IterableDataset[Tensor]):
@@ -354,15 +354,16 @@ def test_clips_come_from_data_sets_loaders_and_generators(tmp_path):
     squares = Squares(4)
     stores = [
         store_clips(clips, tmp_path / str(number), "train")
-        for number, clips in enumerate([squares, (c for c in squares), DataLoader(squares, 3)])
+        for number, clips in enumerate([squares, (squares[number] for number in range(4)), DataLoader(squares, 3)])
     ]
     for store in stores:
         assert len(store) == 4
         assert all(np.array_equal(store.frames(number), squares[number]) for number in range(4))
 
 
+INTEGERS = np.zeros((7, SIZE, SIZE, 3), int)
 WRONG_CLIPS = {
-    r"train\[1\].frames: expected uint8, or float in \[0, 1\].*got int64": lambda: [Squares()[0], np.zeros((7, 4, 4, 3), int)],
+    r"train\[1\].frames: expected uint8, or float in \[0, 1\].*got int64": lambda: [Squares()[0], INTEGERS],
     "train: expected at least one clip": lambda: [],
     "train: clips of 5 to 7 frames: expected one length": lambda: [Squares(1)[0], Squares(1)[0][:5]],
     "expected degraded frames in every clip for the task restore": lambda: Squares(),

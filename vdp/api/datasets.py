@@ -136,7 +136,8 @@ class DatasetBatches:
         value = self.dataset[item]
         if not isinstance(value, Tensor | np.ndarray | np.generic | float | int):
             raise UserError(
-                f"{self.name}[{item}]: expected a tensor or an array, got {type(value).__name__}; join its parts"
+                f"{self.name}[{item}]: expected a tensor or an array, got {type(value).__name__}; "
+                "join its parts"
             )
         return torch.as_tensor(value)
 
@@ -183,8 +184,8 @@ class IterableBatches:
             for batch in self._iterator:
                 if not isinstance(batch, Tensor):
                     raise UserError(
-                        f"{self.name}: expected tensors, one for each batch, got {type(batch).__name__}; join "
-                        "its parts in collate_fn"
+                        f"{self.name}: expected tensors, one for each batch, got {type(batch).__name__}; "
+                        "join its parts in collate_fn"
                     )
                 return batch
         raise UserError(f"{self.name}: there are no more batches; pass a DataLoader")

@@ -105,8 +105,9 @@ class Trainer:
         if chosen.epochs is not None:
             if not isinstance(train, Sized):
                 raise UserError(f"epochs={chosen.epochs}: expected data with a length; set steps instead")
-            size = batches.batch_size if isinstance(batches, IterableBatches) else 1  # of what is counted
-            chosen = chosen.in_steps(size * len(train))
+            size = batches.batch_size
+            samples = size * len(train) if isinstance(batches, IterableBatches) else len(train)
+            chosen = chosen.model_copy(update={"batch_size": size}).in_steps(samples)
         return self.run(Training("train", network, loss, batches, loss, val_batches), chosen)
 
     def run(self, training: Training[Network, Batch, ValBatch], steps: FitParams) -> Network:
