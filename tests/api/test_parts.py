@@ -1,5 +1,6 @@
 """`vdp.parts`: a model built and trained part by part, with parts of the user's own."""
 
+import json
 import runpy
 from collections.abc import Iterator
 from pathlib import Path
@@ -42,6 +43,8 @@ class Squares(Dataset[np.ndarray]):
         return self.count
 
     def __getitem__(self, number: int) -> np.ndarray:
+        if number >= self.count:
+            raise IndexError(number)  # so that a loop over the clips ends
         x, y = np.random.default_rng(number).integers(0, (SIZE - 4 - self.frames, SIZE - 4))
         clip = np.full((self.frames, SIZE, SIZE, 3), 30, np.uint8)
         for time, frame in enumerate(clip):
@@ -354,7 +357,9 @@ def test_clips_come_from_data_sets_loaders_and_generators(tmp_path):
     squares = Squares(4)
     stores = [
         store_clips(clips, tmp_path / str(number), "train")
-        for number, clips in enumerate([squares, (squares[number] for number in range(4)), DataLoader(squares, 3)])
+        for number, clips in enumerate(
+            [squares, (squares[number] for number in range(4)), DataLoader(squares, 3)]
+        )
     ]
     for store in stores:
         assert len(store) == 4
@@ -403,7 +408,7 @@ def test_params_are_those_of_the_project_but_for_the_changes(schema):
     values = yaml.safe_load((REPO / "params.yaml").read_text())
     for key in SECTIONS[schema].split("."):
         values = values[key]
-    assert parts.params(schema).model_dump(mode="json") == values
+    assert parts.params(schema) == schema.model_validate_json(json.dumps(values))
 
 
 def test_changed_params_are_validated_by_name():
