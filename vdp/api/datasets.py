@@ -63,12 +63,13 @@ def _clips(clips: Clips, name: str) -> Iterator[Clip]:
             frames = list(source.frames(source.items()[0], Pace()))
         except ValueError as error:
             raise UserError(str(error).replace("videos[0]", f"{name}[{number}]")) from None
-        masks, conditions = [frame.mask for frame in frames], [frame.condition for frame in frames]
+        masks = [frame.mask for frame in frames if frame.mask is not None]
+        conditions = [frame.condition for frame in frames if frame.condition is not None]
         yield Clip(
             f"clip_{number:06d}",
             np.stack([frame.pixels for frame in frames]),
-            None if masks[0] is None else np.stack(masks),
-            None if conditions[0] is None else np.stack(conditions),
+            np.stack(masks) if masks else None,
+            np.stack(conditions) if conditions else None,
         )
     if number < 0:
         raise UserError(f"{name}: expected at least one clip, got none")

@@ -201,10 +201,9 @@ class BlendedNoise:
 
     def __call__(self, frames: int) -> Tensor:
         """Draw noise and interpolate it."""
-        drawn = (
-            source(frames).expand(len(self.weight), -1, -1, -1, -1) for source in (self.first, self.last)
-        )
-        return slerp(*drawn, self.weight)
+        count = len(self.weight)
+        one, other = (source(frames).expand(count, -1, -1, -1, -1) for source in (self.first, self.last))
+        return slerp(one, other, self.weight)
 
 
 def interpolate_clips(
