@@ -35,7 +35,6 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from bench.denoisers import markdown, number
-from stages.train_denoiser import hop_loss
 from vdp.config.messages import validate
 from vdp.config.recipes import merged, read_recipe
 from vdp.config.schema import PARAMS_FILE, ClipParams
@@ -60,6 +59,7 @@ from vdp.training.checkpoint import TrainingCheckpoints
 from vdp.training.cost import matmul_rate, peak_memory_gb
 from vdp.training.definition import Picture, Training
 from vdp.training.engine import launch
+from vdp.training.hop_loss import hop_loss
 from vdp.training.optim import clip_gradients
 from vdp.training.params import EngineParams, TrainDenoiserParams
 from vdp.training.seeds import noise_rng, seed_weights, step_rng

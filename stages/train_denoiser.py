@@ -20,11 +20,11 @@ from vdp.core.tasks import TASKS, Task
 from vdp.data.batches.hops import AllTaskBatches, HopBatch, HopBatches, HopRule, TaskBatches
 from vdp.data.stores.latents import LatentClips, Normalisation
 from vdp.diffusion.gain import HeldOutClips, fit_gains
-from vdp.diffusion.loss import HopLoss, TaskLevelLoss
-from vdp.diffusion.objective import Objective, data_scale
+from vdp.diffusion.loss import TaskLevelLoss
+from vdp.diffusion.objective import Objective
 from vdp.diffusion.params import DiffusionParams
 from vdp.diffusion.protocols import Denoiser
-from vdp.diffusion.scheduled_sampling import ScheduledSampling, sample_frames
+from vdp.diffusion.scheduled_sampling import sample_frames
 from vdp.diffusion.schedules import make_process
 from vdp.evaluation.frame import frame_score
 from vdp.models.checkpoint import fingerprint, save_model
@@ -39,6 +39,7 @@ from vdp.training.checkpoint_key import stage_checkpoints
 from vdp.training.dataloader import first_batches
 from vdp.training.definition import Samples, Training
 from vdp.training.engine import launch
+from vdp.training.hop_loss import hop_loss, measure_scales
 from vdp.training.out_of_memory import MemoryParam
 from vdp.training.params import EngineParams, TrainDenoiserParams
 from vdp.training.seeds import seed_weights
@@ -48,7 +49,6 @@ from vdp.training.validation import VALIDATION_SEED, VALIDATION_SIZE, plot_batch
 LATENTS = Path("data/latents")
 CODEC = Path("data/models/codec")
 DENOISER = Path("data/models/denoiser")
-MOVED_SHARE = 0.65  # of the change from the nearest frame that is left after moving it, root mean square
 DRAWN_STEPS = 10  # sampling steps of the pictures drawn during training
 GAIN_CLIPS = 16  # clips of val from which the gains of predicted changes are measured
 
@@ -78,11 +78,8 @@ def main() -> None:
         val_batches = AllTaskBatches(
             HopBatches(val_clips, VALIDATION_SIZE, shares, rule, val_composed, False, VALIDATION_SEED)
         )
-        unmoved = MOVED_SHARE if base == "moved" and diffusion.residual else 1.0
-        scales = {
-            task: unmoved * data_scale(first_batches(batches.for_task(task), seed), diffusion.residual)
-            for task in batches.tasks
-        }
+        samples = {task: first_batches(batches.for_task(task), seed) for task in batches.tasks}
+        scales = measure_scales(samples, diffusion.residual, base == "moved")
         objectives = {
             task: Objective(process, scale.to(fabric.device), diffusion.residual, task)
             for task, scale in scales.items()
@@ -187,23 +184,6 @@ def config_known(clips: LatentClips, composed: bool) -> int:
     if clips.time.factor > 1:
         return clips.time.known
     return (clips.composed_from or 0) if composed else 0
-
-
-def hop_loss(objectives: Objectives, diffusion: DiffusionParams, params: TrainDenoiserParams) -> HopLoss:
-    return HopLoss(
-        objectives=objectives,
-        min_snr_gamma=diffusion.min_snr_gamma,
-        time_shift=diffusion.time_shift,
-        draws=params.draws,
-        context_noise=params.context_noise,
-        context_dropout=params.context_dropout,
-        scheduled_sampling=ScheduledSampling(
-            share=params.scheduled_sampling,
-            frames=params.scheduled_sampling_frames,
-            steps=params.scheduled_sampling_steps,
-            temperature=params.scheduled_sampling_temperature,
-        ),
-    )
 
 
 def draw_tasks(

@@ -15,7 +15,7 @@ ALLOWED: dict[str, set[str]] = {
     **{part: SHARED | {"diffusion"} for part in ("training", "sampling")},
 }
 JOINING = {"api", "cli"}  # may import every part
-TOP = {"__init__.py", "__init__.pyi", "__main__.py", "py.typed"}
+TOP = {"__init__.py", "__init__.pyi", "__main__.py", "parts.py", "py.typed"}  # parts: names of `api` alone
 
 
 def imported_parts(path: Path) -> set[str]:

@@ -1,4 +1,7 @@
-"""Video diffusion prediction: `vdp.load` opens trained models, `vdp.train` trains them; see docs/api.md."""
+"""Video diffusion prediction: `load` opens trained models, `train` trains them, `parts` builds their parts.
+
+docs/api.md has an example of each.
+"""
 
 from importlib import import_module
 
@@ -16,6 +19,8 @@ name_user()  # before any import of torch
 
 
 def __getattr__(name: str) -> object:
+    if name == "parts":
+        return import_module("vdp.parts")
     if name not in MODULES:
         raise AttributeError(f"module 'vdp' has no attribute {name!r}")
     return getattr(import_module(MODULES[name]), name)

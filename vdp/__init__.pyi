@@ -1,3 +1,4 @@
+from vdp import parts as parts
 from vdp.api.model import Model as Model
 from vdp.api.model import load as load
 from vdp.api.sampling import Sampling as Sampling

@@ -125,6 +125,33 @@ def test_interpolation_joins_the_end_of_one_clip_to_the_start_of_the_other(model
         assert np.array_equal(plain, model.interpolate(**clips, frames=3, sampling=FAST)) == same
 
 
+def test_clips_are_interpolated_from_one_round_trip_to_the_other(model):
+    """At strength 0 the codec alone changes them."""
+    first, last = frames(7, 40, 60), frames(7, 17, 90, seed=1)
+    blended = model.interpolate_clips(first, last, [0.0, 0.25, 0.75], 0.0, FAST)
+    assert blended.shape == (3, 7, 40, 60, 3)
+    same = frames(7, 40, 60, seed=1)
+    ends = model.interpolate_clips(first, same, [0.0, 1.0], 0.0, FAST).astype(float)
+    for end, clip in zip(ends, (first, same), strict=True):
+        assert np.abs(end - model.round_trip(clip)).max() <= 2  # rounding
+    far = [np.abs(clip.astype(float) - blended[0]).mean() for clip in blended]
+    assert 0 == far[0] < far[1] < far[2]
+
+
+def test_interpolated_clips_depend_on_strength_weight_and_seed_alone(model, monkeypatch):
+    first, last, weights = frames(5), frames(5, seed=1), [0.2, 0.5, 0.9]
+    blended = model.interpolate_clips(first, last, weights, 0.6, FAST)
+    assert np.array_equal(blended[1:2], model.interpolate_clips(first, last, [0.5], 0.6, FAST))
+    monkeypatch.setattr("vdp.api.model.BATCH_SIZE", 2)
+    assert np.array_equal(blended, model.interpolate_clips(first, last, weights, 0.6, FAST))
+    other = vdp.Sampling(steps=2, seed=1)
+    for changed in (
+        model.interpolate_clips(first, last, weights, 0.9, FAST),
+        model.interpolate_clips(first, last, weights, 0.6, other),
+    ):
+        assert not np.array_equal(blended, changed)
+
+
 def test_interpolated_detail_is_weighted_by_the_distance_to_the_ends(model, monkeypatch):
     weights = []
     monkeypatch.setattr(
@@ -286,6 +313,8 @@ def test_a_joint_network_supports_every_task(tmp_path):
     assert joint.generate(1, frames=5, sampling=FAST).shape[1] == 5
     for count in (1, 2, 3, 8):
         assert joint.interpolate(clip, clip, count, sampling=FAST).shape[1] == count
+    for count in (1, 4, 5):
+        assert joint.interpolate_clips(clip[:count], clip[:count], sampling=FAST).shape[1] == count
     assert joint.restore(clip, FAST).shape == clip.shape
     assert joint.restore(clip[:1], FAST).shape == clip[:1].shape  # repeated to a whole hop, then cut
 
@@ -297,6 +326,7 @@ def test_an_untrained_task_is_refused_with_the_param_to_set(tmp_path):
         ("generate", lambda: plain.generate()),
         ("interpolate", lambda: plain.interpolate(clip, clip)),
         ("generate", lambda: plain.interpolate(clip, clip, latent=True)),
+        ("generate", lambda: plain.interpolate_clips(clip, clip)),
         ("restore", lambda: plain.restore(clip)),
     ):
         with pytest.raises(UserError, match=rf"not {task}; train with train_denoiser\.tasks\.{task}"):
@@ -306,6 +336,12 @@ def test_an_untrained_task_is_refused_with_the_param_to_set(tmp_path):
 INVALID_CALLS = {
     r"frames=0: expected an integer 1": lambda m: m.predict(frames(4), frames=0),
     r"frames=2.5: expected an integer": lambda m: m.predict(frames(4), frames=2.5),
+    r"last: 3 frames: expected 4, as of first": lambda m: m.interpolate_clips(frames(4), frames(3)),
+    r"strength=1.5: expected a number 0..1": lambda m: m.interpolate_clips(
+        frames(4), frames(4), strength=1.5
+    ),
+    r"weights=-0.1: expected": lambda m: m.interpolate_clips(frames(4), frames(4), [0.5, -0.1]),
+    r"number of weights=0": lambda m: m.interpolate_clips(frames(4), frames(4), []),
     r"samples=0: expected": lambda m: m.predict(frames(4), samples=0),
     r"samples=True: expected": lambda m: m.predict(frames(4), samples=True),
     r"count=-1: expected": lambda m: m.generate(-1),

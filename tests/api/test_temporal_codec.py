@@ -188,6 +188,17 @@ def test_generated_clips_start_after_the_padding_of_the_training_clips(small, tm
 
 
 @pytest.mark.parametrize("factor", [1, 2, 4])
+@pytest.mark.parametrize("frames", [1, 5, 6, 11])
+def test_interpolated_clips_are_at_their_own_times(small, tmp_path, factor, frames):
+    """A perfect denoiser, and without noise the mean of the two clips."""
+    true = gray_clip(frames, start=3)
+    model = Model(oracle_model(small, factor, true, known=11, first=0), tmp_path)
+    assert_equal_frames(model.interpolate_clips(true, 255 - true, sampling=FAST), true[None])
+    blended = model.interpolate_clips(true, true + 20, [0.0, 0.5, 1.0], 0.0, FAST)
+    assert_equal_frames(blended, np.stack([true, true + 10, true + 20]))
+
+
+@pytest.mark.parametrize("factor", [1, 2, 4])
 @pytest.mark.parametrize("frames", [1, 2, 9, 23])
 def test_restored_frames_and_round_trips_are_at_their_own_times(small, tmp_path, monkeypatch, factor, frames):
     monkeypatch.setattr("vdp.api.loading.BATCH_FRAMES", 6)  # a clip in several parts
@@ -216,6 +227,7 @@ def test_every_task_takes_clips_of_any_length(tmp_path, joint, base):
         assert model.restore(clip, FAST).shape == model.round_trip(clip).shape == clip.shape
         assert model.segment(clip).shape == clip.shape[:3]
     assert model.generate(1, 7, FAST).shape == (1, 7, HEIGHT, WIDTH, 3)
+    assert model.interpolate_clips(clip, clip[::-1], [0.3, 0.6], 0.5, FAST).shape == (2, 6, 17, 90, 3)
     if joint:
         with pytest.raises(UserError, match="latent=True: expected a network of one target per hop, as"):
             model.interpolate(clip, clip, 2, latent=True, sampling=FAST)

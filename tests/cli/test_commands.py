@@ -52,6 +52,10 @@ class CopyModel:
         self.calls.append((before.shape, after.shape, latent))
         return self.predict(before, frames, samples, sampling)
 
+    def interpolate_clips(self, first, last, weights, strength, sampling):
+        self.calls.append((first.shape, last.shape, list(weights), strength, sampling.temperature))
+        return np.stack([np.full_like(first, round(100 * weight)) for weight in weights])
+
     def restore(self, clip, sampling, full_size=False, progress=False):
         self.calls.append((clip.shape[1:3], sampling.temperature, full_size))
         return clip
@@ -146,10 +150,13 @@ def test_missing_models_are_reported_without_importing_torch(model):
     assert done.stderr.startswith("error: gone: no trained models") and "`make run`" in done.stderr
 
 
-@pytest.mark.parametrize("command", ["predict", "interpolate", "restore", "segment", "generate"])
+@pytest.mark.parametrize(
+    "command", ["predict", "interpolate", "interpolate-clips", "restore", "segment", "generate"]
+)
 def test_a_dry_run_prints_the_plan_and_writes_nothing(model, monkeypatch, capsys, command):
     before = files()
-    words = {"generate": "", "interpolate": "film.mp4 pictures"}.get(command, "film.mp4")
+    pair = dict.fromkeys(("interpolate", "interpolate-clips"), "film.mp4 pictures")
+    words = {"generate": "", **pair}.get(command, "film.mp4")
     assert call(monkeypatch, f"{command} {words} --dry-run") == 0
     printed = capsys.readouterr().out
     assert all(part in printed for part in ("working size  24x16 pixels", "output  ", "time          about"))
@@ -351,6 +358,26 @@ def test_interpolated_frames_have_the_size_of_the_first_clip(model, monkeypatch)
     assert cv2.imread("between_strip.png") is not None
 
 
+def test_interpolated_clips_are_evenly_spaced_and_have_the_size_of_the_first(model, monkeypatch):
+    line = "interpolate-clips pictures film.mp4 -n 3 --strength 0.2 --frames 7 -o blend"
+    assert call(monkeypatch, line) == 0
+    for number in (1, 2, 3):
+        frames = np.stack(list(find_clip(f"blend_{number}").frames()))
+        assert frames.shape == (7, *SIZE, 3) and (frames == 25 * number).all()
+    assert model.calls == [((7, 16, 24, 3), (7, 16, 24, 3), [0.25, 0.5, 0.75], 0.2, 1.0)]
+    assert cv2.imread("blend_strip.png") is not None
+
+
+def test_clips_of_unequal_length_are_refused(model, monkeypatch, capsys):
+    write_frames(Path("short"), iter([np.zeros((8, 8, 3), np.uint8)] * 4), 10)
+    assert call(monkeypatch, "interpolate-clips film.mp4 short -o blend") == 1
+    error = capsys.readouterr().err
+    assert "short: 4 frames: expected 10, as film.mp4 has; set --frames to at most 4" in error
+    assert call(monkeypatch, "interpolate-clips film.mp4 short --frames 4 -o blend") == 0
+    assert call(monkeypatch, "interpolate-clips film.mp4 short --strength 1.5 -o other") == 1
+    assert "--strength=1.5: expected 0..1" in capsys.readouterr().err
+
+
 def test_generated_clips_have_the_networks_size(model, monkeypatch):
     assert call(monkeypatch, "generate -n 3 --frames 5 --seed 9 -o new") == 0
     for number in (1, 2, 3):
@@ -413,6 +440,7 @@ def test_submit_prints_the_output(model, monkeypatch, capsys):
         ("predict film.mp4", "denoiser", (20, None)),
         ("generate", "denoiser", (20, None)),
         ("interpolate film.mp4 pictures", "denoiser", (20, None)),
+        ("interpolate-clips film.mp4 pictures", "denoiser", (20, None)),
         ("restore film.mp4", "denoiser", (20, None)),
         ("segment film.mp4", "segmenter", (None, 20)),
     ],

@@ -11,7 +11,7 @@ from vdp.diffusion.process import target
 from vdp.models.layers import Unmoved
 from vdp.sampling.generate import generate
 from vdp.sampling.hops import group_frames, plan_frames, plan_hops
-from vdp.sampling.interpolate import interpolate, morph_latents
+from vdp.sampling.interpolate import BlendedNoise, interpolate, interpolate_clips, morph_latents, slerp
 from vdp.sampling.restore import restore
 from vdp.sampling.rollout import NoiseSource, Strategy
 from vdp.sampling.samplers import make_sampler, time_grid
@@ -130,6 +130,101 @@ def test_a_morph_is_evenly_spaced():
     morphed = morph_latents(network, first, 3 * first, 3, 0.5, None, objective, strategy, make_noise_source())
     levels = morphed[0, 0, :, 0, 0]
     assert torch.allclose(levels / levels[-1], torch.tensor([1.5, 2.0, 2.5]) / 2.5)
+
+
+def test_slerp_turns_from_one_noise_to_the_other_at_a_constant_rate():
+    one, other = torch.tensor([[3.0, 0.0]] * 4), torch.tensor([[0.0, 3.0]] * 4)
+    turned = slerp(one, other, torch.tensor([0.0, 1 / 3, 0.5, 1.0]))
+    angles = torch.tensor([0.0, torch.pi / 6, torch.pi / 4, torch.pi / 2])
+    torch.testing.assert_close(turned, 3 * torch.stack([angles.cos(), angles.sin()], dim=1))
+    torch.testing.assert_close(slerp(one, one, torch.full((4,), 0.5)), one, atol=1e-5, rtol=0)  # equal noises
+
+
+def test_blended_noise_has_the_variance_of_noise_at_every_weight():
+    generators = [torch.Generator().manual_seed(seed) for seed in (0, 1)]
+    sources = [lambda frames, g=g: torch.randn((1, 2, frames, 32, 32), generator=g) for g in generators]
+    blended = BlendedNoise(*sources, torch.tensor([0.0, 0.3, 0.5, 1.0]))(4)
+    assert blended.shape == (4, 2, 4, 32, 32)
+    torch.testing.assert_close(blended.flatten(1).std(dim=1), torch.ones(4), atol=0.03, rtol=0)
+
+
+CLIP_FRAMES = 5
+ONE = moving_clips(1, CHANNELS, HEIGHT, WIDTH)  # the same clip at every weight
+
+
+def clip_pair() -> tuple[Tensor, Tensor]:
+    drawn = torch.randn((2, CHANNELS, CLIP_FRAMES, HEIGHT, WIDTH), generator=torch.Generator().manual_seed(2))
+    return drawn[0], drawn[1]
+
+
+def blend_clips(
+    network: Oracle,
+    pair: tuple[Tensor, Tensor],
+    weights: list[float],
+    strength: float,
+    targets: int = 1,
+    seeds: tuple[int, int] = (0, 1),
+) -> Tensor:
+    """Interpolate with hops of `targets` frames; the noise of each clip has its own seed."""
+    generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+    one, other = (
+        lambda frames, g=g: torch.randn((1, CHANNELS, frames, HEIGHT, WIDTH), generator=g) for g in generators
+    )
+    hops = plan_hops(targets - 1.0, CLIP_FRAMES - targets, [1, 2], targets)
+    objectives, strategy = (UNSCALED, FLOW), make_strategy(10)
+    return interpolate_clips(
+        network, *pair, weights, strength, objectives, targets, hops, strategy, (one, other)
+    )
+
+
+@pytest.mark.parametrize("targets", [1, 2])
+def test_at_strength_0_clips_are_blended_and_no_network_is_called(targets):
+    """Of two targets the last hop ends after the clip."""
+    oracle, (first, last) = Oracle(ONE, FLOW), clip_pair()
+    blended = blend_clips(oracle, (first, last), [0.0, 0.25, 1.0], 0.0, targets)
+    expected = torch.stack([first, 0.75 * first + 0.25 * last, last])
+    torch.testing.assert_close(blended, expected, atol=1e-5, rtol=0)
+    assert oracle.calls == 0
+
+
+@pytest.mark.parametrize("strength", [0.05, 0.5, 1.0])
+def test_a_perfect_denoiser_reaches_the_truth_from_a_blend(strength):
+    """The later frames are conditioned on those before them; below the strength there are fewer steps."""
+    oracle, truth = Oracle(ONE, FLOW), ONE(torch.arange(float(CLIP_FRAMES))[None])
+    blended = blend_clips(oracle, clip_pair(), [0.5], strength)[:, :, 1:]  # FLOW is that of the later frames
+    torch.testing.assert_close(blended, truth[:, :, 1:], atol=1e-3, rtol=0)
+    assert [sorted(index) for index in oracle.indices] == [[], [0], [0, 1], [0, 1, 2], [0, 1, 2, 3]]
+    assert oracle.calls == CLIP_FRAMES * max(1, round(10 * strength))
+
+
+class Contracts(Oracle):
+    """Predicts half of its input as the clean data, so that the result depends on the start."""
+
+    def __call__(self, xt: Tensor, t: Tensor, context: object) -> Tensor:
+        return output_of(0.5 * xt, xt, t, UNSCALED)
+
+
+def test_the_weight_and_the_strength_decide_on_which_clip_the_result_depends():
+    network, (first, last) = Contracts(ONE, FLOW), clip_pair()
+
+    def changed(weight: float, strength: float, which: int) -> bool:
+        pair = [first, last]
+        pair[which] = pair[which] + 1
+        results = (blend_clips(network, (a, b), [weight], strength) for a, b in ((first, last), pair))
+        return not torch.allclose(*results, atol=1e-5)
+
+    assert [changed(0.0, 0.5, which) for which in (0, 1)] == [True, False]
+    assert [changed(0.5, 0.5, which) for which in (0, 1)] == [True, True]
+    assert [changed(1.0, 0.5, which) for which in (0, 1)] == [False, True]
+    assert [changed(0.5, 1.0, which) for which in (0, 1)] == [False, False]  # pure noise
+
+
+def test_the_noise_of_a_blend_is_that_of_the_nearer_clip_and_equal_for_all_weights():
+    network, pair = Contracts(ONE, FLOW), clip_pair()
+    three = blend_clips(network, pair, [0.0, 0.5, 1.0], 0.5)
+    assert torch.equal(three[1:2], blend_clips(network, pair, [0.5], 0.5))
+    other_noise = blend_clips(network, pair, [0.0, 0.5, 1.0], 0.5, seeds=(0, 7))
+    assert [torch.equal(*rows) for rows in zip(three, other_noise, strict=True)] == [True, False, False]
 
 
 @pytest.mark.parametrize("targets", [1, 2])

@@ -22,16 +22,13 @@ from vdp.data.stores.latents import Normalisation
 from vdp.data.video.detail import transfer_detail
 from vdp.diffusion.objective import Objective
 from vdp.diffusion.params import DiffusionParams
+from vdp.diffusion.protocols import Denoiser
 from vdp.diffusion.schedules import make_process
 from vdp.models.checkpoint import fingerprint
 from vdp.models.codecs.factory import load_codec
-from vdp.models.codecs.pixel import PixelCodec
-from vdp.models.codecs.vae import VAE
-from vdp.models.denoisers.dit import DiT
+from vdp.models.codecs.protocols import Codec
 from vdp.models.denoisers.factory import load_denoiser
-from vdp.models.denoisers.moved import MovedDenoiser
 from vdp.models.denoisers.params import DenoiserConfig
-from vdp.models.denoisers.unet import UNet
 from vdp.sampling.hops import used_context
 from vdp.sampling.params import PredictParams
 from vdp.sampling.predict import make_strategy, predict
@@ -45,8 +42,8 @@ CODEC, DENOISER, SEGMENTER = "codec", "denoiser", "segmenter"  # subfolders of a
 class LatentDiffusion:
     """A codec and the denoiser trained on its latents; `load_latent_diffusion` opens one."""
 
-    codec: VAE | PixelCodec
-    network: UNet | DiT | MovedDenoiser
+    codec: Codec
+    network: Denoiser[object]
     config: DenoiserConfig[DiffusionParams]
     normalisation: Normalisation
     objectives: Mapping[Task, Objective]  # of each trained task

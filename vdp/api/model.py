@@ -40,7 +40,7 @@ from vdp.models.segmenters.masks import MaskPredictor, probs_to_masks
 from vdp.models.segmenters.params import SegmentParams
 from vdp.sampling.generate import generate
 from vdp.sampling.hops import HopPlan, plan_frames, plan_hops
-from vdp.sampling.interpolate import interpolate, morph_latents
+from vdp.sampling.interpolate import interpolate, interpolate_clips, morph_latents
 from vdp.sampling.predict import SampleNoise
 from vdp.sampling.restore import restore
 from vdp.sampling.rollout import Strategy, rollout
@@ -244,16 +244,13 @@ class Model:
         check_integer("count", count)
         check_integer("frames", frames)
         model, strategy = self._model, self._strategy(sampling, "generate")
-        config, initial = model.config, self._targets or 1
         if limit is not None and frames > limit:
             raise UserError(
                 f"frames={frames}: expected at most {limit}, as the model was not trained to predict later "
                 "ones; lower it, or train with train_denoiser.tasks.predict above 0"
             )
-        time = model.time(max(config.known, 1))  # training clips start with copies of their first frame
-        later = time.count(frames) - initial
-        hops = plan_hops(initial - 1.0, later, config.target_offsets, self._hop_frames) if later > 0 else ()
-        factor = model.codec.factor
+        config, factor = model.config, model.codec.factor
+        initial, hops = self._generate_plan(frames)
         like = torch.empty(
             config.channels, 1, self.height // factor, self.width // factor, device=model.device
         )
@@ -264,7 +261,7 @@ class Model:
             first, then = model.objectives["generate"], model.objectives["predict" if hops else "generate"]
             return generate(model.network, first, then, initial, hops, shape, strategy, noise, model.device)
 
-        start = time.position(0)
+        start = model.time(max(config.known, 1)).position(0)
         return self._sample(count, sample)[:, start : start + frames]
 
     def interpolate(
@@ -379,6 +376,70 @@ class Model:
         ]
         return self._add_detail(result, nearest, nearness(frames))
 
+    def interpolate_clips(
+        self,
+        first: Frames,
+        last: Frames,
+        weights: Sequence[float] = (0.5,),
+        strength: float = 0.5,
+        sampling: Sampling = UNSCALED,
+    ) -> Frames:
+        """Interpolate between two whole clips of equal length: blend their latents, noise and denoise them.
+
+        Args:
+            first: (T, H, W, 3).
+            last: (T, H', W', 3).
+            weights: of `last`, N of them, each 0 (`first`) to 1 (`last`); equal noise for all.
+            strength: fraction of the noise schedule to which the blend is noised, from 0 (the blend itself)
+                to 1 (new clips, which no longer depend on the two).
+            sampling: settings of the sampler; `strength` of its steps are taken.
+
+        Returns:
+            (N, T, H, W, 3) uint8, at the size of `first`.
+
+        Source: Meng et al. 2022 (arXiv:2108.01073); Song et al. 2021 (arXiv:2010.02502), section 5.3.
+        """
+        box, last_box = self._letterbox("first", first), self._letterbox("last", last)
+        check_share("strength", strength)
+        for weight in weights:
+            check_share("weights", weight)
+        check_integer("number of weights", len(weights))
+        if len(first) != len(last):
+            raise UserError(
+                f"last: {len(last)} frames: expected {len(first)}, as of first; cut the longer clip"
+            )
+        model, config = self._model, self._model.config
+        initial, hops = self._generate_plan(len(first))
+        strategy = self._strategy(sampling, "generate")
+        if hops:
+            self._strategy(sampling, "predict")  # raises where the later frames cannot be denoised
+        time = model.time(max(config.known, 1))
+        one, other = (
+            model.encode(time.pad(fitting.fit(clip))) for fitting, clip in ((box, first), (last_box, last))
+        )
+        objectives = (
+            model.objectives["generate"],
+            model.objectives.get("predict", model.objectives["generate"]),
+        )
+
+        def sample(numbers: Sequence[int]) -> Tensor:
+            noises = self._noise(sampling, one, [0]), self._noise(sampling, one, [1])
+            chosen = [float(weights[number]) for number in numbers]
+            return interpolate_clips(
+                model.network, one, other, chosen, strength, objectives, initial, hops, strategy, noises
+            )
+
+        start = time.position(0)
+        return box.restore(self._sample(len(weights), sample)[:, start : start + len(first)])
+
+    def _generate_plan(self, frames: int) -> tuple[int, HopPlan]:
+        """Return the frames of the first hop of a clip without context, and its later hops; latent frames."""
+        model, config, initial = self._model, self._model.config, self._targets or 1
+        # training clips start with copies of their first frame
+        later = model.time(max(config.known, 1)).count(frames) - initial
+        hops = plan_hops(initial - 1.0, later, config.target_offsets, self._hop_frames) if later > 0 else ()
+        return initial, hops
+
     def restore(
         self,
         clip: Frames,
@@ -465,7 +526,9 @@ class Model:
             "codec_parameters": count_parameters(codec),
             "latents": f"{config.channels}x{self.height // codec.factor}x{self.width // codec.factor}",
             **({"temporal_factor": codec.temporal_factor} if codec.temporal_factor > 1 else {}),
-            "denoiser": config.denoiser.name,
+            "denoiser": type(self._model.network).__name__
+            if config.denoiser is None
+            else config.denoiser.name,
             "base": config.base,
             "denoiser_parameters": count_parameters(self._model.network),
             "context_frames": config.context_frames,
@@ -507,6 +570,11 @@ class Model:
         objects = ClipObjects("", clip, found.labels, found.classes)
         targets = [len(clip) - 1 + number for number in numbers]
         return self._motion.compose([objects], targets, MOTION_SAMPLING, seed)[0]
+
+    @property
+    def diffusion(self) -> LatentDiffusion:
+        """The networks and what joins them: encode, decode, normalisation, objectives, the process."""
+        return self._model
 
     @property
     def _targets(self) -> int | None:
@@ -679,10 +747,17 @@ def check_integer(name: str, value: object) -> None:
         raise UserError(f"{name}={value!r}: expected an integer 1..{MAX_FRAMES}")
 
 
+def check_share(name: str, value: object) -> None:
+    """Check a fraction."""
+    if isinstance(value, bool) or not isinstance(value, int | float | np.number) or not 0 <= value <= 1:
+        raise UserError(f"{name}={value!r}: expected a number 0..1")
+
+
 def clip_size(clip: Frames) -> tuple[int, int]:
     """Height and width of a clip's frames."""
     return clip.shape[1], clip.shape[2]
 
 
-def count_parameters(network: nn.Module) -> int:
-    return sum(parameter.numel() for parameter in network.parameters())
+def count_parameters(network: object) -> int:
+    parameters = network.parameters() if isinstance(network, nn.Module) else ()
+    return sum(parameter.numel() for parameter in parameters)

@@ -1,4 +1,4 @@
-"""Video commands: train, predict, generate, interpolate, restore, segment, info, submit.
+"""Video commands: train, predict, generate, interpolate, interpolate-clips, restore, segment, info, submit.
 
 Options and inputs are checked before torch is imported, so errors are printed immediately.
 """
@@ -54,6 +54,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "--known": (1, 1000),
     "--interval": (1, 1_000_000),
     "--fps": (1, 240),
+    "--strength": (0, 1),
 }
 TRIAL_FRAMES, TRIAL_STEPS = 11, 3  # max frames and steps that a dry run samples
 OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")  # in torch's messages
@@ -85,6 +86,9 @@ FPS_HELP = (
     f"Output frames per second, {span('--fps')}; default: as the input, {PICTURES_RATE:g} for pictures."
 )
 
+WHOLE_HELP = f"Frames of each clip, from its start, {span('--frames')}; default: all."
+STRENGTH_HELP = f"Fraction of the noise schedule, {span('--strength')}; 0: a blend, 1: new clips."
+
 Clip = Annotated[str, Argument(help=CLIP_HELP)]
 Clips = Annotated[list[str], Argument(help="Video files, folders of pictures, or globs in quotes.")]
 Models = Annotated[str, Option(help="Folder of the trained models.")]
@@ -108,6 +112,9 @@ Eta = Annotated[float, Option(help=f"ddim: share of fresh noise per step, {span(
 Seed = Annotated[int, Option(help="Seed; equal seeds give equal results.")]
 Fps = Annotated[float | None, Option(help=FPS_HELP, show_default=False)]
 Latent = Annotated[bool, Option("--latent", help="Morph the latents of the two end frames.")]
+WholeFrames = Annotated[int | None, Option("--frames", help=WHOLE_HELP, show_default=False)]
+Strength = Annotated[float, Option(help=STRENGTH_HELP)]
+Between = Annotated[int, Option("--count", "-n", help=f"Number of clips between the two, {span('-n')}.")]
 FullSize = Annotated[bool, Option("--full-size", help="Process larger clips at their own size; much slower.")]
 Force = Annotated[bool, Option("--force", help="Replace existing outputs.")]
 DryRun = Annotated[bool, Option("--dry-run", help="Print the plan and an estimate of the time.")]
@@ -248,6 +255,61 @@ def interpolate(
     results = sample(frames, samples, sampling)
     last = ("given 1", thumbnail(source.box.restore(end.to_working_size(0))))
     rows = [[*source.row()[-1:], *result_row(result, source, "between "), last] for result in results]
+    write_job(job, results, source, rows, fps, force, started)
+
+
+def interpolate_clips(
+    first: Clip,
+    last: Clip,
+    out: Out = "blend.mp4",
+    count: Between = 1,
+    strength: Strength = 0.5,
+    frames: WholeFrames = None,
+    interval: TrainedInterval = None,
+    sampler: Sampler = UNSCALED.sampler,
+    steps: Steps = UNSCALED.steps,
+    temperature: Temperature = UNSCALED.temperature,
+    guidance: Guidance = UNSCALED.guidance,
+    eta: Eta = UNSCALED.eta,
+    seed: Seed = UNSCALED.seed,
+    fps: Fps = None,
+    models: Models = "data/models",
+    checkpoint: Checkpoint = None,
+    force: Force = False,
+    dry_run: DryRun = False,
+) -> None:
+    """Interpolate between two whole clips of equal length, at the size of the first."""
+    check_ranges(n=count, strength=strength, frames=frames, interval=interval, fps=fps)
+    sampling = sampling_options(sampler, steps, temperature, guidance, eta, seed)
+    pair = (find_clip(first), find_clip(last))
+    (job,) = plan_jobs([pair], out, count, force)
+    check_models(models, checkpoint=checkpoint)
+    intervals = [trained_interval(models, clip, interval) for clip in pair]
+    for clip, every in zip(pair, intervals, strict=True):
+        check_clips([replace(job, clips=(clip,))], frames, every, whole=frames is None)
+    model = load_model(models, checkpoint)
+    started = time.monotonic()
+    size = (model.height, model.width)
+    source, end = (read_clip(clip, every, frames, size) for clip, every in zip(pair, intervals, strict=True))
+    length, other = len(source.frames), len(end.frames)
+    if length != other:
+        raise UserError(
+            f"{last}: {plural(other, 'frame')}: expected {length}, as {first} has; set --frames to at most "
+            f"{min(length, other)}"
+        )
+    weights = [number / (count + 1) for number in range(1, count + 1)]
+    task = f"interpolating {plural(count, 'clip')} of {plural(length, 'frame')}"
+
+    def sample(count: int, sampling: Sampling) -> Pixels:
+        return model.interpolate_clips(source.frames, end.frames, weights[:count], strength, sampling)
+
+    if dry_run:
+        seconds = estimate_steps(functools.partial(sample, 1), sampling) * count
+        print_plan(job, source, task, seconds, sampling)
+        return
+    print_start(job, source, task)
+    results = sample(count, sampling)
+    rows = [source.row(), *(matching_row(result, source, "blend") for result in results), end.row()]
     write_job(job, results, source, rows, fps, force, started)
 
 
@@ -466,7 +528,8 @@ def format_values(values: Mapping[str, object], indent: str = "") -> Iterator[st
 
 def add_to(app: Typer) -> None:
     """Add the commands to the command line."""
-    for command in (train, predict, generate, interpolate, restore, segment, info, submit):
+    commands = (train, predict, generate, interpolate, interpolate_clips, restore, segment, info, submit)
+    for command in commands:
         app.command(rich_help_panel="Videos")(_with_short_errors(command))
 
 

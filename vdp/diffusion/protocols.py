@@ -1,6 +1,6 @@
 """Protocols of a denoiser, with any number of context and target frames at any index, and of its data."""
 
-from typing import Protocol, TypeVar
+from typing import Protocol, TypeVar, runtime_checkable
 
 from torch import Tensor
 
@@ -9,6 +9,7 @@ from vdp.diffusion.process import Process
 ContextT = TypeVar("ContextT")
 
 
+@runtime_checkable
 class Denoiser(Protocol[ContextT]):
     """B clips, C channels, K context frames, N target frames, R noise draws per target frame."""
 

@@ -27,6 +27,7 @@ def generate(
     strategy: Strategy,
     noise_source: NoiseSource,
     device: torch.device,
+    edited: Tensor | None = None,
 ) -> Tensor:
     """Generate the first frames without context and roll out the others from them.
 
@@ -36,6 +37,7 @@ def generate(
         hops: later hops.
         shape: (B, C, h, w).
         strategy: its hops are ignored.
+        edited: frames of all hops to start from, noised, (B, C, F, h, w), as of `rollout`.
 
     Returns:
         (B, C, F, h, w), the frames of all hops.
@@ -45,10 +47,13 @@ def generate(
     no_index = torch.zeros(clips, 0, device=device)
     first_hop = tuple(float(step) for step in range(first_frames))
     start = replace(strategy, hops=(first_hop,))
-    generated = rollout(denoiser, no_frames, no_index, generate_objective, start, noise_source)
+    first, rest = (
+        (None, None) if edited is None else (edited[:, :, :first_frames], edited[:, :, first_frames:])
+    )
+    generated = rollout(denoiser, no_frames, no_index, generate_objective, start, noise_source, edited=first)
     if not hops:
         return generated
     index = torch.tensor(first_hop, device=device).expand(clips, -1)
     later = replace(strategy, hops=hops)
-    predicted = rollout(denoiser, generated, index, predict_objective, later, noise_source)
+    predicted = rollout(denoiser, generated, index, predict_objective, later, noise_source, edited=rest)
     return torch.cat([generated, predicted], dim=2)

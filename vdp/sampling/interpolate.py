@@ -1,9 +1,10 @@
-"""Interpolate between two clips: predict the frames between them, or denoise a blend of two noised frames.
+"""Interpolate between two clips: predict the frames between them, or denoise a noised blend of the two.
 
 Shapes: B clips, C channels, K context frames on a side, F interpolated frames, h x w latent positions.
 """
 
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import torch
@@ -12,7 +13,8 @@ from torch import Tensor
 from vdp.diffusion.objective import Objective
 from vdp.diffusion.process import add_noise
 from vdp.diffusion.protocols import Denoiser
-from vdp.sampling.hops import group_frames
+from vdp.sampling.generate import generate
+from vdp.sampling.hops import HopPlan, group_frames
 from vdp.sampling.rollout import NoiseSource, Strategy, rollout, sample_hop
 
 ContextT = TypeVar("ContextT")
@@ -138,8 +140,7 @@ def morph_latents(
     weight = weight[:, None, None]
     base = torch.zeros_like(first)
     blend = (1 - weight) * objective.to_data(first, base) + weight * objective.to_data(last, base)
-    times = strategy.times[strategy.times < strength]
-    strategy = replace(strategy, times=torch.cat([times.new_tensor([strength]), times]))
+    strategy = replace(strategy, times=times_below(strength, strategy.times))
     level = torch.full((len(first), count), strength, device=first.device)
     noise = (strategy.temperature * noise_source(1)).expand_as(blend)
     start = add_noise(blend, noise, level, objective.process.schedule)
@@ -164,3 +165,88 @@ def morph_latents(
         )
     positions = [i for group in groups for i in group]
     return torch.cat(morphed, dim=2)[:, :, [positions.index(i) for i in range(frames)]]
+
+
+def times_below(strength: float, times: Tensor) -> Tensor:
+    """Return sampling times from `strength` down to 0, of times that descend to 0."""
+    below = times[times < strength]
+    return torch.cat([times.new_tensor([strength]), below])
+
+
+def slerp(first: Tensor, last: Tensor, weight: Tensor) -> Tensor:
+    """Interpolate spherically between noises (B, ...) with weights (B,), 0 for `first` and 1 for `last`.
+
+    A mean of standard normal noises has less variance than they; between them on the sphere it is kept.
+
+    Source: Song et al. 2021 (arXiv:2010.02502), appendix D.5, equation 67.
+    """
+    one, other = first.flatten(1).double(), last.flatten(1).double()
+    cosine = (one * other).sum(1) / (one.norm(dim=1) * other.norm(dim=1)).clamp(min=1e-12)
+    angle = cosine.clamp(-1, 1).acos().clamp(min=1e-6)  # of equal noises
+    share = weight.to(angle)
+    one_share, other_share = ((part * angle).sin() / angle.sin() for part in (1 - share, share))
+    return (one_share[:, None] * one + other_share[:, None] * other).to(first.dtype).view_as(first)
+
+
+@dataclass(frozen=True)
+class BlendedNoise:
+    """Noise between two sources, (W, C, frames, h, w) of W weights; implements `NoiseSource`.
+
+    Equal draws for all weights: results of neighbouring weights are alike.
+    """
+
+    first: NoiseSource  # of one clip
+    last: NoiseSource
+    weight: Tensor  # (W,)
+
+    def __call__(self, frames: int) -> Tensor:
+        """Draw noise and interpolate it."""
+        count = len(self.weight)
+        one, other = (source(frames).expand(count, -1, -1, -1, -1) for source in (self.first, self.last))
+        return slerp(one, other, self.weight)
+
+
+def interpolate_clips(
+    denoiser: Denoiser[ContextT],
+    first: Tensor,
+    last: Tensor,
+    weights: Sequence[float],
+    strength: float,
+    objectives: tuple[Objective, Objective],
+    first_frames: int,
+    hops: HopPlan,
+    strategy: Strategy,
+    noise_sources: tuple[NoiseSource, NoiseSource],
+) -> Tensor:
+    """Interpolate between two clips: blend them, noise the blend, and denoise it.
+
+    Noised to time t, the blend is alpha(t) times the linear blend of the data and sigma(t) times the
+    spherical one of two noises, one for each clip: its noise has unit variance at every weight. The first
+    frames are denoised without context, the later ones given those before them, as in `generate`.
+
+    Args:
+        first, last: normalised latents, (C, F, h, w) both.
+        weights: of `last`, W of them, 0..1.
+        strength: diffusion time to which the blend is noised, from 0 (the linear blend itself) to the first
+            of the strategy's times (new clips of blended noise, which no longer depend on the two clips).
+        objectives: of the tasks `generate` and `predict`.
+        first_frames: frames of the first hop.
+        hops: later hops, of at least the other frames.
+        strategy: its hops are ignored.
+        noise_sources: of one clip each.
+
+    Returns:
+        (W, C, F, h, w).
+
+    Source: Meng et al. 2022 (arXiv:2108.01073) for a noised and denoised guide, here a blend of two; Song et
+    al. 2021 (arXiv:2010.02502), section 5.3, for its noise.
+    """
+    weight = torch.tensor(weights, dtype=torch.float32, device=first.device)
+    share = weight[:, None, None, None, None]
+    blend = (1 - share) * first + share * last
+    missing = first_frames + sum(map(len, hops)) - blend.shape[2]  # joint hops may end after the clips
+    edited = torch.cat([blend, blend[:, :, -1:].expand(-1, -1, missing, -1, -1)], dim=2)
+    strategy = replace(strategy, times=times_below(min(strength, float(strategy.times[0])), strategy.times))
+    noise, shape = BlendedNoise(*noise_sources, weight), (len(weights), *first[:, 0].shape)
+    clips = generate(denoiser, *objectives, first_frames, hops, shape, strategy, noise, first.device, edited)
+    return clips[:, :, : first.shape[1]]

@@ -13,7 +13,7 @@ from torch import Tensor
 from vdp.core.context_frames import nearest_frames
 from vdp.diffusion.gain import gains_at
 from vdp.diffusion.moved import with_moved
-from vdp.diffusion.process import predict_x0_eps
+from vdp.diffusion.process import add_noise, predict_x0_eps
 from vdp.diffusion.protocols import Denoiser, DiffusedData
 from vdp.sampling.hops import HopPlan
 from vdp.sampling.samplers import Sampler
@@ -72,6 +72,7 @@ def rollout(
     strategy: Strategy,
     noise_source: NoiseSource,
     composed: Tensor | None = None,
+    edited: Tensor | None = None,
 ) -> Tensor:
     """Predict the frames of all hops in turn; the context is encoded once per hop.
 
@@ -80,6 +81,9 @@ def rollout(
         index: real-valued frame index of each, (B, K).
         composed: normalised latents of the hops' frames as a motion model composes them, (B, C, S, h, w);
             context frames of their own hop. None without.
+        edited: normalised latents of the hops' frames that are noised to the first of the strategy's times
+            and denoised from there, (B, C, S, h, w) (Meng et al. 2022, arXiv:2108.01073); None starts from
+            the noise alone.
         noise_source: called once for the initial noise of all hops, then for fresh noise of the sampler and
             noise on predicted context frames.
 
@@ -95,19 +99,23 @@ def rollout(
     if noise.shape != expected:
         raise ValueError(f"noise: expected shape {expected}, as the context frames, got {tuple(noise.shape)}")
     level, given = torch.zeros_like(index), index.shape[1]
-    last = index.amax(dim=1, keepdim=True) if given else index.new_zeros(len(index), 1)
     counts = [len(hop) for hop in strategy.hops]
-    bases = [None] * len(counts) if composed is None else composed.split(counts, dim=2)
+    starts = noise.split(counts, dim=2)
+    bases, edits = (
+        [None] * len(counts) if frames is None else frames.split(counts, dim=2)
+        for frames in (composed, edited)
+    )
     predicted: list[Tensor] = []
-    for hop, start, base in zip(strategy.hops, noise.split(counts, dim=2), bases, strict=True):
+    for hop, start, base, edit in zip(strategy.hops, starts, bases, edits, strict=True):
         target_index = index.new_tensor(hop).expand(len(known), -1)
         context = nearest_frames(
             known, index, level, target_index[:, :1], strategy.context_frames, given, strategy.given_frames
         )
         if base is not None:
             context = _prepend(base, target_index, context)
-        frames = sample_hop(denoiser, *context, target_index, objective, strategy, start, noise_source)
+        frames = sample_hop(denoiser, *context, target_index, objective, strategy, start, noise_source, edit)
         if base is not None and strategy.gains:
+            last = index[:, :given].amax(dim=1, keepdim=True)
             gain = gains_at(strategy.gains, target_index - last)[:, None, :, None, None]
             frames = base + gain * (frames - base)
         predicted.append(frames)
@@ -137,6 +145,7 @@ def sample_hop(
     strategy: Strategy,
     start: Tensor,
     noise_source: NoiseSource,
+    edited: Tensor | None = None,
 ) -> Tensor:
     """Sample the frames of one hop, (B, C, N, h, w).
 
@@ -144,6 +153,7 @@ def sample_hop(
         known, index, level: context frames, (B, C, K, h, w), their frame indices and noise levels, (B, K).
         target_index: frame indices of the target frames, (B, N).
         start: noised data at the first of the strategy's times, (B, C, N, h, w).
+        edited: frames that are noised by `start`, as of `rollout`.
     """
     dropped = torch.zeros(len(known), dtype=torch.bool, device=known.device)
     given = with_moved(denoiser, known, index, level, target_index)
@@ -159,5 +169,9 @@ def sample_hop(
     def draw() -> Tensor:
         return strategy.temperature * noise_source(target_index.shape[1])
 
+    base = objective.base(given.frames, given.index, target_index)
+    if edited is not None:
+        level = strategy.times[:1].to(start).expand(target_index.shape)
+        start = add_noise(objective.to_data(edited, base), start, level, objective.process.schedule)
     x0 = strategy.sampler(denoise, start, strategy.times, objective.process.schedule, draw)
-    return objective.to_frames(x0, objective.base(given.frames, given.index, target_index))
+    return objective.to_frames(x0, base)

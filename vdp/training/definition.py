@@ -7,6 +7,8 @@ from typing import Generic, Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
 
 from vdp.core.rng import BatchRng
 from vdp.training.dataloader import Batch, Batches, Movable
@@ -52,6 +54,8 @@ class Training(Generic[Network, Batch, ValBatch]):
     plot: Callable[[Network], Samples] | None = None  # called in every process, logged by the main one
     memory_params: Sequence[MemoryParam] = ()  # params to lower if memory is full, beside the batch size
     initial: Callable[[], Mapping[str, Tensor]] | None = None  # read weights to start from; not in a resume
+    optimizer: Optimizer | None = None  # of the network's weights; None: that of the params
+    scheduler: LRScheduler | None = None  # of `optimizer`, after each step; None: its learning rate stays
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,8 @@ from typing import Any, Generic
 import torch
 from lightning_fabric import Fabric
 from torch import Tensor
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from vdp.core.errors import UserError
 from vdp.training.compat import FabricOptimizer, grad_scaler
@@ -14,7 +16,7 @@ from vdp.training.definition import Network
 from vdp.training.ema import make_ema
 from vdp.training.engine import max_over_processes, mean_over_processes, setup_eval_model, setup_model
 from vdp.training.muon import Muon
-from vdp.training.optim import make_optimizer
+from vdp.training.optim import learning_rate, make_optimizer
 from vdp.training.params import EngineParams, FitParams
 from vdp.training.weights import all_finite, copy_whole, gather, gather_state_dict, load_whole, strip_prefix
 
@@ -45,7 +47,14 @@ class TrainingState(Generic[Network]):
     """
 
     def __init__(
-        self, name: str, network: Network, params: FitParams, engine: EngineParams, fabric: Fabric
+        self,
+        name: str,
+        network: Network,
+        params: FitParams,
+        engine: EngineParams,
+        fabric: Fabric,
+        own_optimizer: Optimizer | None = None,
+        scheduler: LRScheduler | None = None,
     ) -> None:
         self.name, self.params, self.engine, self.fabric = name, params, engine, fabric
         self.network = network.to(fabric.device)
@@ -53,7 +62,8 @@ class TrainingState(Generic[Network]):
         self.ema_model = setup_eval_model(self.ema.module, fabric)
         self.model = setup_model(self.network, fabric, engine)
         self.scaler = grad_scaler(fabric)
-        bare = make_optimizer(self.network, params, fused=self.scaler is None)
+        self.has_own_optimizer, self.scheduler = own_optimizer is not None, scheduler
+        bare = own_optimizer or make_optimizer(self.network, params, fused=self.scaler is None)
         self.optimizer_flops = bare.flops() if isinstance(bare, Muon) else 0.0
         optimizer = fabric.setup_optimizers(bare)
         assert isinstance(optimizer, FabricOptimizer)
@@ -100,6 +110,23 @@ class TrainingState(Generic[Network]):
         load_whole(self.network, whole)
         load_whole(self.ema.module, whole)
 
+    def set_learning_rate(self, step: int) -> float:
+        """Set the learning rate of a step, unless the optimizer is the user's own; return it."""
+        if not self.has_own_optimizer:
+            for group in self.optimizer.param_groups:
+                group["lr"] = learning_rate(step, self.params)
+        return float(self.optimizer.param_groups[0]["lr"])
+
+    def step_scheduler(self) -> None:
+        """Step the user's scheduler after a step of the optimizer."""
+        if self.scheduler is not None and not isinstance(self.scheduler, ReduceLROnPlateau):
+            self.scheduler.step()
+
+    def step_plateau(self, val_loss: float) -> None:
+        """Step a scheduler of the user's that follows the validation loss."""
+        if isinstance(self.scheduler, ReduceLROnPlateau):
+            self.scheduler.step(val_loss)
+
     def average_sums(self) -> None:
         """Average the sums of losses over the processes: a resumed training may have fewer of them."""
         if self.fabric.world_size > 1 and self.progress.sums:
@@ -117,7 +144,7 @@ class TrainingState(Generic[Network]):
         raise UserError(
             f"{name}: the gradient is not finite at step {progress.step} and the {max_skipped - 1} before, "
             f"the clips are {', '.join(clips[:MAX_NAMES])}{more}: lower "
-            f"{name}.learning_rate={self.params.learning_rate} or grad_clip={self.params.grad_clip}, set "
+            f"{self._rate()} or grad_clip={self.params.grad_clip}, set "
             "engine.precision to 32, or check these clips"
         )
 
@@ -127,5 +154,11 @@ class TrainingState(Generic[Network]):
         if max_over_processes(bad, self.fabric):
             raise UserError(
                 f"{self.name}: the weights are not finite after step {self.progress.step}, not saved: lower "
-                f"{self.name}.learning_rate={self.params.learning_rate}, or set engine.precision to 32"
+                f"{self._rate()}, or set engine.precision to 32"
             )
+
+    def _rate(self) -> str:
+        """Name the learning rate in messages."""
+        if self.has_own_optimizer:
+            return "the learning rate"
+        return f"{self.name}.learning_rate={self.params.learning_rate}"

@@ -21,7 +21,7 @@ from vdp.training.dataloader import Batch, BatchRows, prefetch_batches
 from vdp.training.definition import Logger, Network, Training, TrainingResult, ValBatch
 from vdp.training.engine import share_buffers
 from vdp.training.interrupts import catch_stop_signals
-from vdp.training.optim import clip_gradients, learning_rate
+from vdp.training.optim import clip_gradients
 from vdp.training.out_of_memory import MemoryAdvisor, report_out_of_memory
 from vdp.training.params import EngineParams, FitParams
 from vdp.training.process_watch import report_lost_process
@@ -59,7 +59,8 @@ def fit(
         stack.enter_context(report_out_of_memory(name, training.memory_params))
 
         result = copy.deepcopy(training.network)
-        state = TrainingState(name, training.network, params, engine, fabric)
+        own = training.optimizer, training.scheduler
+        state = TrainingState(name, training.network, params, engine, fabric, *own)
         saver = CheckpointSaver(state, checkpoints, fabric)
         saver.restore()
         fresh = state.progress.step == 0
@@ -122,8 +123,7 @@ def fit(
                 validate(training, state, curves, fabric)  # the loss that the weights to start from have
             for step in steps:
                 with memory.suggest_params():
-                    for group in optimizer.param_groups:
-                        group["lr"] = learning_rate(step, params)
+                    rate = state.set_learning_rate(step)
                     buffers = [buffer.clone() for buffer in network.buffers()]
                     losses = add_gradients(step, lambda part: curves.next_batch(parts))
                     finite = math.isfinite(clip_gradients(network, optimizer, params.grad_clip, fabric))
@@ -132,6 +132,7 @@ def fit(
                     optimizer.zero_grad(set_to_none=True)
                     progress.step = step + 1
                     if finite:
+                        state.step_scheduler()
                         share_buffers(network, fabric)
                         state.ema.update_parameters(network)
                         curves.add(losses)
@@ -142,9 +143,9 @@ def fit(
                 bar.update()
                 cost.step_done(params.total_steps - progress.step, bar)
                 if progress.step % params.log_every == 0:
-                    bar.set_postfix_str(curves.log_means(learning_rate(step, params), params.log_every))
+                    bar.set_postfix_str(curves.log_means(rate, params.log_every))
                 if progress.step % params.validate_every == 0 or progress.step == params.total_steps:
-                    validate(training, state, curves, fabric)
+                    state.step_plateau(validate(training, state, curves, fabric))
                 saver.keep_if_due()
                 saver.save_if_due(stop)
 

@@ -1,5 +1,7 @@
 """Validation: the same batches and noise in every run, so that runs compare."""
 
+from collections.abc import Callable
+
 import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
@@ -27,16 +29,25 @@ def validate(
     state: TrainingState[Network],
     curves: LossCurves,
     fabric: Fabric,
-) -> None:
-    """Log the losses and samples of the averaged weights; keep the weights of the lowest loss."""
+) -> float:
+    """Log the losses and samples of the averaged weights; keep the weights of the lowest loss.
+
+    Returns the validation loss.
+    """
     state.ema.eval()
     losses = validation_losses(state.ema_model, training.val_loss, training.val_batches, fabric)
     curves.log_point({f"val_{name}": value for name, value in losses.items()})
     if losses["loss"] < state.progress.best_loss:
         state.progress.best_loss = losses["loss"]
         state.best = gather_state_dict(state.ema.module)
-    if (plot := training.plot) is None:
-        return
+    if training.plot is not None:
+        _log_samples(training.plot, state, curves, fabric)
+    return losses["loss"]
+
+
+def _log_samples(
+    plot: Callable[[Network], Samples], state: TrainingState[Network], curves: LossCurves, fabric: Fabric
+) -> None:
     drawn: list[Samples] = []
 
     def append_samples(network: Network) -> dict[str, Tensor]:

@@ -1,10 +1,11 @@
 """Protocol of a codec: frames to latents and back."""
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from torch import Tensor
 
 
+@runtime_checkable
 class Codec(Protocol):
     """B clips, T frames of H x W pixels, N latent frames of C x h x w.
 

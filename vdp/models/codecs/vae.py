@@ -164,6 +164,7 @@ class VAE(nn.Module):
 
     def __init__(self, params: VAEParams, has_masks: bool) -> None:
         super().__init__()
+        self.params = params  # of its config
         self.has_masks = has_masks
         self.factor: int = params.spatial_factor
         self.temporal_factor: int = params.temporal_factor

@@ -235,6 +235,7 @@ class DiT(Unmoved, nn.Module):
 
     def __init__(self, params: DiTParams, channels: int) -> None:
         super().__init__()
+        self.params = params  # of its config
         dim, stem, patch = params.hidden_dim, params.stem_channels, params.patch_sides
         embedding_dim = params.time_embedding_dim or dim
         self.attention = params.attention

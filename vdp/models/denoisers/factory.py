@@ -7,6 +7,8 @@ from typing import Generic
 import torch
 from torch import Tensor
 
+from vdp.core.errors import UserError
+from vdp.core.model_files import CONFIG
 from vdp.models.checkpoint import load_config, load_weights
 from vdp.models.denoisers.dit import DiT
 from vdp.models.denoisers.moved import MovedDenoiser, Mover
@@ -41,6 +43,8 @@ def load_denoiser(
 ) -> TrainedDenoiser[Diffusion]:
     """Load a denoiser in evaluation mode from its folder; `checkpoint` and errors as of `load_weights`."""
     config = load_config(folder, DenoiserConfig[diffusion])  # type: ignore[valid-type]
+    if config.denoiser is None:
+        raise UserError(f"{folder / CONFIG}: denoiser=null: expected params of a network; train one of vdp")
     network = build_denoiser(config.denoiser, config.channels, config.base == "moved").to(device)
     load_weights(network, folder, checkpoint)
     network.eval()

@@ -26,6 +26,7 @@ class Mover(nn.Module):
 
     def __init__(self, params: MoverParams, channels: int) -> None:
         super().__init__()
+        self.params = params  # of its config
         width, self.slots, self.size = params.base_channels, params.slots, params.kernel_size
         dim = 4 * width
         self.embed = nn.Sequential(

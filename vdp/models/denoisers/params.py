@@ -125,7 +125,7 @@ Diffusion = TypeVar("Diffusion", bound=Params)  # params of the process, which b
 class DenoiserConfig(Params, Generic[Diffusion]):
     """`config.json` of a trained denoiser: how to build and use it. Per-channel values have C entries."""
 
-    denoiser: DenoiserParams
+    denoiser: DenoiserParams | None  # None: a network of another project, which no model folder holds
     diffusion: Diffusion
     base: BaseName  # that of the diffused change; not auto
     codec: str  # fingerprint of the codec of its latents

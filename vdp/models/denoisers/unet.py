@@ -248,6 +248,7 @@ class UNet(Unmoved, nn.Module):
 
     def __init__(self, params: UNetParams, channels: int) -> None:
         super().__init__()
+        self.params = params  # of its config
         widths = [params.base_channels * mult for mult in params.channel_mults]
         dim = params.time_embedding_dim or 4 * params.base_channels
         stacked = params.context_slots * channels

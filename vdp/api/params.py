@@ -1,0 +1,58 @@
+"""Sections of the project's params.yaml as objects, with values of the user's own."""
+
+import json
+from collections.abc import Mapping
+
+from pydantic import JsonValue, ValidationError
+
+from vdp.config.messages import first_error
+from vdp.config.project import project_files
+from vdp.config.recipes import merged
+from vdp.config.schema import PARAMS_FILE, P, Params
+from vdp.config.yaml_file import read_file
+from vdp.core.errors import UserError
+from vdp.diffusion.params import DiffusionParams
+from vdp.models.codecs.params import EncodeParams, VAEParams
+from vdp.models.denoisers.params import DenoiserParams, DiTParams, MoverParams, UNetParams
+from vdp.training.params import EngineParams, PretrainVAEParams, TrainDenoiserParams
+
+SECTIONS: dict[type[Params], str] = {
+    VAEParams: "vae",
+    DenoiserParams: "denoiser",
+    UNetParams: "denoiser.unet",
+    DiTParams: "denoiser.dit",
+    MoverParams: "denoiser.mover",
+    DiffusionParams: "diffusion",
+    PretrainVAEParams: "pretrain_vae",
+    EncodeParams: "encode_latents",
+    TrainDenoiserParams: "train_denoiser",
+    EngineParams: "engine",
+}
+
+
+def params(schema: type[P], changes: Mapping[str, JsonValue] | None = None) -> P:
+    """Return a section of the project's params.yaml, with some values changed.
+
+    Args:
+        schema: class of the section, such as `UNetParams`; params.yaml documents its keys.
+        changes: values by key; a mapping, such as `tasks`, is merged into the present one.
+
+    Raises:
+        UserError: for another schema, an unknown key, or a value out of its range.
+    """
+    if schema not in SECTIONS:
+        known = ", ".join(each.__name__ for each in SECTIONS)
+        raise UserError(f"schema={schema.__name__}: expected one of {known}")
+    section = SECTIONS[schema]
+    values: JsonValue = read_file(project_files() / PARAMS_FILE)
+    for key in section.split("."):
+        assert isinstance(values, dict)
+        values = values[key]
+    assert isinstance(values, dict)
+    changed = merged(values, changes or {})
+    try:
+        return schema.model_validate_json(
+            json.dumps(changed)
+        )  # as JSON: strict types accept lists for tuples
+    except ValidationError as error:
+        raise UserError(first_error(schema, changed, error, section)) from None
