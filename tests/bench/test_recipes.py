@@ -1,19 +1,23 @@
 """Recipes of known systems, shrunk as by `bench.recipes`: valid, one training step, one result."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import cv2
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import yaml
 
 import vdp
 from bench import recipes
 from bench.recipes import RECIPES, Result, headline, small_params, table, write_pairs
-from stages import encode_latents, predict, pretrain_vae, train_denoiser
+from stages import encode_latents, extract_frames, predict, pretrain_vae, train_denoiser
 from tests.evaluation.recorder import Recorder
 from tests.training.small import MemoryLogger
+from vdp.config import read
 from vdp.config.messages import validate
 from vdp.config.read import check_data
 from vdp.config.recipes import merged
@@ -21,7 +25,7 @@ from vdp.config.yaml_file import read_file
 from vdp.data.simulator.params import SimulateParams
 from vdp.data.sources.pairs import PairSource
 from vdp.data.sources.protocols import Pace
-from vdp.data.stores.clips import Clip, write_clips
+from vdp.data.stores.clips import Clip, ClipStore, write_clips
 
 pytestmark = pytest.mark.slow
 
@@ -57,45 +61,80 @@ def clip_of(name: str, data: dict, seed: int) -> Clip:
     return Clip(name, frames.astype(np.uint8), None, (frames // 2).astype(np.uint8) if paired else None)
 
 
-def run_stages(folder: Path, data: dict, monkeypatch: pytest.MonkeyPatch) -> Tracker:
+def run_stages(
+    folder: Path, data: dict, monkeypatch: pytest.MonkeyPatch, write: Callable[[dict], None]
+) -> Tracker:
     """Run the codec, the latents and one training step in a folder; returns the tracker of the training."""
     monkeypatch.chdir(folder)
     Path("params.yaml").write_text(yaml.safe_dump(data))
+    monkeypatch.setattr(read, "read_file", lambda: data)  # each section would parse the file again
     Path("dvc.yaml").write_text((REPO / "dvc.yaml").read_text())
-    for seed, split in enumerate(("train", "val", "test/videos")):
-        write_clips(Path("data/clips") / split, [clip_of("a", data, seed)], shard_mb=1)
+    write(data)
     for stage in (pretrain_vae, encode_latents, train_denoiser):
         tracker = Tracker()
         monkeypatch.setattr(stage, "track_stage", tracker.track_stage)
         stage.main()
+    losses = tracker.curve("loss")
+    assert [step for step, _ in losses] == [1] and np.isfinite(losses[0][1])
     return tracker
 
 
-@pytest.mark.parametrize("name", RECIPES)
+def write_store(data: dict) -> None:
+    for seed, split in enumerate(("train", "val", "test/videos")):
+        write_clips(Path("data/clips") / split, [clip_of("a", data, seed)], shard_mb=1)
+
+
+@pytest.mark.parametrize("name", [name for name in RECIPES if name != "restore_pairs"])
 def test_a_recipe_takes_a_training_step_and_gives_a_result(tmp_path, monkeypatch, name):
     data = merged(small_params(REPO, name), SMALLER)
     check_data(data)
-    tracker = run_stages(tmp_path, data, monkeypatch)
-    losses = tracker.curve("loss")
-    assert [step for step, _ in losses] == [1] and np.isfinite(losses[0][1])
+    run_stages(tmp_path, data, monkeypatch, write_store)
     clip, model = data["clip"], vdp.load("data/models")
-    (task,) = (task for task, share in data["train_denoiser"]["tasks"].items() if share)
-    assert list(model.tasks) == [task]
     shape = clip["frames"], clip["height"], clip["width"], 3
-    if task == "restore":
-        degraded = clip_of("a", data, 9).conditions
-        assert model.restore(degraded, FAST).shape == shape
-    elif task == "generate":
+    if name == "generate":
+        assert list(model.tasks) == ["generate"]
         (generated,) = model.generate(frames=clip["frames"], sampling=FAST)
         assert generated.shape == shape and generated.std() > 1
-    else:
-        monkeypatch.setattr(predict, "track_stage", Tracker().track_stage)
-        predict.main()
-        found = Path("data/predictions/videos")
-        hops = [hop if isinstance(hop, list) else [hop] for hop in data["predict"]["hops"]]
-        frames = [frame for hop in hops for frame in hop]
-        assert json.loads((found / "predictions.json").read_text())["hops"] == frames
-        assert np.load(found / "frames.npy").shape == (1, 1, len(frames), *shape[1:])
+        return
+    assert list(model.tasks) == ["predict"]
+    monkeypatch.setattr(predict, "track_stage", Tracker().track_stage)
+    predict.main()
+    found = Path("data/predictions/videos")
+    hops = [hop if isinstance(hop, list) else [hop] for hop in data["predict"]["hops"]]
+    frames = [frame for hop in hops for frame in hop]
+    assert json.loads((found / "predictions.json").read_text())["hops"] == frames
+    assert np.load(found / "frames.npy").shape == (1, 1, len(frames), *shape[1:])
+
+
+def test_restore_pairs_learns_from_a_paired_hugging_face_set_and_restores_it(tmp_path, monkeypatch):
+    """The pictures of the columns input and target become degraded and clean clips."""
+    data = merged(small_params(REPO, "restore_pairs"), SMALLER)
+    data["extract_frames"]["test_sets"] = {"pairs": "data/raw/pairs/test"}
+    data["extract_frames"]["val"] = "data/raw/pairs/test"  # a share of few videos may be none
+    check_data(data)
+
+    def extract(data: dict) -> None:
+        for seed, split in enumerate(("train", "test")):
+            clip = clip_of("a", data, seed)
+            sides = {"input": clip.conditions, "target": clip.frames}
+            columns = {
+                side: [[cv2.imencode(".png", frame)[1].tobytes() for frame in frames]]
+                for side, frames in sides.items()
+            }
+            folder = Path("data/raw/pairs") / split
+            folder.mkdir(parents=True)
+            pq.write_table(pa.table(columns), folder / f"{split}.parquet")
+        monkeypatch.setattr(extract_frames, "track_stage", Tracker().track_stage)
+        extract_frames.main()
+
+    run_stages(tmp_path, data, monkeypatch, extract)
+    model, store = vdp.load("data/models"), ClipStore(Path("data/clips/test/pairs"))
+    assert list(model.tasks) == ["restore"]
+    degraded = store.conditions(0)
+    assert store.frames(0).mean() == pytest.approx(2 * degraded.mean(), rel=0.02)
+    restored = model.restore(degraded, FAST)
+    assert restored.shape == degraded.shape == (16, data["clip"]["height"], data["clip"]["width"], 3)
+    assert not np.array_equal(restored, degraded)
 
 
 @pytest.mark.parametrize("name", RECIPES)
