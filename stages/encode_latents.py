@@ -51,7 +51,10 @@ def main() -> None:
     codec = load_codec(MODELS / "codec").to(device)
     moments = Moments(codec.channels)
     time = LatentTime(codec.temporal_factor, known)
-    base = resolve_base(base, MODELS, single_frames=time.factor == 1)
+    # without frames after the known ones nothing is predicted, and no task but predict has composed frames
+    train = ClipStore(CLIPS / "train")
+    later = any(train.num_frames(row) > known for row in range(len(train)))
+    base = resolve_base(base, MODELS, single_frames=time.factor == 1) if later else "nearest"
     with track_stage("encode_latents") as tracker, replacing(LATENTS) as part:
         encode = tracker.counted(codec.encode)
         compose: Compose | None = None
@@ -60,7 +63,7 @@ def main() -> None:
             move = tracker.counted(load_motion(MODELS, device).compose)
             compose = partial(composed_frames, move=move, known=known, params=sample_motion, seed=seed)
         elif base == "optical_flow":
-            decay = measure_decay(ClipStore(CLIPS / "train"), known)
+            decay = measure_decay(train, known)
             compose = partial(flow_frames, known=known, decay=decay)
             tracker.summary({"flow_decay": decay})
         for store in existing_stores(CLIPS, ["train", "val", "unlabeled"]):

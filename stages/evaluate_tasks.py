@@ -2,76 +2,30 @@
 
 Reads   data/clips/test, data/models; params.yaml: seed, clip, degrade, evaluate_tasks, predict.checkpoint
 Writes  results/tasks.json; results/tasks/<set>_<task>.png and .gif, generate.png, generate_<number>.gif;
-        the models as one MLflow model
+        the models as one MLflow model, if they predict
 """
 
 import json
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
 from pathlib import Path
-from zlib import crc32
 
-import numpy as np
-
-from vdp.api.model import Model, Sampling, load
+from vdp.api.model import Sampling, load
+from vdp.api.task_scores import Evaluation, true_clips, write_pictures
 from vdp.config.read import read_section, read_value, run_stage
 from vdp.config.schema import ClipParams
 from vdp.core.files import replacing, write_text
-from vdp.data.degrade import KINDS, degrade
 from vdp.data.params import DegradeParams
-from vdp.data.stores.clips import ClipStore, Pixels, list_test_sets
-from vdp.data.video.write import write_frames
+from vdp.data.stores.clips import ClipStore, list_test_sets
 from vdp.evaluation.params import EvaluateTasksParams
-from vdp.evaluation.tasks import (
-    TaskScores,
-    blend,
-    count_objects,
-    nearest,
-    object_statistics,
-    score_frames,
-    task_table,
-)
+from vdp.evaluation.tasks import task_table
 from vdp.sampling.params import PredictParams
-from vdp.tracking.figures import Picture, encode_png, evenly_spaced, sample_sheet
 from vdp.tracking.mlflow_model import log_predictor
-from vdp.tracking.mlflow_run import Tracker, track_stage
-from vdp.tracking.progress import progress
+from vdp.tracking.mlflow_run import track_stage
 
 CLIPS = Path("data/clips")
 MODELS = Path("data/models")
 RESULTS = Path("results")
 
-FPS = 8  # of the GIFs
-COLUMNS = 6  # frames of a clip in a row of a sheet
 NOT_MEASURED = "not measured: its clips have no true frames after the context frames"
-
-Row = list[tuple[str, Picture]]  # captions and pictures of a row of a sheet
-
-
-@dataclass(frozen=True)
-class TrueClip:
-    """True frames, and their degraded form if the set has it, (T, H, W, 3)."""
-
-    name: str
-    frames: Pixels
-    condition: Pixels | None
-
-
-@dataclass(frozen=True)
-class Result:
-    """Scores of a task, rows of its sheet, and clips of its GIF by caption."""
-
-    scores: TaskScores
-    rows: list[Row]
-    film: dict[str, Pixels]
-
-
-@dataclass(frozen=True)
-class Generated:
-    """Generated clips, (N, T, H, W, 3), and their masks, (N, T, H, W), or None without a segmenter."""
-
-    clips: Pixels
-    masks: Pixels | None
 
 
 def main() -> None:
@@ -89,203 +43,23 @@ def main() -> None:
     with track_stage("evaluate_tasks") as tracker:
         evaluation = Evaluation(model, clip, params, degradations, sampling, tracker)
         generated = evaluation.generate()
-        results = {name: evaluation.evaluate(name, clips, generated) for name, clips in sets.items() if clips}
+        results = {
+            name: evaluation.evaluate(name, clips, generated, model.tasks)
+            for name, clips in sets.items()
+            if clips
+        }
         scores = {name: {task: r.scores for task, r in tasks.items()} for name, tasks in results.items()}
-        write_pictures(results, generated, params.figures)
+        with replacing(RESULTS / "tasks") as folder:  # DVC expects it, also without pictures
+            write_pictures(folder, results, generated, params.figures)
         write_text(RESULTS / "tasks.json", json.dumps(scores, indent=2) + "\n")
         tracker.headline(scores)
         tracker.artifact(RESULTS / "tasks.json")
         tracker.artifact(RESULTS / "tasks", folder="tasks")
-        log_predictor(tracker, MODELS, checkpoint)
+        if "predict" in model.tasks:
+            log_predictor(tracker, MODELS, checkpoint)
     print(task_table(scores))
     for name in sets.keys() - results.keys():
         print(f"{name}: {NOT_MEASURED}")
-
-
-def true_clips(store: ClipStore, frames: int, count: int) -> list[TrueClip]:
-    """`count` clips of a test set, evenly spaced among those that have all their frames."""
-    whole = [i for i in range(len(store)) if store.num_frames(i) >= frames]
-    paired = set(store.paired.tolist())
-    return [
-        TrueClip(
-            store.name(i), store.frames(i)[:frames], store.conditions(i)[:frames] if i in paired else None
-        )
-        for i in (whole[row] for row in evenly_spaced(len(whole), count))
-    ]
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """Evaluate the tasks of a model, test set by test set."""
-
-    model: Model
-    clip: ClipParams
-    params: EvaluateTasksParams
-    degradations: DegradeParams
-    sampling: Sampling
-    tracker: Tracker  # counts the FLOPs of the model
-
-    def evaluate(self, name: str, clips: list[TrueClip], generated: Generated | None) -> dict[str, Result]:
-        """Score the trained tasks on one test set."""
-        results = {}
-        if "predict" in self.model.tasks and self.model.every_frame:
-            results["predict"] = self.predict(name, clips)
-        if "interpolate" in self.model.tasks:
-            results["interpolate"] = self.interpolate(name, clips)
-        if "restore" in self.model.tasks:
-            results["restore"] = self.restore(name, clips)
-        if generated is not None and generated.masks is not None:
-            results["generate"] = self.compare_objects(name, clips, generated.masks)
-        return results
-
-    def predict(self, name: str, clips: list[TrueClip]) -> Result:
-        """Predict all target frames; baseline: copies of the last context frame."""
-        known, sampling = self.clip.known, self.sampling
-        predict = self.tracker.counted(self.model.predict)
-        truth = [clip.frames[known:] for clip in clips]
-        predicted = [
-            predict(clip.frames[:known], frames=len(clip.frames) - known, sampling=sampling)[0]
-            for clip in with_bar(clips, f"{name}: predict")
-        ]
-        copies = [
-            np.broadcast_to(clip.frames[known - 1], true.shape)
-            for clip, true in zip(clips, truth, strict=True)
-        ]
-        rows: list[Row] = []
-        for clip, frames, true in zip(clips[: self.params.figures], predicted, truth, strict=False):
-            columns = evenly_spaced(len(true), COLUMNS)
-            last: Row = [(f"known {known} of {clip.name}", clip.frames[known - 1])]
-            rows.append(last + [(f"predicted {known + 1 + k}", frames[k]) for k in columns])
-            rows.append(last + [(f"true {known + 1 + k}", true[k]) for k in columns])
-        first = clips[0].frames
-        film = {"predicted": np.concatenate([first[:known], predicted[0]]), "true": first}
-        return Result(score_frames(predicted, truth, {"copy": copies}), rows, film)
-
-    def interpolate(self, name: str, clips: list[TrueClip]) -> Result:
-        """Interpolate the middle of clips; baselines: a blend of the frames around it, and the nearer one."""
-        scores: dict[str, TaskScores] = {}
-        interpolate = self.tracker.counted(self.model.interpolate)
-        rows: list[Row] = []
-        film: dict[str, Pixels] = {}
-        for count in sorted(set(self.params.interpolate_frames)):
-            start = (len(clips[0].frames) - count) // 2
-            stop = start + count
-            truth = [clip.frames[start:stop] for clip in clips]
-            ends = [(clip.frames[start - 1], clip.frames[stop]) for clip in clips]
-            between = [
-                interpolate(clip.frames[:start], clip.frames[stop:], frames=count, sampling=self.sampling)[0]
-                for clip in with_bar(clips, f"{name}: interpolate {count}")
-            ]
-            blends = [blend(*pair, count) for pair in ends]
-            baselines = {"blend": blends, "nearest": [nearest(*pair, count) for pair in ends]}
-            scores[str(count)] = score_frames(between, truth, baselines)
-            shown = zip(clips[: self.params.figures], ends, between, blends, truth, strict=False)
-            for clip, pair, *middle in shown:
-                captions = (f"between: {count // 2 + 1} of {count}", "blended", "true")
-                tiles = [(caption, part[count // 2]) for caption, part in zip(captions, middle, strict=True)]
-                rows.append([(f"before, {clip.name}", pair[0]), *tiles, ("after", pair[1])])
-            for caption, part in (("between", between[0]), ("blended", blends[0]), ("true", truth[0])):
-                film[caption] = clips[0].frames.copy()
-                film[caption][start:stop] = part
-        return Result(scores, rows, film)
-
-    def restore(self, name: str, clips: list[TrueClip]) -> Result:
-        """Restore clips from each degradation; baseline: the degraded clips. Also the codec's round trip."""
-        truth = [clip.frames for clip in clips]
-        round_trip = self.tracker.counted(self.model.round_trip)
-        restore = self.tracker.counted(self.model.restore)
-        round_trips = [round_trip(clip.frames) for clip in clips]
-        scores = {"codec": score_frames(round_trips, truth, {})}
-        rows: list[Row] = []
-        film: dict[str, Pixels] = {}
-        for kind, degraded, inputs in degraded_clips(clips, self.degradations, self.sampling.seed):
-            restored = [
-                restore(inputs[clip.name], self.sampling)
-                for clip in with_bar(degraded, f"{name}: restore {kind}")
-            ]
-            true, shown = [clip.frames for clip in degraded], [inputs[clip.name] for clip in degraded]
-            scores[kind] = score_frames(restored, true, {"degraded": shown})
-            compared = {f"{kind}, {degraded[0].name}": shown[0], "restored": restored[0], "true": true[0]}
-            thirds = [(len(true[0]) - 1) * at // 3 for at in (1, 2)]
-            rows.append([(caption, part[k]) for k in thirds for caption, part in compared.items()])
-            film = film or compared
-        return Result(scores, rows, film)
-
-    def generate(self) -> Generated | None:
-        """Generate clips without context and segment them if possible; None if the task was not trained."""
-        if "generate" not in self.model.tasks:
-            return None
-        sampling = replace(self.sampling, temperature=self.params.generate_temperature)
-        generate = self.tracker.counted(self.model.generate)
-        clips = generate(self.params.samples, self.clip.frames, sampling)
-        if not self.model.segments:
-            return Generated(clips, None)
-        segment = self.tracker.counted(self.model.segment)
-        return Generated(clips, np.stack([segment(clip) for clip in clips]))
-
-    def compare_objects(self, name: str, clips: list[TrueClip], generated: Pixels) -> Result:
-        """Count objects per frame in generated and in true clips, with the same segmenter."""
-        segment = self.tracker.counted(self.model.segment)
-        true = np.concatenate([segment(clip.frames) for clip in with_bar(clips, f"{name}: objects")])
-        masks = {"generated": generated.reshape(-1, *true.shape[1:]), "true": true}
-        scores = {
-            kind: object_statistics([count_objects(mask, self.params.object_pixels) for mask in found])
-            for kind, found in masks.items()
-        }
-        return Result(scores, [], {})
-
-
-def degraded_clips(
-    clips: list[TrueClip], degradations: DegradeParams, seed: int
-) -> Iterator[tuple[str, list[TrueClip], dict[str, Pixels]]]:
-    """Yield kind, clips and degraded frames by clip name.
-
-    The first kind is the set's own pairs, if any; then each enabled degradation at the middle of its range.
-    """
-    if pairs := {clip.name: clip.condition for clip in clips if clip.condition is not None}:
-        yield "paired", [clip for clip in clips if clip.name in pairs], pairs
-    for kind, (low, high) in degradations.ranges.items():
-        degraded = {}
-        for clip in clips:
-            rng = np.random.default_rng([seed, crc32(clip.name.encode()), KINDS.index(kind)])
-            degraded[clip.name] = degrade(clip.frames, kind, (low + high) / 2, rng)
-        yield kind, clips, degraded
-
-
-def with_bar(clips: list[TrueClip], label: str) -> Iterator[TrueClip]:
-    """Yield the clips under a progress bar."""
-    for (row,) in progress(range(len(clips)), 1, label):
-        yield clips[row]
-
-
-def write_pictures(
-    results: dict[str, dict[str, Result]], generated: Generated | None, max_clips: int
-) -> None:
-    """Write the sheets and GIFs to results/tasks, which DVC expects even if empty."""
-    with replacing(RESULTS / "tasks") as folder:
-        for name, tasks in results.items():
-            for task, result in tasks.items():
-                if result.rows:
-                    (folder / f"{name}_{task}.png").write_bytes(encode_png(sample_sheet(result.rows)))
-                    write_frames(folder / f"{name}_{task}.gif", film_frames(result.film), FPS)
-        if generated is None:
-            return
-        rows: list[Row] = []
-        for number, clip in enumerate(generated.clips[:max_clips]):
-            columns = evenly_spaced(len(clip), COLUMNS)
-            rows.append([(f"clip {number + 1}, frame {k + 1}", clip[k]) for k in columns])
-            film = {"generated": clip}
-            if generated.masks is not None:
-                film["its masks"] = generated.masks[number]
-                rows.append([(f"mask {k + 1}", generated.masks[number][k]) for k in columns])
-            write_frames(folder / f"generate_{number:02d}.gif", film_frames(film), FPS)
-        (folder / "generate.png").write_bytes(encode_png(sample_sheet(rows)))
-
-
-def film_frames(film: dict[str, Pixels]) -> Iterator[Picture]:
-    """Yield pictures of clips of one length side by side."""
-    for frames in zip(*film.values(), strict=True):
-        yield sample_sheet([list(zip(film, frames, strict=True))])
 
 
 if __name__ == "__main__":

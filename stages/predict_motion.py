@@ -10,10 +10,11 @@ from pathlib import Path
 
 import numpy as np
 
+from vdp.api.motion import MOTION as MODEL
 from vdp.api.motion import has_motion, load_motion
 from vdp.config.read import read_section, read_value, run_stage
 from vdp.core.device import pick_device
-from vdp.core.empty import NO_MASKS, write_empty
+from vdp.core.empty import NO_MASKS, empty_reason, write_empty
 from vdp.core.files import replacing
 from vdp.data.stores.clips import ClipStore, list_test_sets
 from vdp.data.stores.tracks import TrackStore
@@ -34,7 +35,7 @@ def main() -> None:
 
     with track_stage("predict_motion") as tracker:
         if not has_motion(MODELS):
-            write_empty(MOTION, NO_MASKS)
+            write_empty(MOTION, empty_reason(MODELS / MODEL) or NO_MASKS)
             return
         predict(frames, params, seed, tracker)
 

@@ -1,9 +1,10 @@
 """DVC stage score: compare predicted frames and masks with the truth, beside baselines and ceilings.
 
-A test set without masks, or a run without a segmenter, has the metrics of its frames alone.
+A test set without masks, or a run without a segmenter, has the metrics of its frames alone. The report has
+the scores of the tasks other than predict as well; where nothing is predicted, these alone.
 
-Reads   data/clips/{val,test}, data/predictions, data/motion, data/tracks, data/masks; params.yaml: clip,
-        score
+Reads   data/clips/{val,test}, data/predictions, data/motion, data/tracks, data/masks, results/tasks.json,
+        results/tasks; params.yaml: clip, score
 Writes  results/metrics.json, results/plots/<set>_per_class.csv, results/plots/<set>_hops.csv,
         results/strips/<set>_<clip>.png, results/report.html
 """
@@ -17,6 +18,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from vdp.api.task_report import task_sections
 from vdp.config.read import read_section, run_stage
 from vdp.config.schema import ClipParams
 from vdp.core.classes import class_name
@@ -44,7 +46,14 @@ from vdp.evaluation.table import (
     score_table,
     verdict,
 )
-from vdp.tracking.figures import ClipPicture, ObjectPath, Picture, clip_strip, encode_png, encode_webp
+from vdp.tracking.figures import (
+    ClipPicture,
+    ObjectPath,
+    Picture,
+    clip_strip,
+    encode_png,
+    encode_webp,
+)
 from vdp.tracking.mlflow_run import project_root, track_stage
 from vdp.tracking.report import Section, Table, html_report
 
@@ -116,7 +125,9 @@ class SetResult:
 def main() -> None:
     params, known = read_section(ScoreParams, "score"), read_section(ClipParams, "clip").known
     perceptual = load_perceptual(params)
-    sets = [open_set(name, folder, known) for name, folder in list_test_sets(CLIPS).items()]
+    nothing = empty_reason(PREDICTIONS)
+    folders = {} if nothing else list_test_sets(CLIPS)
+    sets = [open_set(name, folder, known) for name, folder in folders.items()]
     with track_stage("score", workers=1) as tracker:
         decay = cache(val_decay)  # once for all test sets of the same frames
         results = {each.name: score_set(each, params, perceptual, decay) for each in sets}
@@ -126,7 +137,7 @@ def main() -> None:
         tracker.artifact(RESULTS / "metrics.json")
         tracker.artifact(RESULTS / "report.html")
         tracker.artifact(RESULTS / "strips", folder="strips")
-    print(score_table(metrics))
+    print(nothing or score_table(metrics))
     for name in results.keys() - metrics.keys():
         print(f"{name}: {NOT_SCORED}")
 
@@ -269,24 +280,28 @@ def write_results(results: dict[str, SetResult], metrics: dict[str, SetScores]) 
             for name, strip in result.strips.items():
                 (folder / f"{name}.png").write_bytes(encode_png(strip))
     sections = [section(name, result) for name, result in results.items()]
+    sections += task_sections(json.loads((RESULTS / "tasks.json").read_text()), RESULTS / "tasks")
     method = [*FRAME_METHOD]
     if any("fvd" in scores for scores in metrics.values()):
         method.append(FVD_METHOD)
     if any(has_masks(scores) for scores in metrics.values()):
         method += MASK_METHOD
-    write_text(RESULTS / "report.html", html_report("vdp: scores", method, sections))
+    nothing = empty_reason(PREDICTIONS)
+    notes = [f"{nothing[0].upper()}{nothing[1:]}."] if nothing else method
+    write_text(RESULTS / "report.html", html_report("vdp: scores", notes, sections))
     write_text(RESULTS / "metrics.json", json.dumps(metrics, indent=2) + "\n")
 
 
 def section(name: str, result: SetResult) -> Section:
+    heading = f"Test set {name}"
     strips = [(clip, encode_webp(picture)) for clip, picture in result.strips.items()]
     if result.scores is None:
-        return Section(name, NOT_SCORED, False, [], [], strips)
+        return Section(heading, NOT_SCORED, False, [], [], strips)
     notes = dict(ROWS)
     rows = [(key, notes[key], value) for key, value in score_rows(result.scores)]
     tables = [Table("Scores", ("", "meaning", "value"), rows, numbers=2), *result.tables.values()]
     scores = result.scores
-    return Section(name, verdict(scores), is_under_copy(scores), [result.note], tables, strips)
+    return Section(heading, verdict(scores), is_under_copy(scores), [result.note], tables, strips)
 
 
 def hop_table(hops: dict[int, dict[str, FrameScore]]) -> Table:

@@ -3,7 +3,8 @@
 Reads   data/clips/test, data/predictions, data/motion, data/tracks, data/models/{codec,segmenter};
         params.yaml: clip, segment
 Writes  data/masks/<test set>: prediction.npy, known.npy, truth.npy, truth_unetpp.npy, round_trip.npy and,
-        with a motion model, motion_only.npy and tracked.npy; nothing of them without a segmenter
+        with a motion model, motion_only.npy and tracked.npy; nothing of them without a segmenter or
+        predictions
 """
 
 from pathlib import Path
@@ -13,7 +14,7 @@ import numpy as np
 from vdp.config.read import read_section, run_stage
 from vdp.config.schema import ClipParams
 from vdp.core.device import pick_device
-from vdp.core.empty import NO_MASKS, write_empty
+from vdp.core.empty import NO_MASKS, empty_reason, write_empty
 from vdp.core.files import replacing
 from vdp.data.stores.clips import ClipStore, list_test_sets
 from vdp.data.stores.predictions import FRAMES, read_latents
@@ -39,8 +40,8 @@ def main() -> None:
     clip = read_section(ClipParams, "clip")
     params = read_section(SegmentParams, "segment")
     with track_stage("segment") as tracker:
-        if not is_trained(SEGMENTER):
-            write_empty(MASKS, NO_MASKS)
+        if reason := empty_reason(PREDICTIONS) or (None if is_trained(SEGMENTER) else NO_MASKS):
+            write_empty(MASKS, reason)
             return
         device = pick_device()
         segmenter, codec = load_segmenter(SEGMENTER).to(device), load_codec(CODEC).to(device)

@@ -4,7 +4,7 @@ Reads   data/clips, data/models/{codec,segmenter,classifier}; params.yaml: clip,
 Writes  data/tracks/{train,val}: from the true masks of all frames; data/tracks/unlabeled: from the
         segmenter's; data/tracks/test/<test set>: from the segmenter's masks of the context frames, with the
         pixels of the objects (labels.npy) and the masks decided frame by frame (frame_masks.npy).
-        Without tracks where no training clip has masks.
+        Without tracks where no training clip has masks, or nothing is predicted.
 """
 
 from collections.abc import Callable, Iterator
@@ -16,7 +16,7 @@ from vdp.api.tracks import has_classifier, load_tracker
 from vdp.config.read import read_section, run_stage
 from vdp.config.schema import ClipParams
 from vdp.core.device import pick_device
-from vdp.core.empty import NO_MASKS, write_empty
+from vdp.core.empty import NO_MASKS, NO_TARGETS, write_empty
 from vdp.core.files import replacing
 from vdp.data.object_states import class_labels, object_states
 from vdp.data.stores.clips import ClipStore, existing_stores, list_test_sets
@@ -39,8 +39,8 @@ def main() -> None:
     segment, params = read_section(SegmentParams, "segment"), read_section(TrackParams, "track_objects")
 
     with track_stage("track_objects") as ledger:
-        if not has_classifier(MODELS):
-            write_empty(TRACKS, NO_MASKS)
+        if not clip.predicts or not has_classifier(MODELS):
+            write_empty(TRACKS, NO_MASKS if clip.predicts else NO_TARGETS)
             return
         track(clip, segment, params, ledger)
 

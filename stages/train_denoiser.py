@@ -70,7 +70,7 @@ def main() -> None:
             params.context_frames, params.target_offsets, params.max_hops, params.targets, params.max_span,
             params.given_frames, grouped=clips.time.factor > 1,
         )  # fmt: skip
-        process, base = make_process(diffusion), resolve_base(diffusion.base, clips)
+        process, base = make_process(diffusion), resolve_base(diffusion.base, clips, shares["predict"] > 0)
         composed = base in ("composed", "optical_flow")
         batches = HopBatches(clips, params.batch_size, shares, rule, composed, params.reverse, seed)
         # val clips may have no masks
@@ -143,8 +143,13 @@ def main() -> None:
             checkpoints.clear()
 
 
-def resolve_base(base: BaseName, clips: LatentClips) -> BaseName:
-    """Return the base of `diffusion.base`: auto is the one for which frames are encoded."""
+def resolve_base(base: BaseName, clips: LatentClips, predicts: bool) -> BaseName:
+    """Return the base of `diffusion.base`: auto is the one for which frames are encoded.
+
+    Only hops of predict have composed frames; without that task the base is the nearest one, or moved.
+    """
+    if not predicts and base != "moved":
+        return "nearest"
     if base != "auto":
         return base
     if clips.time.factor > 1:

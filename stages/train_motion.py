@@ -2,7 +2,7 @@
 
 Reads   data/tracks, data/raw/simulated/tracks, the weights of train_motion.init_from; params.yaml: seed,
         clip, engine, motion, train_motion
-Writes  data/models/motion; a folder without a model where no training clip has masks
+Writes  data/models/motion; a folder without a model where no training clip has masks, or nothing is predicted
 """
 
 from dataclasses import asdict
@@ -12,7 +12,7 @@ import torch
 
 from vdp.config.read import read_section, read_value, run_stage
 from vdp.config.schema import ClipParams
-from vdp.core.empty import NO_MASKS, write_empty
+from vdp.core.empty import NO_MASKS, NO_TARGETS, write_empty
 from vdp.data.batches.motion import MotionBatches
 from vdp.data.ground import fit_ground
 from vdp.data.stores.tracks import track_stores
@@ -55,7 +55,7 @@ def main() -> None:
         stores = [*track_stores(SIMULATED, ["tracks"]), *track_stores(TRACKS, ["train", "unlabeled"])]
         if not track_stores(TRACKS, ["train"]):
             if tracker.is_main:
-                write_empty(MOTION, NO_MASKS)
+                write_empty(MOTION, NO_MASKS if clip.predicts else NO_TARGETS)
             return
         initial = find_initial("train_motion", params.init_from, MOTION)
         fabric = launch(engine)

@@ -20,7 +20,7 @@ from vdp.core.flops import TERA
 from vdp.data.stores.clips import Clip, write_clips
 
 REPO = Path(__file__).parents[2]
-SIZE = DataSize({"train": SplitSize(5, 110, 4, 44), "unlabeled": SplitSize(3, 66)}, 7, 6)
+SIZE = DataSize({"train": SplitSize(5, 110, 4, 44, 4), "unlabeled": SplitSize(3, 66)}, 7, 6)
 
 
 @pytest.fixture(autouse=True)
@@ -101,7 +101,7 @@ def test_twice_the_clips_are_twice_the_arithmetic_of_inference():
     params = run_params()
     half = estimate(params, SIZE)
     splits = {
-        n: SplitSize(2 * s.clips, 2 * s.frames, 2 * s.composed, 2 * s.composed_frames)
+        n: SplitSize(2 * s.clips, 2 * s.frames, 2 * s.composed, 2 * s.composed_frames, 2 * s.labelled)
         for n, s in SIZE.splits.items()
     }
     twice = estimate(params, DataSize(splits, 2 * SIZE.test_clips, 2 * SIZE.scored_clips))
@@ -222,6 +222,20 @@ def test_clips_without_masks_need_no_objects():
         "predict",
     ]
     assert DenoiserCost(run_params(), labelled=False).base == "optical_flow"
+
+
+def test_without_the_task_predict_nothing_of_motion_or_prediction_is_counted():
+    size = replace(SIZE, splits={"train": SplitSize(5, 110, labelled=4)})
+    tasks: dict[str, JsonValue] = {"predict": 0.0, "restore": 1.0}
+    params = run_params(clip={"known": 22}, train_denoiser={"tasks": tasks})
+    assert list(estimate(params, size)) == [
+        "pretrain_vae",
+        "train_classifier",
+        "train_segmenter",
+        "encode_latents",
+        "train_denoiser",
+    ]
+    assert DenoiserCost(params, labelled=True).base == "nearest"
 
 
 def test_clips_are_counted_in_the_store_before_the_params(project):

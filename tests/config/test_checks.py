@@ -44,7 +44,17 @@ def test_the_params_of_the_project_are_valid(monkeypatch):
     ("changes", "message"),
     [
         # one section
-        ({"train.tasks.predict": 0.0}, "train_denoiser.tasks.predict=0.0: expected a number > 0"),
+        ({"train.tasks.predict": 0.0}, "train_denoiser.tasks.predict=0: expected a task above 0"),
+        ({"clip.known": 23}, "clip.known=23: expected <= clip.frames=22; lower it"),
+        # whether frames are predicted
+        (
+            {"clip.known": 22},
+            "clip.known=22: expected < clip.frames=22 with train_denoiser.tasks.predict=1.0",
+        ),
+        (
+            {"train.tasks.predict": 0.0, "train.tasks.generate": 1.0},
+            "clip.known=11: expected clip.frames=22 with train_denoiser.tasks.predict=0.0",
+        ),
         ({"diffusion.zero_terminal_snr": True}, "diffusion.zero_terminal_snr=true: expected false"),
         ({"diffusion.prediction": "eps"}, "diffusion.prediction=eps: expected v, x0 or flow"),
         ({"diffusion.beta_end": 1e-5}, "diffusion.beta_start=0.0001: expected < diffusion.beta_end=1e-05"),
@@ -366,6 +376,62 @@ def test_sections_that_contradict_each_other_are_refused(changes, message):
 )
 def test_sections_that_agree_are_accepted(changes):
     check_data(changed(changes))
+
+
+def alone(task: str, frames: int, targets: int) -> dict[str, object]:
+    """Params of a task trained alone: clips of so many frames, all known, jointly predicted targets."""
+    return {
+        "clip.frames": frames, "clip.known": frames, "train.tasks.predict": 0.0, f"train.tasks.{task}": 1.0,
+        "train.targets": targets, "denoiser.unet.temporal": True, "encode_latents.degraded": 1,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        alone("restore", 16, 16),
+        alone("restore", 16, 16)
+        | {"denoiser.unet.context_slots": 16, "denoiser.unet.conditioning": "concat"},
+        alone("generate", 8, 8),
+        alone("generate", 8, 1) | {"denoiser.unet.temporal": False},
+        alone("generate", 8, 8) | {"train.target_offsets": [11]},
+        alone("generate", 16, 5) | {"vae.temporal_factor": 4},
+        alone("restore", 16, 4)
+        | {"train.tasks.generate": 0.5, "train.given_frames": 9, "predict.guidance": 2.0},
+        alone("restore", 2, 2) | {"train.context_frames": 20, "diffusion.base": "composed"},
+        alone("interpolate", 9, 1)
+        | {"train.max_span": 7, "evaluate_tasks.interpolate_frames": [7], "denoiser.unet.context_slots": 3},
+    ],
+)
+def test_a_task_alone_needs_no_longer_clips_than_its_targets(changes):
+    check_data(changed(changes))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (alone("restore", 15, 16), "train_denoiser.targets=16: expected <= clip.frames=15"),
+        (alone("generate", 7, 8), "train_denoiser.targets=8: expected <= clip.frames=7"),
+        (alone("generate", 16, 6) | {"vae.temporal_factor": 4}, "train_denoiser.targets=6: expected <= 5 "),
+        (alone("restore", 16, 16) | {"encode_latents.degraded": 0}, "expected encode_latents.degraded >= 1"),
+        (
+            alone("interpolate", 9, 1) | {"train.max_span": 7},
+            "denoiser.unet.context_slots=4: expected <= 3, train_denoiser.context_frames=3",
+        ),
+        (
+            alone("restore", 16, 16) | {"denoiser.unet.context_slots": 17},
+            "denoiser.unet.context_slots=17: expected <= 16",
+        ),
+        (
+            alone("interpolate", 9, 1) | {"denoiser.unet.context_slots": 3},
+            "train_denoiser.max_span=8: expected 2..7",
+        ),
+        (alone("restore", 8, 8) | {"evaluate_tasks.steps": 2000}, "evaluate_tasks.steps=2000: expected"),
+    ],
+)
+def test_a_task_alone_is_checked(changes, message):
+    with pytest.raises(UserError, match=re.escape(message)):
+        check_data(changed(changes))
 
 
 GROUPED = {"vae.temporal_factor": 4}

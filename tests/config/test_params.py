@@ -95,7 +95,7 @@ def test_scalars_are_read_as_dvc_reads_them(tmp_path, text, value):
         ("  base_channels: 32\n", "", "vae.base_channels is missing; add it (an integer >= 1: finest level)"),
         ("seed: 7", "", "seed is missing; add it (an integer 0..2147483647)"),
         ("[0.9, 0.99]", "[0.99, 0.9]", "vae.optim.betas: expected the smaller one first"),
-        ("known: 11", "known: 22", "clip.known=22: expected < clip.frames=22; leave a frame to predict"),
+        ("known: 11", "known: 23", "clip.known=23: expected <= clip.frames=22; lower it"),
         (
             "steps: 10",
             "steps: 10\n  zzz: 1",

@@ -10,6 +10,7 @@ import pytest
 from stages import evaluate_tasks
 from tests.evaluation.recorder import Recorder, results
 from vdp.api.model import Sampling
+from vdp.api.task_scores import degraded_clips, true_clips
 from vdp.config.messages import validate
 from vdp.data.params import DegradeParams
 from vdp.data.stores.clips import Clip, ClipStore, write_clips
@@ -36,6 +37,7 @@ class Oracle:
 
     tasks: tuple[str, ...] = ("predict", "interpolate", "generate", "restore")
     every_frame: bool = True
+    max_generated: int | None = None
     segments: bool = True
 
     def __init__(self, clips: list[np.ndarray]) -> None:
@@ -187,6 +189,16 @@ def test_tasks_that_were_not_learned_are_left_out(project, monkeypatch):
     }
 
 
+def test_a_model_that_does_not_predict_generates_what_it_can_and_is_no_predictor(project, monkeypatch):
+    model = Oracle(TRUTH)
+    model.tasks, model.max_generated = ("generate", "restore"), 2
+    scores = run(monkeypatch, model)
+    assert set(scores["plain"]) == {"generate", "restore"}
+    ok, film = cv2.imreadanimation("results/tasks/generate_00.gif")
+    assert ok and len(film.frames) == 2
+    assert project.artifacts == ["tasks.json", "tasks"]
+
+
 def test_without_a_segmenter_generated_clips_are_drawn_and_not_counted(project, monkeypatch):
     model = Oracle(TRUTH)
     model.segments = False
@@ -207,11 +219,9 @@ def test_without_truth_there_are_generated_clips_and_no_scores(project, monkeypa
 
 
 def test_degradations_are_deterministic_and_at_the_middle_of_their_range(project):
-    clips = evaluate_tasks.true_clips(ClipStore(Path("data/clips/test/plain")), FRAMES, count=3)
+    clips = true_clips(ClipStore(Path("data/clips/test/plain")), FRAMES, count=3)
     params = validate(DegradeParams, DEGRADE, "degrade")
-    first, again = (
-        {k: frames for k, _, frames in evaluate_tasks.degraded_clips(clips, params, 3)} for _ in range(2)
-    )
+    first, again = ({k: frames for k, _, frames in degraded_clips(clips, params, 3)} for _ in range(2))
     assert list(first) == ["noise", "blur"]
     for kind, frames in first.items():
         assert all(np.array_equal(frames[clip.name], again[kind][clip.name]) for clip in clips)

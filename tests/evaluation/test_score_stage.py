@@ -79,6 +79,8 @@ def project(tmp_path, monkeypatch) -> Recorder:
     write_inputs("wrong", clips, [f[::-1] for f in right], [np.full((32, 48), 40, np.uint8) for _ in clips])
     hidden = [moving_clip(n, 11, False) for n in range(3)]
     write_inputs("hidden", hidden, right, [clip.masks[21] for clip in clips])
+    Path("results").mkdir()
+    Path("results/tasks.json").write_text("{}")
     recorder = Recorder()
     monkeypatch.setattr(score, "track_stage", recorder.track_stage)
     return recorder
@@ -99,6 +101,7 @@ def test_every_run_writes_the_same_scores_tables_strips_and_report(project, caps
         "results/plots/wrong_per_class.csv",
         "results/report.html",
         *(f"results/strips/{s}_video_{n:05d}.png" for s in ("hidden", "right", "wrong") for n in (0, 2)),
+        "results/tasks.json",
     ]
     metrics = json.loads(Path("results/metrics.json").read_text())
     assert list(metrics) == ["right", "wrong"], "a hidden set is predicted, not scored"
@@ -250,6 +253,7 @@ def test_without_masks_frames_are_scored_beside_copy_and_flow(without_masks, cap
         *(f"results/plots/{name}_hops.csv" for name in ("right", "wrong")),
         "results/report.html",
         *(f"results/strips/{s}_video_{n:05d}.png" for s in ("hidden", "right", "wrong") for n in (0, 2)),
+        "results/tasks.json",
     ]
     assert list(metrics) == ["right", "wrong"] and without_masks.headlines == metrics
     right, wrong = metrics["right"], metrics["wrong"]
@@ -325,4 +329,4 @@ def test_unusable_weights_end_in_one_line_and_write_nothing(project, key, conten
     with pytest.raises(UserError) as error:
         score.main()
     assert str(error.value).startswith(f"score.{key}=") and says in str(error.value)
-    assert "\n" not in str(error.value) and not Path("results").exists()
+    assert "\n" not in str(error.value) and list(results()) == ["results/tasks.json"]

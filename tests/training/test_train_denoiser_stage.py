@@ -169,6 +169,9 @@ def test_the_base_is_the_one_for_which_frames_are_encoded(tmp_path, decay, expec
     write_latents(tmp_path / "train", [clip], shard_mb=1, known=5, flow_decay=decay)
     write_statistics(tmp_path, Normalisation((0.0, 0.0), (1.0, 2.0)))
     clips = LatentClips(tmp_path, ["train"])
-    assert train_denoiser.resolve_base("auto", clips) == expected
+    assert train_denoiser.resolve_base("auto", clips, predicts=True) == expected
     for base in ("nearest", "moved", "composed", "optical_flow"):
-        assert train_denoiser.resolve_base(base, clips) == base
+        assert train_denoiser.resolve_base(base, clips, predicts=True) == base
+        nearest = "moved" if base == "moved" else "nearest"
+        assert train_denoiser.resolve_base(base, clips, predicts=False) == nearest
+    assert train_denoiser.resolve_base("auto", clips, predicts=False) == "nearest"

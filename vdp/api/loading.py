@@ -201,6 +201,15 @@ class LatentDiffusion:
         return self.normalisation.apply(torch.stack(raw))
 
 
+def check_task(config: DenoiserConfig[DiffusionParams], task: Task, folder: Path) -> None:
+    """Raise a UserError if the denoiser in a folder was not trained for a task."""
+    if task not in config.tasks:
+        raise UserError(
+            f"{folder}: was trained for {', '.join(config.tasks)}, not {task}; train "
+            f"with train_denoiser.tasks.{task} above 0, as recipe tasks has it"
+        )
+
+
 def clips_per_batch(params: PredictParams) -> int:
     """Clips whose samples make one batch of `predict.batch_size`."""
     return max(1, params.batch_size // params.samples)

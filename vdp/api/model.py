@@ -14,15 +14,23 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from vdp.api.loading import CODEC, DENOISER, SEGMENTER, LatentDiffusion, load_latent_diffusion
+from vdp.api.loading import (
+    CODEC,
+    DENOISER,
+    SEGMENTER,
+    LatentDiffusion,
+    check_task,
+    load_latent_diffusion,
+)
 from vdp.api.motion import MOTION_SAMPLING, ClipObjects, load_motion
-from vdp.api.sampling import DEFAULT, MODE, UNSCALED, Sampling
+from vdp.api.sampling import DEFAULT, GENERATED_FRAMES, MODE, UNSCALED, Sampling
 from vdp.api.tracks import TRACKED_MASKS, TRACKING, load_tracker
 from vdp.api.training_record import read_record
 from vdp.config.choices import MIN_START_TIME
 from vdp.core.device import autocast, pick_device
 from vdp.core.errors import UserError
 from vdp.core.model_files import kept_steps, weights_file
+from vdp.core.tasks import Task
 from vdp.data.video.detail import keep_detail, transfer_detail
 from vdp.data.video.letterbox import MAX_PIXELS, Letterbox, exceeds
 from vdp.models.checkpoint import is_trained
@@ -60,21 +68,24 @@ class Model:
         context_frames: max frames of a clip that `predict` reads.
         max_span: max trained span of `interpolate`, from the last frame before to the first after.
         segments: whether a segmenter was trained: not where no training clip has masks.
+        max_generated: max frames of a clip that `generate` generates; None: any number, as it predicts them.
         every_frame: whether the trained target offsets allow to predict every frame, as `predict` does.
     """
 
     def __init__(self, model: LatentDiffusion, folder: Path, segmenter_checkpoint: int | None = None) -> None:
-        config = model.config
+        config, self._model = model.config, model
         self.height, self.width = config.height, config.width
         self.tasks: tuple[str, ...] = tuple(config.tasks)
         factor = model.codec.temporal_factor
         # the latent frame of a single frame before the groups is coded otherwise than they
         groups = 1 + factor * config.context_frames if factor > 1 else config.context_frames
         self.context_frames, self.max_span = max(groups, config.known), config.max_span
+        # generated at once, from the start of a padded clip
+        first_hop = model.time(max(config.known, 1)).frames_of(self._targets or 1)
+        self.max_generated = None if "predict" in config.tasks else first_hop
         offsets = range(1, 1 + (config.targets if model.network.joint else 1))
         self.every_frame = set(offsets) <= set(config.target_offsets)
         self.segments = is_trained(folder / SEGMENTER)
-        self._model = model
         self._folder = folder
         self._segmenter_checkpoint = segmenter_checkpoint
         self._mask_predictor: MaskPredictor | None = None
@@ -133,21 +144,29 @@ class Model:
         last, resized = clip[-1:], box.restore(fitted[-1:])
         return np.stack([transfer_detail(box.restore(each), last, resized, every) for each in sharp])
 
-    def generate(self, count: int = 1, frames: int = 22, sampling: Sampling = UNSCALED) -> Frames:
+    def generate(self, count: int = 1, frames: int | None = None, sampling: Sampling = UNSCALED) -> Frames:
         """Generate clips without context; the frames after the first hop are rolled out.
 
         Args:
             count: N, clips to generate.
-            frames: F, frames of each.
+            frames: F, frames of each; None: 22, or `max_generated`.
             sampling: settings of the sampler.
 
         Returns:
             (N, F, height, width, 3) uint8.
         """
+        limit = self.max_generated
+        if frames is None:
+            frames = limit or GENERATED_FRAMES
         check_integer("count", count)
         check_integer("frames", frames)
         model, strategy = self._model, self._strategy(sampling, "generate")
         config, initial = model.config, self._targets or 1
+        if limit is not None and frames > limit:
+            raise UserError(
+                f"frames={frames}: expected at most {limit}, as the model was not trained to predict later "
+                "ones; lower it, or train with train_denoiser.tasks.predict above 0"
+            )
         time = model.time(max(config.known, 1))  # training clips start with copies of their first frame
         later = time.count(frames) - initial
         hops = plan_hops(initial - 1.0, later, config.target_offsets, self._hop_frames) if later > 0 else ()
@@ -159,7 +178,7 @@ class Model:
         def sample(numbers: Sequence[int]) -> Tensor:
             shape = (len(numbers), like.shape[0], *like.shape[2:])
             noise = self._noise(sampling, like, numbers)
-            first, then = model.objectives["generate"], model.objectives["predict"]
+            first, then = model.objectives["generate"], model.objectives["predict" if hops else "generate"]
             return generate(model.network, first, then, initial, hops, shape, strategy, noise, model.device)
 
         start = time.position(0)
@@ -439,13 +458,9 @@ class Model:
         below, right = (-size % factor for size in clip_size(clip))
         return np.pad(clip, ((0, 0), (0, below), (0, right), (0, 0)), mode="edge")
 
-    def _strategy(self, sampling: Sampling, task: str) -> Strategy:
+    def _strategy(self, sampling: Sampling, task: Task) -> Strategy:
         config = self._model.config
-        if task not in self.tasks:
-            raise UserError(
-                f"{self._folder / DENOISER}: was trained for {', '.join(self.tasks)}, not {task}; train "
-                f"with train_denoiser.tasks.{task} above 0, as recipe tasks has it"
-            )
+        check_task(config, task, self._folder / DENOISER)
         if sampling.guidance != 1 and config.context_dropout == 0:
             raise UserError(
                 f"guidance={sampling.guidance}: expected 1, as the model was trained without context "

@@ -30,6 +30,7 @@ class Sampling:
         return ", ".join([self.sampler, *(f"{k} {v}" for k, v in asdict(self).items() if k != "sampler")])
 
 
+GENERATED_FRAMES = 22  # of a generated clip, unless the model generates fewer
 DEFAULT = Sampling()
 MODE = Sampling(temperature=0.0)  # of restore: nearest to the truth
 UNSCALED = Sampling(temperature=1.0)  # of generate: with less noise, clips tend to be empty

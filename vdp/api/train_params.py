@@ -54,6 +54,8 @@ def _check_every_frame(params: Mapping[str, JsonValue]) -> None:
     """Refuse target offsets that skip frames: the report, as `vdp predict`, predicts every frame."""
     denoiser = validate(DenoiserParams, params["denoiser"], "denoiser")
     train = validate(TrainDenoiserParams, params["train_denoiser"], "train_denoiser")
+    if train.tasks.predict == 0:
+        return
     missing = set(range(1, 1 + (train.targets if denoiser.is_joint else 1))) - set(train.target_offsets)
     if missing:
         raise UserError(

@@ -1,6 +1,8 @@
-"""Report of a training outside DVC: every predicted frame of held-out clips beside copy and optical flow.
+"""Report of a training outside DVC: held-out clips beside the baselines.
 
-Reads   data/clips, data/models; params.yaml: clip, seed
+It has every frame that the model predicts, beside copy and optical flow, and the scores of the other tasks.
+
+Reads   data/clips, data/models; params.yaml: clip, degrade, evaluate_tasks, seed
 Writes  data/report: report.html, metrics.json, strips
 """
 
@@ -10,19 +12,23 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from pydantic import JsonValue
 
 from vdp.api.model import Model, load
 from vdp.api.sampling import Sampling
+from vdp.api.task_report import task_sections
+from vdp.api.task_scores import Evaluation, true_clips, write_pictures
 from vdp.config.read import read_section, read_value, run_stage
 from vdp.config.schema import ClipParams
 from vdp.core.files import replacing
 from vdp.core.optical_flow import flow_extrapolation
+from vdp.data.params import DegradeParams
 from vdp.data.stores.clips import ClipStore, Pixels
 from vdp.evaluation.frame import FrameScore, FrameTally
 from vdp.evaluation.hops import ClipFrames, score_hops
+from vdp.evaluation.params import EvaluateTasksParams
+from vdp.evaluation.tasks import TaskScores, task_table
 from vdp.tracking.figures import encode_png, encode_webp, evenly_spaced, sample_sheet
-from vdp.tracking.mlflow_run import track_stage
+from vdp.tracking.mlflow_run import Tracker, track_stage
 from vdp.tracking.progress import progress
 from vdp.tracking.report import Section, Table, html_report
 
@@ -30,6 +36,7 @@ CLIPS, MODELS, REPORT = Path("data/clips"), Path("data/models"), Path("data/repo
 MAX_CLIPS = 16  # scored
 STRIPS = 4  # of them drawn
 COLUMNS = 6  # frames in a row of a strip
+HELD_OUT = "held_out"  # name of the clips in the files of the other tasks
 METHODS = ("predicted", "copy", "flow")
 NOTE = (
     "Clips that the networks were not trained on, at the frame size of the networks. Each frame after the "
@@ -53,12 +60,34 @@ def main() -> None:
     store, model = ClipStore(CLIPS / "val"), load(MODELS)
     skipped = [entry["reason"] for name in ("train", "val") for entry in ClipStore(CLIPS / name).skipped]
     with track_stage("train_report") as tracker:
-        result = evaluate(model, store, clip, Sampling(seed=seed))
-        metrics = metrics_of(result)
-        write_report(result, metrics, skipped)
+        sampling = Sampling(seed=seed)
+        result = evaluate(model, store, clip, sampling) if "predict" in model.tasks else None
+        metrics = {} if result is None else metrics_of(result)
+        with replacing(REPORT) as part:
+            scores = {HELD_OUT: score_others(model, store, clip, tracker, part)}
+            if scores[HELD_OUT]:
+                metrics |= {"tasks": scores[HELD_OUT]}
+            write_report(part, result, metrics, scores, skipped)
         tracker.headline({key: value for key, value in metrics.items() if key != "hops"})
         tracker.artifact(REPORT / "report.html")
-    print(text_table(result))
+    print("\n".join([*([] if result is None else [text_table(result)]), task_table(scores)]).strip())
+
+
+def score_others(
+    model: Model, store: ClipStore, clip: ClipParams, tracker: Tracker, folder: Path
+) -> dict[str, TaskScores]:
+    """Score the tasks other than predict on held-out clips, and draw them to a folder."""
+    tasks = [task for task in model.tasks if task != "predict"]
+    if not tasks:
+        return {}
+    params = read_section(EvaluateTasksParams, "evaluate_tasks")
+    degradations, seed = read_section(DegradeParams, "degrade"), read_value("seed")
+    sampling = Sampling(sampler=params.sampler, steps=params.steps, temperature=params.temperature, seed=seed)
+    evaluation = Evaluation(model, clip, params, degradations, sampling, tracker)
+    generated = evaluation.generate()
+    results = evaluation.evaluate(HELD_OUT, true_clips(store, clip.frames, params.clips), generated, tasks)
+    write_pictures(folder, {HELD_OUT: results}, generated, params.figures)
+    return {task: result.scores for task, result in results.items()}
 
 
 def evaluate(model: Model, store: ClipStore, clip: ClipParams, sampling: Sampling) -> HeldOut:
@@ -98,9 +127,9 @@ def strip(context: Pixels, truth: Pixels, predicted: Pixels) -> Pixels:
     )
 
 
-def metrics_of(result: HeldOut) -> dict[str, float | dict[str, dict[str, dict[str, float]]]]:
+def metrics_of(result: HeldOut) -> dict[str, object]:
     """Return metrics.json: means over the frame numbers, then every frame number."""
-    flat: dict[str, float | dict[str, dict[str, dict[str, float]]]] = {"clips": float(result.clips)}
+    flat: dict[str, object] = {"clips": float(result.clips)}
     for method, score in means(result.hops).items():
         prefix = "" if method == "predicted" else f"{method}_"
         flat |= {f"{prefix}psnr": round(score.psnr, 4), f"{prefix}ssim": round(score.ssim, 4)}
@@ -160,23 +189,32 @@ def verdict(result: HeldOut) -> tuple[str, bool]:
 
 
 def write_report(
-    result: HeldOut, metrics: Mapping[str, JsonValue] | Mapping[str, object], skipped: Sequence[str]
+    folder: Path,
+    result: HeldOut | None,
+    metrics: Mapping[str, object],
+    scores: Mapping[str, Mapping[str, TaskScores]],
+    skipped: Sequence[str],
 ) -> None:
-    """Write data/report, whole."""
-    text, failed = verdict(result)
-    notes = [codec_line(result)]
+    """Write the report into a folder that has the pictures of the other tasks."""
+    notes = [] if result is None else [NOTE]
     if skipped:
         notes.append(f"{len(skipped)} videos were not used: {'; '.join(skipped)}")
+    sections = [*([] if result is None else [section(result)]), *task_sections(scores, folder)]
+    if result is not None:
+        (folder / "strips").mkdir()
+        for name, picture in result.strips.items():
+            (folder / "strips" / f"{name}.png").write_bytes(encode_png(picture))
+    (folder / "metrics.json").write_text(json.dumps(metrics, indent=1) + "\n")
+    (folder / "report.html").write_text(html_report("vdp: training report", notes, sections))
+
+
+def section(result: HeldOut) -> Section:
+    """The predicted frames as a section of the report."""
+    text, failed = verdict(result)
     header = ("frame", *(f"PSNR {m}" for m in METHODS), *(f"SSIM {m}" for m in METHODS))
     table = Table("Predicted frames", header, [tuple(row) for row in table_rows(result)])
     pictures = [(name, encode_webp(picture)) for name, picture in result.strips.items()]
-    section = Section("held-out clips", text, failed, notes, [table], pictures)
-    with replacing(REPORT) as part:
-        (part / "strips").mkdir()
-        for name, picture in result.strips.items():
-            (part / "strips" / f"{name}.png").write_bytes(encode_png(picture))
-        (part / "metrics.json").write_text(json.dumps(metrics, indent=1) + "\n")
-        (part / "report.html").write_text(html_report("vdp: training report", [NOTE], [section]))
+    return Section("Held-out clips", text, failed, [codec_line(result)], [table], pictures)
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from vdp.core.flops import format_tflop
 from vdp.tracking.mlflow_run import Usage, project_root, read_stats, tracking_uri
 
 RESULTS = Path("results")
-CLIPS = Path("data/clips")
+CLIPS, PREDICTIONS = Path("data/clips"), Path("data/predictions")
 PIPELINE = Path("dvc.yaml")
 
 app = typer.Typer(
@@ -111,13 +111,18 @@ def _report_changed_sources() -> None:
 @app.command()
 def summary() -> None:
     """Print the scores, the arithmetic, time and memory of each stage, and the paths of the results."""
+    from vdp.core.empty import empty_reason
     from vdp.evaluation.table import score_table
+    from vdp.evaluation.tasks import task_table
 
     check_project()
     metrics = RESULTS / "metrics.json"
     if not metrics.is_file():
         raise UserError(f"{metrics}: no such file; run the pipeline first (make run)")
-    print(score_table(json.loads(metrics.read_text())))
+    if nothing := empty_reason(PREDICTIONS):
+        print(f"{nothing}\n{task_table(json.loads((RESULTS / 'tasks.json').read_text()))}\n")
+    else:
+        print(score_table(json.loads(metrics.read_text())))
     print(_cost_table())
     print(_result_paths())
 

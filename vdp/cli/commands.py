@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, ParamSpec
 
 from typer import Argument, Exit, Option, Typer
 
-from vdp.api.sampling import DEFAULT, MODE, UNSCALED, Sampling
+from vdp.api.sampling import DEFAULT, GENERATED_FRAMES, MODE, UNSCALED, Sampling
 from vdp.api.training_record import read_record
 from vdp.cli.train import train
 from vdp.cli.video_io import (
@@ -71,6 +71,10 @@ CLIP_HELP = "A video file, a folder of pictures, or a glob in quotes."
 MASK_OUT_HELP = "Output: .npy of class ids (T, H, W), or colours as .mp4, .gif or a folder of PNGs."
 INTERVAL_HELP = "Take every n-th frame of the input; default: as the model was trained."
 CHECKPOINT_HELP = "Step of kept weights, which `vdp info` lists; default: those of the training's end."
+GENERATED_HELP = (
+    f"Number of frames to generate, {span('--frames')}; default: {GENERATED_FRAMES}, or as many as a "
+    "model generates that does not predict."
+)
 KNOWN_HELP = f"Number of context frames, {span('--known')}; default: as many as the model uses."
 FPS_HELP = (
     f"Output frames per second, {span('--fps')}; default: as the input, {PICTURES_RATE:g} for pictures."
@@ -83,6 +87,7 @@ Checkpoint = Annotated[int | None, Option(help=CHECKPOINT_HELP, show_default=Fal
 Out = Annotated[str, Option("--out", "-o", help="Output: .mp4, .gif, or no suffix for a folder of PNGs.")]
 MaskOut = Annotated[str, Option("--out", "-o", help=MASK_OUT_HELP)]
 Frames = Annotated[int, Option(help=f"Number of frames to predict, {span('--frames')}.")]
+GeneratedFrames = Annotated[int | None, Option(help=GENERATED_HELP, show_default=False)]
 Known = Annotated[int | None, Option(help=KNOWN_HELP, show_default=False)]
 Interval = Annotated[int, Option(help="Take every n-th frame of the input.")]
 TrainedInterval = Annotated[int | None, Option(help=INTERVAL_HELP, show_default=False)]
@@ -152,7 +157,7 @@ def predict(
 def generate(
     count: Count = 1,
     out: Out = "generated.mp4",
-    frames: Frames = 22,
+    frames: GeneratedFrames = None,
     sampler: Sampler = UNSCALED.sampler,
     steps: Steps = UNSCALED.steps,
     temperature: Temperature = UNSCALED.temperature,
@@ -171,6 +176,7 @@ def generate(
     (job,) = plan_jobs([()], out, count, force)
     check_models(models, checkpoint=checkpoint)
     model = load_model(models, checkpoint)
+    frames = frames or model.max_generated or GENERATED_FRAMES
     source = empty_input((model.height, model.width))
     task = f"generating {plural(count, 'clip')} of {plural(frames, 'frame')}"
     if dry_run:

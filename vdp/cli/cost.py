@@ -175,7 +175,8 @@ def estimate(params: RunParams, size: DataSize | None, labelled: bool = True) ->
     labelled = labelled if size is None else size.labelled
     params = in_steps(params, size, labelled)
     codec, denoiser = CodecCost(params, labelled), DenoiserCost(params, labelled)
-    segmenter, motion = SegmenterCost(params), MotionCost(params) if labelled else None
+    predicts, segmenter = params.clip.predicts, SegmenterCost(params)
+    motion = MotionCost(params) if labelled and predicts else None
     trainings: dict[str, Callable[[], float]] = {
         "pretrain_vae": codec.training, "train_denoiser": denoiser.training
     }  # fmt: skip
@@ -190,7 +191,7 @@ def estimate(params: RunParams, size: DataSize | None, labelled: bool = True) ->
     flops = {stage: training() for stage, training in trainings.items() if stage not in unknown}
     if size is not None:
         flops["encode_latents"] = _encode_latents(params, size, codec, motion, denoiser.base)
-        flops["predict"] = size.test_clips * denoiser.clip(codec)
+        flops["predict"] = size.test_clips * denoiser.clip(codec) if predicts else 0.0
     if size is not None and motion is not None:
         flops["track_objects"] = _track_objects(params, size, codec, segmenter)
         flops["predict_motion"] = size.test_clips * motion.clip()
@@ -206,7 +207,8 @@ def in_steps(params: RunParams, size: DataSize | None, labelled: bool) -> RunPar
     all_clips = train.clips + unlabeled.clips
     tracked = min(params.track_objects.unlabeled, unlabeled.clips)
     single_frames = latent_time(params).factor == 1
-    composes = chosen_base(params.diffusion.base, labelled, single_frames) == "composed"
+    base = chosen_base(params.diffusion.base, labelled, single_frames, params.clip.predicts)
+    composes = base == "composed"
     return replace(
         params,
         pretrain_vae=params.pretrain_vae.in_steps(all_clips),
@@ -398,8 +400,16 @@ def _views(changes: ClipChanges) -> int:
     return 1 + changes.flip + changes.random_views
 
 
-def chosen_base(base: BaseName, labelled: bool, single_frames: bool) -> BaseName:
-    """Base of the denoiser by `diffusion.base`, whether clips have masks, and whether latents are frames."""
+def chosen_base(base: BaseName, labelled: bool, single_frames: bool, predicts: bool) -> BaseName:
+    """Base of the denoiser by `diffusion.base`.
+
+    Args:
+        labelled: whether clips have masks.
+        single_frames: whether latents are frames.
+        predicts: whether predict is a task.
+    """
+    if not predicts and base != "moved":
+        return "nearest"
     if base != "auto":
         return base
     if not single_frames:
@@ -437,7 +447,8 @@ class DenoiserCost:
     def __init__(self, params: RunParams, labelled: bool) -> None:
         self.params = params
         self.time = latent_time(params)
-        self.base = chosen_base(params.diffusion.base, labelled, single_frames=self.time.factor == 1)
+        single_frames = self.time.factor == 1
+        self.base = chosen_base(params.diffusion.base, labelled, single_frames, params.clip.predicts)
         self.composes = self.base in ("composed", "optical_flow")  # whether composed frames are encoded
         self.channels = params.vae.latent_channels if params.codec.name == "vae" else 3
         self.latent_size = latent_size(params)

@@ -40,7 +40,7 @@ class DataSize:
     @property
     def labelled(self) -> bool:
         """Whether training clips have masks."""
-        return self.splits.get("train", SplitSize()).composed > 0
+        return self.splits.get("train", SplitSize()).labelled > 0
 
 
 def data_size(clip: ClipParams, extract: ExtractParams, simulate: SimulateParams) -> DataSize | None:

@@ -26,6 +26,10 @@ from vdp.models.segmenters.params import SegmenterParams
 from vdp.tracking.mlflow_run import project_root
 from vdp.training.params import EngineParams, FitParams, TrainSegmenterParams
 
+NOT_PREDICTED = (
+    "train_denoiser.tasks.predict=0: nothing is predicted: track_objects, train_motion, predict_motion, "
+    "predict and segment have nothing to do, and evaluate_tasks has the scores"
+)
 GPU_COMPILERS = ("gcc", "clang", "cc")  # that triton looks for
 
 
@@ -44,11 +48,12 @@ def check_run() -> Preflight:
     Raises:
         UserError: for the first thing that some stage would refuse.
     """
-    sources = check_sources(read_section(ClipParams, "clip"), read_section(ExtractParams, "extract_frames"))
+    clip = read_section(ClipParams, "clip")
+    sources = check_sources(clip, read_section(ExtractParams, "extract_frames"))
     masks = sources.masks
     labelled = masks.get("train", True)
     base = read_section(DiffusionParams, "diffusion").base
-    if base == "composed" and not labelled:
+    if base == "composed" and clip.predicts and not labelled:
         raise UserError(
             f"{PARAMS_FILE}: diffusion.base=composed: expected training clips with masks, from which "
             "the motion of objects is learned; set it to auto or optical_flow"
@@ -61,10 +66,8 @@ def check_run() -> Preflight:
         from vdp.models.segmenters.encoder_weights import encoder_file
 
         encoder_file(segmenter)
-        check_encoder_fits(
-            segmenter, read_section(TrainSegmenterParams, "train_segmenter"), read_section(ClipParams, "clip")
-        )
-    notes = [*codec_notes(), *mask_notes(masks)]
+        check_encoder_fits(segmenter, read_section(TrainSegmenterParams, "train_segmenter"), clip)
+    notes = [*codec_notes(), *mask_notes(masks), *([] if clip.predicts else [NOT_PREDICTED])]
     return Preflight(notes, sources.left_out, labelled)
 
 
@@ -75,12 +78,12 @@ def codec_notes() -> list[str]:
         return []
     time, notes = LatentTime(vae.temporal_factor, clip.known), []
     where = f"vae.temporal_factor={time.factor}"
-    if time.padding:
+    if time.padding and clip.predicts:
         notes.append(
             f"clip.known={clip.known}: padded to {clip.known + time.padding} frames by copies of the first "
             f"one at the start, 1 + {time.count(clip.known) - 1} x {where}"
         )
-    if read_section(DiffusionParams, "diffusion").base == "auto":
+    if clip.predicts and read_section(DiffusionParams, "diffusion").base == "auto":
         notes.append(f"diffusion.base=auto: moved, as only single frames are composed and {where}")
     return notes
 

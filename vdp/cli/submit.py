@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from vdp.api.loading import LatentDiffusion, clips_per_batch, load_latent_diffusion
+from vdp.api.loading import DENOISER, LatentDiffusion, check_task, clips_per_batch, load_latent_diffusion
 from vdp.api.motion import ClipObjects, ObjectMotion, load_motion
 from vdp.api.tracks import load_tracker
 from vdp.config.read import check_file, read_section, read_value
@@ -139,6 +139,7 @@ def _load_predictor(models: Path, clip: ClipParams, checkpoint: int | None) -> P
     device, params = pick_device(), read_section(PredictParams, "predict")
     model = load_latent_diffusion(models, device, checkpoint or params.checkpoint)
     config = model.config
+    check_task(config, "predict", models / DENOISER)
     if (clip.height, clip.width) != (config.height, config.width):
         raise UserError(
             f"clip.height={clip.height}, clip.width={clip.width}: the denoiser in {models} was "

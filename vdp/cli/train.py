@@ -8,8 +8,11 @@ from typer import Argument, Exit, Option
 
 from vdp.api.train import REPORT_FILE, TrainingPlan, plan_training, run
 from vdp.api.train_videos import Splits, clip_params, extract_params
+from vdp.config.messages import validate
 from vdp.config.yaml_file import parse_yaml
 from vdp.core.errors import UserError, printable
+from vdp.core.tasks import TASKS
+from vdp.training.params import TrainDenoiserParams
 
 VIDEOS_HELP = "Video files, folders of videos or of pictures, or globs in quotes."
 SET_HELP = "A value of params.yaml, as train_denoiser.steps=500; repeatable."
@@ -61,7 +64,15 @@ def train(
         print("\ninterrupted; the same command continues", file=sys.stderr)
         raise Exit(130) from None
     shown = printable(out)
-    print(f"wrote {shown}; report: {shown}/{REPORT_FILE}; predict: vdp predict CLIP --models {shown}")
+    print(f"wrote {shown}; report: {shown}/{REPORT_FILE}; {next_command(plan)} --models {shown}")
+
+
+def next_command(plan: TrainingPlan) -> str:
+    """The command of the first task that a plan trains, with the words for its inputs."""
+    shares = validate(TrainDenoiserParams, plan.params["train_denoiser"], "train_denoiser").tasks
+    inputs = {"predict": " CLIP", "interpolate": " BEFORE AFTER", "generate": "", "restore": " CLIP"}
+    task = next(task for task in TASKS if getattr(shares, task) > 0)
+    return f"{task}: vdp {task}{inputs[task]}"
 
 
 def parse_changes(words: list[str]) -> dict[str, JsonValue]:
@@ -80,10 +91,11 @@ def describe(plan: TrainingPlan) -> str:
     assert plan.splits is not None
     clip, cut = clip_params(plan.params), extract_params(plan.params)
     rate = f"{cut.fps:g} frames per second" if cut.fps else f"every {_ordinal(cut.interval)}frame"
+    context = f", {clip.known} as context" if clip.predicts else ""
     lines = [
         f"train on      {_names(plan.splits, 'train')}",
         f"validate on   {_names(plan.splits, 'val')} ({plan.splits.rule})",
-        f"frames        {clip.width}x{clip.height}, {rate}; clips of {clip.frames}, {clip.known} as context",
+        f"frames        {clip.width}x{clip.height}, {rate}; clips of {clip.frames}{context}",
         f"output        {printable(str(plan.folder))}",
     ]
     return "\n".join(lines)

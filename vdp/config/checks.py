@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vdp.config.choices import MIN_START_TIME, Spacing, sampling_levels
+from vdp.config.choices import MIN_START_TIME, BaseName, Spacing, sampling_levels
 from vdp.config.schema import PARAMS_FILE, ClipParams, Params
 from vdp.core.errors import UserError
 from vdp.core.latent_time import TRAINED_GROUPS, LatentTime
@@ -42,7 +42,24 @@ def _require(valid: bool, message: str) -> None:
 # --- Each check takes the sections that its parameters name ------------------------------------------------
 
 
+def _known(clip: ClipParams, train_denoiser: "TrainDenoiserParams") -> None:
+    """The stages of motion and prediction have work where a frame is not known."""
+    share, known = train_denoiser.tasks.predict, f"clip.known={clip.known}: expected"
+    _require(
+        clip.predicts or share == 0,
+        f"{known} < clip.frames={clip.frames} with train_denoiser.tasks.predict={share}; leave a frame to "
+        "predict, or set predict to 0",
+    )
+    _require(
+        share > 0 or not clip.predicts,
+        f"{known} clip.frames={clip.frames} with train_denoiser.tasks.predict={share}, as nothing is "
+        f"predicted; set it to {clip.frames}",
+    )
+
+
 def _hops(clip: ClipParams, predict: "PredictParams") -> None:
+    if not clip.predicts:
+        return
     frames, where = predict.frames, f"predict.hops={predict.hops}: expected"
     ascending = all(earlier < later for earlier, later in zip(frames, frames[1:], strict=False))
     _require(ascending, f"{where} frame numbers in ascending order, each once")
@@ -91,7 +108,7 @@ def _temporal_codec(
         "a clip of pretrain_vae; raise it, or lower temporal_factor",
     )
     _require(
-        diffusion.base not in ("composed", "optical_flow"),
+        not clip.predicts or diffusion.base not in ("composed", "optical_flow"),
         f"diffusion.base={diffusion.base}: expected auto, moved or nearest {where}, as only single frames "
         "are composed; set it to auto",
     )
@@ -105,6 +122,8 @@ def _temporal_codec(
         f"train_denoiser.targets={train.targets}: expected 1 {where}, tasks.generate above 0 and a denoiser "
         "that is not joint; set it to 1",
     )
+    if not clip.predicts:
+        return
     given = time.count(clip.known)
     predicted = [number for hop in time.hops(predict.frame_groups) for number in hop]
     missing = set(range(given + 1, max(predicted) + 1)) - set(predicted)
@@ -124,6 +143,8 @@ def _offsets(
     train_denoiser: "TrainDenoiserParams",
     predict: "PredictParams",
 ) -> None:
+    if not clip.predicts:
+        return
     train, offsets, time = train_denoiser, train_denoiser.target_offsets, latent_time(clip, codec, vae)
     untrained = hop_offsets(time.hops(predict.frame_groups), time.count(clip.known)) - set(offsets)
     unit = "" if time.factor == 1 else f" (latent frames of {time.factor})"
@@ -149,7 +170,7 @@ def _joint_targets(
     train_denoiser: "TrainDenoiserParams",
     predict: "PredictParams",
 ) -> None:
-    if not denoiser.is_joint:
+    if not denoiser.is_joint or not clip.predicts:
         return
     targets, time = train_denoiser.targets, latent_time(clip, codec, vae)
     which = "denoiser.unet.temporal" if denoiser.name == "unet" else "denoiser.dit.attention"
@@ -175,7 +196,7 @@ def _bases(
     predict: "PredictParams",
 ) -> None:
     """A target's base is a context frame, which independent targets of a hop would see of each other."""
-    if denoiser.is_joint or diffusion.base == "nearest":
+    if denoiser.is_joint or _base(clip, diffusion) == "nearest":
         return
     targets = train_denoiser.targets
     _require(
@@ -183,6 +204,8 @@ def _bases(
         f"train_denoiser.targets={targets}: expected 1 with diffusion.base={diffusion.base} and a denoiser "
         "that is not joint; set it to 1 and raise draws, or set the base to nearest",
     )
+    if not clip.predicts:
+        return
     time = latent_time(clip, codec, vae)
     unit = "frame" if time.factor == 1 else f"group of {time.factor} frames"
     _require(
@@ -190,6 +213,11 @@ def _bases(
         f"predict.hops={predict.hops}: expected one {unit} per hop with diffusion.base={diffusion.base} and "
         "a denoiser that is not joint; split the groups, or set the base to nearest",
     )
+
+
+def _base(clip: ClipParams, diffusion: "DiffusionParams") -> BaseName:
+    """The base by `diffusion.base`: without predict all but moved are nearest."""
+    return diffusion.base if clip.predicts or diffusion.base == "moved" else "nearest"
 
 
 def _context(
@@ -202,12 +230,18 @@ def _context(
 ) -> None:
     train, context, slots = train_denoiser, train_denoiser.context_frames, denoiser.unet.context_slots
     time = latent_time(clip, codec, vae)
-    bases = 0 if diffusion.base == "nearest" else train.targets if denoiser.is_joint else 1
+    bases = 0 if _base(clip, diffusion) == "nearest" else train.targets if denoiser.is_joint else 1
+    # a hop of restore has the degraded frames of all targets
+    degraded = train.targets if train.tasks.restore > 0 else 0
+    filled = max(context + bases, degraded)
+    generates_only = not train.tasks.predict + train.tasks.interpolate + train.tasks.restore
     _require(
-        denoiser.name != "unet" or slots <= context + bases,
-        f"denoiser.unet.context_slots={slots}: expected <= {context + bases}, "
+        denoiser.name != "unet" or generates_only or slots <= filled,
+        f"denoiser.unet.context_slots={slots}: expected <= {filled}, "
         f"train_denoiser.context_frames={context} and the base; lower it",
     )
+    if not clip.predicts:
+        return
     _require(
         train.given_frames <= context,
         f"train_denoiser.given_frames={train.given_frames}: expected <= "
@@ -261,7 +295,7 @@ def _tasks(
             f"train_denoiser.max_span={train.max_span}: expected {train.targets + 1}..{longest} with "
             f"targets={train.targets}, context_frames={context} and {_length(time, clip)}; change one",
         )
-    if shares.generate > 0:
+    if shares.generate > 0 and shares.predict > 0:
         missing = set(range(1, 1 + (train.targets if denoiser.is_joint else 1))) - set(train.target_offsets)
         _require(
             not missing,
@@ -286,15 +320,19 @@ def _signal(diffusion: "DiffusionParams") -> None:
 
 
 def _steps(
-    diffusion: "DiffusionParams", predict: "PredictParams", evaluate_tasks: "EvaluateTasksParams"
+    clip: ClipParams,
+    diffusion: "DiffusionParams",
+    predict: "PredictParams",
+    evaluate_tasks: "EvaluateTasksParams",
 ) -> None:
     eps = diffusion.prediction == "eps"
     _require(
-        not eps or predict.spacing == "leading",
+        not eps or not clip.predicts or predict.spacing == "leading",
         "predict.spacing=trailing: expected leading with diffusion.prediction=eps; set spacing to leading",
     )
     # evaluate_tasks samples as the Python API does
-    _steps_of("predict", predict.steps, predict.spacing, diffusion)
+    if clip.predicts:
+        _steps_of("predict", predict.steps, predict.spacing, diffusion)
     _steps_of("evaluate_tasks", evaluate_tasks.steps, "leading" if eps else "trailing", diffusion)
 
 
@@ -317,8 +355,13 @@ def _steps_of(section: str, steps: int, spacing: Spacing, diffusion: "DiffusionP
 
 
 def _sampling(
-    diffusion: "DiffusionParams", train_denoiser: "TrainDenoiserParams", predict: "PredictParams"
+    clip: ClipParams,
+    diffusion: "DiffusionParams",
+    train_denoiser: "TrainDenoiserParams",
+    predict: "PredictParams",
 ) -> None:
+    if not clip.predicts:
+        return
     train = train_denoiser
     _require(
         diffusion.prediction != "eps" or train.scheduled_sampling == 0,
@@ -438,6 +481,7 @@ def _initial(
 
 
 CHECKS: tuple[Callable[..., None], ...] = (
+    _known,
     _hops,
     _latent_size,
     _temporal_codec,

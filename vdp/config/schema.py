@@ -84,12 +84,15 @@ class ClipParams(Params):
     width: int = Field(ge=8, le=16384)  # pixels
 
     @model_validator(mode="after")
-    def some_frame_is_predicted(self) -> Self:
-        if self.known >= self.frames:
-            raise ValueError(
-                f"clip.known={self.known}: expected < clip.frames={self.frames}; leave a frame to predict"
-            )
+    def known_frames_exist(self) -> Self:
+        if self.known > self.frames:
+            raise ValueError(f"clip.known={self.known}: expected <= clip.frames={self.frames}; lower it")
         return self
+
+    @property
+    def predicts(self) -> bool:
+        """Whether frames are predicted: not where all are known, as no task is `predict`."""
+        return self.known < self.frames
 
 
 P = TypeVar("P", bound=Params)

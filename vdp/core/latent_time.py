@@ -38,6 +38,10 @@ class LatentTime:
         """Latent frames of the first `frames` frames, at least 1."""
         return self.latent_of(frames - 1) + 1
 
+    def frames_of(self, count: int) -> int:
+        """Frames that the first `count` latent frames code."""
+        return 1 + (count - 1) * self.factor - self.padding
+
     def pad(self, frames: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Add the copies of the first frame before a clip (T, H, W, 3)."""
         return np.concatenate([frames[:1]] * self.padding + [frames]) if self.padding else frames

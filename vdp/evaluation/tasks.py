@@ -101,6 +101,8 @@ def task_table(results: Mapping[str, Mapping[str, TaskScores]]) -> str:
     """Format results/tasks.json: a line for each score, with the PSNR of its baselines."""
     lines = []
     for name, tasks in results.items():
+        if not tasks:
+            continue
         lines.append(f"{name + ':':<28} {'PSNR':>9} {'SSIM':>7}   PSNR of the baselines")
         for task, scores in tasks.items():
             lines += _lines(task, scores)
@@ -108,12 +110,53 @@ def task_table(results: Mapping[str, Mapping[str, TaskScores]]) -> str:
 
 
 def _lines(label: str, scores: TaskScores) -> Iterator[str]:
-    others = [f"{k} {v['psnr']:.2f}" for k, v in scores.items() if isinstance(v, Mapping) and "psnr" in v]
-    if "psnr" in scores:
-        yield f"  {label:<26} {scores['psnr']:>6.2f} dB {scores['ssim']:>7.4f}   {', '.join(others)}".rstrip()
-    elif "mean" in scores:
-        yield f"  {label:<26} {scores['mean']:>6.2f} objects a frame"
-    else:
-        for name, inner in scores.items():
-            if isinstance(inner, Mapping):
-                yield from _lines(f"{label} {name}", inner)
+    for name, part in score_parts(label, scores):
+        if "mean" in part:
+            yield f"  {name:<26} {part['mean']:>6.2f} objects a frame"
+        else:
+            others = ", ".join(_baselines(part))
+            yield f"  {name:<26} {part['psnr']:>6.2f} dB {part['ssim']:>7.4f}   {others}".rstrip()
+
+
+def score_parts(label: str, scores: TaskScores) -> Iterator[tuple[str, TaskScores]]:
+    """Yield the name and the numbers of each part of a task's scores: of a kind, of a number of frames."""
+    if "psnr" in scores or "mean" in scores:
+        yield label, scores
+        return
+    for name, inner in scores.items():
+        if isinstance(inner, Mapping):
+            yield from score_parts(f"{label} {name}".strip(), inner)
+
+
+def _baselines(scores: TaskScores) -> list[str]:
+    return [f"{k} {v['psnr']:.2f}" for k, v in scores.items() if isinstance(v, Mapping) and "psnr" in v]
+
+
+def score_cells(task: str, scores: TaskScores) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+    """Header and rows of a table of a task's scores."""
+    parts = list(score_parts("", scores))
+    if all("mean" in part for _, part in parts):
+        header = ("clips", "objects a frame", "frames with any", "fewest", "most")
+        keys = ("mean", "frames_with_any", "fewest", "most")
+        return header, [(name, *(f"{part[key]:.2f}" for key in keys)) for name, part in parts]
+    rows = [
+        (name or task, f"{part['psnr']:.2f}", f"{part['ssim']:.4f}", ", ".join(_baselines(part)))
+        for name, part in parts
+    ]
+    return ("", "PSNR, dB", "SSIM", "PSNR of the baselines"), rows
+
+
+def task_verdict(task: str, scores: TaskScores) -> tuple[str, bool]:
+    """Compare a task with its first baseline in one sentence; True where a part of it is under it."""
+    parts = [(name or task, part) for name, part in score_parts("", scores)]
+    gains = {name: gain for name, part in parts if isinstance(gain := part.get("gain_db"), float)}
+    under = [name for name, gain in gains.items() if gain < 0]
+    if under:
+        return f"FAILED: UNDER the baseline in {', '.join(under)}: {_gains(gains)}", True
+    if gains:
+        return f"not under the baseline: {_gains(gains)}", False
+    return ", ".join(f"{name}: {part['mean']:.2f} objects a frame" for name, part in parts), False
+
+
+def _gains(gains: Mapping[str, float]) -> str:
+    return ", ".join(f"{name} {gain:+.2f} dB" for name, gain in gains.items())

@@ -94,7 +94,8 @@ def rollout(
     expected = (len(known), objective.channels(known.shape[1]), count, *known.shape[3:])
     if noise.shape != expected:
         raise ValueError(f"noise: expected shape {expected}, as the context frames, got {tuple(noise.shape)}")
-    level, given, last = torch.zeros_like(index), index.shape[1], index.amax(dim=1, keepdim=True)
+    level, given = torch.zeros_like(index), index.shape[1]
+    last = index.amax(dim=1, keepdim=True) if given else index.new_zeros(len(index), 1)
     counts = [len(hop) for hop in strategy.hops]
     bases = [None] * len(counts) if composed is None else composed.split(counts, dim=2)
     predicted: list[Tensor] = []

@@ -172,6 +172,14 @@ def encode_webp(picture: Picture) -> bytes:
     return _encode(picture, ".webp", [cv2.IMWRITE_WEBP_QUALITY, 80])
 
 
+def decode_picture(data: bytes) -> Picture:
+    """Decode an encoded picture, (H, W, 3) RGB."""
+    bgr = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+    if bgr is None:
+        raise ValueError("picture: expected PNG or WebP bytes")
+    return np.asarray(cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB), np.uint8)
+
+
 def _encode(picture: Picture, suffix: str, options: list[int]) -> bytes:
     ok, data = cv2.imencode(suffix, cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), options)
     if not ok:

@@ -36,7 +36,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Section:
-    """One test set: its verdict, paragraphs of notes, tables, and (name, WebP bytes) of each strip."""
+    """A test set or task: heading, verdict, paragraphs of notes, tables, name and WebP bytes of pictures."""
 
     name: str
     verdict: str
@@ -47,7 +47,7 @@ class Section:
 
 
 def html_report(title: str, notes: Sequence[str], sections: Sequence[Section]) -> str:
-    """Build the HTML page: a title, paragraphs of notes, then a section for each test set."""
+    """Build the HTML page: a title, paragraphs of notes, then the sections."""
     parts = [f"<h1>{escape(title)}</h1>", *(f"<p>{escape(note)}</p>" for note in notes)]
     parts += [_section(section) for section in sections]
     return (
@@ -59,7 +59,7 @@ def html_report(title: str, notes: Sequence[str], sections: Sequence[Section]) -
 def _section(section: Section) -> str:
     kind = "verdict failed" if section.failed else "verdict"
     return (
-        f"\n<h2>Test set {escape(section.name)}</h2>\n"
+        f"\n<h2>{escape(section.name)}</h2>\n"
         f'<p class="{kind}">{escape(section.verdict)}</p>\n'
         + "".join(f"<p>{escape(note)}</p>\n" for note in section.notes)
         + "".join(_table(table) for table in section.tables)

@@ -91,10 +91,16 @@ class PretrainVAEParams(FitParams):
 class TaskShares(Params):
     """Section `train_denoiser.tasks`: relative shares of the training steps."""
 
-    predict: Annotated[float, Field(gt=0)]  # required by the pipeline
+    predict: Annotated[float, Field(ge=0)]
     interpolate: Annotated[float, Field(ge=0)]
     generate: Annotated[float, Field(ge=0)]
     restore: Annotated[float, Field(ge=0)]
+
+    @model_validator(mode="after")
+    def some_task_is_trained(self) -> Self:
+        if self.predict + self.interpolate + self.generate + self.restore == 0:
+            raise ValueError("predict=0: expected a task above 0; raise predict or another one")
+        return self
 
 
 class TrainDenoiserParams(FitParams):
