@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from vdp.api.motion import ClipObjects, labelled_objects, load_motion, resolve_base
-from vdp.config.read import read_section, read_value, run_stage
+from vdp.config.read import read_section, read_value, run_script
 from vdp.config.schema import ClipParams
 from vdp.core.device import pick_device
 from vdp.core.files import replacing
@@ -122,4 +122,4 @@ def measure_decay(store: ClipStore, known: int) -> float:
 
 
 if __name__ == "__main__":
-    run_stage(main)
+    run_script(main)

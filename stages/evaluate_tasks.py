@@ -10,7 +10,7 @@ from pathlib import Path
 
 from vdp.api.model import Sampling, load
 from vdp.api.task_scores import Evaluation, true_clips, write_pictures
-from vdp.config.read import read_section, read_value, run_stage
+from vdp.config.read import read_section, read_value, run_script
 from vdp.config.schema import ClipParams
 from vdp.core.files import replacing, write_text
 from vdp.data.params import DegradeParams
@@ -63,4 +63,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run_stage(main)
+    run_script(main)

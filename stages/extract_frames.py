@@ -6,7 +6,7 @@ Writes  data/clips/<split>: train, val, unlabeled, test/<name>
 
 from pathlib import Path
 
-from vdp.config.read import read_section, run_stage
+from vdp.config.read import read_section, run_script
 from vdp.config.schema import ClipParams
 from vdp.data.extract.extract import extract
 from vdp.data.extract.jobs import make_jobs, make_policy
@@ -57,4 +57,4 @@ def describe(store: ClipStore) -> str:
 
 
 if __name__ == "__main__":
-    run_stage(main)
+    run_script(main)

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from vdp.api.loading import LatentDiffusion, clips_per_batch, load_latent_diffusion
-from vdp.config.read import read_section, read_value, run_stage
+from vdp.config.read import read_section, read_value, run_script
 from vdp.config.schema import ClipParams
 from vdp.core.device import pick_device
 from vdp.core.empty import NO_TARGETS, write_empty
@@ -57,4 +57,4 @@ def predict(model: LatentDiffusion, known: int, params: PredictParams, seed: int
 
 
 if __name__ == "__main__":
-    run_stage(main)
+    run_script(main)

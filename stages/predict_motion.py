@@ -12,7 +12,7 @@ import numpy as np
 
 from vdp.api.motion import MOTION as MODEL
 from vdp.api.motion import has_motion, load_motion
-from vdp.config.read import read_section, read_value, run_stage
+from vdp.config.read import read_section, read_value, run_script
 from vdp.core.device import pick_device
 from vdp.core.empty import NO_MASKS, empty_reason, write_empty
 from vdp.core.files import replacing
@@ -76,4 +76,4 @@ def predict(frames: list[int], params: SampleMotionParams, seed: int, tracker: T
 
 
 if __name__ == "__main__":
-    run_stage(main)
+    run_script(main)

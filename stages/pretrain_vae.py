@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from vdp.config.read import read_section, read_value, run_stage
+from vdp.config.read import read_section, read_value, run_script
 from vdp.core.latent_time import TRAINED_GROUPS
 from vdp.core.pixels import to_uint8
 from vdp.core.rng import BatchRng
@@ -114,4 +114,4 @@ def round_trips(network: VAE, shown: Frames) -> NDArray[np.uint8]:
 
 
 if __name__ == "__main__":
-    run_stage(main)
+    run_script(main)

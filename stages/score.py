@@ -19,7 +19,7 @@ import numpy as np
 from tqdm import tqdm
 
 from vdp.api.task_report import task_sections
-from vdp.config.read import read_section, run_stage
+from vdp.config.read import read_section, run_script
 from vdp.config.schema import ClipParams
 from vdp.core.classes import class_name
 from vdp.core.device import pick_device
@@ -327,4 +327,4 @@ def class_table(confusion: Confusion) -> Table:
 
 
 if __name__ == "__main__":
-    run_stage(main)
+    run_script(main)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from vdp.config.read import read_section, run_stage
+from vdp.config.read import read_section, run_script
 from vdp.config.schema import ClipParams
 from vdp.core.device import pick_device
 from vdp.core.empty import NO_MASKS, empty_reason, write_empty
@@ -88,4 +88,4 @@ def tracked_masks(tracks: TrackStore) -> np.ndarray:
 
 
 if __name__ == "__main__":
-    run_stage(main)
+    run_script(main)

@@ -6,7 +6,7 @@ Writes  data/raw/simulated
 
 from pathlib import Path
 
-from vdp.config.read import read_section, read_value, run_stage
+from vdp.config.read import read_section, read_value, run_script
 from vdp.config.schema import ClipParams
 from vdp.core.machine import cpu_cores
 from vdp.data.simulator.dataset import write_dataset
@@ -24,4 +24,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run_stage(main)
+    run_script(main)

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from vdp.api.tracks import has_classifier, load_tracker
-from vdp.config.read import read_section, run_stage
+from vdp.config.read import read_section, run_script
 from vdp.config.schema import ClipParams
 from vdp.core.device import pick_device
 from vdp.core.empty import NO_MASKS, NO_TARGETS, write_empty
@@ -82,4 +82,4 @@ def tracked(tracker: Tracker, store: ClipStore, row: int, frames: int) -> tuple[
 
 
 if __name__ == "__main__":
-    run_stage(main)
+    run_script(main)

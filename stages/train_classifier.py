@@ -10,7 +10,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from vdp.config.read import read_section, read_value, run_stage
+from vdp.config.read import read_section, read_value, run_script
 from vdp.core.classes import factor_indices
 from vdp.core.empty import NO_MASKS, write_empty
 from vdp.core.rng import BatchRng
@@ -95,4 +95,4 @@ def val_loss(network: CropClassifier, batch: Crops, batch_rng: BatchRng) -> dict
 
 
 if __name__ == "__main__":
-    run_stage(main)
+    run_script(main)

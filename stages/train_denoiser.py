@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from vdp.config.choices import BaseName
-from vdp.config.read import read_section, read_value, run_stage
+from vdp.config.read import read_section, read_value, run_script
 from vdp.core.pixels import to_uint8
 from vdp.core.tasks import TASKS, Task
 from vdp.data.batches.hops import AllTaskBatches, HopBatch, HopBatches, HopRule, TaskBatches
@@ -267,4 +267,4 @@ def width_param(denoiser: DenoiserParams) -> MemoryParam:
 
 
 if __name__ == "__main__":
-    run_stage(main)
+    run_script(main)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from vdp.config.read import read_section, read_value, run_stage
+from vdp.config.read import read_section, read_value, run_script
 from vdp.config.schema import ClipParams
 from vdp.core.empty import NO_MASKS, NO_TARGETS, write_empty
 from vdp.data.batches.motion import MotionBatches
@@ -98,4 +98,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run_stage(main)
+    run_script(main)

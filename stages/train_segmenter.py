@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from vdp.config.read import read_section, read_value, run_stage
+from vdp.config.read import read_section, read_value, run_script
 from vdp.core.empty import NO_MASKS, write_empty
 from vdp.core.pixels import to_uint8
 from vdp.core.rng import BatchRng
@@ -171,4 +171,4 @@ def segmented(network: UNetPlusPlus, shown: Frames) -> NDArray[np.uint8]:
 
 
 if __name__ == "__main__":
-    run_stage(main)
+    run_script(main)

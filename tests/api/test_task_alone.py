@@ -1,6 +1,7 @@
-"""Models of one task alone, without predict: the stages that predict pass, the others have the task."""
+"""Models of one task alone, and models that skip frames: what they have not learnt is left out or refused."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -68,8 +69,9 @@ def test_stages_of_motion_and_prediction_have_nothing_to_do_and_give_the_reason(
 @pytest.mark.slow
 def test_nothing_is_composed_of_clips_that_are_known_whole(project, capsys):
     save_small_models(Path("data/models"), segmenter=False)
-    clips = [Clip(f"{n}", np.random.default_rng(n).integers(0, 256, (FRAMES, HEIGHT, WIDTH, 3), np.uint8), None)
-             for n in range(2)]  # fmt: skip
+    shape = (2, FRAMES, HEIGHT, WIDTH, 3)
+    drawn = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+    clips = [Clip(name, frames, None) for name, frames in zip("ab", drawn, strict=True)]
     for split in ("train", "val"):
         write_clips(Path("data/clips") / split, clips, 1)
     encode_latents.main()
@@ -103,10 +105,7 @@ def without_predict(small: tuple[LatentDiffusion, Path], **changes: object) -> M
     tasks = {"generate": 0.5, "restore": 0.5}
     config = model.config.model_copy(update={"tasks": tasks, **changes})
     objectives = {task: model.objectives[task] for task in ("generate", "restore")}
-    return Model(
-        LatentDiffusion(model.codec, model.network, config, model.normalisation, objectives, model.device),
-        folder,
-    )
+    return Model(replace(model, config=config, objectives=objectives), folder)
 
 
 @pytest.mark.slow
@@ -122,3 +121,39 @@ def test_frames_that_need_predict_are_refused_and_those_at_once_are_generated(sm
     assert model.restore(clip, FAST).shape == clip.shape
     with pytest.raises(UserError, match="was trained for generate, restore, not predict; train with"):
         model.predict(clip, frames=1, sampling=FAST)
+
+
+def direct(small: tuple[LatentDiffusion, Path], offsets: list[int], **changes: object) -> Model:
+    model, folder = small
+    config = model.config.model_copy(update={"target_offsets": offsets, **changes})
+    return Model(replace(model, config=config), folder)
+
+
+@pytest.mark.slow
+def test_a_direct_model_predicts_the_frames_at_its_offsets_and_refuses_others(small):
+    """Frame 4 is one hop; every other model of the same weights reaches it by more."""
+    model, clip = direct(small, [4]), np.random.default_rng(0).integers(0, 256, (5, 20, 30, 3), np.uint8)
+    assert (model.every_frame, model.predictable(9)) == (False, [4, 8])
+    assert model.frame_numbers() == [4] and direct(small, [1, 2]).frame_numbers(3) == [1, 2, 3]
+    alone = model.predict(clip, samples=2, sampling=FAST)
+    assert alone.shape == (2, 1, 20, 30, 3)
+    both = model.predict(clip, None, 2, FAST, at=[4, 8])
+    assert both.shape == (2, 2, 20, 30, 3)
+    for arguments in ({"frames": 4}, {"at": [3]}, {"at": [4, 6]}):
+        with pytest.raises(
+            UserError, match=r"lead to frame \d after the clip; expected frames such as 4, 8, 12, 16,"
+        ):
+            model.predict(clip, sampling=FAST, **arguments)
+    for arguments in ({"at": [8, 4]}, {"at": []}, {"at": [4, 4]}, {"at": [0]}, {"at": [4], "frames": 1}):
+        with pytest.raises(UserError, match=r"^(at|frames)="):
+            model.predict(clip, sampling=FAST, **arguments)
+
+
+@pytest.mark.slow
+def test_frames_by_number_are_those_of_the_whole_future_where_the_hops_are_the_same(small):
+    model, clip = (
+        direct(small, [1]),
+        np.random.default_rng(1).integers(0, 256, (5, HEIGHT, WIDTH, 3), np.uint8),
+    )
+    whole = model.predict(clip, 4, sampling=FAST)
+    assert np.array_equal(model.predict(clip, sampling=FAST, at=[2, 4]), whole[:, [1, 3]])

@@ -30,12 +30,17 @@ class CopyModel:
     height: int = 16
     width: int = 24
     context_frames: int = 3
+    max_generated: int | None = None
     max_span: int = 2
     calls: list[object] = field(default_factory=list)
     checkpoints: list[tuple[int | None, int | None]] = field(default_factory=list)  # denoiser, segmenter
     contexts: list[np.ndarray] = field(default_factory=list)
 
-    def predict(self, clip, frames, samples, sampling):
+    def frame_numbers(self, frames, at):
+        return at or list(range(1, 1 + (frames or 11)))
+
+    def predict(self, clip, frames, samples, sampling, at=None):
+        frames = frames or len(at)
         self.contexts.append(clip)
         self.calls.append((clip.shape, frames, samples, sampling.steps))
         return np.broadcast_to(clip[-1], (samples, frames, *clip.shape[1:]))
@@ -95,6 +100,8 @@ def files() -> list[str]:
         ("predict models", "models: no pictures"),
         ("predict *.avi", "*.avi: matches nothing"),
         ("predict film.mp4 --frames 0", "--frames=0: expected 1..10000"),
+        ("predict film.mp4 --at 0,3", "--at=0,3: expected numbers 1..10000"),
+        ("predict film.mp4 --at 3-5", "--at='3-5': expected numbers of frames, such as 11 or 2,5"),
         ("predict film.mp4 --samples 0", "--samples=0: expected 1..64"),
         ("predict film.mp4 --samples -1", "--samples=-1: expected 1..64"),
         ("predict film.mp4 --steps 0", "--steps=0: expected an integer 1..1000"),
@@ -161,6 +168,18 @@ def test_predictions_have_the_requested_length_size_and_rate(model, monkeypatch,
         assert frame_rate(path) == pytest.approx(10)
         assert frames[0].mean() == pytest.approx(180, abs=10)  # the last of frames 0, 3, 6 and 9
     assert "wrote a/b_1.mp4, a/b_2.mp4, a/b_strip.png: 7 frames of 52x32 each, in" in capsys.readouterr().out
+
+
+def test_frames_are_predicted_by_their_numbers(model, monkeypatch):
+    assert call(monkeypatch, "predict film.mp4 --at 3,11 -o new") == 0
+    assert sorted(path.name for path in Path("new").iterdir()) == ["image_0.png", "image_1.png"]
+
+
+def test_generated_clips_have_22_frames_or_those_that_a_model_generates_at_once(model, monkeypatch):
+    for limit, count in ((None, 22), (8, 8)):
+        model.max_generated = limit
+        assert call(monkeypatch, f"generate -o clip{count}") == 0
+        assert len(list(Path(f"clip{count}").iterdir())) == count
 
 
 @pytest.mark.parametrize("words", ["predict film.mp4", "predict pictures", "interpolate pictures film.mp4"])

@@ -11,7 +11,7 @@ import pytest
 
 from vdp.config.choices import limits, sampling_levels
 from vdp.config.messages import validate
-from vdp.config.read import check_data, check_file, read_section, read_value, run_stage
+from vdp.config.read import check_data, check_file, read_section, read_value, run_script, run_stage
 from vdp.config.renames import RENAMED
 from vdp.config.schema import SECTIONS, ClipParams, schema
 from vdp.config.yaml_file import read_file
@@ -222,6 +222,22 @@ def test_a_stage_does_not_start_with_an_invalid_file(toy_project, capsys):
     with pytest.raises(SystemExit):
         run_stage(lambda: pytest.fail("started"))
     assert "predict.flip=3" in capsys.readouterr().err
+
+
+def test_a_stage_refuses_arguments_and_does_not_start(toy_project, capsys, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["score.py", "--steps", "two words"])
+    with pytest.raises(SystemExit) as exit_:
+        run_script(lambda: pytest.fail("started"))
+    assert exit_.value.code == 1
+    assert capsys.readouterr().err.startswith(
+        "error: --steps 'two words': expected no arguments, as stages read"
+    )
+
+
+@pytest.mark.parametrize("script", sorted((REPO / "stages").glob("*.py")), ids=lambda path: path.stem)
+def test_every_stage_is_run_as_a_script_without_arguments(script):
+    text = script.read_text()
+    assert not text or text.endswith('if __name__ == "__main__":\n    run_script(main)\n')
 
 
 def test_an_internal_error_keeps_its_traceback(toy_project):

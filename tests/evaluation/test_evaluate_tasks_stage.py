@@ -36,7 +36,7 @@ class Oracle:
     """Returns the truth: finds the true clip by one of its frames."""
 
     tasks: tuple[str, ...] = ("predict", "interpolate", "generate", "restore")
-    every_frame: bool = True
+    offset: int = 1  # between the frames that are predicted
     max_generated: int | None = None
     segments: bool = True
 
@@ -44,10 +44,13 @@ class Oracle:
         self.clips = clips
         self.samplings: list[Sampling] = []
 
-    def predict(self, clip, frames=11, samples=1, sampling=None):
+    def predictable(self, limit):
+        return [number for number in range(1, limit + 1) if number % self.offset == 0]
+
+    def predict(self, clip, sampling=None, at=()):
         self.samplings.append(sampling)
         assert len(clip) == KNOWN
-        return self.true(clip)[None, KNOWN : KNOWN + frames]
+        return self.true(clip)[None, [KNOWN - 1 + number for number in at]]
 
     def interpolate(self, before, after, frames=10, samples=1, latent=False, sampling=None):
         assert len(before) + frames + len(after) == FRAMES
@@ -74,8 +77,8 @@ class Oracle:
 class Baseline(Oracle):
     """Returns the baselines; restores nothing and generates empty frames."""
 
-    def predict(self, clip, frames=11, samples=1, sampling=None):
-        return np.stack([clip[-1]] * frames)[None]
+    def predict(self, clip, sampling=None, at=()):
+        return np.stack([clip[-1]] * len(at))[None]
 
     def interpolate(self, before, after, frames=10, samples=1, latent=False, sampling=None):
         return blend(before[-1], after[0], frames)[None]
@@ -187,6 +190,15 @@ def test_tasks_that_were_not_learned_are_left_out(project, monkeypatch):
         "pairs": ["predict"],
         "plain": ["predict"],
     }
+
+
+def test_a_model_that_skips_frames_is_scored_on_those_it_predicts(project, monkeypatch):
+    model = Oracle(TRUTH)
+    model.tasks, model.offset = ("predict",), FRAMES - KNOWN
+    scores = run(monkeypatch, model)
+    assert scores["plain"]["predict"]["psnr"] == 100
+    ok, film = cv2.imreadanimation("results/tasks/plain_predict.gif")
+    assert ok and len(film.frames) == KNOWN + 1
 
 
 def test_a_model_that_does_not_predict_generates_what_it_can_and_is_no_predictor(project, monkeypatch):

@@ -10,7 +10,7 @@ from vdp.diffusion.objective import Objective
 from vdp.diffusion.process import target
 from vdp.models.layers import Unmoved
 from vdp.sampling.generate import generate
-from vdp.sampling.hops import group_frames, plan_hops
+from vdp.sampling.hops import group_frames, plan_frames, plan_hops
 from vdp.sampling.interpolate import interpolate, morph_latents
 from vdp.sampling.restore import restore
 from vdp.sampling.rollout import NoiseSource, Strategy
@@ -196,3 +196,28 @@ def test_group_frames_covers_all_positions_with_whole_groups():
     assert group_frames(4, 2) == [range(0, 2), range(2, 4)]
     with pytest.raises(ValueError, match=r"frames=2: .*train_denoiser\.targets=3"):
         group_frames(2, 3)
+
+
+@pytest.mark.parametrize(
+    ("numbers", "target_offsets", "targets", "plans"),
+    [
+        ([11], [11], 1, [((11.0,),)]),  # direct
+        ([22], [11], None, [((11.0,), (22.0,))]),
+        ([11], [1, 2], 1, [((2.0,), (4.0,), (6.0,), (8.0,), (10.0,), (11.0,))]),
+        ([2, 5], [2, 3], 1, [((2.0,), (5.0,))]),
+        ([2, 3], [2, 3], 1, [((2.0,),), ((3.0,),)]),  # 3 is not reached from 2
+        ([2, 3], [2, 3], None, [((2.0, 3.0),)]),  # independent targets of one hop
+        ([7], [1, 2, 3], 3, [((1.0, 2.0, 3.0), (4.0, 5.0, 6.0), (7.0, 8.0, 9.0))]),
+        ([12], [10, 11, 12], 3, [((10.0, 11.0, 12.0),)]),
+    ],
+)
+def test_the_fewest_trained_hops_lead_to_frames_by_number(numbers, target_offsets, targets, plans):
+    assert plan_frames(numbers, target_offsets, targets) == plans
+
+
+@pytest.mark.parametrize(
+    ("number", "target_offsets", "targets"), [(10, [11], 1), (1, [2, 3], None), (3, [1, 2], 3)]
+)
+def test_frames_that_no_trained_hops_lead_to_are_refused(number, target_offsets, targets):
+    with pytest.raises(ValueError, match=f"no hops over them lead to frame {number} after the context"):
+        plan_frames([number], target_offsets, targets)

@@ -30,7 +30,8 @@ class Predictor(PythonModel):
         Args:
             context: not used.
             model_input: context frames, uint8 (N, T, H, W, 3) in 0..255.
-            params: frames (F), samples (S), steps, temperature, seed; `DEFAULTS` for those left out.
+            params: frames (F; of a model that skips frames, those up to this one that it predicts), samples
+                (S), steps, temperature, seed; `DEFAULTS` for those left out.
 
         Returns:
             uint8 (N, S, F, H, W, 3).
@@ -43,7 +44,8 @@ class Predictor(PythonModel):
         try:
             clips = check_clips(model_input)
             sampling = Sampling(steps=steps, temperature=float(values["temperature"]), seed=seed)
-            return np.stack([self.model.predict(clip, frames, samples, sampling) for clip in clips])
+            numbers = self.model.predictable(frames) or self.model.frame_numbers(frames)
+            return np.stack([self.model.predict(clip, None, samples, sampling, numbers) for clip in clips])
         except ValueError as error:
             raise MlflowException.invalid_parameter_value(one_line(error)) from error
 

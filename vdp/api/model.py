@@ -5,6 +5,7 @@ docs/api.md has an example of each.
 
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,7 +24,7 @@ from vdp.api.loading import (
     load_latent_diffusion,
 )
 from vdp.api.motion import MOTION_SAMPLING, ClipObjects, load_motion
-from vdp.api.sampling import DEFAULT, GENERATED_FRAMES, MODE, UNSCALED, Sampling
+from vdp.api.sampling import DEFAULT, GENERATED_FRAMES, MODE, PREDICTED_FRAMES, UNSCALED, Sampling
 from vdp.api.tracks import TRACKED_MASKS, TRACKING, load_tracker
 from vdp.api.training_record import read_record
 from vdp.config.choices import MIN_START_TIME
@@ -38,7 +39,7 @@ from vdp.models.segmenters.factory import load_segmenter
 from vdp.models.segmenters.masks import MaskPredictor, probs_to_masks
 from vdp.models.segmenters.params import SegmentParams
 from vdp.sampling.generate import generate
-from vdp.sampling.hops import plan_hops
+from vdp.sampling.hops import HopPlan, plan_frames, plan_hops
 from vdp.sampling.interpolate import interpolate, morph_latents
 from vdp.sampling.predict import SampleNoise
 from vdp.sampling.restore import restore
@@ -51,6 +52,7 @@ Masks = NDArray[np.uint8]  # (T, H, W), class ids of vdp.core.classes
 BATCH_SIZE = 48  # samples, clips or hops processed at once
 MAX_FRAMES = 10_000  # of one call: they are held in memory
 BAR_DELAY = 2.0  # seconds before a progress bar appears
+REACHES_SHOWN = 4  # numbers of predictable frames in a message
 MORPH_STRENGTH = 0.5  # diffusion time to which the two ends of a morph are noised
 CODEC_VOTE = 0.7  # weight of the codec's mask head beside UNet++, as segment.codec_vote
 
@@ -69,7 +71,7 @@ class Model:
         max_span: max trained span of `interpolate`, from the last frame before to the first after.
         segments: whether a segmenter was trained: not where no training clip has masks.
         max_generated: max frames of a clip that `generate` generates; None: any number, as it predicts them.
-        every_frame: whether the trained target offsets allow to predict every frame, as `predict` does.
+        every_frame: whether the trained target offsets allow to predict every frame.
     """
 
     def __init__(self, model: LatentDiffusion, folder: Path, segmenter_checkpoint: int | None = None) -> None:
@@ -95,34 +97,113 @@ class Model:
         )
 
     def predict(
-        self, clip: Frames, frames: int = 11, samples: int = 1, sampling: Sampling = DEFAULT
+        self,
+        clip: Frames,
+        frames: int | None = None,
+        samples: int = 1,
+        sampling: Sampling = DEFAULT,
+        at: Sequence[int] | None = None,
     ) -> Frames:
-        """Predict the frames after a clip.
+        """Predict frames after a clip: the first ones, or those with the numbers `at`.
 
         Args:
             clip: (T, H, W, 3), T >= 1; the last `context_frames` are the context.
-            frames: F, frames to predict.
+            frames: F, the first frames after the clip; None: 11, or, of a model that does not predict every
+                frame, those at its target offsets.
             samples: S, different predictions.
             sampling: settings of the sampler.
+            at: numbers of F frames after the clip, ascending; 1 is the one after its last.
 
         Returns:
             (S, F, H, W, 3) uint8.
         """
         box = self._letterbox("clip", clip)
-        check_integer("frames", frames)
+        strategy, numbers = self._strategy(sampling, "predict"), self.frame_numbers(frames, at)
         check_integer("samples", samples)
+        parts = [
+            self._roll_out(clip, box, replace(strategy, hops=plan), reached, samples, sampling)
+            for plan, reached in self._plans(numbers, len(clip[-self.context_frames :]))
+        ]
+        return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
+
+    def frame_numbers(self, frames: int | None = None, at: Sequence[int] | None = None) -> list[int]:
+        """Return the numbers after a clip of the frames that `predict` predicts with these arguments.
+
+        Raises:
+            UserError: if no hops over the trained target offsets lead to one of them.
+        """
+        config = self._model.config
+        check_task(config, "predict", self._folder / DENOISER)
+        if at is None and (frames is not None or self.every_frame):
+            frames = PREDICTED_FRAMES if frames is None else frames
+            check_integer("frames", frames)
+            numbers, argument = list(range(1, frames + 1)), f"frames={frames}"
+        else:
+            if frames is not None:
+                raise UserError(f"frames={frames}: expected without at={at}; leave one out")
+            numbers, argument = list(config.target_offsets if at is None else at), f"at={at}"
+            for number in numbers:
+                check_integer("at", number)
+            if not numbers or (at is not None and numbers != sorted(set(numbers))):
+                raise UserError(f"{argument}: expected numbers in ascending order, each once")
+            numbers = sorted(set(numbers))
+        missed = [] if self.every_frame else sorted(set(numbers) - set(self.predictable(max(numbers))))
+        if missed:
+            usable = self.predictable(REACHES_SHOWN * max(config.target_offsets))[:REACHES_SHOWN]
+            others = ", ".join(map(str, usable)) or "none"
+            raise UserError(
+                f"{argument}: no trained hops (target_offsets={config.target_offsets}) lead to frame "
+                f"{missed[0]} after the clip; expected frames such as {others}, by at or --at"
+            )
+        return numbers
+
+    def predictable(self, limit: int) -> list[int]:
+        """Return the numbers up to `limit` of the frames after a clip that trained hops lead to."""
+        if self.every_frame:
+            return list(range(1, limit + 1))
+        if self._model.codec.temporal_factor > 1:
+            return []  # a group is decoded after those before it
+        offsets, found = self._model.config.target_offsets, []
+        for number in range(1, limit + 1):
+            with suppress(ValueError):
+                plan_frames([number], offsets, self._hop_frames)
+                found.append(number)
+        return found
+
+    def _plans(self, numbers: Sequence[int], known: int) -> list[tuple[HopPlan, Sequence[int]]]:
+        """Plan rollouts to frames by number after `known` frames: the hops, and those of the frames."""
+        offsets, time = self._model.config.target_offsets, self._model.time(known)
+        first = list(numbers) == list(range(1, len(numbers) + 1))
+        if time.factor > 1 or (first and self.every_frame):
+            count = time.count(known + max(numbers)) - time.count(known)
+            return [(plan_hops(0.0, count, offsets, self._hop_frames), numbers)]
+        plans = plan_frames(numbers, offsets, self._hop_frames)
+        if len(plans) == 1:
+            return [(plans[0], numbers)]
+        return [(plan, [number]) for plan, number in zip(plans, numbers, strict=True)]
+
+    def _roll_out(
+        self,
+        clip: Frames,
+        box: Letterbox,
+        strategy: Strategy,
+        numbers: Sequence[int],
+        samples: int,
+        sampling: Sampling,
+    ) -> Frames:
+        """Predict frames by number after a clip, which the hops of a strategy reach: (S, F, H, W, 3)."""
         model, config = self._model, self._model.config
-        strategy = self._strategy(sampling, "predict")
         fitted = box.fit(clip[-self.context_frames :])
         time = model.time(len(fitted))
-        count = time.count(len(fitted) + frames) - time.count(len(fitted))
-        strategy = replace(strategy, hops=plan_hops(0.0, count, config.target_offsets, self._hop_frames))
+        reached = [int(target) for hop in strategy.hops for target in hop]
+        # a codec that compresses time gives every frame of the groups
+        chosen = [number - 1 if time.factor > 1 else reached.index(number) for number in numbers]
         if time.factor > 1:
             context, given = model.encode_context(fitted), time.count(len(fitted))
         else:
             context, given = model.encode(fitted[-config.context_frames :]), 0
         index = torch.arange(1.0 - context.shape[1], 1.0, device=context.device)
-        future = self._compose(fitted, sum(len(hop) for hop in strategy.hops), sampling.seed)
+        future = self._compose(fitted, reached, sampling.seed)
         composed = None if future is None else model.encode(future)
 
         def sample(numbers: Sequence[int]) -> Tensor:
@@ -133,13 +214,13 @@ class Model:
             predicted = rollout(model.network, rows, indices, objective, strategy, noise, bases)
             return torch.cat([rows, predicted], dim=2) if given else predicted
 
-        predicted = self._sample(samples, sample, given)[:, :frames]
-        every = np.ones((frames, 1))
+        predicted = self._sample(samples, sample, given)[:, chosen]
+        every = np.ones((len(chosen), 1))
         if future is None or composed is None:
             decoded = self._decode(context[None], context.shape[1] - 1)[0, -1]
             return self._add_detail(box.restore(predicted), [(clip[-1], box, decoded)], every)
         # the codec's loss moves with the objects; that of resizing is known of the last frame only
-        decoded, own = self._decode(composed[None])[0], np.eye(len(future))[:frames]
+        decoded, own = self._decode(composed[None])[0], np.eye(len(future))[chosen]
         sharp = [transfer_detail(sample, future, decoded, own) for sample in predicted]
         last, resized = clip[-1:], box.restore(fitted[-1:])
         return np.stack([transfer_detail(box.restore(each), last, resized, every) for each in sharp])
@@ -416,15 +497,15 @@ class Model:
             "selected_frames": rate,
         }
 
-    def _compose(self, clip: Frames, frames: int, seed: int) -> Frames | None:
-        """Compose the frames after a clip of the networks' size; None of a denoiser with another base."""
+    def _compose(self, clip: Frames, numbers: Sequence[int], seed: int) -> Frames | None:
+        """Compose frames by number after a clip of the networks' size; None of another base."""
         if self._model.config.base == "optical_flow":
-            return self._model.move_by_flow(clip, range(1, frames + 1))
+            return self._model.move_by_flow(clip, numbers)
         if self._motion is None or self._tracker is None:
             return None
         found = self._tracker(clip)
         objects = ClipObjects("", clip, found.labels, found.classes)
-        targets = range(len(clip), len(clip) + frames)
+        targets = [len(clip) - 1 + number for number in numbers]
         return self._motion.compose([objects], targets, MOTION_SAMPLING, seed)[0]
 
     @property

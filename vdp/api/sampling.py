@@ -30,6 +30,7 @@ class Sampling:
         return ", ".join([self.sampler, *(f"{k} {v}" for k, v in asdict(self).items() if k != "sampler")])
 
 
+PREDICTED_FRAMES = 11  # after a clip, of a model that predicts every frame
 GENERATED_FRAMES = 22  # of a generated clip, unless the model generates fewer
 DEFAULT = Sampling()
 MODE = Sampling(temperature=0.0)  # of restore: nearest to the truth

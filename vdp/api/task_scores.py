@@ -89,7 +89,7 @@ class Evaluation:
     ) -> dict[str, Result]:
         """Score trained tasks on one test set; generate if there are clips."""
         results = {}
-        if "predict" in tasks and self.model.every_frame:
+        if "predict" in tasks and self.model.predictable(self.clip.frames - self.clip.known):
             results["predict"] = self.predict(name, clips)
         if "interpolate" in tasks:
             results["interpolate"] = self.interpolate(name, clips)
@@ -100,12 +100,14 @@ class Evaluation:
         return results
 
     def predict(self, name: str, clips: list[TrueClip]) -> Result:
-        """Predict all target frames; baseline: copies of the last context frame."""
+        """Predict the target frames that hops lead to; baseline: copies of the last context frame."""
         known, sampling = self.clip.known, self.sampling
         predict = self.tracker.counted(self.model.predict)
-        truth = [clip.frames[known:] for clip in clips]
+        numbers = self.model.predictable(self.clip.frames - known)
+        frames = [known - 1 + number for number in numbers]
+        truth = [clip.frames[frames] for clip in clips]
         predicted = [
-            predict(clip.frames[:known], frames=len(clip.frames) - known, sampling=sampling)[0]
+            predict(clip.frames[:known], sampling=sampling, at=numbers)[0]
             for clip in with_bar(clips, f"{name}: predict")
         ]
         copies = [
@@ -113,13 +115,15 @@ class Evaluation:
             for clip, true in zip(clips, truth, strict=True)
         ]
         rows: list[Row] = []
-        for clip, frames, true in zip(clips[: self.params.figures], predicted, truth, strict=False):
+        for clip, future, true in zip(clips[: self.params.figures], predicted, truth, strict=False):
             columns = evenly_spaced(len(true), COLUMNS)
             last: Row = [(f"known {known} of {clip.name}", clip.frames[known - 1])]
-            rows.append(last + [(f"predicted {known + 1 + k}", frames[k]) for k in columns])
-            rows.append(last + [(f"true {known + 1 + k}", true[k]) for k in columns])
-        first = clips[0].frames
-        film = {"predicted": np.concatenate([first[:known], predicted[0]]), "true": first}
+            rows.append(last + [(f"predicted {frames[k] + 1}", future[k]) for k in columns])
+            rows.append(last + [(f"true {frames[k] + 1}", true[k]) for k in columns])
+        first = clips[0].frames[:known]
+        film = {
+            "predicted": np.concatenate([first, predicted[0]]), "true": np.concatenate([first, truth[0]])
+        }  # fmt: skip
         return Result(score_frames(predicted, truth, {"copy": copies}), rows, film)
 
     def interpolate(self, name: str, clips: list[TrueClip]) -> Result:

@@ -15,8 +15,7 @@ from vdp.config.yaml_file import read_file
 from vdp.core.errors import UserError
 from vdp.core.model_files import TRAINED, initial_file
 from vdp.models.codecs.params import VAEParams
-from vdp.models.denoisers.params import DenoiserParams
-from vdp.training.params import FitParams, TrainDenoiserParams
+from vdp.training.params import FitParams
 
 OWN = "own"  # the recipe under every training of the user's own videos
 # values without masks: there is no mask head to train
@@ -46,22 +45,7 @@ def training_params(recipe: str | None, changes: Mapping[str, JsonValue]) -> dic
     for overlay in overlays:
         data = merged(data, overlay)
     check_data(data)
-    _check_every_frame(data)
     return data
-
-
-def _check_every_frame(params: Mapping[str, JsonValue]) -> None:
-    """Refuse target offsets that skip frames: the report, as `vdp predict`, predicts every frame."""
-    denoiser = validate(DenoiserParams, params["denoiser"], "denoiser")
-    train = validate(TrainDenoiserParams, params["train_denoiser"], "train_denoiser")
-    if train.tasks.predict == 0:
-        return
-    missing = set(range(1, 1 + (train.targets if denoiser.is_joint else 1))) - set(train.target_offsets)
-    if missing:
-        raise UserError(
-            f"train_denoiser.target_offsets={train.target_offsets}: expected {min(missing)} among them, as "
-            "every frame is predicted; add it"
-        )
 
 
 def sets_frame_size(recipe: str | None, changes: Mapping[str, JsonValue]) -> bool:

@@ -17,7 +17,7 @@ from vdp.api.model import Model, load
 from vdp.api.sampling import Sampling
 from vdp.api.task_report import task_sections
 from vdp.api.task_scores import Evaluation, true_clips, write_pictures
-from vdp.config.read import read_section, read_value, run_stage
+from vdp.config.read import read_section, read_value, run_script
 from vdp.config.schema import ClipParams
 from vdp.core.files import replacing
 from vdp.core.optical_flow import flow_extrapolation
@@ -93,7 +93,8 @@ def score_others(
 def evaluate(model: Model, store: ClipStore, clip: ClipParams, sampling: Sampling) -> HeldOut:
     """Predict the frames after the context frames of clips of a store, evenly spaced, and score them."""
     rows = evenly_spaced(len(store), MAX_CLIPS)
-    numbers = list(range(clip.known + 1, clip.frames + 1))
+    numbers = [clip.known + number for number in model.predictable(clip.frames - clip.known)]
+    later = [number - clip.known for number in numbers]
     drawn = set(rows[i] for i in evenly_spaced(len(rows), STRIPS))
     strips: dict[str, Pixels] = {}
     codec = FrameTally()
@@ -101,28 +102,28 @@ def evaluate(model: Model, store: ClipStore, clip: ClipParams, sampling: Samplin
     def predicted() -> Iterator[ClipFrames]:
         for (row,) in progress(rows, 1, "held-out clips"):
             frames = np.array(store.frames(row))
-            context, truth = frames[: clip.known], frames[clip.known :]
-            future = model.predict(context, len(truth), sampling=sampling)
+            context, truth = frames[: clip.known], frames[[number - 1 for number in numbers]]
+            future = model.predict(context, None, 1, sampling, later)
             codec.add(model.round_trip(truth), truth)
             if row in drawn:
-                strips[store.name(row)] = strip(context, truth, future[0])
+                strips[store.name(row)] = strip(context, truth, future[0], numbers)
             yield ClipFrames(context, future, truth)
 
     hops = score_hops(predicted(), numbers)
     return HeldOut(hops, codec.score(), len(rows), strips)
 
 
-def strip(context: Pixels, truth: Pixels, predicted: Pixels) -> Pixels:
-    """Draw the last context frame and target frames: true, predicted and moved by optical flow."""
+def strip(context: Pixels, truth: Pixels, predicted: Pixels, numbers: Sequence[int]) -> Pixels:
+    """Draw the last context frame and frames by number: true, predicted and moved by optical flow."""
     known, columns = len(context), evenly_spaced(len(truth), COLUMNS)
-    flow = flow_extrapolation(context, [column + 1 for column in columns])
+    flow = flow_extrapolation(context, [numbers[column] - known for column in columns])
     moved = dict(zip(columns, flow, strict=True))
     last = (f"context frame {known}", context[-1])
     return sample_sheet(
         [
-            [last, *((f"true {known + 1 + k}", truth[k]) for k in columns)],
-            [last, *((f"predicted {known + 1 + k}", predicted[k]) for k in columns)],
-            [last, *((f"optical flow {known + 1 + k}", moved[k]) for k in columns)],
+            [last, *((f"true {numbers[k]}", truth[k]) for k in columns)],
+            [last, *((f"predicted {numbers[k]}", predicted[k]) for k in columns)],
+            [last, *((f"optical flow {numbers[k]}", moved[k]) for k in columns)],
         ]
     )
 
@@ -218,4 +219,4 @@ def section(result: HeldOut) -> Section:
 
 
 if __name__ == "__main__":
-    run_stage(main)
+    run_script(main)

@@ -7,14 +7,14 @@ import functools
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, ParamSpec
 
 from typer import Argument, Exit, Option, Typer
 
-from vdp.api.sampling import DEFAULT, GENERATED_FRAMES, MODE, UNSCALED, Sampling
+from vdp.api.sampling import DEFAULT, GENERATED_FRAMES, MODE, PREDICTED_FRAMES, UNSCALED, Sampling
 from vdp.api.training_record import read_record
 from vdp.cli.train import train
 from vdp.cli.video_io import (
@@ -71,6 +71,11 @@ CLIP_HELP = "A video file, a folder of pictures, or a glob in quotes."
 MASK_OUT_HELP = "Output: .npy of class ids (T, H, W), or colours as .mp4, .gif or a folder of PNGs."
 INTERVAL_HELP = "Take every n-th frame of the input; default: as the model was trained."
 CHECKPOINT_HELP = "Step of kept weights, which `vdp info` lists; default: those of the training's end."
+PREDICTED_HELP = (
+    f"Number of frames to predict, {span('--frames')}; default: {PREDICTED_FRAMES}, or, of a model that skips "
+    "frames, those at its target offsets."
+)
+AT_HELP = "Numbers of the frames to predict, such as 11 or 2,5; 1 follows the clip; default: the first."
 GENERATED_HELP = (
     f"Number of frames to generate, {span('--frames')}; default: {GENERATED_FRAMES}, or as many as a "
     "model generates that does not predict."
@@ -87,6 +92,8 @@ Checkpoint = Annotated[int | None, Option(help=CHECKPOINT_HELP, show_default=Fal
 Out = Annotated[str, Option("--out", "-o", help="Output: .mp4, .gif, or no suffix for a folder of PNGs.")]
 MaskOut = Annotated[str, Option("--out", "-o", help=MASK_OUT_HELP)]
 Frames = Annotated[int, Option(help=f"Number of frames to predict, {span('--frames')}.")]
+PredictedFrames = Annotated[int | None, Option(help=PREDICTED_HELP, show_default=False)]
+At = Annotated[str | None, Option(help=AT_HELP, show_default=False)]
 GeneratedFrames = Annotated[int | None, Option(help=GENERATED_HELP, show_default=False)]
 Known = Annotated[int | None, Option(help=KNOWN_HELP, show_default=False)]
 Interval = Annotated[int, Option(help="Take every n-th frame of the input.")]
@@ -112,7 +119,8 @@ DryRun = Annotated[bool, Option("--dry-run", help="Print the plan and an estimat
 def predict(
     clips: Clips,
     out: Out = "future.mp4",
-    frames: Frames = 11,
+    frames: PredictedFrames = None,
+    at: At = None,
     known: Known = None,
     interval: TrainedInterval = None,
     samples: Samples = 1,
@@ -128,7 +136,8 @@ def predict(
     force: Force = False,
     dry_run: DryRun = False,
 ) -> None:
-    """Predict the frames after each clip."""
+    """Predict frames after each clip."""
+    chosen = None if at is None else parse_numbers(at)
     check_ranges(frames=frames, known=known, interval=interval, samples=samples, fps=fps)
     sampling = sampling_options(sampler, steps, temperature, guidance, eta, seed)
     inputs = find_clips(clips)
@@ -138,19 +147,20 @@ def predict(
     for job in jobs:
         check_clips([job], known, intervals[job.clips[0]])
     model = load_model(models, checkpoint)
+    numbers = model.frame_numbers(frames, chosen)
     size, limit = (model.height, model.width), model.context_frames
-    task = f"predicting {plural(samples, 'sample')} of {plural(frames, 'frame')}"
+    task = f"predicting {plural(samples, 'sample')} of {plural(len(numbers), 'frame')}"
     for job in jobs:
         started = time.monotonic()
         (clip,) = job.clips
-        source = read_context(clip, intervals[clip], known, limit, not dry_run, size, frames * samples)
-        sample = functools.partial(model.predict, source.frames)
+        source = read_context(clip, intervals[clip], known, limit, not dry_run, size, max(numbers) * samples)
+        sample = functools.partial(predict_first, model, source.frames, numbers)
         if dry_run:
-            print_plan(job, source, task, estimate(sample, frames, samples, sampling), sampling)
+            print_plan(job, source, task, estimate(sample, len(numbers), samples, sampling), sampling)
             continue
         print_start(job, source, task)
-        results = sample(frames, samples, sampling)
-        rows = [source.row() + result_row(result, source, "future +") for result in results]
+        results = sample(len(numbers), samples, sampling)
+        rows = [source.row() + result_row(result, source, "future +", numbers) for result in results]
         write_job(job, results, source, rows, fps, force, started)
 
 
@@ -365,6 +375,25 @@ def check_ranges(**values: float | None) -> None:
         low, high = RANGES[option]
         if value is not None and not low <= value <= high:
             raise UserError(f"{option}={value}: expected {low}..{high}")
+
+
+def parse_numbers(text: str) -> list[int]:
+    """Parse the numbers of --at."""
+    try:
+        numbers = [int(word) for word in text.split(",")]
+    except ValueError:
+        raise UserError(f"--at={text!r}: expected numbers of frames, such as 11 or 2,5") from None
+    low, high = RANGES["--frames"]
+    if any(not low <= number <= high for number in numbers):
+        raise UserError(f"--at={text}: expected numbers {low}..{high}")
+    return numbers
+
+
+def predict_first(
+    model: "Model", clip: Pixels, numbers: Sequence[int], count: int, samples: int, sampling: Sampling
+) -> Pixels:
+    """Predict the first `count` of some frames after a clip."""
+    return model.predict(clip, None, samples, sampling, numbers[:count])
 
 
 def check_models(models: str, network: str = "denoiser", checkpoint: int | None = None) -> None:

@@ -292,10 +292,13 @@ def _strip(job: Job, rows: Sequence[StripRow]) -> Pixels:
     return sheet(title, tiles)
 
 
-def result_row(result: Pixels, source: Input, label: str) -> StripRow:
-    """Return a strip row of evenly spaced frames of a result (T, H, W, 3)."""
+def result_row(result: Pixels, source: Input, label: str, numbers: Sequence[int] | None = None) -> StripRow:
+    """Return a strip row of evenly spaced frames of a result (T, H, W, 3), by number; None: from 1 on."""
     return [
-        (f"{label}{index + 1}", thumbnail(source.to_clip_size(result[index])))
+        (
+            f"{label}{index + 1 if numbers is None else numbers[index]}",
+            thumbnail(source.to_clip_size(result[index])),
+        )
         for index in evenly_spaced(len(result), COLUMNS)
     ]
 

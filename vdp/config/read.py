@@ -1,9 +1,10 @@
 """Read and check params.yaml; run a stage with one-line errors."""
 
 import os
+import shlex
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from pydantic import JsonValue
 
@@ -84,12 +85,24 @@ def _missing_section(name: str, cls: type[P]) -> str:
     return f"{PARAMS_FILE}: section {name} is missing; add it with {key_list(cls)}"
 
 
-def run_stage(main: Callable[[], None]) -> None:
+def run_script(main: Callable[[], None]) -> None:
+    """Run a stage as a script: as `run_stage`; arguments, which it would ignore, are refused."""
+    run_stage(main, sys.argv[1:])
+
+
+def run_stage(main: Callable[[], None], arguments: Sequence[str] = ()) -> None:
     """Check params.yaml and run a stage; a user error ends it with one line and exit code 1.
+
+    A stage without arguments of its own refuses the `arguments` of the command line.
 
     VDP_TRACEBACK=1 in the environment shows the traceback instead.
     """
     try:
+        if arguments:
+            raise UserError(
+                f"{shlex.join(arguments)}: expected no arguments, as stages read {PARAMS_FILE}; change a value "
+                "there, or by `dvc exp run --set-param`"
+            )
         check_file()
         main()
     except (ValueError, OSError) as error:

@@ -1,5 +1,7 @@
 """Plan hops: split the frames to predict into groups that the network was trained for."""
 
+from bisect import bisect_right
+from collections import deque
 from collections.abc import Sequence
 
 import torch
@@ -38,6 +40,72 @@ def plan_hops(last: float, frames: int, target_offsets: Sequence[int], targets: 
         tuple(last + start + step + 1.0 for step in range(count))
         for start, count in zip(starts, counts, strict=True)
     )
+
+
+def plan_frames(numbers: Sequence[int], target_offsets: Sequence[int], targets: int | None) -> list[HopPlan]:
+    """Plan rollouts that predict some of the frames after the last context frame, number 0.
+
+    One rollout predicts all of them where trained hops lead from each to the next, else each has its own.
+    Frames between them are predicted where hops need them; the fewest hops are taken.
+
+    Args:
+        numbers: of the frames, ascending, 1 or more.
+        target_offsets, targets: as of `plan_hops`.
+
+    Raises:
+        ValueError: if no hops lead to one of the frames.
+    """
+    together = _fewest_hops(numbers, target_offsets, targets)
+    if together is not None:
+        return [together]
+    plans = []
+    for number in numbers:
+        plan = _fewest_hops([number], target_offsets, targets)
+        if plan is None:
+            raise ValueError(
+                f"train_denoiser.target_offsets={sorted(target_offsets)}: no hops over them lead to frame "
+                f"{number} after the context"
+            )
+        plans.append(plan)
+    return plans
+
+
+def _fewest_hops(
+    numbers: Sequence[int], target_offsets: Sequence[int], targets: int | None
+) -> HopPlan | None:
+    """Find the fewest hops to all of some frames, each with those that it passes; None if there are none."""
+    hops: dict[int, tuple[int, ...]] = {}  # the hop that ends at a frame
+    starts, waiting = {0: 0}, deque([0])  # the frame before that hop
+    steps = sorted(set(target_offsets), reverse=True)
+    while waiting:
+        last = waiting.popleft()
+        if last >= numbers[-1]:
+            plan = []
+            while last:
+                plan.append(tuple(map(float, hops[last])))
+                last = starts[last]
+            return tuple(reversed(plan))
+        for step in steps:
+            end = last + step
+            hop = None if end in starts else _hop_to(last, end, numbers, target_offsets, targets)
+            if hop is not None:
+                starts[end], hops[end] = last, hop
+                waiting.append(end)
+    return None
+
+
+def _hop_to(
+    last: int, end: int, numbers: Sequence[int], target_offsets: Sequence[int], targets: int | None
+) -> tuple[int, ...] | None:
+    """The frames of a hop from one frame to another with all `numbers` between; None if it is not trained."""
+    passed = {*numbers[bisect_right(numbers, last) : bisect_right(numbers, end)], end}
+    if any(number - last not in target_offsets for number in passed):
+        return None
+    if targets is None:
+        return tuple(sorted(passed))
+    others = [last + offset for offset in sorted(set(target_offsets), reverse=True) if last + offset < end]
+    filled = [*passed, *[number for number in others if number not in passed][: targets - len(passed)]]
+    return tuple(sorted(filled)) if len(filled) == targets else None
 
 
 def group_frames(count: int, size: int | None) -> list[range]:
