@@ -1,5 +1,6 @@
 """The commands recipe, check and summary."""
 
+import io
 import json
 import shlex
 import sys
@@ -9,6 +10,7 @@ from types import ModuleType, SimpleNamespace
 import pytest
 
 from vdp.cli import app as cli
+from vdp.config import recipes
 from vdp.config.read import check_data
 from vdp.config.recipes import apply_recipe, merged, recipe_flags
 from vdp.config.yaml_file import read_file
@@ -110,6 +112,63 @@ def test_a_recipe_adds_a_name_to_a_section_of_free_names(project):
     assert recipe_flags("more") == "-S +predict.folders.mine=data/mine"
     apply_recipe("more")
     assert read_file()["predict"]["folders"] == {"simulated": "data/raw", "mine": "data/mine"}
+
+
+@pytest.mark.parametrize(
+    "head", ["{_replace: true, mine: data/mine}", "\n      mine: data/mine\n      _replace: true"]
+)
+def test_a_mapping_replaces_that_of_params_where_the_recipe_marks_it(project, monkeypatch, capsys, head):
+    """The other lines of the file, with their comments, stay."""
+    file = project / "params.yaml"
+    before = file.read_text().splitlines()
+    (project / "recipes" / "own.yaml").write_text(f"predict:\n  steps: 3\n  folders: {head}\n")
+    assert (
+        recipe_flags("own")
+        == "-S predict.steps=3 -S ~predict.folders.simulated -S +predict.folders.mine=data/mine"
+    )
+    assert run(monkeypatch, "recipe", "own") == 0
+    printed = capsys.readouterr().out
+    assert 'predict.folders.simulated: "data/raw" -> removed' in printed
+    assert 'predict.folders.mine: null -> "data/mine"' in printed
+    assert read_file()["predict"]["folders"] == {"mine": "data/mine"}
+    after = [line.split() for line in file.read_text().splitlines()]
+    kept = [line.split() for line in before if "simulated" not in line and "steps" not in line]
+    assert [line for line in kept if line not in after and "folders:" not in line] == []
+    assert apply_recipe("own") == {}
+
+
+def test_comments_after_a_replaced_mapping_stay(project):
+    """A comment below the last key of a mapping belongs to that key; it may be about the next section."""
+    text = "a:\n  b:\n    x: 1  # of x\n\n# of c\nc: 2  # end\n"
+    yaml = recipes._round_trip()
+    for overlay in ({"y": 3}, {}):
+        document = yaml.load(text)
+        recipes._write_into(document, {"a": {"b": {"_replace": True, **overlay}}})
+        written = io.StringIO()
+        yaml.dump(document, written)
+        assert "# of c\nc: 2  # end" in written.getvalue() and "of x" not in written.getvalue()
+
+
+def test_a_replacement_is_marked_by_true(project):
+    (project / "recipes" / "bad.yaml").write_text("predict: {folders: {_replace: no way}}")
+    before = (project / "params.yaml").read_bytes()
+    with pytest.raises(UserError, match='_replace="no way": expected true'):
+        apply_recipe("bad")
+    assert (project / "params.yaml").read_bytes() == before
+
+
+def test_a_recipe_is_not_written_through_an_anchor(project):
+    """An anchored mapping is one value at several places: the second would change unasked."""
+    file = project / "params.yaml"
+    text = file.read_text()
+    text = text.replace("betas: [0.9, 0.99]", "betas: &shared [1, 2]").replace(
+        "hops: [13, 22] ", "hops: *shared "
+    )
+    file.write_text(text)
+    (project / "recipes" / "hops.yaml").write_text("predict: {hops: [3, 4]}")
+    with pytest.raises(UserError, match="recipe hops changes a value that has an anchor"):
+        apply_recipe("hops")
+    assert file.read_text() == text
 
 
 def test_check_reports_the_first_mistake_or_success(project, monkeypatch, capsys):

@@ -47,7 +47,7 @@ def recipe(
     flags: Annotated[bool, typer.Option("--flags", help="Print it as -S flags for dvc exp run.")] = False,
 ) -> None:
     """Write a recipe into params.yaml, keeping its comments."""
-    from vdp.config.recipes import apply_recipe, recipe_flags
+    from vdp.config.recipes import Removed, apply_recipe, recipe_flags
 
     check_project()
     if flags:
@@ -55,7 +55,8 @@ def recipe(
         return
     changed = apply_recipe(name)
     for key, (before, after) in changed.items():
-        print(f"{key}: {json.dumps(before)} -> {json.dumps(after)}")
+        new = after.value if isinstance(after, Removed) else json.dumps(after)
+        print(f"{key}: {json.dumps(before)} -> {new}")
     print(f"{PARAMS_FILE}: {len(changed)} values changed by recipe {name}; next: make run")
 
 

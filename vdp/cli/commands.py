@@ -72,8 +72,8 @@ MASK_OUT_HELP = "Output: .npy of class ids (T, H, W), or colours as .mp4, .gif o
 INTERVAL_HELP = "Take every n-th frame of the input; default: as the model was trained."
 CHECKPOINT_HELP = "Step of kept weights, which `vdp info` lists; default: those of the training's end."
 PREDICTED_HELP = (
-    f"Number of frames to predict, {span('--frames')}; default: {PREDICTED_FRAMES}, or, of a model that skips "
-    "frames, those at its target offsets."
+    f"Number of frames to predict, {span('--frames')}; default: {PREDICTED_FRAMES}, or, of a model that "
+    "skips frames, those at its target offsets."
 )
 AT_HELP = "Numbers of the frames to predict, such as 11 or 2,5; 1 follows the clip; default: the first."
 GENERATED_HELP = (

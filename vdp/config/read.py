@@ -100,8 +100,8 @@ def run_stage(main: Callable[[], None], arguments: Sequence[str] = ()) -> None:
     try:
         if arguments:
             raise UserError(
-                f"{shlex.join(arguments)}: expected no arguments, as stages read {PARAMS_FILE}; change a value "
-                "there, or by `dvc exp run --set-param`"
+                f"{shlex.join(arguments)}: expected no arguments, as stages read {PARAMS_FILE}; change a "
+                "value there, or by `dvc exp run --set-param`"
             )
         check_file()
         main()
