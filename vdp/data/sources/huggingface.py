@@ -101,19 +101,18 @@ class HuggingFaceSource:
                 f"{label}: cannot be read from {path} ({joined(error)}); save the data set again"
             ) from error
         cells = {name: Cell(row[name], f"{label}, {name}", path.parent) for name in columns.names}
-        videos = [cells[name] for name in (columns.degraded, columns.frames) if name is not None]
-        for cell in videos:
-            if cell.array.null_count:
+        clean = cells[columns.frames]
+        before = cells[columns.degraded] if columns.degraded else None
+        for cell in (before, clean):
+            if cell and cell.array.null_count:
                 raise ValueError(f"{cell.label}: is null, expected a video; remove the row")
         masks = read_masks(cells[columns.masks]) if columns.masks else None
         if columns.kind == "video":
-            decoded = (
-                _decode_pair(*videos, item, pace) if columns.degraded else _decode_video(*videos, item, pace)
-            )
+            decoded = _decode_pair(before, clean, item, pace) if before else _decode_video(clean, item, pace)
             yield from _match(decoded, masks, label)
             return
-        stacks = [read_pictures(cell, columns.kind) for cell in videos]
-        pictures, degraded = stacks[-1], stacks[0] if columns.degraded else None
+        pictures = read_pictures(clean, columns.kind)
+        degraded = read_pictures(before, columns.kind) if before else None
         for other, name in ((masks, "mask"), (degraded, "input")):
             if other and other.count != pictures.count:
                 raise ValueError(

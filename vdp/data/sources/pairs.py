@@ -119,7 +119,8 @@ def paired_frames(degraded: Path, clean: Path, pace: Pace) -> Iterator[tuple[Fra
 
 def fit_to_target(condition: Pixels, target: Pixels) -> Pixels:
     """Resize a degraded frame to its target."""
-    return resize_frame(condition, *target.shape[:2], "stretch")
+    height, width = target.shape[:2]
+    return resize_frame(condition, height, width, "stretch")
 
 
 @dataclass(frozen=True)
