@@ -32,7 +32,13 @@ class CopyModel:
     def __init__(self) -> None:
         self.calls: list[tuple[int, int, Sampling]] = []
 
-    def predict(self, clip: np.ndarray, frames: int, samples: int, sampling: Sampling) -> np.ndarray:
+    def predictable(self, limit: int) -> list[int]:
+        return list(range(1, limit + 1))
+
+    def predict(
+        self, clip: np.ndarray, whole: None, samples: int, sampling: Sampling, at: list[int]
+    ) -> np.ndarray:
+        frames = len(at)
         assert clip.dtype == np.uint8 and clip.shape[-1] == 3
         self.calls.append((frames, samples, sampling))
         last = np.stack([clip[-1] + number for number in range(samples)])

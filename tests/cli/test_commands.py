@@ -172,7 +172,7 @@ def test_predictions_have_the_requested_length_size_and_rate(model, monkeypatch,
 
 def test_frames_are_predicted_by_their_numbers(model, monkeypatch):
     assert call(monkeypatch, "predict film.mp4 --at 3,11 -o new") == 0
-    assert sorted(path.name for path in Path("new").iterdir()) == ["image_0.png", "image_1.png"]
+    assert sorted(path.name for path in Path("new").iterdir()) == ["frame_00000.png", "frame_00001.png"]
 
 
 def test_generated_clips_have_22_frames_or_those_that_a_model_generates_at_once(model, monkeypatch):

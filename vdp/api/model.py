@@ -149,7 +149,8 @@ class Model:
             numbers = sorted(set(numbers))
         missed = [] if self.every_frame else sorted(set(numbers) - set(self.predictable(max(numbers))))
         if missed:
-            usable = self.predictable(REACHES_SHOWN * max(config.target_offsets))[:REACHES_SHOWN]
+            reach = min(REACHES_SHOWN * max(config.target_offsets), MAX_FRAMES)
+            usable = self.predictable(reach)[:REACHES_SHOWN]
             others = ", ".join(map(str, usable)) or "none"
             raise UserError(
                 f"{argument}: no trained hops (target_offsets={config.target_offsets}) lead to frame "
@@ -159,6 +160,7 @@ class Model:
 
     def predictable(self, limit: int) -> list[int]:
         """Return the numbers up to `limit` of the frames after a clip that trained hops lead to."""
+        check_integer("frames", limit)
         if self.every_frame:
             return list(range(1, limit + 1))
         if self._model.codec.temporal_factor > 1:
@@ -405,9 +407,7 @@ class Model:
                 "full_size; resize them, or set full_size=False"
             )
         frames = self._padded(clip) if full_size else box.fit(clip)
-        hop = frames
-        if (factor := model.codec.temporal_factor) > 1:
-            hop = repeat_last(frames, 1 + factor * ((self._targets or 1) - 1))
+        hop = repeat_last(frames, 1 + model.codec.temporal_factor * ((self._targets or 1) - 1))
         degraded = model.encode(hop)
         batch = model.batch_frames(*frames.shape[1:3])
         style = {"file": sys.stderr, "delay": BAR_DELAY, "leave": False, "unit": "part"}

@@ -10,6 +10,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 
@@ -37,6 +38,7 @@ MAX_CLIPS = 16  # scored
 STRIPS = 4  # of them drawn
 COLUMNS = 6  # frames in a row of a strip
 HELD_OUT = "held_out"  # name of the clips in the files of the other tasks
+Numbers: TypeAlias = float | TaskScores  # a value of metrics.json
 METHODS = ("predicted", "copy", "flow")
 NOTE = (
     "Clips that the networks were not trained on, at the frame size of the networks. Each frame after the "
@@ -62,7 +64,7 @@ def main() -> None:
     with track_stage("train_report") as tracker:
         sampling = Sampling(seed=seed)
         result = evaluate(model, store, clip, sampling) if "predict" in model.tasks else None
-        metrics = {} if result is None else metrics_of(result)
+        metrics: dict[str, Numbers] = {} if result is None else metrics_of(result)
         with replacing(REPORT) as part:
             scores = {HELD_OUT: score_others(model, store, clip, tracker, part)}
             if scores[HELD_OUT]:
@@ -128,9 +130,9 @@ def strip(context: Pixels, truth: Pixels, predicted: Pixels, numbers: Sequence[i
     )
 
 
-def metrics_of(result: HeldOut) -> dict[str, object]:
+def metrics_of(result: HeldOut) -> dict[str, Numbers]:
     """Return metrics.json: means over the frame numbers, then every frame number."""
-    flat: dict[str, object] = {"clips": float(result.clips)}
+    flat: dict[str, Numbers] = {"clips": float(result.clips)}
     for method, score in means(result.hops).items():
         prefix = "" if method == "predicted" else f"{method}_"
         flat |= {f"{prefix}psnr": round(score.psnr, 4), f"{prefix}ssim": round(score.ssim, 4)}
@@ -192,7 +194,7 @@ def verdict(result: HeldOut) -> tuple[str, bool]:
 def write_report(
     folder: Path,
     result: HeldOut | None,
-    metrics: Mapping[str, object],
+    metrics: Mapping[str, Numbers],
     scores: Mapping[str, Mapping[str, TaskScores]],
     skipped: Sequence[str],
 ) -> None:

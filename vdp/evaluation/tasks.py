@@ -139,7 +139,7 @@ def score_cells(task: str, scores: TaskScores) -> tuple[tuple[str, ...], list[tu
         header = ("clips", "objects a frame", "frames with any", "fewest", "most")
         keys = ("mean", "frames_with_any", "fewest", "most")
         return header, [(name, *(f"{part[key]:.2f}" for key in keys)) for name, part in parts]
-    rows = [
+    rows: list[tuple[str, ...]] = [
         (name or task, f"{part['psnr']:.2f}", f"{part['ssim']:.4f}", ", ".join(_baselines(part)))
         for name, part in parts
     ]
