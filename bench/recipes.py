@@ -206,7 +206,7 @@ def headline(metrics: Mapping[str, JsonValue], tasks: Mapping[str, JsonValue]) -
         for task, scores in found.items() if isinstance(found, dict) else ():
             numbers = ", ".join(f"{key} {value:.2f}" for key, value in _psnrs(task, scores))
             parts.append(f"{name}: {numbers or task}")
-    return "; ".join(parts)
+    return "; ".join(parts) or "-"
 
 
 def _flat(scores: Mapping[str, JsonValue], keys: Sequence[str]) -> str:
