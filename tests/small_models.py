@@ -68,6 +68,7 @@ SEGMENTER = {
     "encoder_depth": 3,
     "decoder_channels": [16, 8, 8],
     "upsample": 1,
+    "size": None,
     "weights": None,
 }
 

@@ -302,6 +302,14 @@ def test_the_params_of_the_project_are_valid(monkeypatch):
             "segmenter.encoder_depth=3: expected 2 with the encoder conv32",
         ),
         (
+            {"segmenter.size": [32, 48]},
+            "segmenter.size=[32, 48]: expected null with train_segmenter.crop_scale=0.375",
+        ),
+        (
+            {"segmenter.size": [32, 48], "segmenter.upsample": 2},
+            "segmenter.upsample=2: expected 1 with segmenter.size=[32, 48]",
+        ),
+        (
             {"segmenter.weights": "imagenet"},
             "segmenter.weights=imagenet: expected null with the encoder conv32",
         ),

@@ -36,7 +36,12 @@ def vae(temporal_factor: int, has_masks: bool) -> VAE:
 def segmenter(encoder: str, depth: int = 3) -> UNetPlusPlus:
     return UNetPlusPlus(
         SegmenterParams(
-            encoder=encoder, encoder_depth=depth, decoder_channels=[8] * depth, upsample=1, weights=None
+            encoder=encoder,
+            encoder_depth=depth,
+            decoder_channels=[8] * depth,
+            upsample=1,
+            size=None,
+            weights=None,
         )
     )
 

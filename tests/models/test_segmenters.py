@@ -9,6 +9,7 @@ import segmentation_models_pytorch as smp
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
+from torch.nn import functional as F
 
 from vdp.core import device
 from vdp.core.classes import NUM_CLASSES
@@ -34,16 +35,21 @@ pytestmark = pytest.mark.slow
 CPU = torch.device("cpu")
 
 
-def segmenter_params(upsample: int = 1) -> SegmenterParams:
+def segmenter_params(upsample: int = 1, size: tuple[int, int] | None = None) -> SegmenterParams:
     return SegmenterParams(
-        encoder="resnet18", encoder_depth=3, decoder_channels=[16, 8, 8], upsample=upsample, weights=None
+        encoder="resnet18",
+        encoder_depth=3,
+        decoder_channels=[16, 8, 8],
+        upsample=upsample,
+        size=size,
+        weights=None,
     )
 
 
 @cache
-def make_segmenter(upsample: int = 1) -> UNetPlusPlus:
+def make_segmenter(upsample: int = 1, size: tuple[int, int] | None = None) -> UNetPlusPlus:
     torch.manual_seed(0)
-    return UNetPlusPlus(segmenter_params(upsample)).eval()
+    return UNetPlusPlus(segmenter_params(upsample, size)).eval()
 
 
 def random_frames(batch: int, height: int, width: int) -> Tensor:
@@ -66,6 +72,18 @@ def test_logits_have_the_size_of_the_frames_for_any_height_and_width(height, wid
     logits = make_segmenter(upsample)(random_frames(2, height, width))
     assert logits.shape == (2, NUM_LOGITS, height, width)
     assert logits.dtype == torch.float32
+
+
+@torch.no_grad()
+def test_a_size_is_that_of_the_network_and_not_of_the_logits():
+    """Frames without detail, whose size does not matter: those of the network's size have the same logits."""
+    levels = torch.tensor([-0.5, 0.7])[:, None, None, None]
+    small, large = (levels.expand(-1, 3, *size) for size in ((12, 20), (32, 48)))
+    logits = make_segmenter(size=(32, 48))(small)
+    assert logits.shape == (2, NUM_LOGITS, 12, 20)
+    expected = F.interpolate(make_segmenter()(large), size=(12, 20), mode="bilinear", antialias=True)
+    torch.testing.assert_close(logits, expected)
+    assert (logits - make_segmenter()(small)).abs().max() > 1e-3
 
 
 @pytest.mark.parametrize(("encoder", "hint"), [("resnet81", "resnet18"), ("tu-no_such_net", "prefix tu-")])
@@ -189,7 +207,7 @@ def test_the_input_of_an_encoder_with_weights_is_that_of_imagenet(tmp_path):
 
 def backbone_params(encoder: str = "conv8") -> SegmenterParams:
     return SegmenterParams(
-        encoder=encoder, encoder_depth=2, decoder_channels=[8, 8], upsample=1, weights=None
+        encoder=encoder, encoder_depth=2, decoder_channels=[8, 8], upsample=1, size=None, weights=None
     )
 
 
@@ -221,7 +239,9 @@ def test_backbones_of_two_widths_are_two_encoders():
 
 def test_a_backbone_of_another_depth_is_rejected():
     with pytest.raises(ValueError, match=r"segmenter\.encoder_depth=3: expected 2 with the encoder conv8"):
-        SegmenterParams(encoder="conv8", encoder_depth=3, decoder_channels=[8] * 3, upsample=1, weights=None)
+        SegmenterParams(
+            encoder="conv8", encoder_depth=3, decoder_channels=[8] * 3, upsample=1, size=None, weights=None
+        )
 
 
 @torch.no_grad()

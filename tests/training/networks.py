@@ -46,7 +46,8 @@ VAE_SECTION = {
     "latent_channels": CHANNELS, "base_channels": 8, "num_res_blocks": 1,
 }  # fmt: skip
 SEGMENTER = {
-    "encoder": "resnet18", "encoder_depth": 3, "decoder_channels": [8, 8, 8], "upsample": 1, "weights": None,
+    "encoder": "resnet18", "encoder_depth": 3, "decoder_channels": [8, 8, 8], "upsample": 1, "size": None,
+    "weights": None,
 }  # fmt: skip
 CLASSIFIER = {"crop": 12, "crop_scale": 0.5, "base_channels": 8}
 MOTION = {

@@ -427,6 +427,11 @@ def _segmenter(
         f"train_segmenter.pretrained=true: expected the classifier's network, segmenter.encoder={encoder}, "
         f"got {segmenter.encoder}; change the encoder, or set pretrained to false",
     )
+    _require(
+        segmenter.size is None or train.crop_scale is None,
+        f"segmenter.size={segmenter.size and list(segmenter.size)}: expected null with "
+        f"train_segmenter.crop_scale={train.crop_scale}, as whole frames are resized; set one to null",
+    )
     if train.crop_scale is None or train.round_trip == 0 or codec.name != "vae":
         return
     side = max(2, round(train.crop_scale * clip.height))

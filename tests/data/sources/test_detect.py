@@ -10,6 +10,7 @@ from vdp.data.sources.competition import CompetitionSource
 from vdp.data.sources.detect import KINDS, open_source
 from vdp.data.sources.images import ImageFolderSource
 from vdp.data.sources.left_out import BROKEN_LINK, HIDDEN, OTHER, PICTURE, SPECIAL, describe_left_out
+from vdp.data.sources.pairs import PairSource
 from vdp.data.sources.protocols import LeftOut, Source
 from vdp.data.sources.select import NO_SPLIT, Selection, select_videos
 from vdp.data.sources.videos import VideoSource
@@ -59,6 +60,14 @@ def test_the_kind_of_a_folder_is_detected(tmp_path):
             assert type(open_source(tmp_path / name, asked, "key")) is kind
     with pytest.raises(FileNotFoundError, match=r"key: no usable videos in .*kind=images"):
         open_source(tmp_path / "videos", "images", "key")
+
+
+@pytest.mark.parametrize("video", ["video_7", "walk"])
+def test_input_and_target_are_pairs_whatever_their_layout(tmp_path, video):
+    for side in ("input", "target"):
+        make_picture_folder(tmp_path / side / video, frames=2)
+    source: Source = open_source(tmp_path, "auto", "key")
+    assert type(source) is PairSource and source.items() == [video]
 
 
 def test_a_folder_of_videos_and_pictures_needs_a_kind(tmp_path):

@@ -183,6 +183,62 @@ class TestSavedArrays(HuggingFaceContract):
         assert masks_of(source, "row_000002") == [None] * 22
 
 
+class TestSavedPairs(HuggingFaceContract):
+    def make(self, folder: Path) -> HuggingFaceSource:
+        """Inputs are 5 levels brighter and of half the size; the last row has no masks."""
+        inputs = [[stored(png(frame[::2, ::2])) for frame in gray_frames(22, 5 + k)] for k in range(2)]
+        rows = {"input": inputs, "target": [pictures(22, k) for k in range(2)]}
+        rows["mask"] = [[stored(png(mask)) for mask in mask_stack()], None]
+        return save(folder, rows, dict.fromkeys(rows, List(Image())))
+
+    def real_source(self, real: Path, tmp_path: Path) -> HuggingFaceSource:
+        clip = [str(real / "video_0" / f"image_{k}.png") for k in range(22)]
+        features = {"input": List(Image()), "target": List(Image())}
+        return save(tmp_path / "set", {"input": [clip], "target": [clip]}, features)
+
+    def test_inputs_are_the_conditions_of_targets_at_their_size(self, source):
+        frames = frames_of(source, "row_000001", Pace(interval=7))
+        assert levels(np.stack([frame.pixels for frame in frames])) == [1, 71, 141, 211]
+        assert levels(np.stack([frame.condition for frame in frames])) == [6, 76, 146, 216]
+        assert frames[0].condition.shape == frames[0].pixels.shape == (64, 96, 3)
+        assert masks_of(source, ROW) == list(range(1, 23))
+
+    def test_inputs_of_another_length_are_refused(self, tmp_path):
+        rows = {"input": [pictures(3)], "target": [pictures(4)]}
+        source = save(tmp_path / "set", rows, dict.fromkeys(rows, List(Image())))
+        check_refused(source, "row 0: expected one input per picture, got 4 pictures and 3 inputs")
+
+
+class TestParquetOfPairedVideos(HuggingFaceContract):
+    real = REAL_VIDEOS
+
+    def make(self, folder: Path) -> HuggingFaceSource:
+        paths = [make_video_file(folder.parent / f"{n}.mp4", frames=25, height=n) for n in (32, 64)]
+        degraded, clean = (path.read_bytes() for path in paths)
+        write_parquet(folder / "pairs.parquet", {"input": [degraded, clean], "target": [clean, clean]})
+        return HuggingFaceSource(folder)
+
+    def real_source(self, real: Path, tmp_path: Path) -> HuggingFaceSource:
+        clip = str(real / "carphone_pristine.mp4")
+        return save(
+            tmp_path / "set", {"input": [clip], "target": [clip]}, {"input": Video(), "target": Video()}
+        )
+
+    def test_both_videos_are_decoded_at_the_same_frames(self, source):
+        frames = frames_of(source, ROW, Pace(fps=5))
+        assert [frame.number for frame in frames] == [0, 5, 10, 15, 20]
+        for part in ("pixels", "condition"):
+            stack = np.stack([getattr(frame, part) for frame in frames])
+            assert stack.shape == (5, 64, 96, 3)
+            np.testing.assert_allclose(levels(stack), [0, 20, 40, 60, 80], atol=6)
+
+    def test_videos_of_another_length_are_named_by_their_columns(self, tmp_path):
+        short, clean = (make_video_file(tmp_path / f"{n}.mp4", frames=n).read_bytes() for n in (4, 5))
+        write_parquet(tmp_path / "set" / "a.parquet", {"input": [short], "target": [clean]})
+        source = HuggingFaceSource(tmp_path / "set")
+        check_refused(source, "row 0, input: has 4 frames, its target .*row 0, target has 5")
+
+
 # --- Files of a set --------------------------------------------------------------------------------------
 
 
@@ -292,6 +348,11 @@ def test_columns_of_other_types_are_ignored(tmp_path):
     [
         ({"a": Image(), "n": Value("int64")}, r"one column of videos .* none of a \(Image\), n \(int64\)"),
         ({"a": List(Image()), "b": List(Image())}, r"one column of videos .* a and b of a \(list of Image\)"),
+        (
+            {"input": List(Image()), "target": Video()},
+            r"columns input and target of one type, got input \(list of Image\), target \(Video\)",
+        ),
+        ({"input": List(Image()), "b": List(Image())}, "one column of videos .* input and b of input"),
         ({"a": List(Image()), "mask": Value("string")}, r"one column of class ids .* mask \(string\)"),
         ({"a": List(Image()), "mask": List(Image()), "masks": List(Image())}, "got mask and masks"),
     ],

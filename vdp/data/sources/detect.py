@@ -24,9 +24,9 @@ class Kind(Protocol):
 
 # in the order of detection: layouts before suffixes of files
 KINDS: dict[str, Kind] = {
+    "pairs": PairSource,  # the two sides may have any layout
     "competition": CompetitionSource,
     "huggingface": HuggingFaceSource,
-    "pairs": PairSource,
     "clevrer": ClevrerSource,
     "videos": VideoSource,
     "images": ImageFolderSource,
@@ -52,7 +52,7 @@ def open_source(path: Path, kind: str, key: str) -> Source:
             return source
         expected = f"{source.layout} (kind={kind})"
     else:
-        for name in ("competition", "huggingface", "pairs", "clevrer"):
+        for name in ("pairs", "competition", "huggingface", "clevrer"):
             source = _build(name, path)
             # video_<digits> folders without image_<k>.png are folders of pictures
             if source.items() and (name != "competition" or any(map(source.count, source.items()[:8]))):

@@ -11,8 +11,8 @@ import sys
 import tempfile
 from bisect import bisect_right
 from collections.abc import Iterator
-from contextlib import ExitStack
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from itertools import accumulate, takewhile
 from pathlib import Path
 from typing import ClassVar, NamedTuple, Self
@@ -20,11 +20,11 @@ from typing import ClassVar, NamedTuple, Self
 from pydantic import JsonValue
 
 from vdp.data.sources.messages import check_size, joined
+from vdp.data.sources.pairs import fit_to_target, paired_frames
 from vdp.data.sources.protocols import Frame, Pace
 from vdp.data.sources.table_cells import Cell, Columns, Stack, choose_columns, read_masks, read_pictures
 from vdp.data.sources.table_files import UNREADABLE, open_table
 from vdp.data.sources.walk import list_folder, walk
-from vdp.data.stores.clips import Pixels
 from vdp.data.video.decode import decode_frames
 
 # how `datasets` finds the split of a file: a shard of it, or a known word among others
@@ -41,8 +41,9 @@ class HuggingFaceSource:
 
     Videos are in the one column of Video, lists of Images (or of their bytes), or integers 0..255 of shape
     (T, H, W, 3); of several such columns, in the one named video, frames or images. A column mask or masks
-    holds class ids, a list of gray Images or integers (T, H, W), null or empty for a video without. Items are
-    row_000012, or train/row_000012 if there are splits.
+    holds class ids, a list of gray Images or integers (T, H, W), null or empty for a video without. Two such
+    columns input and target are pairs: degraded videos, which become `Frame.condition`, resized, and clean
+    ones. Items are row_000012, or train/row_000012 if there are splits.
 
     `folder` is written by `save_to_disk`, or holds parquet files at any depth, or is one parquet file. The
     split of a parquet file is in its name (train-00000-of-00002.parquet) or the name of its folder.
@@ -93,28 +94,33 @@ class HuggingFaceSource:
         label = self.label(item)
         split, path, index = self._locate(item)
         columns = split.columns
-        names = [columns.frames] + ([columns.masks] if columns.masks else [])
         try:
-            row = open_table(path).row(index, names)
+            row = open_table(path).row(index, columns.names)
         except UNREADABLE as error:
             raise ValueError(
                 f"{label}: cannot be read from {path} ({joined(error)}); save the data set again"
             ) from error
-        cells = [Cell(row[name], f"{label}, {name}", path.parent) for name in names]
-        if cells[0].array.null_count:
-            raise ValueError(f"{cells[0].label}: is null, expected a video; remove the row")
-        masks = read_masks(cells[1]) if columns.masks else None
+        cells = {name: Cell(row[name], f"{label}, {name}", path.parent) for name in columns.names}
+        clean = cells[columns.frames]
+        before = cells[columns.degraded] if columns.degraded else None
+        for cell in (before, clean):
+            if cell and cell.array.null_count:
+                raise ValueError(f"{cell.label}: is null, expected a video; remove the row")
+        masks = read_masks(cells[columns.masks]) if columns.masks else None
         if columns.kind == "video":
-            yield from _match(_decode_video(cells[0], item, pace), masks, label)
+            decoded = _decode_pair(before, clean, item, pace) if before else _decode_video(clean, item, pace)
+            yield from _match(decoded, masks, label)
             return
-        pictures = read_pictures(cells[0], columns.kind)
-        if masks and masks.count != pictures.count:
-            raise ValueError(
-                f"{label}: expected one mask per picture, got {pictures.count} pictures and "
-                f"{masks.count} masks; remove the row"
-            )
+        pictures = read_pictures(clean, columns.kind)
+        degraded = read_pictures(before, columns.kind) if before else None
+        for other, name in ((masks, "mask"), (degraded, "input")):
+            if other and other.count != pictures.count:
+                raise ValueError(
+                    f"{label}: expected one {name} per picture, got {pictures.count} pictures and "
+                    f"{other.count} {name}s; remove the row"
+                )
         numbers = takewhile(lambda n: n < pictures.count, pace.numbers(label))
-        yield from _match(((number, pictures.read(number)) for number in numbers), masks, label)
+        yield from _match((_read_frame(pictures, degraded, number) for number in numbers), masks, label)
 
     def _splits(self) -> "dict[str, _Split]":
         if self._found is None:
@@ -154,37 +160,70 @@ def _parse(item: str) -> tuple[str, int]:
 # --- The frames of a row ---------------------------------------------------------------------------------
 
 
-def _decode_video(cell: Cell, item: str, pace: Pace) -> Iterator[tuple[int, Pixels]]:
+def _read_frame(pictures: Stack, degraded: Stack | None, number: int) -> Frame:
+    pixels = pictures.read(number)
+    condition = None if degraded is None else fit_to_target(degraded.read(number), pixels)
+    return Frame(number, pixels, condition=condition)
+
+
+def _decode_video(cell: Cell, item: str, pace: Pace) -> Iterator[Frame]:
     """Decode a video file beside the table or in it."""
+    with _video_file(cell, item) as file, _named(file):
+        for number, pixels in decode_frames(file.path, pace):
+            yield Frame(number, pixels)
+
+
+def _decode_pair(degraded: Cell, clean: Cell, item: str, pace: Pace) -> Iterator[Frame]:
+    """Decode two video files of one length."""
+    with _video_file(degraded, item) as before, _video_file(clean, item) as after, _named(before, after):
+        for shown, target in paired_frames(before.path, after.path, pace):
+            yield Frame(target.number, target.pixels, condition=fit_to_target(shown.pixels, target.pixels))
+
+
+class _VideoFile(NamedTuple):
+    path: Path
+    name: str  # in messages
+
+
+@contextmanager
+def _video_file(cell: Cell, item: str) -> Iterator[_VideoFile]:
+    """Find a video file beside the table, or write one that is stored in it."""
     stored = cell.file(cell.array[0], cell.label)
-    with ExitStack() as stack:
-        if isinstance(stored, Path):
-            path, name = stored, f"{cell.label}: {stored}"
-        else:
-            # the item is in the name of the file, which the decoder prints on stderr
-            prefix = item.replace("/", "_") + "_"
-            file = stack.enter_context(tempfile.NamedTemporaryFile(prefix=prefix, suffix=".mp4"))
-            file.write(stored)
-            file.flush()
-            path, name = Path(file.name), cell.label
-        try:
-            yield from decode_frames(path, pace)
-        except ValueError as error:
-            raise ValueError(str(error).replace(str(path), name)) from error
+    if isinstance(stored, Path):
+        yield _VideoFile(stored, f"{cell.label}: {stored}")
+        return
+    # the item is in the name of the file, which the decoder prints on stderr
+    with tempfile.NamedTemporaryFile(prefix=item.replace("/", "_") + "_", suffix=".mp4") as file:
+        file.write(stored)
+        file.flush()
+        yield _VideoFile(Path(file.name), cell.label)
 
 
-def _match(frames: Iterator[tuple[int, Pixels]], masks: Stack | None, label: str) -> Iterator[Frame]:
-    """Yield frames with their masks, and check that all have one size."""
+@contextmanager
+def _named(*files: _VideoFile) -> Iterator[None]:
+    """Replace the paths of files in the message of an error by their names."""
+    try:
+        yield
+    except ValueError as error:
+        text = str(error)
+        for file in files:
+            text = text.replace(str(file.path), file.name)
+        raise ValueError(text) from error
+
+
+def _match(frames: Iterator[Frame], masks: Stack | None, label: str) -> Iterator[Frame]:
+    """Add the masks of frames, and check that all have one size."""
     size: tuple[int, ...] = ()
-    for number, pixels in frames:
-        size = size or pixels.shape
-        check_size(f"{label}, picture {number}", pixels.shape, size)
+    for frame in frames:
+        number = frame.number
+        size = size or frame.pixels.shape
+        check_size(f"{label}, picture {number}", frame.pixels.shape, size)
         if masks is not None and number >= masks.count:
             raise ValueError(f"{label}: expected one mask per frame, got {masks.count} masks; remove the row")
         mask = None if masks is None else masks.read(number)
         if mask is not None:
             check_size(f"{label}, mask {number}", mask.shape, size)
-        yield Frame(number, pixels, mask)
+        yield replace(frame, mask=mask)
 
 
 # --- The files of a set ----------------------------------------------------------------------------------

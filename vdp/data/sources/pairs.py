@@ -91,21 +91,36 @@ class PairSource:
         Both videos are decoded to their ends, since they must have the same length.
         """
         pair = self._pairs[item]
-        degraded, clean = self.folder / pair.input, self.folder / pair.target
-        if pace.fps is not None:
-            pace = pace.within(_rate(clean) or _rate(degraded), str(clean))
-        timed = degraded if clean.is_dir() else clean
+        clean = self.folder / pair.target
         masks: Pixels | None = None
-        for before, after in pace.select(_both(degraded, clean), lambda both: both[timed == clean].time):
-            target = after.read()
+        for before, target in paired_frames(self.folder / pair.input, clean, pace):
             height, width = target.pixels.shape[:2]
             if pair.mask is not None and masks is None:
                 # headers may be wrong: a video is decoded for its length
                 length = len(list_pictures(clean)) if clean.is_dir() else sum(1 for _ in _frames(clean))
                 masks = read_masks(self.folder / pair.mask, (length, height, width))
             mask = target.mask if masks is None else masks[target.number].copy()
-            condition = resize_frame(before.read().pixels, height, width, "stretch")
-            yield Frame(target.number, target.pixels, mask, condition)
+            yield Frame(target.number, target.pixels, mask, fit_to_target(before.pixels, target.pixels))
+
+
+def paired_frames(degraded: Path, clean: Path, pace: Pace) -> Iterator[tuple[Frame, Frame]]:
+    """Yield the selected frames of two videos of one length, those of `degraded` first in each pair.
+
+    Raises:
+        ValueError: for videos that cannot be read or differ in length.
+    """
+    if pace.fps is not None:
+        pace = pace.within(_rate(clean) or _rate(degraded), str(clean))
+    timed = degraded if clean.is_dir() else clean
+    for before, after in pace.select(_both(degraded, clean), lambda both: both[timed == clean].time):
+        target = after.read()
+        yield before.read(), target
+
+
+def fit_to_target(condition: Pixels, target: Pixels) -> Pixels:
+    """Resize a degraded frame to its target."""
+    height, width = target.shape[:2]
+    return resize_frame(condition, height, width, "stretch")
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from vdp.data.stores.clips import Pixels
 from vdp.data.video.picture import content_reader
 
 PREFERRED = ("video", "frames", "images")  # of several columns of videos, the first of these names is used
+PAIR = ("input", "target")  # degraded and clean videos
 MASKS = ("mask", "masks")
 JPEG = b"\xff\xd8"
 
@@ -27,11 +28,19 @@ Kind = Literal["video", "pictures", "arrays"]
 
 @dataclass(frozen=True)
 class Columns:
-    """The column of videos, how they are stored in it, and the column of masks or None."""
+    """The column of videos, how they are stored in it, and the column of masks or None.
+
+    `degraded` is the column of the degraded videos, stored in the same way, of a set of pairs.
+    """
 
     frames: str
     kind: Kind
     masks: str | None
+    degraded: str | None = None
+
+    @property
+    def names(self) -> list[str]:
+        return [name for name in (self.frames, self.masks, self.degraded) if name is not None]
 
 
 @dataclass(frozen=True)
@@ -78,20 +87,27 @@ def choose_columns(schema: pa.Schema, name: str) -> Columns:
     kinds = {field.name: _kind(field, media[field.name]) for field in schema if field.name not in MASKS}
     usable = {column: kind for column, kind in kinds.items() if kind}
     preferred = [column for column in PREFERRED if column in usable]
-    if len(usable) != 1 and not preferred:
+    paired = not preferred and all(column in usable for column in PAIR)
+    if len(usable) != 1 and not preferred and not paired:
         raise ValueError(
             f"{name}: expected one column of videos (Video, list of Images, or integers (T, H, W, 3)), got "
-            f"{' and '.join(usable) or 'none'} of {listed}; name the right one {PREFERRED[0]}, or for "
-            "video files beside the table set kind to videos or images"
+            f"{' and '.join(usable) or 'none'} of {listed}; name the right one {PREFERRED[0]} (pairs: "
+            f"{' and '.join(PAIR)}), or for video files beside the table set kind to videos or images"
         )
-    column = (preferred or list(usable))[0]
+    degraded, clean = PAIR
+    if paired and usable[degraded] != usable[clean]:
+        raise ValueError(
+            f"{name}: expected columns {degraded} and {clean} of one type, got {listed}; store both alike"
+        )
+    column = clean if paired else (preferred or list(usable))[0]
     masks = [field for field in schema if field.name in MASKS]
     if len(masks) > 1 or masks and not (_is_pictures(masks[0].type) or _nesting(masks[0].type) == 3):
         raise ValueError(
             f"{name}: expected one column of class ids (list of gray Images, or integers (T, H, W)), got "
             f"{' and '.join(field.name for field in masks)} of {listed}; remove or rename the others"
         )
-    return Columns(column, usable[column], masks[0].name if masks else None)
+    named_masks = masks[0].name if masks else None
+    return Columns(column, usable[column], named_masks, degraded if paired else None)
 
 
 def read_pictures(cell: Cell, kind: Literal["pictures", "arrays"]) -> Stack:
@@ -160,7 +176,7 @@ def _integers(cell: Cell) -> Pixels:
 
 def _kind(field: pa.Field, medium: str | None) -> Kind | None:
     # a struct of bytes and path may hold any file: the feature or the name of the column decides
-    named = medium in (None, "Value") and field.name == PREFERRED[0]
+    named = medium in (None, "Value") and field.name in (PREFERRED[0], *PAIR)
     if _is_file(field.type) and (medium == "Video" or named):
         return "video"
     if _is_pictures(field.type) and medium in (None, "Value", "Image"):

@@ -11,6 +11,7 @@ BACKBONE = re.compile(r"conv(\d+)")  # name of the classifier's backbone as an e
 IMAGENET = "imagenet"  # in place of a file of weights
 BACKBONE_DEPTH = 2  # its downsamplings
 Width = Annotated[int, Field(ge=4)]  # channels
+Side = Annotated[int, Field(ge=16, le=4096)]  # pixels
 
 
 class SegmenterParams(Params):
@@ -20,6 +21,7 @@ class SegmenterParams(Params):
     encoder_depth: Annotated[int, Field(ge=2, le=5)]  # downsamplings
     decoder_channels: Annotated[list[Width], Field(min_length=2, max_length=5)]  # coarse to fine
     upsample: Annotated[int, Field(ge=1, le=4)]  # of the input frames, for the outlines of small objects
+    size: Annotated[tuple[Side, Side] | None, LATER]  # height and width of the network; None: of the frames
     weights: Annotated[
         str | None, Field(min_length=1), LATER
     ]  # to start the encoder with: imagenet, or a file
@@ -45,6 +47,15 @@ class SegmenterParams(Params):
             raise ValueError(
                 f"segmenter.weights={self.weights}: expected null with the encoder {self.encoder}, which "
                 "train_segmenter.pretrained starts; choose another encoder, such as resnet34"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def size_is_not_upsampled(self) -> Self:
+        if self.size is not None and self.upsample > 1:
+            raise ValueError(
+                f"segmenter.upsample={self.upsample}: expected 1 with segmenter.size={list(self.size)}, to "
+                "which frames are resized"
             )
         return self
 

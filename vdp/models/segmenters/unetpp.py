@@ -31,6 +31,11 @@ def check_encoder(name: str) -> None:
     )
 
 
+def resize(x: Tensor, size: tuple[int, int]) -> Tensor:
+    """Resize the last two axes, smoothed where they shrink."""
+    return F.interpolate(x, size=size, mode="bilinear", align_corners=False, antialias=True)
+
+
 class UNetPlusPlus(nn.Module):
     """Frames of any H and W to mask logits by factor."""
 
@@ -39,7 +44,7 @@ class UNetPlusPlus(nn.Module):
         if params.backbone_channels is not None:
             register_backbone(params.backbone_channels, params.encoder)
         check_encoder(params.encoder)
-        self.upsample = params.upsample
+        self.upsample, self.size = params.upsample, params.size
         self.normalises = params.weights is not None  # the input, as that of ImageNet's weights
         self.multiple = 2**params.encoder_depth
         self.network = smp.UnetPlusPlus(
@@ -71,8 +76,12 @@ class UNetPlusPlus(nn.Module):
             x = (0.5 * (frames + 1) - mean) / std
         if self.upsample > 1:
             x = F.interpolate(x, scale_factor=self.upsample, mode="bilinear", align_corners=False)
+        if self.size is not None:
+            x = resize(x, self.size)
         pad = (0, -x.shape[-1] % self.multiple, 0, -x.shape[-2] % self.multiple)
         logits = self.network(F.pad(x, pad, mode="replicate"))[..., : x.shape[-2], : x.shape[-1]]
         if self.upsample > 1:
             logits = F.avg_pool2d(logits, self.upsample)
+        if self.size is not None:
+            logits = resize(logits, (height, width))
         return logits.float()[..., :height, :width]
