@@ -79,6 +79,8 @@ def project(tmp_path_factory):
     }
     for split, clips in splits.items():
         write_clips(folder / "data/clips" / split, clips, shard_mb=1)
+    (folder / "results").mkdir()
+    (folder / "results/tasks.json").write_text("{}")  # of evaluate_tasks
     rng = np.random.default_rng(0)
     frames = rng.integers(0, 256, (2, 2, len(HOPS), HEIGHT, WIDTH, 3), dtype=np.uint8)
     for name in ("whole", "hidden"):
