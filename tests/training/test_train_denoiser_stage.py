@@ -10,6 +10,9 @@ import yaml
 from torch import nn
 
 from stages import train_denoiser
+from tests.oracle import Oracle
+from tests.processes import objective_of
+from vdp.config.messages import validate
 from vdp.config.yaml_file import read_file
 from vdp.data.batches.hops import HopRule
 from vdp.data.stores.latents import EncodedClip, LatentClips, Normalisation, write_latents, write_statistics
@@ -19,6 +22,7 @@ from vdp.diffusion.scheduled_sampling import ScheduledSampling
 from vdp.models.denoisers.factory import load_denoiser
 from vdp.training.dataloader import first_batches
 from vdp.training.definition import TrainingResult
+from vdp.training.params import TrainDenoiserParams
 
 pytestmark = pytest.mark.slow
 
@@ -175,3 +179,26 @@ def test_the_base_is_the_one_for_which_frames_are_encoded(tmp_path, decay, expec
         nearest = "moved" if base == "moved" else "nearest"
         assert train_denoiser.resolve_base(base, clips, predicts=False) == nearest
     assert train_denoiser.resolve_base("auto", clips, predicts=False) == "nearest"
+
+
+def test_gains_are_measured_on_the_composed_frames_of_val(tmp_path):
+    """Each composed frame lacks 2 of its number; the network adds 4: half of its change is true."""
+    known, context_frames = 5, 3
+    frames = np.zeros((1, 9, 1, 4, 4), np.float16) + np.arange(9)[:, None, None, None]
+    for split, composed in (("train", frames[:, known:]), ("val", frames[:, known:] - 2)):
+        clips = [EncodedClip(frames.astype(np.float16), composed=composed.astype(np.float16))] * 3
+        write_latents(tmp_path / split, clips, shard_mb=1, known=known, flow_decay=0.9)
+    write_statistics(tmp_path, Normalisation((0.0,), (1.0,)))
+    objective = objective_of("flow", "flow", torch.ones(1), True)
+    oracle = Oracle(
+        lambda index: (index + known - context_frames + 2)[:, None, :, None, None].expand(-1, 1, -1, 4, 4),
+        objective,
+    )
+    data = read_file(REPO / "params.yaml")["train_denoiser"]
+    params = validate(
+        TrainDenoiserParams, data | {"context_frames": context_frames, "given_frames": 1}, "train_denoiser"
+    )
+    val = LatentClips(tmp_path, ["val"])
+    assert train_denoiser.measure_gains(oracle, val, objective, params) == pytest.approx([0.5] * 4, abs=1e-3)
+    skips = params.model_copy(update={"target_offsets": [2]})
+    assert train_denoiser.measure_gains(oracle, val, objective, skips) is None
