@@ -48,6 +48,7 @@ from vdp.diffusion.loss import HopLoss
 from vdp.diffusion.objective import Objective
 from vdp.diffusion.params import DiffusionParams
 from vdp.diffusion.schedules import make_process
+from vdp.launch.params import EngineParams
 from vdp.models.codecs.params import VAEParams
 from vdp.models.denoisers.dit import DiT
 from vdp.models.denoisers.factory import build_denoiser
@@ -61,7 +62,7 @@ from vdp.training.definition import Picture, Training
 from vdp.training.engine import launch
 from vdp.training.hop_loss import hop_loss
 from vdp.training.optim import clip_gradients
-from vdp.training.params import EngineParams, TrainDenoiserParams
+from vdp.training.params import TrainDenoiserParams
 from vdp.training.seeds import noise_rng, seed_weights, step_rng
 from vdp.training.state import TrainingState
 from vdp.training.trainer import fit

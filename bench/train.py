@@ -38,6 +38,7 @@ from vdp.config.schema import PARAMS_FILE
 from vdp.config.yaml_file import read_file
 from vdp.core.errors import UserError
 from vdp.core.rng import BatchRng
+from vdp.launch.params import EngineParams
 from vdp.models.checkpoint import save_model
 from vdp.models.classifiers.crops import CropClassifier
 from vdp.models.classifiers.params import ClassifierConfig, ClassifierParams
@@ -47,7 +48,7 @@ from vdp.training.cost import COST_STEPS, WARM_STEPS, counted_steps
 from vdp.training.dataloader import Batch, Batches
 from vdp.training.definition import Logger, Network, Picture, Training, ValBatch
 from vdp.training.optim import make_optimizer
-from vdp.training.params import EngineParams, FitParams, PretrainVAEParams
+from vdp.training.params import FitParams, PretrainVAEParams
 from vdp.training.seeds import noise_rng
 from vdp.training.trainer import fit
 

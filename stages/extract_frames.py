@@ -4,11 +4,13 @@ Reads   the sources of extract_frames; params.yaml: clip, extract_frames
 Writes  data/clips/<split>: train, val, unlabeled, test/<name>
 """
 
+from functools import partial
 from pathlib import Path
 
 from vdp.config.read import read_section, run_script
 from vdp.config.schema import ClipParams
-from vdp.data.extract.extract import extract
+from vdp.core.rank import launched_processes
+from vdp.data.extract.extract import Share, extract
 from vdp.data.extract.jobs import make_jobs, make_policy
 from vdp.data.extract.mask_notes import mask_notes
 from vdp.data.extract.workers import worker_count
@@ -17,6 +19,7 @@ from vdp.data.sources.left_out import describe_left_out
 from vdp.data.sources.protocols import LeftOut
 from vdp.data.sources.select import select_videos
 from vdp.data.stores.clips import MANIFEST, ClipStore
+from vdp.launch.params import EngineParams
 from vdp.tracking.mlflow_run import project_root, track_stage
 
 CLIPS = Path("data/clips")
@@ -29,7 +32,9 @@ def main() -> None:
     # all sources are opened before the first is read, so that a misspelt one fails immediately
     jobs = make_jobs(clip, params, select_videos(params))
     with track_stage("extract_frames", worker_count(params.workers)) as tracker:
-        stores = extract(jobs, CLIPS, project_root() / WORK, make_policy(params))
+        stores = extract(jobs, CLIPS, project_root() / WORK, make_policy(params), launched_share())
+        if not tracker.is_main:
+            return
         for split in ("train", "val", "unlabeled", "test"):
             (CLIPS / split).mkdir(exist_ok=True)  # DVC expects each, also without a source
         for split, store in stores.items():
@@ -43,6 +48,16 @@ def main() -> None:
             print(note)
         tracker.summary({f"clips.{split}": float(len(store)) for split, store in stores.items()})
         tracker.summary({f"skipped.{split}": float(len(store.skipped)) for split, store in stores.items()})
+
+
+def launched_share() -> Share | None:
+    """Return this process's share where torchrun or srun has started several: others have their workers."""
+    if launched_processes() < 2:
+        return None
+    from vdp.launch.start import start_processes  # seconds to import
+
+    processes = start_processes(read_section(EngineParams, "engine"))
+    return Share(processes.rank, processes.count, partial(processes.max, 0))
 
 
 def describe(store: ClipStore) -> str:

@@ -21,6 +21,8 @@ from vdp.data.augment import Augment
 from vdp.data.batches.frames import FrameBatches, Frames
 from vdp.data.params import FrameAugment
 from vdp.data.stores.clips import ClipStore, existing_stores
+from vdp.launch.out_of_memory import MemoryParam
+from vdp.launch.params import EngineParams
 from vdp.models.checkpoint import save_model
 from vdp.models.codecs.params import CodecConfig, CodecParams, VAEParams
 from vdp.models.codecs.vae import VAE, vae_loss
@@ -28,11 +30,10 @@ from vdp.models.factored_classes import class_log_probs
 from vdp.models.initial import find_initial
 from vdp.tracking.figures import sample_columns
 from vdp.tracking.mlflow_run import project_root, track_stage
-from vdp.training.checkpoint_key import stage_checkpoints
+from vdp.training.checkpoint import stage_checkpoints
 from vdp.training.definition import Samples, Training
 from vdp.training.engine import launch
-from vdp.training.out_of_memory import MemoryParam
-from vdp.training.params import EngineParams, PretrainVAEParams
+from vdp.training.params import PretrainVAEParams
 from vdp.training.seeds import seed_weights
 from vdp.training.trainer import fit
 from vdp.training.validation import VALIDATION_SEED, VALIDATION_SIZE, plot_batch

@@ -1,13 +1,16 @@
 """DVC stage track_objects: the objects of each clip over time, one identity and class per object.
 
-Reads   data/clips, data/models/{codec,segmenter,classifier}; params.yaml: clip, segment, track_objects
+Reads   data/clips, data/models/{codec,segmenter,classifier}; params.yaml: clip, engine, segment,
+        track_objects
 Writes  data/tracks/{train,val}: from the true masks of all frames; data/tracks/unlabeled: from the
         segmenter's; data/tracks/test/<test set>: from the segmenter's masks of the context frames, with the
         pixels of the objects (labels.npy) and the masks decided frame by frame (frame_masks.npy).
         Without tracks where no training clip has masks, or nothing is predicted.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,70 +18,116 @@ import numpy as np
 from vdp.api.tracks import has_classifier, load_tracker
 from vdp.config.read import read_section, run_script
 from vdp.config.schema import ClipParams
-from vdp.core.device import pick_device
 from vdp.core.empty import NO_MASKS, NO_TARGETS, write_empty
 from vdp.core.files import replacing
 from vdp.data.object_states import class_labels, object_states
+from vdp.data.stores.arrays import ArrayWriter
 from vdp.data.stores.clips import ClipStore, existing_stores, list_test_sets
 from vdp.data.stores.tracks import FRAME_MASKS, Tracks, write_tracks
+from vdp.launch.items import Arrays, Parts, SharedWork, share_work, split_rows
+from vdp.launch.params import EngineParams
 from vdp.models.segmenters.params import SegmentParams, TrackParams
 from vdp.models.segmenters.track import TrackedClip
-from vdp.tracking.mlflow_run import Tracker as Ledger
-from vdp.tracking.mlflow_run import track_stage
-from vdp.tracking.progress import progress
+from vdp.tracking.mlflow_run import project_root, track_stage
 
 CLIPS = Path("data/clips")
 MODELS = Path("data/models")
 TRACKS = Path("data/tracks")
+BATCH_CLIPS = 16  # clips tracked by one process at a time
 
 Tracker = Callable[[np.ndarray], TrackedClip]
 
 
 def main() -> None:
-    clip = read_section(ClipParams, "clip")
+    clip, engine = read_section(ClipParams, "clip"), read_section(EngineParams, "engine")
     segment, params = read_section(SegmentParams, "segment"), read_section(TrackParams, "track_objects")
 
-    with track_stage("track_objects") as ledger:
-        if not clip.predicts or not has_classifier(MODELS):
+    with (
+        track_stage("track_objects") as ledger,
+        share_work("track_objects", project_root(), engine, ledger) as work,
+    ):
+        if clip.predicts and has_classifier(MODELS):
+            tracker = load_tracker(MODELS, segment, params, work.processes.device)
+            write_all_tracks(clip, params, ledger.counted(tracker.__call__), work)
+        elif work.join():
             write_empty(TRACKS, NO_MASKS if clip.predicts else NO_TARGETS)
-            return
-        track(clip, segment, params, ledger)
 
 
-def track(clip: ClipParams, segment: SegmentParams, params: TrackParams, ledger: Ledger) -> None:
+def write_all_tracks(clip: ClipParams, params: TrackParams, tracker: Tracker, work: SharedWork) -> None:
     """Write the tracks of all splits."""
+    parts = {}
+    for store in existing_stores(CLIPS, ["train", "val"]):
+        split = store.folder.name
+        rows = [row for row in store.labelled if store.num_frames(row) >= clip.frames]
+        parts[split] = work.compute(split, batches_of(rows), partial(true_tracks, store, clip.frames))
+    for store in existing_stores(CLIPS, ["unlabeled"]):
+        batches = split_rows(min(params.unlabeled, len(store)), BATCH_CLIPS)
+        track = partial(found_tracks, tracker, store, clip.frames, with_frame_masks=False)
+        parts["unlabeled"] = work.compute("unlabeled", batches, track)
+    test_sets = list_test_sets(CLIPS)
+    for name, folder in test_sets.items():
+        store = ClipStore(folder)
+        track = partial(found_tracks, tracker, store, clip.known, with_frame_masks=True)
+        parts[f"test/{name}"] = work.compute(f"test/{name}", split_rows(len(store), BATCH_CLIPS), track)
+    if not work.join():
+        return
     with replacing(TRACKS) as part:
-        for split in ("train", "val"):
-            for store in existing_stores(CLIPS, [split]):
-                write_tracks(part / split, true_tracks(store, clip.frames, split), clip.frames)
-        tracker = ledger.counted(load_tracker(MODELS, segment, params, pick_device()).__call__)
-        for store in existing_stores(CLIPS, ["unlabeled"]):
-            rows = progress(range(min(params.unlabeled, len(store))), 1, "track unlabeled")
-            tracks = (tracked(tracker, store, row, clip.frames)[0] for (row,) in rows)
-            write_tracks(part / "unlabeled", tracks, clip.frames)
-        for name, folder in list_test_sets(CLIPS).items():
-            store = ClipStore(folder)
-            found = [
-                tracked(tracker, store, row, clip.known)
-                for (row,) in progress(range(len(store)), 1, f"track {name}")
-            ]
-            write_tracks(part / "test" / name, (tracks for tracks, _ in found), clip.known)
-            np.save(part / "test" / name / FRAME_MASKS, np.stack([masks for _, masks in found]))
+        for split, tracked in parts.items():
+            frames = clip.known if split.startswith("test/") else clip.frames
+            write_tracks(part / split, TrackParts(tracked), frames)
+        for name in test_sets:
+            found = parts[f"test/{name}"]
+            with ArrayWriter(part / "test" / name / FRAME_MASKS, found.rows) as file:
+                for arrays in found:
+                    file.append(arrays["frame_masks"])
 
 
-def true_tracks(store: ClipStore, frames: int, split: str) -> Iterator[Tracks]:
-    """Tracks of the labelled clips of a split from their true masks; those of fewer frames are left out."""
-    rows = [row for row in store.labelled if store.num_frames(row) >= frames]
-    for (row,) in progress(rows, 1, f"track {split}"):
+def batches_of(rows: Sequence[int]) -> list[Sequence[int]]:
+    return [[rows[i] for i in batch] for batch in split_rows(len(rows), BATCH_CLIPS)]
+
+
+def true_tracks(store: ClipStore, frames: int, rows: Sequence[int]) -> Arrays:
+    """Tracks of labelled clips from their true masks."""
+    tracks = []
+    for row in rows:
         labels, classes = class_labels(np.asarray(store.masks(row)[:frames]))
-        yield Tracks(store.name(row), object_states(labels, len(classes)), classes)
+        tracks.append(Tracks(store.name(row), object_states(labels, len(classes)), classes))
+    return to_arrays(tracks)
 
 
-def tracked(tracker: Tracker, store: ClipStore, row: int, frames: int) -> tuple[Tracks, np.ndarray]:
-    """Tracks of a clip from the segmenter's masks of its first frames, and these masks frame by frame."""
-    found = tracker(np.asarray(store.frames(row)[:frames]))
-    states = object_states(found.labels, len(found.classes))
-    return Tracks(store.name(row), states, found.classes, found.labels), found.frame_masks
+def found_tracks(
+    tracker: Tracker, store: ClipStore, frames: int, rows: Sequence[int], with_frame_masks: bool
+) -> Arrays:
+    """Tracks of clips from the segmenter's masks of their first frames, and these masks frame by frame."""
+    found = [tracker(np.asarray(store.frames(row)[:frames])) for row in rows]
+    tracks = [
+        Tracks(store.name(row), object_states(each.labels, len(each.classes)), each.classes, each.labels)
+        for row, each in zip(rows, found, strict=True)
+    ]
+    masks = {"frame_masks": np.stack([each.frame_masks for each in found])} if with_frame_masks else {}
+    return {**to_arrays(tracks), **masks}
+
+
+def to_arrays(tracks: Sequence[Tracks]) -> dict[str, np.ndarray]:
+    """Arrays of a file, by kind and number of the clip in it."""
+    arrays: dict[str, np.ndarray] = {"names": np.array([each.name for each in tracks])}
+    for n, each in enumerate(tracks):
+        arrays |= {f"states_{n}": each.states, f"classes_{n}": each.classes}
+        arrays |= {} if each.labels is None else {f"labels_{n}": each.labels}
+    return arrays
+
+
+@dataclass(frozen=True)
+class TrackParts:
+    """The tracks of all clips of a split, read from the files of its batches."""
+
+    parts: Parts
+
+    def __iter__(self) -> Iterator[Tracks]:
+        for arrays in self.parts:
+            for n, name in enumerate(arrays["names"].tolist()):
+                states, classes = arrays[f"states_{n}"], arrays[f"classes_{n}"]
+                yield Tracks(name, states, classes, arrays.get(f"labels_{n}"))
 
 
 if __name__ == "__main__":

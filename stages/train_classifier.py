@@ -16,15 +16,16 @@ from vdp.core.empty import NO_MASKS, write_empty
 from vdp.core.rng import BatchRng
 from vdp.data.batches.crops import CropBatches, Crops, keep, mirror_half
 from vdp.data.stores.clips import ClipStore
+from vdp.launch.params import EngineParams
 from vdp.models.checkpoint import save_model
 from vdp.models.classifiers.crops import FACTORS, CropClassifier, crop_loss
 from vdp.models.classifiers.params import ClassifierConfig, ClassifierParams
 from vdp.models.initial import find_initial
 from vdp.tracking.mlflow_run import project_root, track_stage
-from vdp.training.checkpoint_key import stage_checkpoints
+from vdp.training.checkpoint import stage_checkpoints
 from vdp.training.definition import Training
 from vdp.training.engine import launch
-from vdp.training.params import EngineParams, TrainClassifierParams
+from vdp.training.params import TrainClassifierParams
 from vdp.training.seeds import seed_weights
 from vdp.training.trainer import fit
 from vdp.training.validation import VALIDATION_SEED

@@ -27,6 +27,8 @@ from vdp.diffusion.protocols import Denoiser
 from vdp.diffusion.scheduled_sampling import sample_frames
 from vdp.diffusion.schedules import make_process
 from vdp.evaluation.frame import frame_score
+from vdp.launch.out_of_memory import MemoryParam
+from vdp.launch.params import EngineParams
 from vdp.models.checkpoint import fingerprint, save_model
 from vdp.models.codecs.factory import load_codec
 from vdp.models.codecs.protocols import Codec
@@ -35,13 +37,12 @@ from vdp.models.denoisers.params import DenoiserConfig, DenoiserParams
 from vdp.models.initial import find_initial
 from vdp.tracking.figures import sample_columns, sample_sheet
 from vdp.tracking.mlflow_run import project_root, track_stage
-from vdp.training.checkpoint_key import stage_checkpoints
+from vdp.training.checkpoint import stage_checkpoints
 from vdp.training.dataloader import first_batches
 from vdp.training.definition import Samples, Training
 from vdp.training.engine import launch
 from vdp.training.hop_loss import hop_loss, measure_scales
-from vdp.training.out_of_memory import MemoryParam
-from vdp.training.params import EngineParams, TrainDenoiserParams
+from vdp.training.params import TrainDenoiserParams
 from vdp.training.seeds import seed_weights
 from vdp.training.trainer import fit
 from vdp.training.validation import VALIDATION_SEED, VALIDATION_SIZE, plot_batch

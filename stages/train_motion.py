@@ -23,17 +23,18 @@ from vdp.diffusion.motion import (
     motion_process,
     motion_scale,
 )
+from vdp.launch.params import EngineParams
 from vdp.models.checkpoint import save_model
 from vdp.models.initial import find_initial
 from vdp.models.motion.config import GroundConfig, MotionConfig
 from vdp.models.motion.factory import build_motion
 from vdp.models.motion.params import MotionParams
 from vdp.tracking.mlflow_run import project_root, track_stage
-from vdp.training.checkpoint_key import stage_checkpoints
+from vdp.training.checkpoint import stage_checkpoints
 from vdp.training.dataloader import first_batches
 from vdp.training.definition import Training
 from vdp.training.engine import launch
-from vdp.training.params import EngineParams, TrainMotionParams
+from vdp.training.params import TrainMotionParams
 from vdp.training.seeds import seed_weights
 from vdp.training.trainer import fit
 from vdp.training.validation import VALIDATION_SEED

@@ -22,6 +22,8 @@ from vdp.data.batches.frames import FrameBatches, Frames
 from vdp.data.crops import crop_side
 from vdp.data.params import FrameAugment
 from vdp.data.stores.clips import ClipStore
+from vdp.launch.out_of_memory import MemoryParam
+from vdp.launch.params import EngineParams
 from vdp.models.checkpoint import save_model
 from vdp.models.classifiers.crops import load_classifier
 from vdp.models.codecs.factory import load_codec
@@ -41,11 +43,10 @@ from vdp.models.segmenters.round_trip import round_trip
 from vdp.models.segmenters.unetpp import UNetPlusPlus
 from vdp.tracking.figures import sample_columns
 from vdp.tracking.mlflow_run import project_root, track_stage
-from vdp.training.checkpoint_key import stage_checkpoints
+from vdp.training.checkpoint import stage_checkpoints
 from vdp.training.definition import Samples, Training
 from vdp.training.engine import launch
-from vdp.training.out_of_memory import MemoryParam
-from vdp.training.params import EngineParams, TrainSegmenterParams
+from vdp.training.params import TrainSegmenterParams
 from vdp.training.seeds import seed_weights
 from vdp.training.trainer import fit
 from vdp.training.validation import VALIDATION_SEED, VALIDATION_SIZE, plot_batch

@@ -11,8 +11,9 @@ SHARED = {"core", "config"}
 ALLOWED: dict[str, set[str]] = {
     "core": set(),
     "config": {"core"},
-    **{part: SHARED for part in ("data", "models", "diffusion", "evaluation", "tracking")},
-    **{part: SHARED | {"diffusion"} for part in ("training", "sampling")},
+    **{part: SHARED for part in ("data", "models", "diffusion", "evaluation", "tracking", "launch")},
+    "sampling": SHARED | {"diffusion"},
+    "training": SHARED | {"diffusion", "launch"},
 }
 JOINING = {"api", "cli"}  # may import every part
 TOP = {"__init__.py", "__init__.pyi", "__main__.py", "parts.py", "py.typed"}  # parts: names of `api` alone

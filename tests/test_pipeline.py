@@ -33,8 +33,7 @@ NO_DEPS = {  # modules that cannot change a stage's bytes, and why
     "vdp/tracking/mlflow_model.py": "logs to MLflow",
     "vdp/tracking/progress.py": "prints",
     "vdp/training/cost.py": "prints",
-    "vdp/training/out_of_memory.py": "words an error",
-    "vdp/training/process_watch.py": "watches processes",
+    "vdp/launch": "starts processes and shares out work, of which the bytes do not depend",
 }
 NO_DEPS_OF_TRAININGS = {
     "vdp/tracking/figures.py": "its pictures go to MLflow",
@@ -118,8 +117,17 @@ def test_dvc_yaml_names_all_that_a_stage_uses_and_nothing_else(name):
     assert errors(name, STAGES[name], REPO) == []
 
 
-def test_the_launcher_starts_the_trainings_and_nothing_else():
-    assert {name for name, stage in STAGES.items() if "launcher" in stage["cmd"]} == set(TRAININGS)
+def test_one_command_runs_every_stage():
+    assert {name: stage["cmd"] for name, stage in STAGES.items()} == {
+        name: f"python -m vdp.launch {name}" for name in STAGES
+    }
+
+
+def test_another_number_of_processes_reruns_nothing():
+    """They are settings of the machine, and so is where it keeps the states of trainings."""
+    listed = {key for stage in STAGES.values() for key in stage["params"]}
+    machine = {"launcher", "engine", "engine.devices", "engine.num_nodes", "engine.strategy"}
+    assert not listed & (machine | {"engine.save_minutes", "engine.save_steps"})
 
 
 def test_every_stage_has_a_script_of_its_name():

@@ -24,6 +24,7 @@ from vdp.diffusion.process import predict_x0_eps as predict_x0_eps
 from vdp.diffusion.process import target as target
 from vdp.diffusion.protocols import Denoiser as Denoiser
 from vdp.diffusion.schedules import make_process as make_process
+from vdp.launch.params import EngineParams as EngineParams
 from vdp.models.codecs.params import VAEParams as VAEParams
 from vdp.models.codecs.protocols import Codec as Codec
 from vdp.models.denoisers.params import DiTParams as DiTParams
@@ -37,6 +38,5 @@ from vdp.sampling.samplers import make_sampler as make_sampler
 from vdp.sampling.samplers import time_grid as time_grid
 from vdp.training.definition import Logger as Logger
 from vdp.training.definition import Loss as Loss
-from vdp.training.params import EngineParams as EngineParams
 from vdp.training.params import PretrainVAEParams as PretrainVAEParams
 from vdp.training.params import TrainDenoiserParams as TrainDenoiserParams

@@ -9,10 +9,11 @@ from vdp.config.read import read_section
 from vdp.core.device import autocast
 from vdp.core.errors import UserError
 from vdp.core.flops import TERA, flop_counter
+from vdp.launch.params import EngineParams
 from vdp.training.dataloader import Batch, Batches
 from vdp.training.definition import Loss, Network, Picture, Training
 from vdp.training.engine import launch
-from vdp.training.params import EngineParams, TrainDenoiserParams
+from vdp.training.params import TrainDenoiserParams
 from vdp.training.seeds import noise_rng, step_rng
 from vdp.training.trainer import fit
 

@@ -17,7 +17,7 @@ from vdp.core.empty import NO_MASKS, empty_reason, write_empty
 from vdp.core.objects import FEATURES, SEEN
 from vdp.data.object_states import class_labels, object_states
 from vdp.data.stores.clips import Clip, write_clips
-from vdp.data.stores.predictions import PredictionWriter
+from vdp.data.stores.predictions import write_predictions
 from vdp.data.stores.tracks import FRAME_MASKS, TrackStore
 
 pytestmark = [
@@ -68,6 +68,7 @@ def project(tmp_path_factory):
     data["segment"] |= {"motion_vote": 0.5, "codec_vote": 0.0}
     data["score"]["strips"] = 1
     (folder / "params.yaml").write_text(yaml.safe_dump(data))
+    (folder / "dvc.yaml").write_text((REPO / "dvc.yaml").read_text())
     save_small_models(folder / "data" / "models")
     test = [clip(f"video_{n}", seed=n) for n in range(2)]
     splits = {
@@ -84,10 +85,9 @@ def project(tmp_path_factory):
     rng = np.random.default_rng(0)
     frames = rng.integers(0, 256, (2, 2, len(HOPS), HEIGHT, WIDTH, 3), dtype=np.uint8)
     for name in ("whole", "hidden"):
-        writer = PredictionWriter(
-            folder / "data/predictions" / name, [each.name for each in test], HOPS, samples=2
-        )
-        writer.append(frames, np.ones((2, 2, CHANNELS, HEIGHT // 4, WIDTH // 4), np.float16))
+        part = (frames, np.ones((2, 2, CHANNELS, HEIGHT // 4, WIDTH // 4), np.float16))
+        names = [each.name for each in test]
+        write_predictions(folder / "data/predictions" / name, names, HOPS, 2, [part])
     with pytest.MonkeyPatch.context() as monkeypatch:
         monkeypatch.chdir(folder)
         for stage in STAGES:
@@ -176,6 +176,7 @@ def test_scores_have_the_rows_of_the_motion_and_hidden_clips_have_a_strip(projec
 def test_a_second_run_gives_the_same_bytes(project):
     folders = [project / name for name in ("data/tracks", "data/motion", "data/masks", "results")]
     before = [read_tree(folder) for folder in folders]
+    shutil.rmtree(project / ".resume")
     run_stages()
     assert [read_tree(folder) for folder in folders] == before
 
@@ -208,7 +209,8 @@ def test_test_sets_without_objects_are_predicted(restored):
 def without_masks(tmp_path, monkeypatch):
     """A project of clips without masks, in which no classifier and no motion model is trained."""
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "params.yaml").write_text((REPO / "params.yaml").read_text())
+    for name in ("params.yaml", "dvc.yaml"):
+        (tmp_path / name).write_text((REPO / name).read_text())
     for split in ("train", "val", "test/hidden"):
         write_clips(tmp_path / "data/clips" / split, [clip("a", labelled=False)], shard_mb=1)
     for model in ("classifier", "motion", "segmenter"):

@@ -10,6 +10,9 @@ T = TypeVar("T")
 
 
 class Recorder:
+    is_main = True
+    flops = 0.0
+
     def __init__(self) -> None:
         self.headlines: dict[str, object] = {}
         self.artifacts: list[str] = []
@@ -20,6 +23,9 @@ class Recorder:
 
     def counted(self, function: Callable[P, T]) -> Callable[P, T]:
         return function
+
+    def add_flops(self, flops: float) -> None:
+        self.flops += flops
 
     def headline(self, values: Mapping[str, object]) -> None:
         self.headlines.update(values)

@@ -18,11 +18,14 @@ from vdp.evaluation.tasks import blend
 
 pytestmark = pytest.mark.slow
 
+REPO = Path(__file__).parents[2]
 FRAMES, KNOWN, HEIGHT, WIDTH = 8, 3, 16, 24
 DEGRADE = {"noise": [0.1, 0.3], "low_light": None, "blur": [1.0, 1.0], "compression": None, "dropped": None}
 PARAMS = f"""
 seed: 3
 launcher: python
+engine: {{precision: auto, devices: 1, num_nodes: 1, strategy: auto, compile: false, checkpointing: false,
+  save_minutes: 5, save_steps: null, max_skipped: 20}}
 clip: {{frames: {FRAMES}, known: {KNOWN}, height: {HEIGHT}, width: {WIDTH}}}
 degrade: {json.dumps(DEGRADE)}
 evaluate_tasks: {{clips: 2, interpolate_frames: [3, 1], samples: 3, object_pixels: 4, sampler: ddim, steps: 2,
@@ -112,6 +115,7 @@ def project(tmp_path, monkeypatch) -> Recorder:
     """A test set of three clips, one of pairs and a hidden one."""
     monkeypatch.chdir(tmp_path)
     Path("params.yaml").write_text(PARAMS)
+    Path("dvc.yaml").write_text((REPO / "dvc.yaml").read_text())
     for name, clips in CLIPS.items():
         write_clips(Path("data/clips/test") / name, clips, shard_mb=1)
     recorder = Recorder()
@@ -125,7 +129,9 @@ def project(tmp_path, monkeypatch) -> Recorder:
 
 
 def run(monkeypatch, model) -> dict[str, dict[str, dict]]:
-    monkeypatch.setattr(evaluate_tasks, "load", lambda folder, checkpoint: model if checkpoint == 7 else None)
+    monkeypatch.setattr(
+        evaluate_tasks, "load", lambda folder, checkpoint, device: model if checkpoint == 7 else None
+    )
     evaluate_tasks.main()
     return json.loads(Path("results/tasks.json").read_text())
 

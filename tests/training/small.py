@@ -7,10 +7,11 @@ import torch
 from torch import Tensor, nn
 
 from vdp.core.rng import BatchRng
+from vdp.launch.params import EngineParams
 from vdp.training.checkpoint import TrainingCheckpoints
 from vdp.training.definition import Loss, Training, TrainingResult
 from vdp.training.engine import launch
-from vdp.training.params import EngineParams, FitParams
+from vdp.training.params import FitParams
 from vdp.training.seeds import seed_weights
 from vdp.training.trainer import fit
 from vdp.training.validation import VALIDATION_SIZE

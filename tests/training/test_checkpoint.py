@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from tests.training.small import MemoryLogger, engine_params, fit_line, fit_params, line_training, regression
 from vdp.core.errors import Interrupted, UserError
 from vdp.core.rng import BatchRng
-from vdp.training.checkpoint import TrainingCheckpoints
-from vdp.training.checkpoint_key import stage_checkpoints, training_key
+from vdp.launch.stage_key import stage_key
+from vdp.training.checkpoint import TrainingCheckpoints, stage_checkpoints
 from vdp.training.seeds import seed_weights
 
 pytestmark = pytest.mark.slow
@@ -236,24 +236,24 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     ],
 )
 def test_the_key_depends_on_params_code_and_inputs_of_the_stage(project, file, old, new, same):
-    before = training_key("learn")
+    before = stage_key("learn")
     path = project / file
     path.write_text(path.read_text().replace(old, new))
     os.utime(path, (1, 1))
-    assert (training_key("learn") == before) == same
+    assert (stage_key("learn") == before) == same
 
 
 def test_outside_of_dvc_inputs_are_known_by_their_files(project, monkeypatch):
     monkeypatch.delenv("DVC_STAGE")
-    before = training_key("learn")
-    assert training_key("learn") == before
+    before = stage_key("learn")
+    assert stage_key("learn") == before
     os.utime(project / "data/in/a.bin", (1, 1))
-    assert training_key("learn") != before
+    assert stage_key("learn") != before
 
 
 def test_a_stage_that_dvc_yaml_does_not_have_is_refused(project):
     with pytest.raises(UserError, match="dvc.yaml: stages.missing"):
-        training_key("missing")
+        stage_key("missing")
 
 
 def test_checkpoints_are_below_the_main_checkout(project, tmp_path_factory):

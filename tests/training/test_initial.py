@@ -22,8 +22,7 @@ from vdp.models.codecs.factory import load_codec
 from vdp.models.codecs.params import CodecConfig, VAEParams
 from vdp.models.codecs.vae import VAE
 from vdp.models.initial import InitialWeights, config_differences, find_initial
-from vdp.training.checkpoint import TrainingCheckpoints
-from vdp.training.checkpoint_key import stage_checkpoints
+from vdp.training.checkpoint import TrainingCheckpoints, stage_checkpoints
 from vdp.training.seeds import seed_weights
 
 pytestmark = pytest.mark.slow

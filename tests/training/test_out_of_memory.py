@@ -6,7 +6,7 @@ import sys
 import pytest
 import torch
 
-from vdp.training.out_of_memory import MemoryAdvisor, MemoryParam, is_out_of_memory, largest_that_fits
+from vdp.launch.out_of_memory import MemoryAdvisor, MemoryParam, is_out_of_memory, largest_that_fits
 
 pytestmark = pytest.mark.slow
 
@@ -18,7 +18,7 @@ CUDA = (
 )
 IN_LITTLE_MEMORY = """
 import resource
-from vdp.training.out_of_memory import is_out_of_memory, largest_that_fits
+from vdp.launch.out_of_memory import is_out_of_memory, largest_that_fits
 import torch
 kept = []
 free = 192 * 2**20
@@ -72,7 +72,7 @@ def test_only_errors_of_memory_are_recognised(error, expected):
 @pytest.mark.parametrize("room", range(10))
 @pytest.mark.parametrize("samples", [0, 1, 7, 8])
 def test_the_largest_number_that_fits_is_found_in_few_attempts(monkeypatch, room, samples):
-    monkeypatch.setattr("vdp.training.out_of_memory.release_memory", lambda: None)  # slow in a large process
+    monkeypatch.setattr("vdp.launch.out_of_memory.release_memory", lambda: None)  # slow in a large process
     tried = []
 
     def attempt(count: int) -> None:

@@ -25,12 +25,12 @@ from tests.training.small import (
 )
 from vdp.core.errors import UserError
 from vdp.core.rng import BatchRng
+from vdp.launch.out_of_memory import MemoryParam
 from vdp.training.checkpoint import TrainingCheckpoints
 from vdp.training.definition import Samples
 from vdp.training.ema import make_ema
 from vdp.training.engine import ForwardWrapper
 from vdp.training.optim import learning_rate, make_optimizer
-from vdp.training.out_of_memory import MemoryParam
 from vdp.training.seeds import seed_weights, step_rng
 from vdp.training.validation import VALIDATION_BATCHES, VALIDATION_SIZE, validation_losses
 

@@ -12,9 +12,10 @@ from vdp.config.schema import PARAMS_FILE, P, Params
 from vdp.config.yaml_file import read_file
 from vdp.core.errors import UserError
 from vdp.diffusion.params import DiffusionParams
+from vdp.launch.params import EngineParams
 from vdp.models.codecs.params import EncodeParams, VAEParams
 from vdp.models.denoisers.params import DenoiserParams, DiTParams, MoverParams, UNetParams
-from vdp.training.params import EngineParams, PretrainVAEParams, TrainDenoiserParams
+from vdp.training.params import PretrainVAEParams, TrainDenoiserParams
 
 SECTIONS: dict[type[Params], str] = {
     VAEParams: "vae",

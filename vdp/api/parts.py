@@ -3,13 +3,16 @@
 Shapes: B clips, T frames of H x W pixels, C x h x w latents.
 """
 
+import sys
 from collections.abc import Iterator
+from functools import partial
 from itertools import repeat
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import torch
 from torch import Tensor, nn
+from tqdm import tqdm
 
 from vdp.api.datasets import Clips, store_clips
 from vdp.api.loading import CODEC, DENOISER, LatentDiffusion
@@ -288,16 +291,24 @@ def _encode(
     settings, moments = params(EncodeParams), Moments(codec.channels)
     for name, store in (("train", train), ("val", val)):
         _check_clips(name, store, codec.factor, degraded)
-        seen = moments if name == "train" else None
-        latents = encode_clips(codec.encode, store, _as_it_is, settings.batch_frames, device, seen, time)
+        rows = tqdm(range(len(store)), desc=f"encode {name}", unit="clip", file=sys.stderr, mininterval=2)
+        latents = encode_clips(codec.encode, store, rows, _as_it_is, settings.batch_frames, device, time)
         conditions: Iterator[Half | None] = repeat(None)
         if degraded:
             conditions = encode_conditions(
-                codec.encode, store, _as_it_is, _no_degradation, 1, settings.batch_frames, device, time
-            )
+                codec.encode, store, range(len(store)), _as_it_is, _no_degradation, 1,
+                settings.batch_frames, device, time,
+            )  # fmt: skip
         encoded = map(EncodedClip, latents, conditions)
+        if name == "train":
+            encoded = map(partial(_add_to, moments), encoded)
         write_latents(folder / name, encoded, settings.shard_mb, time.known, time.factor)
     write_statistics(folder, moments.normalisation())
+
+
+def _add_to(moments: Moments, clip: EncodedClip) -> EncodedClip:
+    moments.add(clip.views)
+    return clip
 
 
 def _as_it_is(frames: Pixels, clip: int) -> list[Pixels]:

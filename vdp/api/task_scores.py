@@ -3,8 +3,9 @@
 Tasks, results and pictures of the stage evaluate_tasks and of the report of a training.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from zlib import crc32
 
@@ -32,6 +33,8 @@ from vdp.tracking.progress import progress
 FPS = 8  # of the GIFs
 COLUMNS = 6  # frames of a clip in a row of a sheet
 
+Call = Callable[[], Pixels]
+Run = Callable[[str, Sequence[Call]], list[Pixels]]  # calls the functions of a label, in their order
 Row = list[tuple[str, Picture]]  # captions and pictures of a row of a sheet
 
 
@@ -73,6 +76,11 @@ def true_clips(store: ClipStore, frames: int, count: int) -> list[TrueClip]:
     ]
 
 
+def run_here(label: str, calls: Sequence[Call]) -> list[Pixels]:
+    """Call each in this process, under a progress bar."""
+    return [calls[n]() for (n,) in progress(range(len(calls)), 1, label)]
+
+
 @dataclass(frozen=True)
 class Evaluation:
     """Evaluate the tasks of a model, test set by test set."""
@@ -83,6 +91,7 @@ class Evaluation:
     degradations: DegradeParams
     sampling: Sampling
     tracker: Tracker  # counts the FLOPs of the model
+    run: Run = run_here
 
     def evaluate(
         self, name: str, clips: list[TrueClip], generated: Generated | None, tasks: Sequence[str]
@@ -106,10 +115,8 @@ class Evaluation:
         numbers = self.model.predictable(self.clip.frames - known)
         frames = [known - 1 + number for number in numbers]
         truth = [clip.frames[frames] for clip in clips]
-        predicted = [
-            predict(clip.frames[:known], sampling=sampling, at=numbers)[0]
-            for clip in with_bar(clips, f"{name}: predict")
-        ]
+        calls = [partial(predict, clip.frames[:known], sampling=sampling, at=numbers) for clip in clips]
+        predicted = [futures[0] for futures in self.run(f"{name}: predict", calls)]
         copies = [
             np.broadcast_to(clip.frames[known - 1], true.shape)
             for clip, true in zip(clips, truth, strict=True)
@@ -137,10 +144,13 @@ class Evaluation:
             stop = start + count
             truth = [clip.frames[start:stop] for clip in clips]
             ends = [(clip.frames[start - 1], clip.frames[stop]) for clip in clips]
-            between = [
-                interpolate(clip.frames[:start], clip.frames[stop:], frames=count, sampling=self.sampling)[0]
-                for clip in with_bar(clips, f"{name}: interpolate {count}")
+            calls = [
+                partial(
+                    interpolate, clip.frames[:start], clip.frames[stop:], frames=count, sampling=self.sampling
+                )
+                for clip in clips
             ]
+            between = [found[0] for found in self.run(f"{name}: interpolate {count}", calls)]
             blends = [blend(*pair, count) for pair in ends]
             baselines = {"blend": blends, "nearest": [nearest(*pair, count) for pair in ends]}
             scores[str(count)] = score_frames(between, truth, baselines)
@@ -159,15 +169,13 @@ class Evaluation:
         truth = [clip.frames for clip in clips]
         round_trip = self.tracker.counted(self.model.round_trip)
         restore = self.tracker.counted(self.model.restore)
-        round_trips = [round_trip(clip.frames) for clip in clips]
+        round_trips = self.run(f"{name}: round trips", [partial(round_trip, clip.frames) for clip in clips])
         scores = {"codec": score_frames(round_trips, truth, {})}
         rows: list[Row] = []
         film: dict[str, Pixels] = {}
         for kind, degraded, inputs in degraded_clips(clips, self.degradations, self.sampling.seed):
-            restored = [
-                restore(inputs[clip.name], self.sampling)
-                for clip in with_bar(degraded, f"{name}: restore {kind}")
-            ]
+            calls = [partial(restore, inputs[clip.name], self.sampling) for clip in degraded]
+            restored = self.run(f"{name}: restore {kind}", calls)
             true, shown = [clip.frames for clip in degraded], [inputs[clip.name] for clip in degraded]
             scores[kind] = score_frames(restored, true, {"degraded": shown})
             compared = {f"{kind}, {degraded[0].name}": shown[0], "restored": restored[0], "true": true[0]}
@@ -183,16 +191,17 @@ class Evaluation:
         sampling = replace(self.sampling, temperature=self.params.generate_temperature)
         generate = self.tracker.counted(self.model.generate)
         frames = min(self.clip.frames, self.model.max_generated or self.clip.frames)
-        clips = generate(self.params.samples, frames, sampling)
+        (clips,) = self.run("generate", [partial(generate, self.params.samples, frames, sampling)])
         if not self.model.segments:
             return Generated(clips, None)
         segment = self.tracker.counted(self.model.segment)
-        return Generated(clips, np.stack([segment(clip) for clip in clips]))
+        masks = self.run("generate: objects", [partial(segment, clip) for clip in clips])
+        return Generated(clips, np.stack(masks))
 
     def compare_objects(self, name: str, clips: list[TrueClip], generated: Pixels) -> Result:
         """Count objects per frame in generated and in true clips, with the same segmenter."""
         segment = self.tracker.counted(self.model.segment)
-        true = np.concatenate([segment(clip.frames) for clip in with_bar(clips, f"{name}: objects")])
+        true = np.concatenate(self.run(f"{name}: objects", [partial(segment, clip.frames) for clip in clips]))
         masks = {"generated": generated.reshape(-1, *true.shape[1:]), "true": true}
         scores = {
             kind: object_statistics([count_objects(mask, self.params.object_pixels) for mask in found])
@@ -216,12 +225,6 @@ def degraded_clips(
             rng = np.random.default_rng([seed, crc32(clip.name.encode()), KINDS.index(kind)])
             degraded[clip.name] = degrade(clip.frames, kind, (low + high) / 2, rng)
         yield kind, clips, degraded
-
-
-def with_bar(clips: list[TrueClip], label: str) -> Iterator[TrueClip]:
-    """Yield the clips under a progress bar."""
-    for (row,) in progress(range(len(clips)), 1, label):
-        yield clips[row]
 
 
 def write_pictures(

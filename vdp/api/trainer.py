@@ -12,10 +12,11 @@ from torch.optim.lr_scheduler import LRScheduler
 from vdp.api.datasets import FirstBatches, IterableBatches, Samples, as_batches
 from vdp.api.params import params
 from vdp.core.errors import UserError
+from vdp.launch.params import EngineParams
 from vdp.training.dataloader import Batch
 from vdp.training.definition import Logger, Loss, Network, Training, ValBatch
 from vdp.training.engine import launch
-from vdp.training.params import EngineParams, FitParams, TrainDenoiserParams
+from vdp.training.params import FitParams, TrainDenoiserParams
 from vdp.training.trainer import fit
 from vdp.training.validation import VALIDATION_BATCHES, VALIDATION_SEED, VALIDATION_SIZE
 

@@ -40,6 +40,7 @@ from vdp.diffusion.objective import Objective
 from vdp.diffusion.params import DiffusionParams
 from vdp.diffusion.scheduled_sampling import ScheduledSampling
 from vdp.diffusion.schedules import make_process
+from vdp.launch.params import EngineParams
 from vdp.models.classifiers.crops import CropClassifier, crop_loss
 from vdp.models.classifiers.params import ClassifierParams
 from vdp.models.codecs.params import CodecParams, EncodeParams, VAEParams
@@ -58,7 +59,6 @@ from vdp.sampling.params import PredictParams, SampleMotionParams
 from vdp.sampling.predict import make_strategy, predict
 from vdp.training.cost import matmul_rate
 from vdp.training.params import (
-    EngineParams,
     FitParams,
     PretrainVAEParams,
     TrainClassifierParams,

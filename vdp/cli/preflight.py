@@ -21,10 +21,11 @@ from vdp.data.extract.mask_notes import mask_notes
 from vdp.data.params import ExtractParams
 from vdp.diffusion.params import DiffusionParams
 from vdp.evaluation.params import ScoreParams
+from vdp.launch.params import EngineParams
 from vdp.models.codecs.params import CodecParams, VAEParams
 from vdp.models.segmenters.params import SegmenterParams
 from vdp.tracking.mlflow_run import project_root
-from vdp.training.params import EngineParams, FitParams, TrainSegmenterParams
+from vdp.training.params import FitParams, TrainSegmenterParams
 
 NOT_PREDICTED = (
     "train_denoiser.tasks.predict=0: nothing is predicted: track_objects, train_motion, predict_motion, "

@@ -19,7 +19,7 @@ SECTIONS = {
     "degrade": "vdp.data.params:DegradeParams",
     "codec": "vdp.models.codecs.params:CodecParams",
     "vae": "vdp.models.codecs.params:VAEParams",
-    "engine": "vdp.training.params:EngineParams",
+    "engine": "vdp.launch.params:EngineParams",
     "pretrain_vae": "vdp.training.params:PretrainVAEParams",
     "encode_latents": "vdp.models.codecs.params:EncodeParams",
     "denoiser": "vdp.models.denoisers.params:DenoiserParams",

@@ -46,3 +46,15 @@ def locked(path: Path, waiting: str | None = None) -> Iterator[int]:
                 print(waiting, file=sys.stderr)
             fcntl.flock(file, fcntl.LOCK_EX)
         yield file.fileno()
+
+
+@contextmanager
+def try_lock(path: Path) -> Iterator[bool]:
+    """Hold the lock file `path` if no other process does; yields whether it is held."""
+    with path.open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+        else:
+            yield True

@@ -3,19 +3,17 @@
 A codec that compresses time codes a clip in parts that overlap: a latent frame depends on a few before it.
 """
 
-import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from vdp.core.device import autocast
 from vdp.core.latent_time import EVERY_FRAME, LatentTime
 from vdp.core.pixels import to_pixels, to_uint8
 from vdp.data.stores.clips import ClipStore, Pixels
-from vdp.data.stores.latents import Half, Moments
+from vdp.data.stores.latents import Half
 
 PAST = 8  # latent frames before a part that its frames may depend on, beyond the reach of the codec's layers
 
@@ -60,23 +58,18 @@ def _encode_groups(
 def encode_clips(
     encode: Encode,
     store: ClipStore,
+    rows: Sequence[int],
     views: Views,
     batch_frames: int,
     device: torch.device,
-    moments: Moments | None,
     time: LatentTime = EVERY_FRAME,
 ) -> Iterator[Half]:
-    """Encode the V views of every clip of a store, (V, N, C, h, w) float16; add them to `moments`.
+    """Encode the V views of clips of a store, (V, N, C, h, w) float16 each.
 
     Views are encoded, as a codec does not commute with flips or crops. `time` is that of the codec.
     """
-    label = f"encode {store.folder.name}"
-    indices = tqdm(range(len(store)), desc=label, unit="clip", file=sys.stderr, mininterval=2)
-    clips = (list(views(store.frames(i), i)) for i in indices)
-    for latents in _encode_lists(encode, clips, batch_frames, device, time):
-        if moments is not None:
-            moments.add(latents)
-        yield latents
+    clips = (list(views(store.frames(i), i)) for i in rows)
+    yield from _encode_lists(encode, clips, batch_frames, device, time)
 
 
 def _encode_lists(
@@ -123,6 +116,7 @@ def _encode_together(
 def encode_conditions(
     encode: Encode,
     store: ClipStore,
+    rows: Sequence[int],
     views: Views,
     degrade: Degrade,
     degraded: int,
@@ -130,7 +124,7 @@ def encode_conditions(
     device: torch.device,
     time: LatentTime = EVERY_FRAME,
 ) -> Iterator[Half]:
-    """Encode D = `degraded` degraded forms of every clip of a store, (D, N, C, h, w) float16.
+    """Encode D = `degraded` degraded forms of clips of a store, (D, N, C, h, w) float16.
 
     Form d belongs to view d % V, to which it is restored: that view of the degraded frames in the store, or,
     for a clip without any, the degraded view of its frames.
@@ -143,23 +137,24 @@ def encode_conditions(
         shown = zip(range(degraded), repeated, strict=False)
         return [view if has_conditions else degrade(view, i, d) for d, view in shown]
 
-    yield from _encode_lists(encode, map(forms, range(len(store))), batch_frames, device, time)
+    yield from _encode_lists(encode, map(forms, rows), batch_frames, device, time)
 
 
 def encode_composed(
     encode: Encode,
-    store: ClipStore,
+    rows: Sequence[int],
     views: Views,
     composed: Iterable[Pixels | None],
     batch_frames: int,
     device: torch.device,
 ) -> Iterator[Half | None]:
-    """Encode the V views of the composed frames of every clip of a store, (V, T - K, C, h, w) float16.
+    """Encode the V views of the composed frames of clips of a store, (V, T - K, C, h, w) float16 each.
 
     Args:
         composed: of each clip, (T - K, H, W, 3); None for a clip without.
     """
-    shown = ([] if frames is None else list(views(frames, i)) for i, frames in enumerate(composed))
+    pairs = zip(rows, composed, strict=True)
+    shown = ([] if frames is None else list(views(frames, i)) for i, frames in pairs)
     for latents in _encode_lists(encode, shown, batch_frames, device):
         yield latents if len(latents) else None
 

@@ -204,6 +204,11 @@ class Tracker:
         if points:
             self._write(lambda runs: runs.log_metrics(runs.child, points))
 
+    @property
+    def flops(self) -> float:
+        """FLOPs of the stage so far."""
+        return self._flops
+
     def add_flops(self, flops: float) -> None:
         """Add counted FLOPs to the stage's."""
         self._flops += flops

@@ -21,6 +21,8 @@ from torch import Tensor
 
 from vdp.core.errors import UserError, one_line
 from vdp.core.files import locked
+from vdp.launch.resume import resume_folder
+from vdp.launch.stage_key import stage_key
 
 MAX_KEPT = 2
 KEPT = "kept_"  # prefix of the names of averaged weights
@@ -114,6 +116,17 @@ class TrainingCheckpoints:
 
     def _steps(self) -> list[int]:
         return sorted((int(path.stem) for path in self.folder.glob("[0-9]*.json")), reverse=True)
+
+
+def stage_checkpoints(stage: str, root: Path, initial: Path | None = None) -> TrainingCheckpoints:
+    """Return the checkpoints of a stage of dvc.yaml with the current params, code and inputs.
+
+    Args:
+        stage: name of its script.
+        root: the main checkout, so that a run in a temporary one can be resumed.
+        initial: file of the weights that it starts from, which DVC does not know.
+    """
+    return TrainingCheckpoints(resume_folder(root, stage, stage_key(stage, initial)))
 
 
 class KeptWeights(Mapping[int, Mapping[str, Tensor]]):

@@ -1,7 +1,6 @@
 """Private names of torch and Lightning Fabric that the trainings need, each with its reason."""
 
 import signal
-import subprocess
 import threading
 from collections.abc import Iterator
 from typing import TypeVar
@@ -28,17 +27,6 @@ def grad_scaler(fabric: Fabric) -> torch.amp.GradScaler | None:
 def unscale_gradients(fabric: Fabric, optimizer: FabricOptimizer) -> None:
     """Unscale fp16 gradients; Fabric's public clip_gradients also sums their norm in another order."""
     fabric.strategy.precision.unscale_gradients(optimizer.optimizer)
-
-
-def take_launched_processes(fabric: Fabric) -> list[subprocess.Popen[bytes]]:
-    """Return the processes that Fabric has started and stop Fabric from watching them.
-
-    Its watcher kills the main process within seconds of another one's failure, before that is reported.
-    """
-    processes: list[subprocess.Popen[bytes]] = getattr(fabric.strategy.launcher, "procs", [])
-    launched = list(processes)
-    processes.clear()
-    return launched
 
 
 def start_workers(loader: DataLoader[BatchT]) -> Iterator[BatchT]:

@@ -11,8 +11,8 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from vdp.core.rng import BatchRng
+from vdp.launch.out_of_memory import MemoryParam
 from vdp.training.dataloader import Batch, Batches, Movable
-from vdp.training.out_of_memory import MemoryParam
 
 Network = TypeVar("Network", bound=nn.Module)
 ValBatch = TypeVar("ValBatch", bound=Movable)

@@ -4,11 +4,8 @@ Other modules use only the rank and means over processes.
 """
 
 import functools
-import logging
-import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from typing import Literal
 
 import torch
 from lightning_fabric import Fabric
@@ -18,13 +15,11 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.utils.checkpoint import checkpoint, noop_context_fn
 
-from vdp.core.device import computes_in_bf16
+from vdp.core.device import computes_in_bf16, pick_device
 from vdp.core.errors import UserError
+from vdp.launch.params import EngineParams
+from vdp.launch.start import Precision, count_processes, launch_fabric
 from vdp.training.compat import BatchNorm, FabricModule
-from vdp.training.params import EngineParams
-from vdp.training.process_watch import launch_processes
-
-Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
 
 
 class ForwardWrapper(nn.Module):
@@ -47,52 +42,9 @@ def launch(params: EngineParams) -> Fabric:
     Raises:
         UserError: if the params do not fit this machine or the launcher.
     """
-    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
-    accelerator = "cuda" if torch.cuda.is_available() else "cpu"
-    devices = _devices(params, accelerator)
-    _check_launcher(params, devices)
-    fabric = Fabric(
-        accelerator=accelerator,
-        devices=devices,
-        num_nodes=params.num_nodes,
-        strategy=_strategy(params, devices * params.num_nodes),
-        precision=_precision(params, accelerator),
-    )
-    launch_processes(fabric)
-    return fabric
-
-
-def _devices(params: EngineParams, accelerator: str) -> int:
-    gpus = torch.cuda.device_count() if accelerator == "cuda" else None
-    if params.devices == "auto":
-        return int(os.environ.get("LOCAL_WORLD_SIZE") or _srun("SLURM_STEP_TASKS_PER_NODE") or gpus or 1)
-    if gpus is not None and params.devices > gpus:
-        raise UserError(
-            f"engine.devices={params.devices}: expected at most {gpus}, the GPUs of this machine; lower it, "
-            "or use more machines (engine.num_nodes)"
-        )
-    return params.devices
-
-
-def _srun(name: str) -> int | None:
-    """Read a number from the environment of srun, such as '4' or '4(x2)'."""
-    value = os.environ.get(name, "").partition("(")[0]
-    return int(value) if value.isdigit() else None
-
-
-def _check_launcher(params: EngineParams, devices: int) -> None:
-    """Check the number of processes started by torchrun or srun; with another, each trains separately."""
-    started = int(os.environ.get("WORLD_SIZE") or _srun("SLURM_STEP_NUM_TASKS") or 0)
-    if started > 0 and started != devices * params.num_nodes:
-        raise UserError(
-            f"engine.devices={params.devices} x engine.num_nodes={params.num_nodes}: expected {started}, the "
-            "processes that the launcher has started; set them, or set launcher to python"
-        )
-    if params.num_nodes > 1 and not started and "NODE_RANK" not in os.environ:
-        raise UserError(
-            f"engine.num_nodes={params.num_nodes}: only one process was started; set launcher to torchrun or "
-            "srun, which start one on each machine"
-        )
+    accelerator = pick_device().type
+    strategy = _strategy(params, count_processes(params))
+    return launch_fabric(params, strategy, _precision(params, accelerator))
 
 
 def _precision(params: EngineParams, accelerator: str) -> Precision:

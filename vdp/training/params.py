@@ -1,4 +1,4 @@
-"""Section `engine` and the sections of the trainings of params.yaml."""
+"""Sections of the trainings of params.yaml."""
 
 import math
 from pathlib import Path
@@ -12,20 +12,6 @@ Share = Annotated[float, Field(ge=0, le=1)]
 Offset = Annotated[int, Field(ge=1)]  # frames from the last context frame to the target
 Workers = Annotated[int, Field(ge=0, le=64)]
 Span = Annotated[int, Field(ge=2)]  # frames from the last context frame before the targets to the next one
-
-
-class EngineParams(Params):
-    """Section `engine`, shared by all trainings."""
-
-    precision: Literal["auto", 32, "bf16", 16]  # of the networks; weights and losses stay in fp32
-    devices: Literal["auto"] | Annotated[int, Field(ge=1, le=1024)]  # processes per node, one GPU each
-    num_nodes: Annotated[int, Field(ge=1, le=65536)]
-    strategy: Literal["auto", "ddp", "fsdp"]  # fsdp shards the weights
-    compile: bool  # torch.compile the blocks of the networks
-    checkpointing: bool  # recompute activations in the backward pass
-    save_minutes: Annotated[float, Field(gt=0)]  # between training checkpoints
-    save_steps: None | Annotated[int, Field(ge=1)]  # optimiser steps between checkpoints, in addition
-    max_skipped: Annotated[int, Field(ge=1)]  # consecutive steps with a non-finite gradient before stopping
 
 
 class FitParams(Params):

@@ -9,10 +9,10 @@ from lightning_fabric import Fabric
 from torch import Tensor
 
 from vdp.core.errors import Interrupted, one_line
+from vdp.launch.interrupts import StopRequest
 from vdp.training.checkpoint import TrainingCheckpoints
 from vdp.training.definition import Network
 from vdp.training.engine import max_over_processes
-from vdp.training.interrupts import StopRequest
 from vdp.training.state import TrainingState
 from vdp.training.weights import gather_state_dict
 

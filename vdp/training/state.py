@@ -11,13 +11,14 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from vdp.core.errors import UserError
+from vdp.launch.params import EngineParams
 from vdp.training.compat import FabricOptimizer, grad_scaler
 from vdp.training.definition import Network
 from vdp.training.ema import make_ema
 from vdp.training.engine import max_over_processes, mean_over_processes, setup_eval_model, setup_model
 from vdp.training.muon import Muon
 from vdp.training.optim import learning_rate, make_optimizer
-from vdp.training.params import EngineParams, FitParams
+from vdp.training.params import FitParams
 from vdp.training.weights import all_finite, copy_whole, gather, gather_state_dict, load_whole, strip_prefix
 
 MAX_NAMES = 8  # clips in a message

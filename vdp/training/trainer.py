@@ -14,17 +14,18 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from vdp.core.rng import BatchRng
+from vdp.launch.interrupts import catch_stop_signals
+from vdp.launch.out_of_memory import MemoryAdvisor, report_out_of_memory
+from vdp.launch.params import EngineParams
+from vdp.launch.watch import report_lost_process
 from vdp.training.checkpoint import TrainingCheckpoints
 from vdp.training.cost import CostReport
 from vdp.training.curves import LossCurves, progress_bar
 from vdp.training.dataloader import Batch, BatchRows, prefetch_batches
 from vdp.training.definition import Logger, Network, Training, TrainingResult, ValBatch
 from vdp.training.engine import share_buffers
-from vdp.training.interrupts import catch_stop_signals
 from vdp.training.optim import clip_gradients
-from vdp.training.out_of_memory import MemoryAdvisor, report_out_of_memory
-from vdp.training.params import EngineParams, FitParams
-from vdp.training.process_watch import report_lost_process
+from vdp.training.params import FitParams
 from vdp.training.saver import CheckpointSaver
 from vdp.training.seeds import noise_rng, seed_network, step_rng
 from vdp.training.state import TrainingState

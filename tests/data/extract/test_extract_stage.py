@@ -38,6 +38,8 @@ extract_frames:
 class Recorder:
     """A fake tracker."""
 
+    is_main = True
+
     def __init__(self) -> None:
         self.values: dict[str, float] = {}
 

@@ -9,13 +9,13 @@ stores.
 import multiprocessing
 import shutil
 import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from vdp.core.errors import UserError
 from vdp.core.files import locked, replacing
-from vdp.data.extract.plan import ExtractJob, ExtractPolicy, Skipped, files_hash, plan_units
+from vdp.data.extract.plan import ExtractJob, ExtractPolicy, Skipped, Unit, files_hash, plan_units
 from vdp.data.extract.workers import run_units
 from vdp.data.stores.clips import ClipStore, Shard, join_shards
 from vdp.data.video.decode import quiet_decoder
@@ -24,8 +24,20 @@ LOCK = "lock"
 MAX_PRINTED = 5  # skipped videos printed; the manifest lists all
 
 
+@dataclass(frozen=True)
+class Share:
+    """The units that one of several processes decodes: every `count`-th, from number `rank` on."""
+
+    rank: int
+    count: int
+    wait: Callable[[], object]  # for the other processes
+
+    def of(self, units: Sequence[Unit]) -> Sequence[Unit]:
+        return units[self.rank :: self.count]
+
+
 def extract(
-    jobs: Mapping[str, ExtractJob], out: Path, work: Path, policy: ExtractPolicy
+    jobs: Mapping[str, ExtractJob], out: Path, work: Path, policy: ExtractPolicy, share: Share | None = None
 ) -> dict[str, ClipStore]:
     """Decode every video of every split and write a clip store for each, in the order of the source.
 
@@ -35,6 +47,10 @@ def extract(
         jobs: by split, which is also the path of its store below `out`.
         out: replaced as a whole when all splits are decoded.
         work: folder of decoded units; kept when the run fails or is interrupted, emptied at the end.
+        share: of this process, which starts workers of its own; process 0 writes the stores. None: all.
+
+    Returns:
+        The stores by split; empty in other processes than 0.
 
     Raises:
         UserError: for a video that cannot be used and may not be skipped, for too many skipped videos, or
@@ -46,8 +62,18 @@ def extract(
             "extract: called in one of its worker processes; call it below if __name__ == '__main__'"
         )
     quiet_decoder()  # before the first header is read: FFmpeg reads the variable once
+    if share is not None and share.rank > 0:
+        share.wait()  # until process 0 holds the lock
+        run_units(jobs, share.of(plan_units(jobs, work, policy)[0]), policy)
+        share.wait()
+        return {}
     with locked(work / LOCK, "another extraction is running in this checkout; waiting for it to end"):
         units, skipped = plan_units(jobs, work, policy)
+        if share is not None:
+            share.wait()
+            run_units(jobs, share.of(units), policy)
+            share.wait()
+            policy = replace(policy, workers=1)  # all units are decoded
         results = run_units(jobs, units, policy)
         left_out = {split: list(job.left_out) for split, job in jobs.items()}
         shards: dict[str, list[tuple[Path, Sequence[Shard]]]] = {split: [] for split in jobs}

@@ -90,7 +90,7 @@ def write_dataset(params: SimulateParams, seed: int, frames: int, root: Path) ->
             pass
         numbers = range(params.tracks)
         tracks = _map(partial(make_tracks, params, seed, frames), numbers, workers, "simulate tracks", "clip")
-        write_tracks(part / TRACKS, tracks, frames)
+        write_tracks(part / TRACKS, list(tracks), frames)
 
 
 def _map(

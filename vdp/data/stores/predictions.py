@@ -1,41 +1,44 @@
-"""Predictions of one test set on disk: arrays that may exceed memory, written row by row."""
+"""Predictions of one test set on disk: arrays that may exceed memory, written in parts."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
+
+from vdp.data.stores.arrays import ArrayWriter
 
 FRAMES = "frames.npy"  # (N, S, hops, H, W, 3) uint8
 LATENTS = "latents.npy"  # (N, S, C, h, w) float16, raw latents of the last hop
 LISTING = "predictions.json"
 
 
-class PredictionWriter:
-    """Write predictions of N clips in the order of `names`: S samples, 1-based frame numbers `hops`."""
+def write_predictions(
+    folder: Path,
+    names: Sequence[str],
+    hops: Sequence[int],
+    samples: int,
+    parts: Iterable[tuple[np.ndarray, np.ndarray]],
+) -> None:
+    """Write the predictions of N clips to a new folder.
 
-    def __init__(self, folder: Path, names: Sequence[str], hops: Sequence[int], samples: int) -> None:
-        folder.mkdir(parents=True)
-        self.folder = folder
-        self.rows = (len(names), samples)
-        self.row = 0
-        self.frames: np.memmap | None = None
-        self.latents: np.memmap | None = None
-        listing = {"clips": list(names), "hops": list(hops), "samples": samples}
-        (folder / LISTING).write_text(json.dumps(listing, indent=1) + "\n")
-
-    def append(self, frames: np.ndarray, latents: np.ndarray) -> None:
-        """Append clips: frames (B, S, hops, H, W, 3) uint8 and latents of the last hop (B, S, C, h, w)."""
-        if self.frames is None or self.latents is None:
-            self.frames = self._create(FRAMES, np.uint8, frames.shape[2:])
-            self.latents = self._create(LATENTS, np.float16, latents.shape[2:])
-        stop = self.row + len(frames)
-        self.frames[self.row : stop] = frames
-        self.latents[self.row : stop] = latents
-        self.row = stop
-
-    def _create(self, name: str, dtype: type, shape: tuple[int, ...]) -> np.memmap:
-        return np.lib.format.open_memmap(self.folder / name, "w+", dtype=dtype, shape=(*self.rows, *shape))
+    Args:
+        names: of the clips.
+        hops: 1-based numbers of the predicted frames.
+        samples: S of each clip.
+        parts: frames (B, S, hops, H, W, 3) uint8 and latents of the last hop (B, S, C, h, w) of some clips
+            each, in the order of `names`.
+    """
+    folder.mkdir(parents=True)
+    listing = {"clips": list(names), "hops": list(hops), "samples": samples}
+    (folder / LISTING).write_text(json.dumps(listing, indent=1) + "\n")
+    with (
+        ArrayWriter(folder / FRAMES, len(names)) as frames_file,
+        ArrayWriter(folder / LATENTS, len(names)) as latents_file,
+    ):
+        for frames, latents in parts:
+            frames_file.append(frames)
+            latents_file.append(latents.astype(np.float16, copy=False))
 
 
 def read_latents(folder: Path) -> np.ndarray:

@@ -7,6 +7,7 @@ object, and, where the pixels of the objects are kept, `labels.npy` (clips, K, H
 
 import json
 from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 
 from vdp.core.files import replacing
 from vdp.core.objects import FEATURES, Labels, States
+from vdp.data.stores.arrays import ArrayWriter
 
 LISTING = "tracks.json"
 FRAME_MASKS = "frame_masks.npy"  # class ids decided frame by frame, (clips, K, H, W) uint8
@@ -31,22 +33,35 @@ class Tracks:
 
 
 def write_tracks(folder: Path, clips: Iterable[Tracks], frames: int) -> None:
-    """Write the tracks of clips of `frames` frames, under a temporary name first; clips have one size."""
-    clips = list(clips)
-    count = max((len(clip.classes) for clip in clips), default=0)
-    states = np.zeros((len(clips), count, frames, len(FEATURES)), np.float32)
-    classes = np.zeros((len(clips), count), np.uint8)
-    for row, clip in enumerate(clips):
-        states[row, : len(clip.classes)] = clip.states
-        classes[row, : len(clip.classes)] = clip.classes
-    with replacing(folder) as part:
-        np.save(part / "states.npy", states)
-        np.save(part / "classes.npy", classes)
-        labels = [clip.labels for clip in clips if clip.labels is not None]
-        if labels:
-            np.save(part / "labels.npy", np.stack(labels))
-        listing = {"clips": [clip.name for clip in clips], "frames": frames, "features": FEATURES}
+    """Write the tracks of clips of `frames` frames, under a temporary name first.
+
+    Args:
+        clips: iterated twice, as the size of the arrays depends on all of them; they have one size, and all
+            or none have labels.
+    """
+    names, most, labelled = [], 0, False
+    for clip in clips:
+        names.append(clip.name)
+        most, labelled = max(most, len(clip.classes)), clip.labels is not None
+    with replacing(folder) as part, ExitStack() as stack:
+
+        def create(name: str) -> ArrayWriter:
+            return stack.enter_context(ArrayWriter(part / name, len(names)))
+
+        states_file, classes_file = create("states.npy"), create("classes.npy")
+        labels_file = create("labels.npy") if labelled else None
+        # arrays without clips have a shape as well
+        states_file.append(np.zeros((0, most, frames, len(FEATURES)), np.float32))
+        classes_file.append(np.zeros((0, most), np.uint8))
+        for clip in clips:
+            spare = most - len(clip.classes)
+            states_file.append(np.pad(clip.states, [(0, spare), (0, 0), (0, 0)])[None])
+            classes_file.append(np.pad(clip.classes, (0, spare))[None])
+            if labels_file is not None and clip.labels is not None:
+                labels_file.append(clip.labels[None])
+        listing = {"clips": names, "frames": frames, "features": FEATURES}
         (part / LISTING).write_text(json.dumps(listing, indent=1) + "\n")
+        stack.close()  # before the folder gets its name
 
 
 class TrackStore:

@@ -1,4 +1,4 @@
-"""Messages for a training that runs out of memory: which params to lower, and to which values."""
+"""Messages for a stage that runs out of memory: which params to lower, and to which values."""
 
 import gc
 import math
@@ -74,6 +74,29 @@ def report_out_of_memory(section: str, memory_params: Sequence[MemoryParam]) -> 
     return _catch_out_of_memory(lambda reason: f"{text} ({reason})")
 
 
+def advise_batch(
+    param: str, value: int, parts: int, attempt: Callable[[int], object]
+) -> AbstractContextManager[None]:
+    """Raise a UserError with the largest batch that fits if memory is full in the block.
+
+    Args:
+        param: dotted name of the size of the batch.
+        value: its value now, of which one part is `value // parts`.
+        parts: of the batch in the block, at least 1.
+        attempt: computes so many parts.
+    """
+
+    def message(reason: str) -> str:
+        fits = largest_that_fits(attempt, parts - 1)
+        sizes = ", ".join(match[0] for match in SIZES.finditer(reason))
+        head = f"{param}={value}: out of memory{f' ({sizes})' if sizes else ''}: "
+        if not fits:
+            return f"{head}the smallest batch does not fit; use a device with more memory, or smaller frames"
+        return f"{head}set it to {value // parts * fits}, the largest that fits"
+
+    return _catch_out_of_memory(message)
+
+
 class MemoryAdvisor:
     """Suggests lower params if memory is full in a step: the batch size, then `memory_params`.
 
@@ -123,7 +146,7 @@ class MemoryAdvisor:
         return f"{head}{samples} {'would' if measured else 'may'} fit: {'; or '.join(ways)}"
 
 
-def largest_that_fits(attempt: Callable[[int], None], samples: int) -> int:
+def largest_that_fits(attempt: Callable[[int], object], samples: int) -> int:
     """Return the largest number of samples, up to `samples`, that `attempt` computes in memory; 0: none.
 
     Bisection: about log2(samples) attempts. Other errors of `attempt` are raised.

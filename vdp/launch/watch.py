@@ -1,4 +1,4 @@
-"""End all processes of a training when one of them fails.
+"""End all processes of a stage when one of them fails.
 
 Fabric does not end the others if the main process fails; torchrun and srun end theirs.
 """
@@ -10,13 +10,15 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
-from lightning_fabric import Fabric
 from torch.distributed import DistError
 
 from vdp.core.errors import UserError, one_line
-from vdp.training.compat import take_launched_processes
-from vdp.training.out_of_memory import is_out_of_memory
+from vdp.launch.out_of_memory import is_out_of_memory
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 MAIN = "VDP_MAIN_PROCESS"  # environment variable of the launched processes: id of the main one
 PERIOD = 0.5  # seconds between two checks
@@ -25,8 +27,8 @@ GRACE = 30.0  # seconds for the main process to report that another one has fail
 LOST_TEXTS = ("gloo/transport", "Connection closed by peer", "Connection reset by peer")
 
 
-def launch_processes(fabric: Fabric) -> None:
-    """Launch the other processes of a training; all end when one of them fails."""
+def launch_processes(fabric: "Fabric") -> None:
+    """Launch the other processes of a stage; all end when one of them fails."""
     main = os.environ.pop(MAIN, None)
     if main is not None:
         _in_background(lambda: _exit_after_main(int(main)))
@@ -35,13 +37,13 @@ def launch_processes(fabric: Fabric) -> None:
         fabric.launch()
     finally:
         del os.environ[MAIN]
-    if processes := take_launched_processes(fabric):
+    if processes := _take_launched_processes(fabric):
         _in_background(lambda: _exit_after_failure(processes))
 
 
 @contextmanager
 def report_lost_process(name: str) -> Iterator[None]:
-    """Raise a UserError if another process of the training `name` cannot be reached."""
+    """Raise a UserError if another process of the stage `name` cannot be reached."""
     try:
         yield
     except RuntimeError as error:
@@ -50,9 +52,20 @@ def report_lost_process(name: str) -> Iterator[None]:
             raise
         reason = one_line(ValueError(str(error)))
         raise UserError(
-            f"{name}: another process of this training cannot be reached; see its error, or whether it was "
+            f"{name}: another process of this stage cannot be reached; see its error, or whether it was "
             f"killed ({reason})"
         ) from None
+
+
+def _take_launched_processes(fabric: "Fabric") -> list[subprocess.Popen[bytes]]:
+    """Return the processes that Fabric has started and stop Fabric from watching them.
+
+    Its watcher kills the main process within seconds of another one's failure, before that is reported.
+    """
+    processes: list[subprocess.Popen[bytes]] = getattr(fabric.strategy.launcher, "procs", [])
+    launched = list(processes)
+    processes.clear()
+    return launched
 
 
 def _in_background(watch: Callable[[], None]) -> None:
@@ -75,6 +88,8 @@ def _exit_after_failure(processes: Sequence[subprocess.Popen[bytes]]) -> None:
     time.sleep(GRACE)
     for process in processes:
         process.kill()
-    code = next(code for code in codes if code)
-    print(f"error: a process of this training failed with exit code {code}; all are stopped", file=sys.stderr)
+    rank, code = next((rank, code) for rank, code in enumerate(codes, start=1) if code)
+    print(
+        f"error: process {rank} of this stage failed with exit code {code}; all are stopped", file=sys.stderr
+    )
     os._exit(1)

@@ -1,4 +1,4 @@
-"""The folder of a stage's checkpoints, by its params, code and inputs."""
+"""The key of what a stage keeps under `.resume/`: a hash of its params, code and inputs."""
 
 import hashlib
 import json
@@ -12,24 +12,12 @@ from pydantic import JsonValue
 from vdp.config.schema import PARAMS_FILE
 from vdp.config.yaml_file import read_file
 from vdp.core.errors import UserError
-from vdp.training.checkpoint import TrainingCheckpoints
 
 PIPELINE, LOCK, IGNORE = Path("dvc.yaml"), Path("dvc.lock"), Path(".dvcignore")
 
 
-def stage_checkpoints(stage: str, root: Path, initial: Path | None = None) -> TrainingCheckpoints:
-    """Return the checkpoints of a stage of dvc.yaml with the current params, code and inputs.
-
-    Args:
-        stage: name of its script.
-        root: the main checkout, so that a run in a temporary one can be resumed.
-        initial: file of the weights that it starts from, which DVC does not know.
-    """
-    return TrainingCheckpoints(root / ".resume" / f"{stage}-{training_key(stage, initial)}")
-
-
-def training_key(stage: str, initial: Path | None = None) -> str:
-    """Hash what a training depends on: params and deps of its stage, initial weights, torch, the device.
+def stage_key(stage: str, initial: Path | None = None) -> str:
+    """Hash what a stage depends on: params and deps of its stage, initial weights, torch, the device.
 
     Outputs of other stages are hashed by their hash in dvc.lock; outside of DVC, where dvc.lock may be
     outdated, by names, sizes and times of the files. Files in .dvcignore are left out.

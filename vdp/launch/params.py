@@ -1,0 +1,21 @@
+"""Section `engine` of params.yaml."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from vdp.config.schema import Params
+
+
+class EngineParams(Params):
+    """Section `engine`, shared by all trainings."""
+
+    precision: Literal["auto", 32, "bf16", 16]  # of the networks; weights and losses stay in fp32
+    devices: Literal["auto"] | Annotated[int, Field(ge=1, le=1024)]  # processes per node, one GPU each
+    num_nodes: Annotated[int, Field(ge=1, le=65536)]
+    strategy: Literal["auto", "ddp", "fsdp"]  # fsdp shards the weights
+    compile: bool  # torch.compile the blocks of the networks
+    checkpointing: bool  # recompute activations in the backward pass
+    save_minutes: Annotated[float, Field(gt=0)]  # between training checkpoints
+    save_steps: None | Annotated[int, Field(ge=1)]  # optimiser steps between checkpoints, in addition
+    max_skipped: Annotated[int, Field(ge=1)]  # consecutive steps with a non-finite gradient before stopping
