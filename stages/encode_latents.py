@@ -37,7 +37,6 @@ from vdp.tracking.mlflow_run import project_root, track_stage
 CLIPS = Path("data/clips")
 MODELS = Path("data/models")
 LATENTS = Path("data/latents")
-BATCH_CLIPS = 16  # clips encoded by one process at a time, their motion predicted at once
 DECAY_CLIPS = 32  # training clips, evenly spaced, from which the decay of optical flow is measured
 
 MoveObjects = Callable[[Sequence[ClipObjects], Sequence[int], SampleMotionParams, int], list[Pixels]]
@@ -79,7 +78,7 @@ def main() -> None:
             views = ClipViews(changes, store.height, store.width, seed, split)
             degradations = Degradations(degrade, seed, split)
             encode = partial(encoder.arrays, store, views, degradations, compose)
-            parts[split] = work.compute(split, split_rows(len(store), BATCH_CLIPS), encode)
+            parts[split] = work.compute(split, split_rows(len(store), work.batch_clips), encode)
         if not work.join():
             return
         moments = Moments(codec.channels)

@@ -30,7 +30,6 @@ CLIPS = Path("data/clips")
 TRACKS = Path("data/tracks/test")
 MODELS = Path("data/models")
 MOTION = Path("data/motion")
-BATCH_CLIPS = 16
 
 Sample = Callable[..., np.ndarray]  # `ObjectMotion.sample`
 
@@ -58,7 +57,7 @@ def predict(motion: ObjectMotion, sample: Sample, params: SampleMotionParams, wo
     for name, folder in list_test_sets(CLIPS).items():
         store, tracks = ClipStore(folder), TrackStore(TRACKS / name)
         move = partial(move_objects, motion, sample, params, store, tracks)
-        parts[name] = work.compute(name, split_rows(len(tracks), BATCH_CLIPS), move)
+        parts[name] = work.compute(name, split_rows(len(tracks), work.batch_clips), move)
     if work.join():
         with replacing(MOTION) as part:
             for name, arrays in parts.items():

@@ -33,7 +33,6 @@ from vdp.tracking.mlflow_run import project_root, track_stage
 CLIPS = Path("data/clips")
 MODELS = Path("data/models")
 TRACKS = Path("data/tracks")
-BATCH_CLIPS = 16  # clips tracked by one process at a time
 
 Tracker = Callable[[np.ndarray], TrackedClip]
 
@@ -59,16 +58,16 @@ def write_all_tracks(clip: ClipParams, params: TrackParams, tracker: Tracker, wo
     for store in existing_stores(CLIPS, ["train", "val"]):
         split = store.folder.name
         rows = [row for row in store.labelled if store.num_frames(row) >= clip.frames]
-        parts[split] = work.compute(split, batches_of(rows), partial(true_tracks, store, clip.frames))
+        parts[split] = work.compute(split, batches_of(rows, work.batch_clips), partial(true_tracks, store, clip.frames))
     for store in existing_stores(CLIPS, ["unlabeled"]):
-        batches = split_rows(min(params.unlabeled, len(store)), BATCH_CLIPS)
+        batches = split_rows(min(params.unlabeled, len(store)), work.batch_clips)
         track = partial(found_tracks, tracker, store, clip.frames, with_frame_masks=False)
         parts["unlabeled"] = work.compute("unlabeled", batches, track)
     test_sets = list_test_sets(CLIPS)
     for name, folder in test_sets.items():
         store = ClipStore(folder)
         track = partial(found_tracks, tracker, store, clip.known, with_frame_masks=True)
-        parts[f"test/{name}"] = work.compute(f"test/{name}", split_rows(len(store), BATCH_CLIPS), track)
+        parts[f"test/{name}"] = work.compute(f"test/{name}", split_rows(len(store), work.batch_clips), track)
     if not work.join():
         return
     with replacing(TRACKS) as part:
@@ -82,8 +81,8 @@ def write_all_tracks(clip: ClipParams, params: TrackParams, tracker: Tracker, wo
                     file.append(arrays["frame_masks"])
 
 
-def batches_of(rows: Sequence[int]) -> list[Sequence[int]]:
-    return [[rows[i] for i in batch] for batch in split_rows(len(rows), BATCH_CLIPS)]
+def batches_of(rows: Sequence[int], size: int) -> list[Sequence[int]]:
+    return [[rows[i] for i in batch] for batch in split_rows(len(rows), size)]
 
 
 def true_tracks(store: ClipStore, frames: int, rows: Sequence[int]) -> Arrays:

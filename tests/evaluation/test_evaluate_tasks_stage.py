@@ -25,7 +25,7 @@ PARAMS = f"""
 seed: 3
 launcher: python
 engine: {{precision: auto, devices: 1, num_nodes: 1, strategy: auto, compile: false, checkpointing: false,
-  save_minutes: 5, save_steps: null, max_skipped: 20}}
+  save_minutes: 5, save_steps: null, batch_clips: 2, max_skipped: 20}}
 clip: {{frames: {FRAMES}, known: {KNOWN}, height: {HEIGHT}, width: {WIDTH}}}
 degrade: {json.dumps(DEGRADE)}
 evaluate_tasks: {{clips: 2, interpolate_frames: [3, 1], samples: 3, object_pixels: 4, sampler: ddim, steps: 2,

@@ -23,7 +23,7 @@ LineTraining = Training[nn.Module, Tensor, Tensor]
 def engine_params(**changes: object) -> EngineParams:
     values = {
         "precision": 32, "devices": 1, "num_nodes": 1, "strategy": "auto", "compile": False,
-        "checkpointing": False, "save_minutes": 60.0, "save_steps": None, "max_skipped": 3,
+        "checkpointing": False, "save_minutes": 60.0, "save_steps": None, "batch_clips": 2, "max_skipped": 3,
     }  # fmt: skip
     return EngineParams.model_validate(values | changes)
 

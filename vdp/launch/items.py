@@ -69,12 +69,19 @@ class SharedWork:
 
     Attributes:
         processes: of the stage; `device` is that of this one's networks.
+        batch_clips: clips of a batch, where no other size is set.
     """
 
     def __init__(
-        self, stage: str, folder: Path, processes: Processes, ledger: Ledger, stop: StopRequest
+        self,
+        stage: str,
+        folder: Path,
+        processes: Processes,
+        batch_clips: int,
+        ledger: Ledger,
+        stop: StopRequest,
     ) -> None:
-        self.stage, self.folder, self.processes = stage, folder, processes
+        self.stage, self.folder, self.processes, self.batch_clips = stage, folder, processes, batch_clips
         self._ledger, self._stop = ledger, stop
         self._parts: list[Parts] = []
         self._names: set[str] = set()
@@ -170,7 +177,7 @@ def share_work(stage: str, root: Path, engine: EngineParams, ledger: Ledger) -> 
             stack.enter_context(locked(folder / LOCK, waiting))
         processes.max(0)  # the others start when the main one holds the lock
         stop = stack.enter_context(catch_stop_signals())
-        yield SharedWork(stage, folder, processes, ledger, stop)
+        yield SharedWork(stage, folder, processes, engine.batch_clips, ledger, stop)
         if processes.is_main:
             (folder / FINISHED).touch()
             clear_outdated(root, stage, folder)

@@ -8,7 +8,7 @@ from vdp.config.schema import Params
 
 
 class EngineParams(Params):
-    """Section `engine`, shared by all trainings."""
+    """Section `engine`, shared by all stages with networks."""
 
     precision: Literal["auto", 32, "bf16", 16]  # of the networks; weights and losses stay in fp32
     devices: Literal["auto"] | Annotated[int, Field(ge=1, le=1024)]  # processes per node, one GPU each
@@ -18,4 +18,5 @@ class EngineParams(Params):
     checkpointing: bool  # recompute activations in the backward pass
     save_minutes: Annotated[float, Field(gt=0)]  # between training checkpoints
     save_steps: None | Annotated[int, Field(ge=1)]  # optimiser steps between checkpoints, in addition
+    batch_clips: Annotated[int, Field(ge=1, le=4096)]  # clips of a batch of the stages without training
     max_skipped: Annotated[int, Field(ge=1)]  # consecutive steps with a non-finite gradient before stopping
