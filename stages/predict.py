@@ -19,6 +19,7 @@ from vdp.core.empty import NO_TARGETS, write_empty
 from vdp.core.files import replacing
 from vdp.data.stores.clips import ClipStore, list_test_sets
 from vdp.data.stores.predictions import write_predictions
+from vdp.launch.blocks import compile_blocks
 from vdp.launch.items import Arrays, SharedWork, share_work, split_rows
 from vdp.launch.out_of_memory import advise_batch
 from vdp.launch.params import EngineParams
@@ -38,6 +39,8 @@ def main() -> None:
 
     with track_stage("predict") as tracker, share_work("predict", project_root(), engine, tracker) as work:
         model = load_latent_diffusion(MODELS, work.processes.device, params.checkpoint)
+        if engine.compile:
+            compile_blocks(model.network)
         if "predict" in model.config.tasks:
             predict(model, known, params, seed, work, tracker)
         elif work.join():

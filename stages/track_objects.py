@@ -58,9 +58,11 @@ def write_all_tracks(clip: ClipParams, params: TrackParams, tracker: Tracker, wo
     for store in existing_stores(CLIPS, ["train", "val"]):
         split = store.folder.name
         rows = [row for row in store.labelled if store.num_frames(row) >= clip.frames]
-        parts[split] = work.compute(split, batches_of(rows, work.batch_clips), partial(true_tracks, store, clip.frames))
+        parts[split] = work.compute(
+            split, batches_of(rows, work.batch_clips), partial(true_tracks, store, clip.frames)
+        )
     for store in existing_stores(CLIPS, ["unlabeled"]):
-        batches = split_rows(min(params.unlabeled, len(store)), work.batch_clips)
+        batches = batches_of(range(min(params.unlabeled, len(store))), work.batch_clips)
         track = partial(found_tracks, tracker, store, clip.frames, with_frame_masks=False)
         parts["unlabeled"] = work.compute("unlabeled", batches, track)
     test_sets = list_test_sets(CLIPS)

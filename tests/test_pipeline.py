@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,7 @@ from vdp.tracking.mlflow_run import flatten
 REPO = Path(__file__).parents[1]
 STAGES = yaml.safe_load((REPO / "dvc.yaml").read_text())["stages"]
 TRAININGS = ("pretrain_vae", "train_denoiser", "train_segmenter", "train_classifier", "train_motion")
+INFERENCE = ("predict_motion", "predict", "segment", "evaluate_tasks")
 
 NO_DEPS = {  # modules that cannot change a stage's bytes, and why
     "vdp/__init__.py": "lazy exports",
@@ -35,6 +37,7 @@ NO_DEPS = {  # modules that cannot change a stage's bytes, and why
     "vdp/training/cost.py": "prints",
     "vdp/launch": "starts processes and shares out work, of which the bytes do not depend",
 }
+MACHINE_SETTINGS = {"extract_frames": {"engine"}}  # read for the number of processes alone
 NO_DEPS_OF_TRAININGS = {
     "vdp/tracking/figures.py": "its pictures go to MLflow",
     "vdp/evaluation/frame.py": "its scores go to MLflow",
@@ -103,7 +106,7 @@ def errors(name: str, stage: dict[str, list[str]], root: Path) -> list[str]:
     code = [dep for dep in stage["deps"] if dep.startswith(("vdp/", "stages/"))]
     found = [f"deps: {path} is missing" for path in sorted(files) if not is_under(path, code)]
     found += [f"deps: {dep} is unused" for dep in code if not any(is_under(path, [dep]) for path in files)]
-    keys, listed = read_params(script, root), stage.get("params", [])
+    keys, listed = read_params(script, root) - MACHINE_SETTINGS.get(name, set()), stage.get("params", [])
     found += [
         f"params: {key} is missing"
         for key in sorted(keys)
@@ -293,8 +296,8 @@ def test_a_change_in_a_module_that_is_no_dep_changes_no_stage(project):
 
 
 def stopped_repro(project: Path, stage: str, by: int, *options: str) -> str:
-    """Send a signal to all processes of a repro at the first checkpoint of a stage; return the output."""
-    pattern = f".resume/{stage}-*/[0-9]*.json"
+    """Send a signal to all processes of a repro at the first file of a stage; return the output."""
+    pattern = f".resume/{stage}-*/" + ("[0-9]*.json" if stage in TRAININGS else "*/*.npz")
     with subprocess.Popen(
         ["dvc", "repro", *options], cwd=project, env=environment(), text=True, start_new_session=True,
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
@@ -309,22 +312,51 @@ def stopped_repro(project: Path, stage: str, by: int, *options: str) -> str:
 
 @pytest.mark.end_to_end
 def test_a_forced_repro_resumes_after_each_stop_and_gives_the_same_bytes(project):
-    """It is stopped in two trainings; then a module that is no dep changes."""
+    """It is stopped in two trainings and in each stage that shares out its work."""
     lock = (project / "dvc.lock").read_bytes()
-    first = stopped_repro(project, "pretrain_vae", signal.SIGTERM, "--force")
-    stopped = [line for line in first.splitlines() if "stopped after step" in line]
-    assert len(stopped) == 1 and stopped[0].startswith("pretrain_vae: ") and "Traceback" not in first
+    outputs = [stopped_repro(project, "pretrain_vae", signal.SIGTERM, "--force")]
+    stopped = [line for line in outputs[0].splitlines() if "stopped after step" in line]
+    assert len(stopped) == 1 and stopped[0].startswith("pretrain_vae: ") and "Traceback" not in outputs[0]
     no_dep = project / "vdp/training/cost.py"
     no_dep.write_text(no_dep.read_text() + "\n# changed\n")
     again = ["--force", "--downstream"]
-    second = stopped_repro(project, "train_denoiser", signal.SIGKILL, *again, "pretrain_vae")
-    assert "pretrain_vae: resumed after step " in second
-    rest = ("train_denoiser", "train_segmenter", "train_classifier")
-    third = run(project, "dvc", "repro", *again, *rest)
-    assert "train_denoiser: resumed after step " in third
-    assert set(stages_run(first + second + third)) == set(STAGES)
+    stops = ["pretrain_vae", "track_objects", "encode_latents", "train_denoiser", *INFERENCE]
+    for before, stage in pairwise(stops):
+        outputs.append(stopped_repro(project, stage, signal.SIGKILL, *again, before))
+        assert_resumed(outputs[-1], before)
+    outputs.append(run(project, "dvc", "repro", *again, stops[-1], "train_segmenter", "train_classifier"))
+    assert_resumed(outputs[-1], stops[-1])
+    assert set(stages_run("".join(outputs))) == set(STAGES)
     assert (project / "dvc.lock").read_bytes() == lock
     assert not list(project.glob(".resume/*-*"))
+
+
+def assert_resumed(output: str, stage: str) -> None:
+    """A training from a step; another stage with the batches of the earlier run."""
+    if stage in TRAININGS:
+        assert f"{stage}: resumed after step " in output
+    else:
+        assert re.search(rf"{stage} .*: \d+ of \d+ batches are those of an earlier run", output), output
+
+
+@pytest.mark.end_to_end
+def test_two_processes_of_torchrun_rerun_nothing_and_give_the_same_bytes(project):
+    params, lock = project / "params.yaml", (project / "dvc.lock").read_bytes()
+    before = params.read_text()
+    launcher = "torchrun --standalone --nproc-per-node 2"
+    try:
+        params.write_text(
+            before.replace("launcher: python ", f"launcher: {launcher} ").replace(
+                "  devices: 1 ", "  devices: 2 "
+            )
+        )
+        assert "up to date" in run(project, "dvc", "status")
+        shared = ("extract_frames", "track_objects", "predict")
+        output = run(project, "dvc", "repro", "--force", "--single-item", *shared)
+        assert stages_run(output) == list(shared) and "process 1 of 2" in output
+        assert (project / "dvc.lock").read_bytes() == lock
+    finally:
+        params.write_text(before)
 
 
 @pytest.mark.end_to_end

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from vdp.core import machine
-from vdp.core.device import autocast, pick_device
+from vdp.core.device import autocast, pick_device, use_precision
 from vdp.core.machine import cpu_flags, describe_machine
 
 CPU = torch.device("cpu")
@@ -41,6 +41,17 @@ def test_the_cpu_computes_in_bf16_only_with_hardware_support(cpuinfo, text, flag
     with autocast(CPU):
         assert (x @ x).dtype == dtype
     assert (x @ x).dtype == torch.float32
+
+
+@pytest.mark.parametrize("flags", ["avx2", "amx_bf16"])
+@pytest.mark.parametrize(("precision", "dtype"), [(32, torch.float32), ("bf16", torch.bfloat16)])
+def test_a_set_precision_overrides_the_hardware_in_its_block(cpuinfo, flags, precision, dtype):
+    cpuinfo.write_text(CPUINFO.format(flags))
+    x = torch.ones(2, 2)
+    with use_precision(precision), autocast(CPU):
+        assert (x @ x).dtype == dtype
+    with autocast(CPU):
+        assert (x @ x).dtype == (torch.bfloat16 if flags == "amx_bf16" else torch.float32)
 
 
 @pytest.mark.parametrize(

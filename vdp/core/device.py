@@ -1,8 +1,17 @@
 """Device and precision of a run, from what the hardware supports; a timed probe is not deterministic."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Literal
+
 import torch
 
 from vdp.core.machine import BF16_FLAGS, cpu_flags
+
+PrecisionName = Literal["auto", 32, "bf16", 16]
+
+_precision: ContextVar[PrecisionName] = ContextVar("precision", default="auto")
 
 
 def pick_device() -> torch.device:
@@ -17,6 +26,19 @@ def computes_in_bf16(device_type: str) -> bool:
     return bool(BF16_FLAGS & cpu_flags())
 
 
+@contextmanager
+def use_precision(name: PrecisionName) -> Iterator[None]:
+    """Set the precision of `autocast` in the block; `auto` is bf16 where the hardware computes in it."""
+    token = _precision.set(name)
+    try:
+        yield
+    finally:
+        _precision.reset(token)
+
+
 def autocast(device: torch.device) -> torch.autocast:
-    """Return the autocast context: bf16 where the hardware computes in it, else fp32."""
-    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=computes_in_bf16(device.type))
+    """Return the autocast context of networks without training, by `use_precision`."""
+    name = _precision.get()
+    dtype = torch.float16 if name == 16 else torch.bfloat16
+    enabled = computes_in_bf16(device.type) if name == "auto" else name != 32
+    return torch.autocast(device.type, dtype=dtype, enabled=enabled)

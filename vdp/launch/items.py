@@ -17,6 +17,7 @@ from zipfile import BadZipFile
 import numpy as np
 from tqdm import tqdm
 
+from vdp.core.device import use_precision
 from vdp.core.errors import Interrupted, UserError, one_line
 from vdp.core.files import locked
 from vdp.launch.interrupts import StopRequest, catch_stop_signals
@@ -157,7 +158,7 @@ class SharedWork:
 
 @contextmanager
 def share_work(stage: str, root: Path, engine: EngineParams, ledger: Ledger) -> Iterator[SharedWork]:
-    """Start the processes of a stage and share out its work.
+    """Start the processes of a stage and share out its work; networks compute in `engine.precision`.
 
     The files of the batches stay when the block fails. When it ends well they stay until another stage is
     started, as DVC has not kept the outputs yet.
@@ -177,6 +178,7 @@ def share_work(stage: str, root: Path, engine: EngineParams, ledger: Ledger) -> 
             stack.enter_context(locked(folder / LOCK, waiting))
         processes.max(0)  # the others start when the main one holds the lock
         stop = stack.enter_context(catch_stop_signals())
+        stack.enter_context(use_precision(engine.precision))
         yield SharedWork(stage, folder, processes, engine.batch_clips, ledger, stop)
         if processes.is_main:
             (folder / FINISHED).touch()

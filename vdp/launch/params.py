@@ -5,12 +5,13 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from vdp.config.schema import Params
+from vdp.core.device import PrecisionName
 
 
 class EngineParams(Params):
     """Section `engine`, shared by all stages with networks."""
 
-    precision: Literal["auto", 32, "bf16", 16]  # of the networks; weights and losses stay in fp32
+    precision: PrecisionName  # of the networks; weights and losses stay in fp32
     devices: Literal["auto"] | Annotated[int, Field(ge=1, le=1024)]  # processes per node, one GPU each
     num_nodes: Annotated[int, Field(ge=1, le=65536)]
     strategy: Literal["auto", "ddp", "fsdp"]  # fsdp shards the weights

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 import torch
 
-from vdp.core.device import pick_device
+from vdp.core.device import computes_in_bf16, pick_device
 from vdp.core.errors import UserError
 from vdp.core.rank import launched_processes, slurm_number
 from vdp.launch.params import EngineParams
@@ -111,3 +111,15 @@ def _devices(params: EngineParams) -> int:
             "or use more machines (engine.num_nodes)"
         )
     return params.devices
+
+
+def fabric_precision(params: EngineParams, accelerator: str) -> Precision:
+    """Fabric's name of the precision; weights, their averages and the optimizer are fp32 in all of them."""
+    if params.precision == 16 and accelerator == "cpu":
+        raise UserError("engine.precision=16: expected a GPU; set it to auto, which takes bf16 if it is fast")
+    if params.precision == 16 and params.strategy == "fsdp":
+        raise UserError("engine.precision=16: not supported with engine.strategy=fsdp; use bf16, or ddp")
+    if params.precision == 16:
+        return "16-mixed"
+    auto = params.precision == "auto" and computes_in_bf16(accelerator)
+    return "bf16-mixed" if auto or params.precision == "bf16" else "32-true"

@@ -15,10 +15,11 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.utils.checkpoint import checkpoint, noop_context_fn
 
-from vdp.core.device import computes_in_bf16, pick_device
+from vdp.core.device import pick_device
 from vdp.core.errors import UserError
+from vdp.launch.blocks import blocks_of
 from vdp.launch.params import EngineParams
-from vdp.launch.start import Precision, count_processes, launch_fabric
+from vdp.launch.start import count_processes, fabric_precision, launch_fabric
 from vdp.training.compat import BatchNorm, FabricModule
 
 
@@ -44,19 +45,7 @@ def launch(params: EngineParams) -> Fabric:
     """
     accelerator = pick_device().type
     strategy = _strategy(params, count_processes(params))
-    return launch_fabric(params, strategy, _precision(params, accelerator))
-
-
-def _precision(params: EngineParams, accelerator: str) -> Precision:
-    """Fabric's name of the precision; weights, their averages and the optimizer are fp32 in all of them."""
-    if params.precision == 16 and accelerator == "cpu":
-        raise UserError("engine.precision=16: expected a GPU; set it to auto, which takes bf16 if it is fast")
-    if params.precision == 16 and params.strategy == "fsdp":
-        raise UserError("engine.precision=16: not supported with engine.strategy=fsdp; use bf16, or ddp")
-    if params.precision == 16:
-        return "16-mixed"
-    auto = params.precision == "auto" and computes_in_bf16(accelerator)
-    return "bf16-mixed" if auto or params.precision == "bf16" else "32-true"
+    return launch_fabric(params, strategy, fabric_precision(params, accelerator))
 
 
 def _strategy(params: EngineParams, processes: int) -> str | Strategy:
@@ -74,12 +63,6 @@ def shard(model: nn.Module, mesh: DeviceMesh) -> nn.Module:
         fully_shard(block, mesh=mesh["data_parallel"])
     fully_shard(model, mesh=mesh["data_parallel"])
     return model
-
-
-def blocks_of(network: nn.Module) -> list[nn.Module]:
-    """Return the repeated parts of a network, by its method `blocks`; empty without one."""
-    blocks = getattr(network, "blocks", None)
-    return list(blocks()) if callable(blocks) else []
 
 
 def setup_model(network: nn.Module, fabric: Fabric, params: EngineParams) -> FabricModule:
