@@ -2,8 +2,9 @@
 
 Reads   data/clips/test, data/models/codec, data/models/denoiser, data/motion; params.yaml: seed, clip,
         engine, predict
-Writes  data/predictions/<test set>: frames.npy (N, S, hops, H, W, 3), latents.npy (N, S, C, h, w) of the
-        last hop, predictions.json; nothing of them where the denoiser is not trained to predict
+Writes  data/predictions/<test set>: frames.npy (N, S, hops, H, W, 3), of the hops that predict.keep names,
+        latents.npy (N, S, C, h, w) of the last hop, predictions.json; nothing of them where the denoiser is
+        not trained to predict
 """
 
 from collections.abc import Sequence
@@ -18,7 +19,7 @@ from vdp.config.schema import ClipParams
 from vdp.core.empty import NO_TARGETS, write_empty
 from vdp.core.files import replacing
 from vdp.data.stores.clips import ClipStore, list_test_sets
-from vdp.data.stores.predictions import write_predictions
+from vdp.data.stores.predictions import kept_arrays, kept_hops, write_predictions
 from vdp.launch.blocks import compile_blocks
 from vdp.launch.items import Arrays, SharedWork, share_work, split_rows
 from vdp.launch.out_of_memory import advise_batch
@@ -59,8 +60,8 @@ def predict(
     if work.join():
         with replacing(PREDICTIONS) as folder:
             for name, store in stores.items():
-                pairs = ((part["frames"], part["latents"]) for part in parts[name])
-                write_predictions(folder / name, store.names, params.frames, params.samples, pairs)
+                hops = kept_hops(params.frames, params.keep)
+                write_predictions(folder / name, store.names, hops, params.samples, parts[name])
 
 
 def roll_out(
@@ -73,7 +74,7 @@ def roll_out(
     seed: int,
     rows: Sequence[int],
 ) -> Arrays:
-    """Predict some clips of the test set `name`; arrays as of `LatentDiffusion.sample_clips`."""
+    """Predict some clips of the test set `name`; arrays as of `write_predictions`."""
     context = [store.frames(i)[:known] for i in rows]
     names = [store.names[i] for i in rows]
     bases = None
@@ -89,7 +90,7 @@ def roll_out(
 
     with advise_batch("predict.batch_size", params.batch_size, len(rows), sample):
         frames, latents = sample(len(rows))
-    return {"frames": frames, "latents": latents}
+    return kept_arrays(frames, latents, params.keep)
 
 
 if __name__ == "__main__":

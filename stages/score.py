@@ -240,30 +240,39 @@ def clip_frames(data: TestSet, rows: list[int]) -> Iterator[ClipFrames]:
         true = predictions.true_frames(row)
         yield ClipFrames(
             context=true[: data.known],
-            predicted=predictions.frames[row],
+            predicted=predictions.predicted(row),
             truth=true[[number - 1 for number in predictions.hops]],
-            composed=None if motion is None else motion.composed[row],
+            composed=None if motion is None else composed_frames(data, row),
         )
+
+
+def composed_frames(data: TestSet, row: int) -> Pixels:
+    """The composed frames of a clip at the predicted hops that are kept, which are the last ones."""
+    assert data.motion is not None
+    return data.motion.composed[row][-len(data.predictions.hops) :]
 
 
 def clip_picture(data: TestSet, row: int) -> ClipPicture:
     """The first sample of a clip, beside the truth where it has one and, without masks, optical flow."""
     known, predictions, masks, motion = data.known, data.predictions, data.masks, data.motion
     has_true_mask = masks is not None and row in predictions.with_masks()
+    composed: dict[int, Pixels] = {}
+    if motion is not None:
+        composed = dict(zip(predictions.hops, composed_frames(data, row), strict=True))
     flow: dict[int, Pixels] = {}
     if masks is None:
         context = predictions.true_frames(row)[:known]
         moved = flow_extrapolation(context, [number - known for number in predictions.hops])
         flow = dict(zip(predictions.hops, moved, strict=True))
     return ClipPicture(
-        title=f"{predictions.names[row]}: first of {predictions.frames.shape[1]} samples",
+        title=f"{predictions.names[row]}: first of {predictions.samples} samples",
         target=predictions.target,
         known={n: predictions.true_frame(row, n) for n in sorted({1, (known + 1) // 2, known})},
-        predicted={n: predictions.frames[row, 0, hop] for hop, n in enumerate(predictions.hops)},
+        predicted={n: f[0] for n, f in zip(predictions.hops, predictions.predicted(row), strict=True)},
         true={n: predictions.true_frame(row, n) for n in predictions.hops if predictions.has_frame(row, n)},
         predicted_mask=None if masks is None else masks.prediction[row],
         true_mask=predictions.true_masks(row)[predictions.target - 1] if has_true_mask else None,
-        composed={} if motion is None else dict(zip(predictions.hops, motion.composed[row], strict=True)),
+        composed=composed,
         paths=[] if motion is None else [ObjectPath(*path) for path in motion.paths(row)],
         flow=flow,
     )

@@ -74,7 +74,7 @@ def own_row(run: FinishedRun, test_set: str) -> list[str]:
     answers = Answers(
         SEGMENTED,
         [masks.prediction[row] for row in chosen],
-        [predictions.frames[row, 0, -1] for row in chosen],
+        [predictions.predicted(row)[-1][0] for row in chosen],
     )
     cost = [ABSENT, ABSENT, ledger_tflop(run.data.resolve().parent / ".stats/stages.json")]
     return score_row("vdp", ABSENT, cost, answers, run.clips)

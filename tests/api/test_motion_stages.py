@@ -17,7 +17,7 @@ from vdp.core.empty import NO_MASKS, empty_reason, write_empty
 from vdp.core.objects import FEATURES, SEEN
 from vdp.data.object_states import class_labels, object_states
 from vdp.data.stores.clips import Clip, write_clips
-from vdp.data.stores.predictions import write_predictions
+from vdp.data.stores.predictions import kept_arrays, write_predictions
 from vdp.data.stores.tracks import FRAME_MASKS, TrackStore
 
 pytestmark = [
@@ -85,7 +85,8 @@ def project(tmp_path_factory):
     rng = np.random.default_rng(0)
     frames = rng.integers(0, 256, (2, 2, len(HOPS), HEIGHT, WIDTH, 3), dtype=np.uint8)
     for name in ("whole", "hidden"):
-        part = (frames, np.ones((2, 2, CHANNELS, HEIGHT // 4, WIDTH // 4), np.float16))
+        latents = np.ones((2, 2, CHANNELS, HEIGHT // 4, WIDTH // 4))
+        part = kept_arrays(frames, latents, "all")
         names = [each.name for each in test]
         write_predictions(folder / "data/predictions" / name, names, HOPS, 2, [part])
     with pytest.MonkeyPatch.context() as monkeypatch:

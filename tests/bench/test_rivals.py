@@ -27,7 +27,7 @@ from vdp.core.rng import BatchRng
 from vdp.data.object_states import class_labels, object_states
 from vdp.data.stores.clips import Clip, write_clips
 from vdp.data.stores.latents import EncodedClip, Normalisation, write_latents, write_statistics
-from vdp.data.stores.predictions import write_predictions
+from vdp.data.stores.predictions import kept_arrays, write_predictions
 from vdp.data.stores.tracks import FRAME_MASKS, Tracks, write_tracks
 from vdp.diffusion.params import DiffusionParams
 from vdp.diffusion.schedules import make_process
@@ -268,7 +268,7 @@ def project(tmp_path_factory):
     known = np.stack([true[:KNOWN] for true in masks])
     np.save(folder / "data/tracks/test/small" / FRAME_MASKS, known)
     pictures = np.stack([clip.frames[-1] for clip in clips])[:, None, None]
-    part = (pictures, np.zeros((3, 1, CHANNELS, HEIGHT // 4, WIDTH // 4)))
+    part = kept_arrays(pictures, np.zeros((3, 1, CHANNELS, HEIGHT // 4, WIDTH // 4)), "all")
     write_predictions(folder / "data/predictions/small", [f"c{n}" for n in range(3)], [FRAMES], 1, [part])
     (folder / "data/masks/small").mkdir(parents=True)
     np.save(folder / "data/masks/small/prediction.npy", np.stack([true[-1] for true in masks]))

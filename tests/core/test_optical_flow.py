@@ -128,7 +128,7 @@ def test_hops_are_scored_beside_copy_and_flow():
     truth = [clip[[5, 12]] for clip in clips]
     scores = score_hops(
         (
-            ClipFrames(clip[:4], np.stack([future, future - np.uint8(5)]), future)
+            ClipFrames(clip[:4], [np.stack([true, true - np.uint8(5)]) for true in future], future)
             for clip, future in zip(clips, truth, strict=True)
         ),
         numbers,
@@ -151,7 +151,7 @@ def test_hops_are_scored_beside_copy_and_flow():
 
 def test_composed_frames_are_scored_where_given_and_no_clips_are_rejected():
     clip = moving_square(6, 1)
-    scores = score_hops([ClipFrames(clip[:4], clip[None, 4:], clip[4:], composed=clip[4:])], [5, 6])
+    scores = score_hops([ClipFrames(clip[:4], list(clip[4:, None]), clip[4:], composed=clip[4:])], [5, 6])
     assert scores[6]["composed"].psnr == 100
     with pytest.raises(ValueError, match="clips: expected at least one"):
         score_hops([], [5])

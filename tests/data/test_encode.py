@@ -13,7 +13,7 @@ from vdp.data.encode import decode_frames, encode_clips, encode_composed, encode
 from vdp.data.params import ClipChanges
 from vdp.data.stores.clips import Clip, ClipStore, write_clips
 from vdp.data.stores.latents import Moments
-from vdp.data.stores.predictions import FRAMES, read_latents, write_predictions
+from vdp.data.stores.predictions import FRAMES, kept_arrays, read_latents, write_predictions
 
 CPU = torch.device("cpu")
 
@@ -186,7 +186,8 @@ def test_predictions_are_written_in_batches_and_read_back(tmp_path):
     frames = rng.integers(0, 256, (5, 2, 3, 8, 12, 3), dtype=np.uint8)
     latents = rng.standard_normal((5, 2, 4, 2, 3)).astype(np.float16)
     parts = [
-        (frames[rows], latents[rows].astype(np.float32)) for rows in (slice(0, 2), slice(2, 4), slice(4, 5))
+        kept_arrays(frames[rows], latents[rows].astype(np.float32), "all")
+        for rows in (slice(0, 2), slice(2, 4), slice(4, 5))
     ]
     write_predictions(tmp_path / "set", list("abcde"), [13, 17, 22], 2, parts)
     np.testing.assert_array_equal(np.load(tmp_path / "set" / FRAMES), frames)

@@ -31,7 +31,7 @@ degrade: {json.dumps(DEGRADE)}
 evaluate_tasks: {{clips: 2, interpolate_frames: [3, 1], samples: 3, object_pixels: 4, sampler: ddim, steps: 2,
   temperature: 0.0, generate_temperature: 1.0, figures: 1}}
 predict: {{hops: [{FRAMES}], checkpoint: 7, sampler: ddim, spacing: trailing, eta: 0.0, steps: 1,
-  temperature: 0.0, guidance: 1.0, context_noise: 0.0, samples: 1, batch_size: 1}}
+  temperature: 0.0, guidance: 1.0, context_noise: 0.0, samples: 1, batch_size: 1, keep: all}}
 """
 
 

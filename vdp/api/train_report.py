@@ -109,7 +109,7 @@ def evaluate(model: Model, store: ClipStore, clip: ClipParams, sampling: Samplin
             codec.add(model.round_trip(truth), truth)
             if row in drawn:
                 strips[store.name(row)] = strip(context, truth, future[0], numbers)
-            yield ClipFrames(context, future, truth)
+            yield ClipFrames(context, list(future.swapaxes(0, 1)), truth)
 
     hops = score_hops(predicted(), numbers)
     return HeldOut(hops, codec.score(), len(rows), strips)

@@ -22,6 +22,7 @@ SamplerName = Literal["ddpm", "ddim", "dpmpp", "euler", "heun"]
 # where clips have masks, else optical_flow
 BaseName = Literal["auto", "nearest", "moved", "optical_flow", "composed"]
 Spacing = Literal["trailing", "leading"]  # of the sampling times
+KeptFrames = Literal["last", "hops", "all"]  # of the rollout: of the last hop, or of the others too
 
 SAMPLERS: tuple[SamplerName, ...] = get_args(SamplerName)
 MIN_START_TIME = 0.8  # min diffusion time at which sampling may start from pure noise

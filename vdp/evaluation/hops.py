@@ -19,16 +19,16 @@ class ClipFrames:
     """Frames of one clip, uint8."""
 
     context: Frames  # true context frames, (K, H, W, 3)
-    predicted: Frames  # target frames of S samples, (S, targets, H, W, 3)
+    predicted: Sequence[Frames]  # of each target, (S, H, W, 3); S may differ between targets
     truth: Frames  # target frames, (targets, H, W, 3)
     composed: Frames | None = None  # target frames composed of moved objects, (targets, H, W, 3)
 
-    def candidates(self, numbers: Sequence[int]) -> dict[str, Frames]:
-        """Target frames by their origin, (S, targets, H, W, 3); one sample of all but the prediction."""
+    def candidates(self, numbers: Sequence[int]) -> dict[str, Sequence[Frames]]:
+        """Frames of each target, (S, H, W, 3), by their origin; one sample of all but the prediction."""
         moved = flow_extrapolation(self.context, [number - len(self.context) for number in numbers])
         copies = np.repeat(self.context[-1:], len(numbers), axis=0)
         single = {COPY: copies, FLOW: moved} | ({} if self.composed is None else {COMPOSED: self.composed})
-        return {PREDICTED: self.predicted, **{name: frames[None] for name, frames in single.items()}}
+        return {PREDICTED: self.predicted, **{name: list(frames[:, None]) for name, frames in single.items()}}
 
 
 def score_hops(
@@ -51,10 +51,10 @@ def score_hops(
     """
     tallies: dict[int, dict[str, FrameTally]] = {number: {} for number in numbers}
     for clip in clips:
-        for name, samples in clip.candidates(numbers).items():
-            for target, number in enumerate(numbers):
-                truth = np.repeat(clip.truth[target][None], len(samples), axis=0)
-                tallies[number].setdefault(name, FrameTally(lpips)).add(samples[:, target], truth)
+        for name, targets in clip.candidates(numbers).items():
+            for number, samples, true in zip(numbers, targets, clip.truth, strict=True):
+                truth = np.repeat(true[None], len(samples), axis=0)
+                tallies[number].setdefault(name, FrameTally(lpips)).add(samples, truth)
     if not all(tallies.values()):
         raise ValueError("clips: expected at least one to score, got none")
     return {
@@ -82,8 +82,9 @@ def video_distances(
     truth: list[NDArray[np.float64]] = []
     for clip in clips:
         truth.append(features(np.concatenate([clip.context, clip.truth])[None]))
-        for name, samples in clip.candidates(numbers).items():
-            videos = [np.concatenate([clip.context, sample]) for sample in samples]
+        for name, targets in clip.candidates(numbers).items():
+            samples = zip(*targets, strict=False)  # the first one where the others have no earlier hops
+            videos = [np.concatenate([clip.context, np.stack(frames)]) for frames in samples]
             found[name].append(features(np.stack(videos)))
     if not truth:
         raise ValueError("clips: expected at least 2 for FVD, got none")

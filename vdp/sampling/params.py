@@ -4,7 +4,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from vdp.config.choices import SampleCount, SamplerParams, SamplingParams, Spacing
+from vdp.config.choices import KeptFrames, SampleCount, SamplerParams, SamplingParams, Spacing
 from vdp.core.tasks import frame_groups
 
 FrameNumber = Annotated[int, Field(ge=2)]  # 1-based
@@ -20,6 +20,7 @@ class PredictParams(SamplingParams):
     context_noise: Annotated[float, Field(ge=0, le=1)]  # on predicted frames; an input of the network
     samples: SampleCount  # per clip
     batch_size: Annotated[int, Field(ge=1)]  # samples per batch of the rollout
+    keep: KeptFrames  # frames that are written
 
     @property
     def frame_groups(self) -> list[list[int]]:

@@ -7,7 +7,7 @@ import numpy as np
 
 from vdp.core.objects import SEEN, X, Y
 from vdp.data.stores.clips import ClipStore, Pixels
-from vdp.data.stores.predictions import FRAMES, LISTING
+from vdp.data.stores.predictions import EARLIER, FRAMES, LISTING
 from vdp.data.stores.tracks import TrackStore
 
 
@@ -48,7 +48,7 @@ class PredictionSet:
     Attributes:
         names: the predicted clips, a subset of the store's.
         hops: 1-based numbers of the predicted frames; the last is the target.
-        frames: predictions, (N, S, hops, H, W, 3) for S samples.
+        samples: predicted futures of each clip, S.
 
     Raises:
         FileNotFoundError: if an array is missing.
@@ -63,7 +63,11 @@ class PredictionSet:
         listing = json.loads(path.read_text())
         self.names: list[str] = listing["clips"]
         self.hops: list[int] = listing["hops"]
-        self.frames = _load(predictions / FRAMES, "predict", len(self.names))
+        self.samples: int = listing["samples"]
+        self._frames = _load(predictions / FRAMES, "predict", len(self.names))
+        self._earlier: Pixels | None = None
+        if self._frames.shape[2] < len(self.hops):
+            self._earlier = _load(predictions / EARLIER, "predict", len(self.names))
         index = {name: i for i, name in enumerate(self.store.names)}
         unknown = [name for name in self.names if name not in index]
         if unknown:
@@ -77,6 +81,11 @@ class PredictionSet:
     def target(self) -> int:
         """1-based number of the predicted frame that is scored."""
         return self.hops[-1]
+
+    def predicted(self, row: int) -> list[Pixels]:
+        """Predicted frames of a clip by hop, (S, H, W, 3) each; of the earlier ones perhaps one sample."""
+        earlier = [] if self._earlier is None else list(self._earlier[row].swapaxes(0, 1))
+        return [*earlier, *self._frames[row].swapaxes(0, 1)]
 
     def with_frames(self) -> list[int]:
         """Rows whose clip has true frames up to the target."""
