@@ -5,6 +5,7 @@ Reads   data/latents, data/models/codec, the weights of train_denoiser.init_from
 Writes  data/models/denoiser
 """
 
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -159,7 +160,7 @@ def measure_gains(
 ) -> list[float] | None:
     """Measure the gains of the changes from composed frames on clips of `val`, evenly spaced.
 
-    None where the network does not predict the next frame by itself.
+    None where the network does not predict the next frame by itself, or no finite frame.
     """
     if network.joint or 1 not in params.target_offsets:
         return None
@@ -174,9 +175,10 @@ def measure_gains(
 
     later = range(known, clips.num_frames)
     held_out = HeldOutClips(read(range(first, known)), read(later, composed=True), read(later))
-    return list(
-        fit_gains(network, held_out, objective, DRAWN_STEPS, params.context_frames, params.given_frames)
-    )
+    gains = fit_gains(network, held_out, objective, DRAWN_STEPS, params.context_frames, params.given_frames)
+    if gains is None:
+        print("train_denoiser: no gains: predicted frames of val are not finite", file=sys.stderr)
+    return None if gains is None else list(gains)
 
 
 def config_known(clips: LatentClips, composed: bool) -> int:

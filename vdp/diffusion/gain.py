@@ -5,6 +5,7 @@ a frame is the factor of its predicted change that has the least squared error o
 Shapes: B clips, C channels, K context frames, N frames after them, h x w latent positions.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeVar
@@ -35,10 +36,11 @@ def fit_gains(
     steps: int,
     context_frames: int,
     given_frames: int,
-) -> tuple[float, ...]:
+) -> tuple[float, ...] | None:
     """Roll out every frame in turn, without noise, and return the gain of each, 0..1.
 
-    The gains of earlier frames are applied to the context frames of later ones, as in `rollout`.
+    The gains of earlier frames are applied to the context frames of later ones, as in `rollout`. None if a
+    predicted change is not finite.
 
     Args:
         steps: sampling steps of a frame.
@@ -64,8 +66,10 @@ def fit_gains(
             torch.zeros_like(base),
         )
         change = frames - base
-        power = float(change.square().sum())
-        gain = float((change * (truth - base)).sum()) / power if power > 0 else 0.0
+        power, common = float(change.square().sum()), float((change * (truth - base)).sum())
+        if not (math.isfinite(power) and math.isfinite(common)):
+            return None
+        gain = common / power if power > 0 else 0.0
         gains.append(min(max(gain, 0.0), 1.0))
         known = torch.cat([known, base + gains[-1] * change], dim=2)
         index = torch.cat([index, target_index], dim=1)
