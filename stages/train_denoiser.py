@@ -135,7 +135,8 @@ def main() -> None:
                 gains = measure_gains(
                     result.network.to(fabric.device), val_clips, objectives["predict"], params
                 )
-                config = config.model_copy(update={"gains": gains})
+                weights = None if gains is None else fingerprint(result.network)
+                config = config.model_copy(update={"gains": gains, "gains_of": weights})
                 tracker.summary({f"gain.{step}": gain for step, gain in enumerate(gains or (), 1)})
             save_model(DENOISER, result.network, config, result.other_weights, result.kept)
             checkpoints.clear()
