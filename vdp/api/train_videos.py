@@ -203,11 +203,13 @@ def with_closer_clips(params: Mapping[str, JsonValue], splits: Splits) -> dict[s
     """Lower the stride where the videos would give fewer than `MANY_CLIPS` training clips.
 
     Clips that overlap teach less than others, but more than none: every frame is then a last context frame.
+    The stride stays where the lengths of the videos are unknown.
     """
     job = clip_jobs(splits, params)["train"]
-    if job.source.precut:
+    clips = None if job.source.precut else estimate_clips(job)
+    if not clips:
         return dict(params)
-    stride = job.rule.stride * min(1.0, estimate_clips(job) / MANY_CLIPS)
+    stride = job.rule.stride * min(1.0, clips / MANY_CLIPS)
     return merged(params, {"extract_frames": {"stride": max(1, int(stride))}})
 
 
