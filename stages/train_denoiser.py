@@ -20,7 +20,7 @@ from vdp.core.pixels import to_uint8
 from vdp.core.tasks import TASKS, Task
 from vdp.data.batches.hops import AllTaskBatches, HopBatch, HopBatches, HopRule, TaskBatches
 from vdp.data.stores.latents import LatentClips, Normalisation
-from vdp.diffusion.gain import HeldOutClips, fit_gains
+from vdp.diffusion.gain import HeldOutClips, fit_gains, gain_rows
 from vdp.diffusion.loss import TaskLevelLoss
 from vdp.diffusion.objective import Objective
 from vdp.diffusion.params import DiffusionParams
@@ -159,14 +159,16 @@ def resolve_base(base: BaseName, clips: LatentClips, predicts: bool) -> BaseName
 def measure_gains(
     network: Denoiser[object], clips: LatentClips, objective: Objective, params: TrainDenoiserParams
 ) -> list[float] | None:
-    """Measure the gains of the changes from composed frames on clips of `val`, evenly spaced.
+    """Measure the gains of the changes from composed frames on clips of `val`, evenly spaced in `gain_rows`.
 
     None where the network does not predict the next frame by itself, or no finite frame.
     """
-    if network.joint or 1 not in params.target_offsets:
+    measured = gain_rows(len(clips))
+    composed = [row for row in clips.composed if row in measured]
+    if network.joint or 1 not in params.target_offsets or not composed:
         return None
-    known, spaced = clips.composed_from or 0, max(1, len(clips.composed) // GAIN_CLIPS)
-    rows = clips.composed[::spaced][:GAIN_CLIPS]
+    known, spaced = clips.composed_from or 0, max(1, len(composed) // GAIN_CLIPS)
+    rows = composed[::spaced][:GAIN_CLIPS]
     first, views = max(0, known - params.context_frames), [0] * len(rows)
     device = objective.scale.device
 

@@ -4,7 +4,7 @@ from torch import Tensor
 
 from tests.oracle import Oracle, OracleContext, moving_clips
 from tests.processes import objective_of
-from vdp.diffusion.gain import HeldOutClips, fit_gains, gains_at
+from vdp.diffusion.gain import HeldOutClips, fit_gains, gain_rows, gains_at
 
 KNOWN, LATER = 5, 3
 TRUTH = moving_clips(batch=3, channels=2, height=4, width=5)
@@ -53,6 +53,11 @@ def test_predictions_that_are_not_finite_have_no_gains(error):
     network.error = error
     clips = HeldOutClips(FRAMES[:, :, :KNOWN], COMPOSED, FRAMES[:, :, KNOWN:])
     assert fit_gains(network, clips, FLOW, steps=2, context_frames=3, given_frames=2) is None
+
+
+@pytest.mark.parametrize(("count", "measured"), [(0, 0), (1, 1), (7, 7), (8, 4), (9, 4), (100, 50)])
+def test_half_of_the_held_out_clips_are_kept_for_scores_where_there_are_enough(count, measured):
+    assert gain_rows(count) == range(measured)
 
 
 def test_later_frames_than_measured_have_the_last_gain():

@@ -19,6 +19,8 @@ from vdp.diffusion.scheduled_sampling import sample_frames
 
 ContextT = TypeVar("ContextT")
 
+ENOUGH_CLIPS = 8  # held-out clips of which half are kept for scores
+
 
 @dataclass(frozen=True)
 class HeldOutClips:
@@ -27,6 +29,14 @@ class HeldOutClips:
     known: Tensor  # context frames, in the order of time, (B, C, K, h, w)
     composed: Tensor  # composed frames after them, (B, C, N, h, w)
     truth: Tensor  # (B, C, N, h, w)
+
+
+def gain_rows(count: int) -> range:
+    """Rows of `count` held-out clips that gains are measured on: the first half, all where there are few.
+
+    The others are for scores.
+    """
+    return range(count // 2 if count >= ENOUGH_CLIPS else count)
 
 
 def fit_gains(
