@@ -249,9 +249,7 @@ def test_the_end_of_a_single_video_is_held_out(stages, kept):
 @pytest.mark.parametrize(
     ("many", "chosen", "distance"), [(200, None, 1), (16, None, 5), (8, None, 11), (200, 9, 9)]
 )
-def test_clips_of_few_videos_start_closer_together(
-    stages, kept, monkeypatch, capsys, many, chosen, distance
-):
+def test_clips_of_few_videos_start_closer_together(stages, kept, monkeypatch, capsys, many, chosen, distance):
     """99 frames give eight clips at a stride of 11; a change is reported in one line."""
     monkeypatch.setattr(train_videos, "MANY_CLIPS", many)
     write_video(Path("a.mp4"), count=99)
@@ -262,8 +260,8 @@ def test_clips_of_few_videos_start_closer_together(
     assert starts == list(range(0, 99 - 21, distance))
     assert read_file(kept / "params.yaml")["extract_frames"]["stride"] == distance  # type: ignore[index]
     lines = [line for line in capsys.readouterr().err.splitlines() if "stride" in line]
-    changed = f"extract_frames.stride: 11 -> {distance}, as few videos give few clips: about {len(starts)} to "
-    expected = f"{changed}train on, 8 without; --set extract_frames.stride=N sets it"
+    changed = f"extract_frames.stride: 11 -> {distance}, as few videos give few clips: about {len(starts)}"
+    expected = f"{changed} to train on, 8 without; --set extract_frames.stride=N sets it"
     assert lines == ([expected] if chosen is None and distance < 11 else [])
 
 

@@ -48,8 +48,8 @@ NOTE = (
 )
 OTHER_CLIPS = "The gains of the predicted changes were measured on other held-out clips, those before these."
 SAME_CLIPS = (
-    "There are too few held-out clips to measure the gains of the predicted changes on others: they were measured "
-    "on these clips, so the scores are somewhat too good. Hold out more, or longer, videos."
+    "There are too few held-out clips to measure the gains of the predicted changes on others: they were "
+    "measured on these clips, so the scores are somewhat too good. Hold out more, or longer, videos."
 )
 
 

@@ -214,8 +214,8 @@ def with_closer_clips(params: Mapping[str, JsonValue], splits: Splits) -> dict[s
     if stride < before:
         count = estimate_clips(replace(job, rule=replace(job.rule, stride=stride))) or 0.0
         print(
-            f"extract_frames.stride: {before} -> {stride}, as few videos give few clips: about {count:.0f} to "
-            f"train on, {clips:.0f} without; --set extract_frames.stride=N sets it",
+            f"extract_frames.stride: {before} -> {stride}, as few videos give few clips: about {count:.0f} "
+            f"to train on, {clips:.0f} without; --set extract_frames.stride=N sets it",
             file=sys.stderr,
         )
     return merged(params, {"extract_frames": {"stride": stride}})

@@ -291,7 +291,7 @@ class Tracker:
 
     @contextmanager
     def _reporting_events(self) -> Iterator[None]:
-        """Print an error of the event file, or of its import, as one warning; the stage continues without it."""
+        """Print an error of the event file or its import as one warning; the stage continues without it."""
         try:
             yield
         except (OSError, ImportError) as error:

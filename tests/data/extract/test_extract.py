@@ -387,7 +387,8 @@ def test_the_size_of_a_split_is_estimated_from_a_sample_of_headers():
 
 
 @pytest.mark.parametrize(
-    ("pace", "selected"), [(Pace(), 44), (Pace(3, offset=4), 14), (Pace(fps=10), 22), (Pace(fps=5, offset=4), 10)]
+    ("pace", "selected"),
+    [(Pace(), 44), (Pace(3, offset=4), 14), (Pace(fps=10), 22), (Pace(fps=5, offset=4), 10)],
 )
 def test_the_selected_frames_of_a_video_and_of_its_spans_are_estimated(tmp_path, pace, selected):
     write_frames(tmp_path / "a.mp4", iter(np.zeros((44, 16, 16, 3), np.uint8)), 20)
