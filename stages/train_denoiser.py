@@ -5,6 +5,7 @@ Reads   data/latents, data/models/codec, the weights of train_denoiser.init_from
 Writes  data/models/denoiser
 """
 
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from vdp.core.pixels import to_uint8
 from vdp.core.tasks import TASKS, Task
 from vdp.data.batches.hops import AllTaskBatches, HopBatch, HopBatches, HopRule, TaskBatches
 from vdp.data.stores.latents import LatentClips, Normalisation
-from vdp.diffusion.gain import HeldOutClips, fit_gains
+from vdp.diffusion.gain import HeldOutClips, fit_gains, gain_rows
 from vdp.diffusion.loss import TaskLevelLoss
 from vdp.diffusion.objective import Objective
 from vdp.diffusion.params import DiffusionParams
@@ -135,7 +136,8 @@ def main() -> None:
                 gains = measure_gains(
                     result.network.to(fabric.device), val_clips, objectives["predict"], params
                 )
-                config = config.model_copy(update={"gains": gains})
+                weights = None if gains is None else fingerprint(result.network)
+                config = config.model_copy(update={"gains": gains, "gains_of": weights})
                 tracker.summary({f"gain.{step}": gain for step, gain in enumerate(gains or (), 1)})
             save_model(DENOISER, result.network, config, result.other_weights, result.kept)
             checkpoints.clear()
@@ -158,14 +160,16 @@ def resolve_base(base: BaseName, clips: LatentClips, predicts: bool) -> BaseName
 def measure_gains(
     network: Denoiser[object], clips: LatentClips, objective: Objective, params: TrainDenoiserParams
 ) -> list[float] | None:
-    """Measure the gains of the changes from composed frames on clips of `val`, evenly spaced.
+    """Measure the gains of the changes from composed frames on clips of `val`, evenly spaced in `gain_rows`.
 
-    None where the network does not predict the next frame by itself.
+    None where the network does not predict the next frame by itself, or no finite frame.
     """
-    if network.joint or 1 not in params.target_offsets:
+    measured = gain_rows(len(clips))
+    composed = [row for row in clips.composed if row in measured]
+    if network.joint or 1 not in params.target_offsets or not composed:
         return None
-    known, spaced = clips.composed_from or 0, max(1, len(clips.composed) // GAIN_CLIPS)
-    rows = clips.composed[::spaced][:GAIN_CLIPS]
+    known, spaced = clips.composed_from or 0, max(1, len(composed) // GAIN_CLIPS)
+    rows = composed[::spaced][:GAIN_CLIPS]
     first, views = max(0, known - params.context_frames), [0] * len(rows)
     device = objective.scale.device
 
@@ -175,9 +179,10 @@ def measure_gains(
 
     later = range(known, clips.num_frames)
     held_out = HeldOutClips(read(range(first, known)), read(later, composed=True), read(later))
-    return list(
-        fit_gains(network, held_out, objective, DRAWN_STEPS, params.context_frames, params.given_frames)
-    )
+    gains = fit_gains(network, held_out, objective, DRAWN_STEPS, params.context_frames, params.given_frames)
+    if gains is None:
+        print("train_denoiser: no gains: predicted frames of val are not finite", file=sys.stderr)
+    return None if gains is None else list(gains)
 
 
 def config_known(clips: LatentClips, composed: bool) -> int:

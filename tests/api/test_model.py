@@ -1,5 +1,6 @@
 """`vdp.Model`: shapes, seeds, sizes and errors, with small random networks."""
 
+import json
 import shutil
 from collections.abc import Iterator
 from dataclasses import replace
@@ -7,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from pydantic import JsonValue
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -28,7 +30,7 @@ from vdp.config.choices import MIN_START_TIME
 from vdp.core.errors import UserError
 from vdp.core.model_files import kept_name
 from vdp.core.optical_flow import flow_extrapolation
-from vdp.models.checkpoint import save_model
+from vdp.models.checkpoint import fingerprint, save_model
 from vdp.models.codecs.params import CodecConfig
 from vdp.models.layers import Unmoved
 
@@ -405,6 +407,30 @@ def test_kept_weights_are_listed_and_predict(tmp_path):
             load(models, "cpu", **wrong)
     (models / "denoiser/step_00000040.safetensors").rename(models / "denoiser/model.safetensors")
     assert np.array_equal(load(models, "cpu").predict(clip, frames=2, sampling=FAST), predicted)
+
+
+def test_gains_are_applied_to_the_weights_that_they_were_measured_for(tmp_path):
+    def predicted(checkpoint: int | None = None) -> np.ndarray:
+        return load(models, "cpu", checkpoint).predict(clip, frames=2, sampling=FAST)
+
+    def set_config(**values: JsonValue) -> None:
+        config.write_text(json.dumps(json.loads(config.read_text()) | values))
+
+    models, clip = save_small_models(tmp_path / "models", segmenter=False, base="optical_flow"), frames(6)
+    denoiser, config = models / "denoiser", models / "denoiser/config.json"
+    keep_other_weights(denoiser, 40)
+    shutil.copy(denoiser / "model.safetensors", denoiser / "step_00000080.safetensors")
+    usual, kept = predicted(), predicted(40)
+    own = fingerprint(load(models, "cpu")._model.network)
+    set_config(gains=[0.0, 0.0], gains_of=own)
+    assert not np.array_equal(predicted(), usual)
+    assert np.array_equal(predicted(40), kept), "of other weights"
+    assert np.array_equal(predicted(80), predicted()), "the same weights"
+    set_config(gains_of=None)  # as in earlier versions
+    assert not np.array_equal(predicted(), usual) and np.array_equal(predicted(40), kept)
+    set_config(gains_of=own)
+    (denoiser / "step_00000040.safetensors").rename(denoiser / "model.safetensors")
+    assert np.array_equal(predicted(), kept)
 
 
 # --- The base of the denoiser ----------------------------------------------------------------------------

@@ -19,7 +19,9 @@ from vdp.api.train_videos import open_videos
 from vdp.api.training_record import TrainingRecord, read_record
 from vdp.config.yaml_file import read_file
 from vdp.core.errors import UserError
+from vdp.data.sources.protocols import Source
 from vdp.data.sources.split import train_and_val
+from vdp.data.sources.videos import VideoSource
 from vdp.data.stores.clips import ClipStore
 from vdp.data.video.write import write_frames
 
@@ -247,8 +249,8 @@ def test_the_end_of_a_single_video_is_held_out(stages, kept):
 @pytest.mark.parametrize(
     ("many", "chosen", "distance"), [(200, None, 1), (16, None, 5), (8, None, 11), (200, 9, 9)]
 )
-def test_clips_of_few_videos_start_closer_together(stages, kept, monkeypatch, many, chosen, distance):
-    """99 frames give eight clips at a stride of 11."""
+def test_clips_of_few_videos_start_closer_together(stages, kept, monkeypatch, capsys, many, chosen, distance):
+    """99 frames give eight clips at a stride of 11; a change is reported in one line."""
     monkeypatch.setattr(train_videos, "MANY_CLIPS", many)
     write_video(Path("a.mp4"), count=99)
     write_video(Path("b.mp4"), count=44)
@@ -257,6 +259,41 @@ def test_clips_of_few_videos_start_closer_together(stages, kept, monkeypatch, ma
     starts = [int(name.rpartition("_")[2]) for name in names("train")]
     assert starts == list(range(0, 99 - 21, distance))
     assert read_file(kept / "params.yaml")["extract_frames"]["stride"] == distance  # type: ignore[index]
+    lines = [line for line in capsys.readouterr().err.splitlines() if "stride" in line]
+    changed = f"extract_frames.stride: 11 -> {distance}, as few videos give few clips: about {len(starts)}"
+    expected = f"{changed} to train on, 8 without; --set extract_frames.stride=N sets it"
+    assert lines == ([expected] if chosen is None and distance < 11 else [])
+
+
+def strides(videos: Path | Source, **changes: JsonValue) -> tuple[int, int]:
+    """The stride of the params and that of a training on videos."""
+    params = training_params(None, {f"extract_frames.{key}": value for key, value in changes.items()})
+    source = videos if not isinstance(videos, Path) else open_videos([videos], "videos")
+    split = train_videos.Split(source, source.items())
+    chosen = train_videos.with_closer_clips(params, train_videos.Splits(split, split, ""))
+    before, after = (train_videos.extract_params(each).stride for each in (params, chosen))
+    return before, after
+
+
+def test_the_stride_stays_where_the_lengths_of_the_videos_are_unknown(tmp_path):
+    class Unknown(VideoSource):
+        """As the videos of a Hugging Face data set."""
+
+        def count(self, item: str) -> int:
+            return 0
+
+    path = write_video(tmp_path / "a.mp4", count=99)
+    assert strides(path) == (11, 1)
+    assert strides(Unknown(path)) == (11, 11)
+
+
+def test_a_lower_rate_gives_closer_clips(tmp_path, monkeypatch):
+    """Of 99 frames at 10 per second 50 are selected: three clips in place of eight."""
+    monkeypatch.setattr(train_videos, "MANY_CLIPS", 8)
+    path = write_video(tmp_path / "a.mp4", count=99)
+    assert strides(path) == (11, 11)
+    assert strides(path, fps=5) == (11, 4) == strides(path, interval=2)
+    assert strides(train_videos.SpanSource(open_videos([path], "videos"), 0, 50)) == (11, 4)
 
 
 def test_folders_named_train_and_val_are_splits(stages, kept):

@@ -86,6 +86,16 @@ def test_a_size_is_that_of_the_network_and_not_of_the_logits():
     assert (logits - make_segmenter()(small)).abs().max() > 1e-3
 
 
+def test_a_network_of_another_size_trains_in_bf16_on_the_cpu():
+    """Round trips of a codec are bf16 frames under autocast."""
+    network = make_segmenter(size=(32, 48)).train()
+    with torch.autocast("cpu", torch.bfloat16):
+        logits = network(random_frames(2, 12, 20).bfloat16())
+    assert logits.shape == (2, NUM_LOGITS, 12, 20) and logits.dtype == torch.float32
+    logits.square().mean().backward()
+    assert all(torch.isfinite(p.grad).all() for p in network.parameters() if p.grad is not None)
+
+
 @pytest.mark.parametrize(("encoder", "hint"), [("resnet81", "resnet18"), ("tu-no_such_net", "prefix tu-")])
 def test_an_unknown_encoder_is_rejected_with_similar_names(encoder, hint):
     params = segmenter_params().model_copy(update={"encoder": encoder})

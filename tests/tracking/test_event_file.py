@@ -1,6 +1,7 @@
 """Event files of TensorBoard, read back by the format of their records."""
 
 import struct
+import sys
 from pathlib import Path
 
 import cv2
@@ -78,3 +79,18 @@ def test_a_folder_that_cannot_be_written_gives_one_warning(tmp_path, monkeypatch
     tracker.log({"loss": 0.5}, step=3)
     tracker.flush()
     assert capsys.readouterr().err.count("warning: score: continuing without TensorBoard: ") == 1
+
+
+def test_a_missing_package_gives_one_warning_that_names_the_installation(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+    monkeypatch.setattr(Tracker, "_connect", lambda tracker: None)
+    monkeypatch.delitem(sys.modules, "vdp.tracking.event_file", raising=False)
+    monkeypatch.setitem(sys.modules, "tensorboardX.proto.event_pb2", None)
+    Path("params.yaml").write_text("tracking: {tensorboard: true}\n")
+    tracker = Tracker("score")
+    tracker.log({"loss": 0.5}, step=3)
+    tracker.flush()
+    (warning,) = capsys.readouterr().err.splitlines()
+    assert warning.startswith("warning: score: continuing without TensorBoard: ")
+    assert "tensorboardX" in warning and warning.endswith("pip install -r requirements.txt")

@@ -181,7 +181,7 @@ def test_the_base_is_the_one_for_which_frames_are_encoded(tmp_path, decay, expec
     assert train_denoiser.resolve_base("auto", clips, predicts=False) == "nearest"
 
 
-def test_gains_are_measured_on_the_composed_frames_of_val(tmp_path):
+def test_gains_are_measured_on_the_composed_frames_of_val(tmp_path, capsys):
     """Each composed frame lacks 2 of its number; the network adds 4: half of its change is true."""
     known, context_frames = 5, 3
     frames = np.zeros((1, 9, 1, 4, 4), np.float16) + np.arange(9)[:, None, None, None]
@@ -202,3 +202,13 @@ def test_gains_are_measured_on_the_composed_frames_of_val(tmp_path):
     assert train_denoiser.measure_gains(oracle, val, objective, params) == pytest.approx([0.5] * 4, abs=1e-3)
     skips = params.model_copy(update={"target_offsets": [2]})
     assert train_denoiser.measure_gains(oracle, val, objective, skips) is None
+    # of eight clips the second half, which lacks nothing, is kept for scores
+    changed = [frames[:, known:] - 2 * (row < 4) for row in range(8)]
+    clips = [EncodedClip(frames, composed=composed.astype(np.float16)) for composed in changed]
+    write_latents(tmp_path / "more" / "val", clips, shard_mb=1, known=known, flow_decay=0.9)
+    write_statistics(tmp_path / "more", Normalisation((0.0,), (1.0,)))
+    more = LatentClips(tmp_path / "more", ["val"])
+    assert train_denoiser.measure_gains(oracle, more, objective, params) == pytest.approx([0.5] * 4, abs=1e-3)
+    broken = Oracle(lambda index: oracle.truth(index).mul(torch.nan), objective)
+    assert train_denoiser.measure_gains(broken, val, objective, params) is None
+    assert capsys.readouterr().err == "train_denoiser: no gains: predicted frames of val are not finite\n"

@@ -24,6 +24,7 @@ from vdp.core.files import replacing
 from vdp.core.optical_flow import flow_extrapolation
 from vdp.data.params import DegradeParams
 from vdp.data.stores.clips import ClipStore, Pixels
+from vdp.diffusion.gain import gain_rows
 from vdp.evaluation.frame import FrameScore, FrameTally
 from vdp.evaluation.hops import ClipFrames, score_hops
 from vdp.evaluation.params import EvaluateTasksParams
@@ -45,6 +46,11 @@ NOTE = (
     "context frames is predicted from the predicted ones before it. PSNR is of all pixels of all clips; copy "
     "repeats the last context frame, flow moves it on by optical flow."
 )
+OTHER_CLIPS = "The gains of the predicted changes were measured on other held-out clips, those before these."
+SAME_CLIPS = (
+    "There are too few held-out clips to measure the gains of the predicted changes on others: they were "
+    "measured on these clips, so the scores are somewhat too good. Hold out more, or longer, videos."
+)
 
 
 @dataclass(frozen=True)
@@ -55,6 +61,7 @@ class HeldOut:
     codec: FrameScore  # of encoded and decoded true frames: what the codec loses
     clips: int
     strips: dict[str, Pixels]
+    gains: str | None  # on which clips gains were measured; None without gains
 
 
 def main() -> None:
@@ -93,8 +100,14 @@ def score_others(
 
 
 def evaluate(model: Model, store: ClipStore, clip: ClipParams, sampling: Sampling) -> HeldOut:
-    """Predict the frames after the context frames of clips of a store, evenly spaced, and score them."""
-    rows = evenly_spaced(len(store), MAX_CLIPS)
+    """Predict the frames after the context frames of clips of a store, evenly spaced, and score them.
+
+    Clips that the model's gains were measured on are left out where there are others.
+    """
+    measured = gain_rows(len(store)) if model.diffusion.config.gains else range(0)
+    others = range(len(measured), len(store)) or measured
+    rows = [others[i] for i in evenly_spaced(len(others), MAX_CLIPS)]
+    gains = None if not measured else SAME_CLIPS if others == measured else OTHER_CLIPS
     numbers = [clip.known + number for number in model.predictable(clip.frames - clip.known)]
     later = [number - clip.known for number in numbers]
     drawn = set(rows[i] for i in evenly_spaced(len(rows), STRIPS))
@@ -112,7 +125,7 @@ def evaluate(model: Model, store: ClipStore, clip: ClipParams, sampling: Samplin
             yield ClipFrames(context, list(future.swapaxes(0, 1)), truth)
 
     hops = score_hops(predicted(), numbers)
-    return HeldOut(hops, codec.score(), len(rows), strips)
+    return HeldOut(hops, codec.score(), len(rows), strips, gains)
 
 
 def strip(context: Pixels, truth: Pixels, predicted: Pixels, numbers: Sequence[int]) -> Pixels:
@@ -199,7 +212,7 @@ def write_report(
     skipped: Sequence[str],
 ) -> None:
     """Write the report into a folder that has the pictures of the other tasks."""
-    notes = [] if result is None else [NOTE]
+    notes = [] if result is None else [NOTE, *([result.gains] if result.gains else [])]
     if skipped:
         notes.append(f"{len(skipped)} videos were not used: {'; '.join(skipped)}")
     sections = [*([] if result is None else [section(result)]), *task_sections(scores, folder)]

@@ -203,12 +203,22 @@ def with_closer_clips(params: Mapping[str, JsonValue], splits: Splits) -> dict[s
     """Lower the stride where the videos would give fewer than `MANY_CLIPS` training clips.
 
     Clips that overlap teach less than others, but more than none: every frame is then a last context frame.
+    The stride stays where the lengths of the videos are unknown. A change is printed as a line.
     """
     job = clip_jobs(splits, params)["train"]
-    if job.source.precut:
+    clips = None if job.source.precut else estimate_clips(job)
+    if not clips:
         return dict(params)
-    stride = job.rule.stride * min(1.0, estimate_clips(job) / MANY_CLIPS)
-    return merged(params, {"extract_frames": {"stride": max(1, int(stride))}})
+    before = job.rule.stride
+    stride = max(1, int(before * min(1.0, clips / MANY_CLIPS)))
+    if stride < before:
+        count = estimate_clips(replace(job, rule=replace(job.rule, stride=stride))) or 0.0
+        print(
+            f"extract_frames.stride: {before} -> {stride}, as few videos give few clips: about {count:.0f} "
+            f"to train on, {clips:.0f} without; --set extract_frames.stride=N sets it",
+            file=sys.stderr,
+        )
+    return merged(params, {"extract_frames": {"stride": stride}})
 
 
 def sources_hash(splits: Splits) -> str:

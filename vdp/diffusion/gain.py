@@ -5,6 +5,7 @@ a frame is the factor of its predicted change that has the least squared error o
 Shapes: B clips, C channels, K context frames, N frames after them, h x w latent positions.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeVar
@@ -18,6 +19,8 @@ from vdp.diffusion.scheduled_sampling import sample_frames
 
 ContextT = TypeVar("ContextT")
 
+ENOUGH_CLIPS = 8  # held-out clips of which half are kept for scores
+
 
 @dataclass(frozen=True)
 class HeldOutClips:
@@ -28,6 +31,14 @@ class HeldOutClips:
     truth: Tensor  # (B, C, N, h, w)
 
 
+def gain_rows(count: int) -> range:
+    """Rows of `count` held-out clips that gains are measured on: the first half, all where there are few.
+
+    The others are for scores.
+    """
+    return range(count // 2 if count >= ENOUGH_CLIPS else count)
+
+
 def fit_gains(
     denoiser: Denoiser[ContextT],
     clips: HeldOutClips,
@@ -35,10 +46,11 @@ def fit_gains(
     steps: int,
     context_frames: int,
     given_frames: int,
-) -> tuple[float, ...]:
+) -> tuple[float, ...] | None:
     """Roll out every frame in turn, without noise, and return the gain of each, 0..1.
 
-    The gains of earlier frames are applied to the context frames of later ones, as in `rollout`.
+    The gains of earlier frames are applied to the context frames of later ones, as in `rollout`. None if a
+    predicted change is not finite.
 
     Args:
         steps: sampling steps of a frame.
@@ -64,8 +76,10 @@ def fit_gains(
             torch.zeros_like(base),
         )
         change = frames - base
-        power = float(change.square().sum())
-        gain = float((change * (truth - base)).sum()) / power if power > 0 else 0.0
+        power, common = float(change.square().sum()), float((change * (truth - base)).sum())
+        if not (math.isfinite(power) and math.isfinite(common)):
+            return None
+        gain = common / power if power > 0 else 0.0
         gains.append(min(max(gain, 0.0), 1.0))
         known = torch.cat([known, base + gains[-1] * change], dim=2)
         index = torch.cat([index, target_index], dim=1)

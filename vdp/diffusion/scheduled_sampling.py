@@ -20,6 +20,8 @@ from vdp.diffusion.protocols import Denoiser, DiffusedData
 
 ContextT = TypeVar("ContextT")
 
+EPS_START = 0.9  # about the first leading level of 10 steps; eps gives no x0 at pure noise
+
 
 @dataclass(frozen=True)
 class ScheduledSampling:
@@ -66,7 +68,7 @@ def sample_frames(
     steps: int,
     noise: Tensor,
 ) -> Tensor:
-    """Sample target frames by deterministic DDIM at evenly spaced times from 1 to 0.
+    """Sample target frames by deterministic DDIM at evenly spaced times from 1, with eps from 0.9, to 0.
 
     Args:
         known, index: clean context frames, (B, C, K, h, w), and their frame indices, (B, K).
@@ -77,9 +79,9 @@ def sample_frames(
     dropped = torch.zeros(len(index), dtype=torch.bool, device=index.device)
     given = with_moved(denoiser, known, index, clean, target_index)
     context = denoiser.context(given.frames, given.index, given.level, dropped, target_index)
-    x = noise
+    x, start = noise, EPS_START if objective.process.prediction == "eps" else 1.0
     for step in range(steps, 0, -1):
-        t, next_t = (torch.full_like(target_index, n / steps) for n in (step, step - 1))
+        t, next_t = (torch.full_like(target_index, start * (n / steps)) for n in (step, step - 1))
         x0, eps = predict_x0_eps(x, denoiser(x, t, context), t, objective.process)
         x = ddim_step(x0, eps, *alpha_sigma(next_t, objective.process.schedule))
     return objective.to_frames(x, objective.base(given.frames, given.index, target_index))

@@ -32,7 +32,7 @@ from vdp.config.messages import validate
 from vdp.config.schema import PARAMS_FILE
 from vdp.config.yaml_file import read_file
 from vdp.core.checkout import project_root
-from vdp.core.errors import UserError, one_line
+from vdp.core.errors import UserError, one_line, printable
 from vdp.core.files import locked, write_text
 from vdp.core.flops import TERA, flop_counter
 from vdp.core.machine import describe_machine
@@ -296,14 +296,16 @@ class Tracker:
 
     @contextmanager
     def _reporting_events(self) -> Iterator[None]:
-        """Print an error of the event file as one warning; the stage continues without it."""
+        """Print an error of the event file or its import as one warning; the stage continues without it."""
         try:
             yield
-        except OSError as error:
+        except (OSError, ImportError) as error:
             self._events = None
-            print(
-                f"warning: {self.stage}: continuing without TensorBoard: {one_line(error)}", file=sys.stderr
-            )
+            if isinstance(error, OSError):
+                reason = one_line(error)
+            else:
+                reason = f"{printable(str(error))}; run pip install -r requirements.txt"
+            print(f"warning: {self.stage}: continuing without TensorBoard: {reason}", file=sys.stderr)
 
     @contextmanager
     def _reporting(self) -> Iterator[None]:

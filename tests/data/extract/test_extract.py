@@ -22,9 +22,11 @@ from vdp.data.extract.cut import cut_clips
 from vdp.data.extract.extract import ExtractJob, ExtractPolicy, extract
 from vdp.data.sources.competition import CompetitionSource
 from vdp.data.sources.images import ImageFolderSource
+from vdp.data.sources.joined import SpanSource
 from vdp.data.sources.protocols import ClipRule, Frame, Pace, Source
 from vdp.data.sources.videos import VideoSource
 from vdp.data.stores.clips import Clip, ClipStore, ShardWriter
+from vdp.data.video.write import write_frames
 
 pytestmark = pytest.mark.slow
 
@@ -382,6 +384,29 @@ def test_the_size_of_a_split_is_estimated_from_a_sample_of_headers():
     parts = list(plan.split_items(job(Counting(10_000, 22)), Counting(10_000, 22).items(), 1))
     assert sum(map(len, parts)) == 10_000 and max(map(len, parts)) == 2
     assert len(counted) < 150
+
+
+@pytest.mark.parametrize(
+    ("pace", "selected"),
+    [(Pace(), 44), (Pace(3, offset=4), 14), (Pace(fps=10), 22), (Pace(fps=5, offset=4), 10)],
+)
+def test_the_selected_frames_of_a_video_and_of_its_spans_are_estimated(tmp_path, pace, selected):
+    write_frames(tmp_path / "a.mp4", iter(np.zeros((44, 16, 16, 3), np.uint8)), 20)
+    source = VideoSource(tmp_path / "a.mp4")
+    (item,) = source.items()
+    assert len(list(source.frames(item, pace))) == selected
+    for first, last in ((0, None), (0, 5), (7, None), (6, 9), (5, 90)):
+        span = SpanSource(source, first, last)
+        assert plan.selected_frames(span, item, pace) == len(list(span.frames(item, pace)))
+    assert plan.selected_frames(source, item, pace) == selected
+
+
+def test_an_unknown_length_is_no_estimate():
+    unknown = GeneratedSource(3, 0)
+    assert plan.estimate_clips(job(unknown)) is None
+    assert plan.selected_frames(GeneratedSource(3, 44), "v0", Pace(fps=10)) == 0, "no rate"
+    assert plan.selected_frames(SpanSource(unknown, 0, 30), "v0", Pace()) == 30
+    assert plan.estimate_clips(job(GeneratedSource(3, 44), replace(BIG, stride=11))) == 9
 
 
 def test_a_full_disk_leaves_nothing_half_written(tmp_path, monkeypatch):

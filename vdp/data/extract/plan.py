@@ -14,8 +14,10 @@ import cv2
 
 from vdp.core.errors import UserError, one_line, printable
 from vdp.data.extract.cut import clip_stem
-from vdp.data.sources.protocols import ClipRule, LeftOut, Source
+from vdp.data.sources.joined import SpanSource
+from vdp.data.sources.protocols import ClipRule, LeftOut, Pace, Source
 from vdp.data.stores.clips import FORMAT
+from vdp.data.video.decode import frame_rate
 
 UNITS = 64  # units of a split: enough to keep every process busy and to make a stop cheap ...
 MIN_UNIT_MB = 16  # ... but none smaller than this
@@ -123,8 +125,8 @@ def split_items(job: ExtractJob, items: Sequence[str], shard_mb: int) -> Iterato
     """Group consecutive videos by estimated size: a shard each, or less where the split is small."""
     rule = job.rule
     clip_bytes = rule.frames * rule.height * rule.width * 3
-    clips = _sampled_clips(job, items)
-    mean = fmean(clips.values()) if clips else 0.0
+    clips = {item: max(1.0, count) for item, count in _sampled_clips(job, items).items()}
+    mean = fmean(clips.values()) if clips else 1.0
     total = mean * len(items) * clip_bytes
     target = min(max(total / UNITS, MIN_UNIT_MB * 2**20), shard_mb * 2**20)
     part: list[str] = []
@@ -140,25 +142,43 @@ def split_items(job: ExtractJob, items: Sequence[str], shard_mb: int) -> Iterato
         yield part
 
 
-def estimate_clips(job: ExtractJob) -> float:
-    """Estimate how many clips a job cuts, from the headers of at most about `SAMPLED_HEADERS` videos."""
-    return fmean(_sampled_clips(job, job.items).values()) * len(job.items) if job.items else 0.0
+def estimate_clips(job: ExtractJob) -> float | None:
+    """Estimate how many clips a job cuts, from the headers of at most about `SAMPLED_HEADERS` videos.
+
+    None where no header has a number of frames.
+    """
+    clips = _sampled_clips(job, job.items)
+    return fmean(clips.values()) * len(job.items) if clips else None
 
 
 def _sampled_clips(job: ExtractJob, items: Sequence[str]) -> dict[str, float]:
+    """Estimated number of clips of a sample of videos, without those of unknown length."""
     sampled = items[:: max(1, len(items) // SAMPLED_HEADERS)]
-    return {item: _clips_of(job.source, item, job.rule) for item in sampled}
+    clips = {item: _clips_of(job.source, item, job.rule) for item in sampled}
+    return {item: count for item, count in clips.items() if count is not None}
 
 
-def _clips_of(source: Source, item: str, rule: ClipRule) -> float:
+def _clips_of(source: Source, item: str, rule: ClipRule) -> float | None:
     if source.precut:
         return 1.0
     try:
-        count = source.count(item)
+        count = selected_frames(source, item, rule.pace)
     except UNUSABLE:  # reported when the video is read
-        return 1.0
-    taken = (count - rule.pace.offset) / rule.pace.interval
-    return max(1.0, 1 + (taken - rule.frames) // rule.stride)
+        return None
+    return max(0.0, 1 + (count - rule.frames) // rule.stride) if count else None
+
+
+def selected_frames(source: Source, item: str, pace: Pace) -> int:
+    """Estimate how many frames of a video are selected, without decoding; 0 if unknown."""
+    if isinstance(source, SpanSource):
+        whole = selected_frames(source.source, item, pace)
+        ends = [end for end in (source.stop, whole) if end]
+        return max(0, min(ends) - source.start) if ends else 0
+    later = max(0, source.count(item) - pace.offset)
+    if pace.fps is None:
+        return -(-later // pace.interval)
+    rate = next((rate for file in source.files(item) if (rate := frame_rate(file))), 0.0) if later else 0.0
+    return round(later * min(1.0, pace.fps / rate)) if rate else 0
 
 
 def unit_hash(code: str, job: ExtractJob, items: Sequence[str], shard_mb: int) -> str:

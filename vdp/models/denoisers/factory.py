@@ -5,11 +5,11 @@ from pathlib import Path
 from typing import Generic
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from vdp.core.errors import UserError
 from vdp.core.model_files import CONFIG
-from vdp.models.checkpoint import load_config, load_weights
+from vdp.models.checkpoint import fingerprint, load_config, load_weights
 from vdp.models.denoisers.dit import DiT
 from vdp.models.denoisers.moved import MovedDenoiser, Mover
 from vdp.models.denoisers.params import DenoiserConfig, DenoiserParams, Diffusion
@@ -41,11 +41,22 @@ class TrainedDenoiser(Generic[Diffusion]):
 def load_denoiser(
     folder: Path, device: torch.device, diffusion: type[Diffusion], checkpoint: int | None = None
 ) -> TrainedDenoiser[Diffusion]:
-    """Load a denoiser in evaluation mode from its folder; `checkpoint` and errors as of `load_weights`."""
+    """Load a denoiser in evaluation mode from its folder; `checkpoint` and errors as of `load_weights`.
+
+    Its config has no gains where they were measured for other weights than those loaded.
+    """
     config = load_config(folder, DenoiserConfig[diffusion])  # type: ignore[valid-type]
     if config.denoiser is None:
         raise UserError(f"{folder / CONFIG}: denoiser=null: expected params of a network; train one of vdp")
     network = build_denoiser(config.denoiser, config.channels, config.base == "moved").to(device)
     load_weights(network, folder, checkpoint)
     network.eval()
+    if config.gains is not None and not _has_own_gains(config, network, checkpoint):
+        config = config.model_copy(update={"gains": None, "gains_of": None})
     return TrainedDenoiser(network, config)
+
+
+def _has_own_gains(config: DenoiserConfig[Diffusion], network: nn.Module, checkpoint: int | None) -> bool:
+    if config.gains_of is None:  # of an earlier version
+        return checkpoint is None
+    return config.gains_of == fingerprint(network)

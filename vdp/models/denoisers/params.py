@@ -141,6 +141,8 @@ class DenoiserConfig(Params, Generic[Diffusion]):
     flow_decay: float | None = Field(default=None, exclude_if=lambda decay: decay is None)
     # base optical_flow: factors of the predicted changes (vdp.diffusion.gain); not in the files of others
     gains: list[float] | None = Field(default=None, exclude_if=lambda gains: gains is None)
+    # fingerprint of the weights that the gains were measured for
+    gains_of: str | None = Field(default=None, exclude_if=lambda weights: weights is None)
     target_offsets: list[int]  # predict: frames from the last context frame to a target
     targets: int  # target frames of a hop
     max_span: int  # interpolate: max frames between the context frames around the targets

@@ -32,8 +32,8 @@ def check_encoder(name: str) -> None:
 
 
 def resize(x: Tensor, size: tuple[int, int]) -> Tensor:
-    """Resize the last two axes, smoothed where they shrink."""
-    return F.interpolate(x, size=size, mode="bilinear", align_corners=False, antialias=True)
+    """Resize the last two axes, smoothed where they shrink; fp32, as CPUs do not smooth bf16."""
+    return F.interpolate(x.float(), size=size, mode="bilinear", align_corners=False, antialias=True)
 
 
 class UNetPlusPlus(nn.Module):
