@@ -4,7 +4,9 @@ Each trial runs the smoke recipe, with longer trainings that save a checkpoint e
 of the last commit with an empty cache, as `make run` does (vdp check, dvc repro). All its processes get
 SIGKILL at a moment drawn uniformly over the processor time of an undisturbed run, which does not depend on
 the load of the machine; then it is run again. Its dvc.lock and scores must equal those of the undisturbed
-run, and a training with a checkpoint must have resumed from it. Prints a table; exit code 1 if a trial fails.
+run, and a training with a checkpoint must have resumed from it. With --each the kills fall into the stages
+that share out their work, so many into each at random moments of its own time: the batches that were written
+must not be computed again. Prints a table; exit code 1 if a trial fails.
 """
 
 import argparse
@@ -34,6 +36,10 @@ train_classifier: {steps: 40, validate_every: 20}
 train_motion: {steps: 40, validate_every: 20}
 """
 TRAININGS = ("pretrain_vae", "train_denoiser", "train_segmenter", "train_classifier", "train_motion")
+SHARED = (
+    "extract_frames", "track_objects", "encode_latents", "predict_motion", "predict", "segment",
+    "evaluate_tasks",
+)  # fmt: skip
 RESULTS = ("dvc.lock", "results/metrics.json")
 CHECK, RUN = ("python", "-m", "vdp", "check", "--no-cost"), ("dvc", "repro")
 STAGE_VARIABLES = (
@@ -83,11 +89,16 @@ class Checkout:
         for recipe in (RECIPE, "kills"):
             self.run("python", "-m", "vdp", "recipe", recipe)
 
-    def start(self) -> "subprocess.Popen[bytes]":
+    def start(self, *options: str) -> "subprocess.Popen[bytes]":
         """Start `dvc repro` in a process group; its output goes to the log."""
         with self.log.open("wb") as log:
             return subprocess.Popen(
-                RUN, cwd=self.folder, env=self.env, stdout=log, stderr=log, start_new_session=True
+                [*RUN, *options],
+                cwd=self.folder,
+                env=self.env,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
             )
 
     def run(self, *words: str) -> str:
@@ -114,6 +125,10 @@ class Checkout:
     def checkpoints(self, stage: str) -> list[int]:
         """Steps of the checkpoints of a stage."""
         return [int(path.stem) for path in self.folder.glob(f".resume/{stage}-*/[0-9]*.json")]
+
+    def batches(self, stage: str) -> int:
+        """Files of the batches of a stage that shares out its work."""
+        return len(list(self.folder.glob(f".resume/{stage}-*/*/*.npz")))
 
     def remove(self) -> None:
         for path in (self.folder, self.folder.with_suffix(".site")):
@@ -234,6 +249,62 @@ def repaired_files(output: str) -> str:
     return ", ".join(re.findall(r"^(\S+): truncated by a killed run", output, re.MULTILINE))
 
 
+# --- Kills in one stage ----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class StageTrial:
+    """Outcome of a kill in a stage that shares out its work."""
+
+    stage: str
+    share: float  # of the stage's processor time at the kill
+    written: int  # batches at the kill
+    reused: int  # batches that the next run took over
+    errors: tuple[str, ...]
+
+
+def kill_in_stages(source: Path, folder: Path, kills: int, seed: int) -> list[StageTrial]:
+    """Kill each stage of `SHARED` at random moments of its own and run it again."""
+    checkout = Checkout(source, folder / "stages")
+    run_undisturbed(checkout)
+    lock, trials = checkout.results()["dvc.lock"], []
+    for stage in SHARED:
+        options = ("--force", "--single-item", stage)
+        process = checkout.start(*options)
+        seconds = wait_seconds(process, float("inf"))
+        for number in range(kills):
+            share = random.Random(f"{seed}/{stage}/{number}").random()
+            shutil.rmtree(checkout.folder / ".resume", ignore_errors=True)
+            process = checkout.start(*options)
+            wait_seconds(process, share * seconds)
+            kill(process)
+            written = checkout.batches(stage)
+            checkout.run(*CHECK)
+            output = checkout.run(*RUN, *options)
+            reused, errors = reused_batches(output), []
+            if reused < written:
+                errors.append(f"{written - reused} batches were computed again")
+            if checkout.results()["dvc.lock"] != lock:
+                errors.append("dvc.lock")
+            trials.append(StageTrial(stage, share, written, reused, tuple(errors)))
+            print(trials[-1], file=sys.stderr, flush=True)
+    return trials
+
+
+def reused_batches(output: str) -> int:
+    """Batches that a run took over from earlier ones, by its output."""
+    return sum(map(int, re.findall(r": (\d+) of \d+ batches are those", output)))
+
+
+def stage_table(trials: Sequence[StageTrial]) -> str:
+    head = ["stage", "of its time", "batches written", "taken over", "equal"]
+    lines = [
+        [t.stage, f"{100 * t.share:.0f} %", str(t.written), str(t.reused), "; ".join(t.errors) or "yes"]
+        for t in trials
+    ]
+    return "\n".join(f"| {' | '.join(line)} |" for line in [head, ["---"] * len(head), *lines])
+
+
 # --- The table -------------------------------------------------------------------------------------------
 
 HEAD = ["kill", "after", "of a run", "in", "checkpoint", "resumed from", "repaired", "equal"]
@@ -279,6 +350,7 @@ def main() -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--kills", type=int, default=20, help="number of trials")
+    parser.add_argument("--each", type=int, help="kills in each stage that shares out its work, instead")
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
     parser.add_argument("--jobs", type=int, default=1, help="parallel trials")
     parser.add_argument("--folder", type=Path, help="empty folder for the clones; default: a temporary one")
@@ -286,6 +358,10 @@ def main() -> None:
     with TemporaryDirectory(prefix="kills-") as scratch:
         folder = (args.folder or Path(scratch)).resolve()
         folder.mkdir(parents=True, exist_ok=True)
+        if args.each is not None:
+            in_stages = kill_in_stages(Path.cwd(), folder, args.each, args.seed)
+            print(stage_table(in_stages))
+            sys.exit(1 if any(trial.errors for trial in in_stages) else 0)
         trials = run_trials(Path.cwd(), folder, args.kills, args.seed, args.jobs)
     print(table(trials))
     sys.exit(1 if any(trial.errors for trial in trials) else 0)
