@@ -29,6 +29,7 @@ from vdp.core.errors import UserError, one_line
 RECIPE = "smoke"
 LONGER = """\
 engine: {save_steps: 2}
+simulate: {test: 12}
 pretrain_vae: {steps: 60, validate_every: 20}
 train_denoiser: {steps: 60, validate_every: 20}
 train_segmenter: {steps: 40, validate_every: 20}
