@@ -271,6 +271,16 @@ def test_a_run_tracks_objects_trains_their_motion_and_samples_it(project):
 
 
 @pytest.mark.end_to_end
+def test_the_estimate_of_the_disk_is_that_of_the_files(project):
+    (line,) = [x for x in run(project, sys.executable, "-m", "vdp", "check").splitlines() if "disk, GB" in x]
+    estimates = dict(re.findall(r"(\w+) ([\d.e-]+)[,;]", line))
+    assert set(estimates) == {"clips", "latents", "predictions", "tracks", "motion", "masks"}
+    for name, estimate in estimates.items():
+        files = [path.stat().st_size for path in (project / "data" / name).rglob("*.npy")]
+        assert float(estimate) == pytest.approx(sum(files) / 1e9, rel=0.15), name
+
+
+@pytest.mark.end_to_end
 def test_a_second_repro_does_nothing(project):
     output = run(project, "dvc", "repro")
     assert stages_run(output) == [] and "up to date" in output

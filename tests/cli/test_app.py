@@ -184,8 +184,11 @@ def test_check_ends_with_an_estimate_of_the_cost_unless_it_is_left_out(project, 
     estimate = ModuleType("vdp.cli.cost")
     estimate.cost_table = lambda labelled: f"estimate, {labelled}"
     monkeypatch.setitem(sys.modules, "vdp.cli.cost", estimate)
+    disk = ModuleType("vdp.cli.disk")
+    disk.run_disk_line = lambda: "disk, GB"
+    monkeypatch.setitem(sys.modules, "vdp.cli.disk", disk)
     assert run(monkeypatch, "check") == 0
-    assert capsys.readouterr().out == "params.yaml is valid\na note\nestimate, True\n"
+    assert capsys.readouterr().out == "params.yaml is valid\na note\nestimate, True\ndisk, GB\n"
     assert run(monkeypatch, "check", "--no-cost") == 0
     assert capsys.readouterr().out == "params.yaml is valid\na note\n"
 

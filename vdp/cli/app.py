@@ -88,8 +88,11 @@ def check(
         print("the cost is not estimated: torch is not installed", file=sys.stderr)
         return
     from vdp.cli.cost import cost_table
+    from vdp.cli.disk import run_disk_line
 
     print(cost_table(run.labelled))
+    if disk := run_disk_line():
+        print(disk)
 
 
 def _report_changed_sources() -> None:

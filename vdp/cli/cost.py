@@ -396,7 +396,8 @@ def latent_time(params: RunParams) -> LatentTime:
     return LatentTime(params.vae.temporal_factor if params.codec.name == "vae" else 1, params.clip.known)
 
 
-def _views(changes: ClipChanges) -> int:
+def num_views(changes: ClipChanges) -> int:
+    """Views of a clip that are encoded."""
     return 1 + changes.flip + changes.random_views
 
 
@@ -423,7 +424,7 @@ def _encode_latents(
     augment, degraded = params.augment.denoiser, params.encode_latents.degraded
 
     def views(name: str) -> int:
-        return _views(augment.val if name == "val" else augment.train)
+        return num_views(augment.val if name == "val" else augment.train)
 
     def composed(split: SplitSize) -> int:
         return {"composed": split.composed_frames, "optical_flow": split.later_frames}.get(base, 0)
