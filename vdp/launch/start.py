@@ -2,6 +2,7 @@
 
 import logging
 import os
+import warnings
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Literal
@@ -87,6 +88,8 @@ def launch_fabric(params: EngineParams, strategy: "str | Strategy", precision: P
     from vdp.launch.watch import launch_processes
 
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
+    # it suggests srun wherever SLURM is installed; `launcher` is the user's choice
+    warnings.filterwarnings("ignore", message="The `srun` command is available")
     fabric = Fabric(
         accelerator=pick_device().type,
         devices=_devices(params),
