@@ -79,7 +79,7 @@ def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> CopyModel:
         Path("models", name).mkdir(parents=True)
     model = CopyModel()
 
-    def load(folder, checkpoint=None, segmenter_checkpoint=None):
+    def load(folder, checkpoint=None, segmenter_checkpoint=None, device=None):
         model.checkpoints.append((checkpoint, segmenter_checkpoint))
         return model
 
@@ -429,8 +429,8 @@ def test_submit_prints_the_output(model, monkeypatch, capsys):
     calls = []
     monkeypatch.setattr("vdp.cli.submit.submit", lambda *args: calls.append(args) or (5, 160, 240))
     (Path("models/denoiser") / "step_00000007.safetensors").touch()
-    assert call(monkeypatch, "submit pictures -o out.pt --checkpoint 7") == 0
-    assert calls == [(Path("pictures"), Path("out.pt"), Path("models"), False, 7)]
+    assert call(monkeypatch, "submit pictures -o out.pt --checkpoint 7 --devices 3") == 0
+    assert calls == [(Path("pictures"), Path("out.pt"), Path("models"), False, 7, 3)]
     assert capsys.readouterr().out.startswith("wrote out.pt: uint8 (5, 160, 240)")
 
 

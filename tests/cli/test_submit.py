@@ -67,7 +67,8 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def project(template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The current folder, a copy of the template."""
-    shutil.copy(template / "params.yaml", tmp_path)
+    for name in (template / "params.yaml", REPO / "dvc.yaml"):
+        shutil.copy(name, tmp_path)
     shutil.copytree(template / "hidden", tmp_path / "hidden")
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "models").symlink_to(template / "data" / "models")
@@ -105,8 +106,27 @@ class NumberPredictor:
 def predictor(project: Path, monkeypatch: pytest.MonkeyPatch) -> NumberPredictor:
     """The project, with a predictor that takes no time."""
     predictor = NumberPredictor()
-    monkeypatch.setattr(module, "_load_predictor", lambda models, clip, checkpoint: predictor)
+    monkeypatch.setattr(module, "_load_predictor", lambda models, clip, checkpoint, device: predictor)
     return predictor
+
+
+def test_after_a_kill_only_the_missing_batches_are_predicted(predictor, monkeypatch):
+    predict, calls = predictor.masks, []
+
+    def killed(clips):
+        calls.append([clip.name for clip in clips])
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return predict(clips)
+
+    monkeypatch.setattr(predictor, "masks", killed)
+    with pytest.raises(KeyboardInterrupt):
+        run()
+    assert not Path("out.pt").exists()
+    shape = run()
+    assert len(calls) == 3 and calls[2] == calls[1], "the first batch is that of the first run"
+    assert shape == tuple(torch.load("out.pt", weights_only=True).shape)
+    assert not list(Path(".resume").glob("submit-*"))
 
 
 @pytest.mark.parametrize("base", ["nearest", "composed"])

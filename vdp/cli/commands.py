@@ -16,6 +16,7 @@ from typer import Argument, Exit, Option, Typer
 
 from vdp.api.sampling import DEFAULT, GENERATED_FRAMES, MODE, PREDICTED_FRAMES, UNSCALED, Sampling
 from vdp.api.training_record import read_record
+from vdp.cli.share import share_jobs
 from vdp.cli.train import train
 from vdp.cli.video_io import (
     check_clips,
@@ -45,6 +46,8 @@ from vdp.data.video.write import VIDEO_SUFFIXES
 from vdp.sampling.params import PredictParams
 
 if TYPE_CHECKING:
+    import torch
+
     from vdp.api.model import Model
 
 RANGES: dict[str, tuple[float, float]] = {
@@ -54,6 +57,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "--known": (1, 1000),
     "--interval": (1, 1_000_000),
     "--fps": (1, 240),
+    "--devices": (1, 1024),
     "--strength": (0, 1),
 }
 TRIAL_FRAMES, TRIAL_STEPS = 11, 3  # max frames and steps that a dry run samples
@@ -117,6 +121,7 @@ Strength = Annotated[float, Option(help=STRENGTH_HELP)]
 Between = Annotated[int, Option("--count", "-n", help=f"Number of clips between the two, {span('-n')}.")]
 FullSize = Annotated[bool, Option("--full-size", help="Process larger clips at their own size; much slower.")]
 Force = Annotated[bool, Option("--force", help="Replace existing outputs.")]
+Devices = Annotated[int, Option(help=f"Processes, one GPU each, {span('--devices')}; they share the clips.")]
 DryRun = Annotated[bool, Option("--dry-run", help="Print the plan and an estimate of the time.")]
 
 
@@ -140,12 +145,13 @@ def predict(
     fps: Fps = None,
     models: Models = "data/models",
     checkpoint: Checkpoint = None,
+    devices: Devices = 1,
     force: Force = False,
     dry_run: DryRun = False,
 ) -> None:
     """Predict frames after each clip."""
     chosen = None if at is None else parse_numbers(at)
-    check_ranges(frames=frames, known=known, interval=interval, samples=samples, fps=fps)
+    check_ranges(frames=frames, known=known, interval=interval, samples=samples, fps=fps, devices=devices)
     sampling = sampling_options(sampler, steps, temperature, guidance, eta, seed)
     inputs = find_clips(clips)
     jobs = plan_jobs([(clip,) for clip in inputs], out, samples, force)
@@ -153,22 +159,23 @@ def predict(
     intervals = {clip: trained_interval(models, clip, interval) for clip in inputs}
     for job in jobs:
         check_clips([job], known, intervals[job.clips[0]])
-    model = load_model(models, checkpoint)
-    numbers = model.frame_numbers(frames, chosen)
-    size, limit = (model.height, model.width), model.context_frames
-    task = f"predicting {plural(samples, 'sample')} of {plural(len(numbers), 'frame')}"
-    for job in jobs:
-        started = time.monotonic()
-        (clip,) = job.clips
-        source = read_context(clip, intervals[clip], known, limit, not dry_run, size, max(numbers) * samples)
-        sample = functools.partial(predict_first, model, source.frames, numbers)
-        if dry_run:
-            print_plan(job, source, task, estimate(sample, len(numbers), samples, sampling), sampling)
-            continue
-        print_start(job, source, task)
-        results = sample(len(numbers), samples, sampling)
-        rows = [source.row() + result_row(result, source, "future +", numbers) for result in results]
-        write_job(job, results, source, rows, fps, force, started)
+    with share_jobs(jobs, 1 if dry_run else devices) as (own, device):
+        model = load_model(models, checkpoint, device=device)
+        numbers = model.frame_numbers(frames, chosen)
+        size, limit = (model.height, model.width), model.context_frames
+        task = f"predicting {plural(samples, 'sample')} of {plural(len(numbers), 'frame')}"
+        for job in own:
+            started = time.monotonic()
+            (clip,), room = job.clips, max(numbers) * samples
+            source = read_context(clip, intervals[clip], known, limit, not dry_run, size, room)
+            sample = functools.partial(predict_first, model, source.frames, numbers)
+            if dry_run:
+                print_plan(job, source, task, estimate(sample, len(numbers), samples, sampling), sampling)
+                continue
+            print_start(job, source, task)
+            results = sample(len(numbers), samples, sampling)
+            rows = [source.row() + result_row(result, source, "future +", numbers) for result in results]
+            write_job(job, results, source, rows, fps, force, started)
 
 
 def generate(
@@ -327,11 +334,12 @@ def restore(
     fps: Fps = None,
     models: Models = "data/models",
     checkpoint: Checkpoint = None,
+    devices: Devices = 1,
     force: Force = False,
     dry_run: DryRun = False,
 ) -> None:
     """Restore noisy, dark, blurred or compressed clips, and clips with lost frames."""
-    check_ranges(interval=interval, fps=fps)
+    check_ranges(interval=interval, fps=fps, devices=devices)
     sampling = sampling_options(sampler, steps, temperature, guidance, eta, seed)
     inputs = find_clips(clips)
     jobs = plan_jobs([(clip,) for clip in inputs], out, 1, force)
@@ -339,23 +347,24 @@ def restore(
     check_clips(jobs, None, interval, whole=True)
     if full_size:
         check_full_size(inputs, interval)
-    model = load_model(models, checkpoint)
-    for job in jobs:
-        started = time.monotonic()
-        (clip,), size = job.clips, (model.height, model.width)
-        enlarge = full_size and exceeds(clip.size(), size)
-        limit = TRIAL_FRAMES if dry_run else None
-        source = read_clip(clip, interval, limit, clip.size() if enlarge else size, enlarge)
-        frames = source.frames
-        if dry_run:
-            trial = functools.partial(model.restore, frames, full_size=full_size)
-            seconds = estimate_steps(trial, sampling) * max(clip.count(interval) / len(frames), 1)
-            print_plan(job, source, "restoring every frame", seconds, sampling)
-            continue
-        print_start(job, source, f"restoring {plural(len(frames), 'frame')}")
-        restored = model.restore(frames, sampling, full_size, progress=True)
-        rows = [source.row(), matching_row(restored, source, "restored")]
-        write_job(job, restored[None], source, rows, fps, force, started)
+    with share_jobs(jobs, 1 if dry_run else devices) as (own, device):
+        model = load_model(models, checkpoint, device=device)
+        for job in own:
+            started = time.monotonic()
+            (clip,), size = job.clips, (model.height, model.width)
+            enlarge = full_size and exceeds(clip.size(), size)
+            limit = TRIAL_FRAMES if dry_run else None
+            source = read_clip(clip, interval, limit, clip.size() if enlarge else size, enlarge)
+            frames = source.frames
+            if dry_run:
+                trial = functools.partial(model.restore, frames, full_size=full_size)
+                seconds = estimate_steps(trial, sampling) * max(clip.count(interval) / len(frames), 1)
+                print_plan(job, source, "restoring every frame", seconds, sampling)
+                continue
+            print_start(job, source, f"restoring {plural(len(frames), 'frame')}")
+            restored = model.restore(frames, sampling, full_size, progress=True)
+            rows = [source.row(), matching_row(restored, source, "restored")]
+            write_job(job, restored[None], source, rows, fps, force, started)
 
 
 def segment(
@@ -365,30 +374,32 @@ def segment(
     fps: Fps = None,
     models: Models = "data/models",
     checkpoint: Checkpoint = None,
+    devices: Devices = 1,
     force: Force = False,
     dry_run: DryRun = False,
 ) -> None:
     """Classify every pixel of every frame: 0 (background) to 48."""
-    check_ranges(interval=interval, fps=fps)
+    check_ranges(interval=interval, fps=fps, devices=devices)
     inputs = find_clips(clips)
     jobs = plan_jobs([(clip,) for clip in inputs], out, 1, force, (".npy", *VIDEO_SUFFIXES))
     check_models(models, "segmenter", checkpoint)
     check_clips(jobs, None, interval, whole=True)
-    model = load_model(models, segmenter_checkpoint=checkpoint)
-    for job in jobs:
-        started = time.monotonic()
-        (clip,), limit = job.clips, TRIAL_FRAMES if dry_run else None
-        source = read_clip(clip, interval, limit, (model.height, model.width))
-        frames = source.frames
-        if dry_run:
-            seconds = time_call(functools.partial(model.segment, frames))
-            seconds *= max(clip.count(interval) / len(frames), 1)
-            print_plan(job, source, "segmenting every frame", seconds)
-            continue
-        print_start(job, source, f"segmenting {plural(len(frames), 'frame')}")
-        masks = map_batches(frames, model.segment, "segmenting")
-        rows = [source.row(), matching_row(masks, source, "mask")]
-        write_job(job, masks[None], source, rows, fps, force, started)
+    with share_jobs(jobs, 1 if dry_run else devices) as (own, device):
+        model = load_model(models, segmenter_checkpoint=checkpoint, device=device)
+        for job in own:
+            started = time.monotonic()
+            (clip,), limit = job.clips, TRIAL_FRAMES if dry_run else None
+            source = read_clip(clip, interval, limit, (model.height, model.width))
+            frames = source.frames
+            if dry_run:
+                seconds = time_call(functools.partial(model.segment, frames))
+                seconds *= max(clip.count(interval) / len(frames), 1)
+                print_plan(job, source, "segmenting every frame", seconds)
+                continue
+            print_start(job, source, f"segmenting {plural(len(frames), 'frame')}")
+            masks = map_batches(frames, model.segment, "segmenting")
+            rows = [source.row(), matching_row(masks, source, "mask")]
+            write_job(job, masks[None], source, rows, fps, force, started)
 
 
 def info(model: Annotated[str, Argument(help="Folder of the trained models.")] = "data/models") -> None:
@@ -402,9 +413,11 @@ def submit(
     out: Annotated[str, Option("--out", "-o", help="Output file.")] = "final_predictions.pt",
     models: Models = "data/models",
     checkpoint: Checkpoint = None,
+    devices: Devices = 1,
     force: Force = False,
 ) -> None:
     """Predict the last mask of every hidden clip of the competition: one file, uint8 (N, 160, 240)."""
+    check_ranges(devices=devices)
     folder, file = Path(hidden).expanduser(), Path(out).expanduser()
     if not folder.is_dir():
         raise FileNotFoundError(f"{hidden}: no such folder; expected one such as DATASET/hidden")
@@ -414,7 +427,9 @@ def submit(
     from vdp.cli.submit import submit as predict_hidden
 
     started = time.monotonic()
-    shape = predict_hidden(folder, file, Path(models).expanduser(), force, checkpoint)
+    shape = predict_hidden(folder, file, Path(models).expanduser(), force, checkpoint, devices)
+    if shape is None:  # another process writes the file
+        return
     print(f"wrote {out}: uint8 {shape}, verified, in {format_duration(time.monotonic() - started)}")
 
 
@@ -481,13 +496,16 @@ def trained_interval(models: str, clip: InputClip, interval: int | None) -> int:
 
 
 def load_model(
-    folder: str, checkpoint: int | None = None, segmenter_checkpoint: int | None = None
+    folder: str,
+    checkpoint: int | None = None,
+    segmenter_checkpoint: int | None = None,
+    device: "torch.device | None" = None,
 ) -> "Model":
     """Import torch and load the models of a folder."""
     check_models(folder)
     from vdp.api.model import load
 
-    return load(Path(folder).expanduser(), None, checkpoint, segmenter_checkpoint)
+    return load(Path(folder).expanduser(), device, checkpoint, segmenter_checkpoint)
 
 
 def estimate(

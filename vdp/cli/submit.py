@@ -3,8 +3,11 @@
 A hidden set is a folder of `video_<number>` folders, each with the context frames, from `image_0.png` on.
 """
 
+import hashlib
 import io
+import json
 import os
+import shutil
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,17 +20,22 @@ from vdp.api.motion import ClipObjects, ObjectMotion, load_motion
 from vdp.api.tracks import load_tracker
 from vdp.config.read import check_file, read_section, read_value
 from vdp.config.schema import ClipParams
+from vdp.config.yaml_file import read_file
+from vdp.core.checkout import project_root
 from vdp.core.classes import NUM_CLASSES
-from vdp.core.device import pick_device
 from vdp.core.errors import UserError, one_line
 from vdp.core.tasks import hop_offsets
 from vdp.data.extract.cut import cut_clips
+from vdp.data.extract.plan import files_hash
 from vdp.data.params import ExtractParams
 from vdp.data.sources.competition import FOLDER, PICTURE, CompetitionSource
 from vdp.data.sources.protocols import ClipRule, Pace
 from vdp.data.sources.walk import list_folder
 from vdp.data.stores.clips import Clip, Pixels
 from vdp.data.video.resize import resize_mask
+from vdp.launch.items import Arrays, Uncounted, share_in, split_rows
+from vdp.launch.params import EngineParams
+from vdp.launch.resume import resume_folder
 from vdp.models.segmenters.masks import MaskPredictor
 from vdp.models.segmenters.params import SegmentParams, TrackParams
 from vdp.models.segmenters.track import ObjectTracker
@@ -37,6 +45,7 @@ from vdp.tracking.progress import progress
 HEIGHT, WIDTH = 160, 240  # pixels of a submitted mask
 FIRST_PICTURE = 0  # number of a video's first frame
 MAX_NUMBERS = 8  # numbers of videos in a message
+READ = ("seed", "clip", "extract_frames", "predict", "sample_motion", "segment", "track_objects")
 MAX_CROP = 0.01  # relative difference of the aspect ratios of pictures and clips
 
 
@@ -97,11 +106,12 @@ class Predictor:
 
 
 def submit(
-    hidden: Path, out: Path, models: Path, force: bool, checkpoint: int | None = None
-) -> tuple[int, ...]:
+    hidden: Path, out: Path, models: Path, force: bool, checkpoint: int | None = None, devices: int = 1
+) -> tuple[int, ...] | None:
     """Predict the mask of frame `clip.frames` of every hidden video and write them as one tensor.
 
-    Videos and output are checked before the first prediction.
+    Videos and output are checked before the first prediction. After a kill the same call predicts only the
+    batches that are missing under `.resume/`.
 
     Args:
         hidden: folder of `video_<number>` folders, numbered without gaps.
@@ -109,9 +119,10 @@ def submit(
         models: folder of the trained `codec`, `denoiser` and `segmenter`.
         force: whether to replace `out` if it exists.
         checkpoint: step of kept weights of the denoiser; None for predict.checkpoint.
+        devices: processes, one GPU each.
 
     Returns:
-        The shape that was written and read back.
+        The shape that was written and read back; None in other processes than the main one.
 
     Raises:
         UserError: for an incomplete set, an output that exists or cannot be written, or invalid params.
@@ -122,21 +133,41 @@ def submit(
     _check_output(out, force)
     source = CompetitionSource(hidden)
     videos = _numbered_videos(hidden)
-    predictor = _load_predictor(models, clip, checkpoint)
     fit = read_section(ExtractParams, "extract_frames").fit
     rule = ClipRule(clip.known, clip.known, clip.height, clip.width, fit, Pace(), stride=clip.known)
     _check_videos(source, videos, rule)
     items = list(videos.values())
-    masks = np.zeros((len(items), HEIGHT, WIDTH), np.uint8)
-    for rows in progress(range(len(items)), predictor.batch_size, "predict"):
-        clips = [_read(source, items[row], rule) for row in rows]
-        for row, mask in zip(rows, predictor.masks(clips), strict=True):
-            masks[row] = resize_mask(mask, HEIGHT, WIDTH, "stretch")
-    return _write(torch.from_numpy(masks), out, force)
+    engine = read_section(EngineParams, "engine").model_copy(update={"devices": devices, "num_nodes": 1})
+    folder = resume_folder(project_root(), "submit", _key(source, items, models, checkpoint))
+    with share_in(folder, "submit", engine, Uncounted()) as work:
+        predictor = _load_predictor(models, clip, checkpoint, work.processes.device)
+
+        def predict(rows: Sequence[int]) -> Arrays:
+            masks = predictor.masks([_read(source, items[row], rule) for row in rows])
+            return {"masks": np.stack([resize_mask(mask, HEIGHT, WIDTH, "stretch") for mask in masks])}
+
+        parts = work.compute(hidden.name, split_rows(len(items), predictor.batch_size), predict)
+        if not work.join():
+            return None
+        shape = _write(torch.from_numpy(np.concatenate([part["masks"] for part in parts])), out, force)
+    shutil.rmtree(folder, ignore_errors=True)
+    return shape
 
 
-def _load_predictor(models: Path, clip: ClipParams, checkpoint: int | None) -> Predictor:
-    device, params = pick_device(), read_section(PredictParams, "predict")
+def _key(source: CompetitionSource, items: Sequence[str], models: Path, checkpoint: int | None) -> str:
+    """Hash what the masks depend on: params, weights, and the names and sizes of the pictures."""
+    params = json.dumps({name: read_file().get(name) for name in READ}, sort_keys=True)
+    digest = hashlib.sha256(f"{params} {checkpoint} {files_hash(source, items)} {torch.__version__}".encode())
+    for file in sorted(models.rglob("*.safetensors")):
+        with file.open("rb") as content:
+            digest.update(hashlib.file_digest(content, "sha256").digest())
+    return digest.hexdigest()[:16]
+
+
+def _load_predictor(
+    models: Path, clip: ClipParams, checkpoint: int | None, device: torch.device
+) -> Predictor:
+    params = read_section(PredictParams, "predict")
     model = load_latent_diffusion(models, device, checkpoint or params.checkpoint)
     config = model.config
     check_task(config, "predict", models / DENOISER)

@@ -3,13 +3,10 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Literal
 
 import torch
 
-from vdp.core.machine import BF16_FLAGS, cpu_flags
-
-PrecisionName = Literal["auto", 32, "bf16", 16]
+from vdp.core.machine import BF16_FLAGS, PrecisionName, cpu_flags
 
 _precision: ContextVar[PrecisionName] = ContextVar("precision", default="auto")
 

@@ -4,6 +4,9 @@ import functools
 import os
 import platform
 from pathlib import Path
+from typing import Literal
+
+PrecisionName = Literal["auto", 32, "bf16", 16]  # of networks
 
 CPUINFO = Path("/proc/cpuinfo")
 BF16_FLAGS = {"amx_bf16", "avx512_bf16"}  # without them bf16 is emulated and slower than fp32

@@ -22,7 +22,7 @@ from vdp.core.errors import Interrupted, UserError, one_line
 from vdp.core.files import locked
 from vdp.launch.interrupts import StopRequest, catch_stop_signals
 from vdp.launch.params import EngineParams
-from vdp.launch.resume import FINISHED, LOCK, clear_outdated, resume_folder
+from vdp.launch.resume import FINISHED, LOCK, clear_outdated, remove_without_batches, resume_folder
 from vdp.launch.stage_key import stage_key
 from vdp.launch.start import Processes, start_processes
 from vdp.launch.watch import report_lost_process
@@ -40,6 +40,15 @@ class Ledger(Protocol):
     def flops(self) -> float: ...
 
     def add_flops(self, flops: float) -> None: ...
+
+
+class Uncounted:
+    """The ledger of work whose arithmetic nobody asks for."""
+
+    flops = 0.0
+
+    def add_flops(self, flops: float) -> None:
+        pass
 
 
 class Parts:
@@ -169,20 +178,37 @@ def share_work(stage: str, root: Path, engine: EngineParams, ledger: Ledger) -> 
         engine: section `engine`.
         ledger: of the stage.
     """
-    processes = start_processes(engine)
     folder = resume_folder(root, stage, stage_key(stage))
+    with share_in(folder, stage, engine, ledger) as work:
+        yield work
+        if work.processes.is_main:
+            (folder / FINISHED).touch()
+            clear_outdated(root, stage, folder)
+
+
+@contextmanager
+def share_in(folder: Path, name: str, engine: EngineParams, ledger: Ledger) -> Iterator[SharedWork]:
+    """As `share_work`, with the files of the batches in a folder that stays.
+
+    Args:
+        folder: named after all that the batches depend on.
+        name: of the work, in messages.
+    """
+    processes = start_processes(engine)
     with ExitStack() as stack:
-        stack.enter_context(report_lost_process(stage))
+        stack.enter_context(report_lost_process(name))
         if processes.is_main:
-            waiting = f"another process runs the same stage ({folder}); waiting for it to end"
+            waiting = f"another process runs the same work ({folder}); waiting for it to end"
             stack.enter_context(locked(folder / LOCK, waiting))
         processes.max(0)  # the others start when the main one holds the lock
         stop = stack.enter_context(catch_stop_signals())
         stack.enter_context(use_precision(engine.precision))
-        yield SharedWork(stage, folder, processes, engine.batch_clips, ledger, stop)
-        if processes.is_main:
-            (folder / FINISHED).touch()
-            clear_outdated(root, stage, folder)
+        try:
+            yield SharedWork(name, folder, processes, engine.batch_clips, ledger, stop)
+        except BaseException:
+            if processes.is_main:
+                remove_without_batches(folder)
+            raise
 
 
 def split_rows(rows: int, size: int) -> list[range]:

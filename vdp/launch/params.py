@@ -5,15 +5,20 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from vdp.config.schema import Params
-from vdp.core.device import PrecisionName
+from vdp.core.machine import PrecisionName
 
 
-class EngineParams(Params):
+class DeviceParams(Params):
+    """The processes of a stage or a command."""
+
+    devices: Literal["auto"] | Annotated[int, Field(ge=1, le=1024)]  # processes per node, one GPU each
+    num_nodes: Annotated[int, Field(ge=1, le=65536)]
+
+
+class EngineParams(DeviceParams):
     """Section `engine`, shared by all stages with networks."""
 
     precision: PrecisionName  # of the networks; weights and losses stay in fp32
-    devices: Literal["auto"] | Annotated[int, Field(ge=1, le=1024)]  # processes per node, one GPU each
-    num_nodes: Annotated[int, Field(ge=1, le=65536)]
     strategy: Literal["auto", "ddp", "fsdp"]  # fsdp shards the weights
     compile: bool  # torch.compile the blocks of the networks
     checkpointing: bool  # recompute activations in the backward pass

@@ -1,6 +1,7 @@
 """The folders under `.resume/` from which stages continue: one for each stage and key."""
 
 import shutil
+from contextlib import suppress
 from pathlib import Path
 
 from vdp.core.files import try_lock
@@ -37,6 +38,14 @@ def clear_outdated(root: Path, stage: str, current: Path) -> None:
     for folder in (root / RESUME).glob(f"{stage}-*/"):
         if folder != current and any(folder.glob("*/*.npz")):
             _delete(folder)
+
+
+def remove_without_batches(folder: Path) -> None:
+    """Delete a folder in which no batch is written, and the one above if it is empty."""
+    if not any(folder.glob("*/*.npz")):
+        shutil.rmtree(folder, ignore_errors=True)
+        with suppress(OSError):
+            folder.parent.rmdir()
 
 
 def _delete(folder: Path) -> None:

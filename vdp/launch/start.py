@@ -12,7 +12,7 @@ import torch
 from vdp.core.device import computes_in_bf16, pick_device
 from vdp.core.errors import UserError
 from vdp.core.rank import launched_processes, slurm_number
-from vdp.launch.params import EngineParams
+from vdp.launch.params import DeviceParams, EngineParams
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -44,7 +44,7 @@ class Processes:
         return int(highest.item())
 
 
-def start_processes(params: EngineParams) -> Processes:
+def start_processes(params: DeviceParams) -> Processes:
     """Start the processes of a stage without training; each of them returns from here.
 
     Raises:
@@ -60,7 +60,7 @@ def start_processes(params: EngineParams) -> Processes:
     return Processes(fabric.global_rank, fabric.world_size, fabric.device)
 
 
-def count_processes(params: EngineParams) -> int:
+def count_processes(params: DeviceParams) -> int:
     """Return the number of processes of a stage, on all machines.
 
     Raises:
@@ -81,7 +81,7 @@ def count_processes(params: EngineParams) -> int:
     return devices * params.num_nodes
 
 
-def launch_fabric(params: EngineParams, strategy: "str | Strategy", precision: Precision) -> "Fabric":
+def launch_fabric(params: DeviceParams, strategy: "str | Strategy", precision: Precision) -> "Fabric":
     """Launch the processes of a stage; all end when one of them fails."""
     from lightning_fabric import Fabric
 
@@ -101,7 +101,7 @@ def launch_fabric(params: EngineParams, strategy: "str | Strategy", precision: P
     return fabric
 
 
-def _devices(params: EngineParams) -> int:
+def _devices(params: DeviceParams) -> int:
     """Processes on this machine."""
     gpus = torch.cuda.device_count() if torch.cuda.is_available() else None
     if params.devices == "auto":
