@@ -122,6 +122,15 @@ def _temporal_codec(
         f"train_denoiser.targets={train.targets}: expected 1 {where}, tasks.generate above 0 and a denoiser "
         "that is not joint; set it to 1",
     )
+    generated = time.frames_of(train.targets if denoiser.is_joint else 1)
+    above = 1 + time.factor * ((clip.frames - 1) // time.factor + 1)
+    more = ", or raise train_denoiser.targets" if denoiser.is_joint else ""
+    _require(
+        clip.predicts or train.tasks.generate == 0 or generated >= 1,
+        f"clip.frames={clip.frames}: expected 1 + a multiple of {time.factor} {where} and tasks.generate "
+        f"without predict, as the padding before a clip, {time.padding}, takes all that is "
+        f"generated at once; set clip.frames and clip.known to {above - time.factor} or {above}{more}",
+    )
     if not clip.predicts:
         return
     given = time.count(clip.known)
