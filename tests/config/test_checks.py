@@ -431,11 +431,11 @@ def test_a_task_alone_needs_no_longer_clips_than_its_targets(changes):
         (alone("restore", 16, 16) | {"encode_latents.degraded": 0}, "expected encode_latents.degraded >= 1"),
         (
             alone("interpolate", 9, 1) | {"train.max_span": 7},
-            "denoiser.unet.context_slots=4: expected <= 3, train_denoiser.context_frames=3",
+            "denoiser.unet.context_slots=4: expected <= 3, train_denoiser.context_frames=3; lower it",
         ),
         (
             alone("restore", 16, 16) | {"denoiser.unet.context_slots": 17},
-            "denoiser.unet.context_slots=17: expected <= 16",
+            "denoiser.unet.context_slots=17: expected <= 16, train_denoiser.targets=16, frames that restore",
         ),
         (
             alone("interpolate", 9, 1) | {"denoiser.unet.context_slots": 3},

@@ -244,10 +244,12 @@ def _context(
     degraded = train.targets if train.tasks.restore > 0 else 0
     filled = max(context + bases, degraded)
     generates_only = not train.tasks.predict + train.tasks.interpolate + train.tasks.restore
+    bound = f"train_denoiser.context_frames={context}" + (" and the base" if bases else "")
+    if degraded > context + bases:
+        bound = f"train_denoiser.targets={degraded}, frames that restore reads together"
     _require(
         denoiser.name != "unet" or generates_only or slots <= filled,
-        f"denoiser.unet.context_slots={slots}: expected <= {filled}, "
-        f"train_denoiser.context_frames={context} and the base; lower it",
+        f"denoiser.unet.context_slots={slots}: expected <= {filled}, {bound}; lower it",
     )
     if not clip.predicts:
         return
