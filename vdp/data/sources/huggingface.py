@@ -231,7 +231,9 @@ def _match(frames: Iterator[Frame], masks: Stack | None, label: str) -> Iterator
 
 def _open_split(paths: list[Path], name: str) -> _Split:
     """Open each file once, for its number of rows and its columns."""
-    counts, found, names = [], [], []
+    counts: list[int] = []
+    found: list[Columns] = []
+    names: list[list[str]] = []
     for path in paths:
         try:
             table = open_table(path)
