@@ -277,7 +277,7 @@ def test_the_estimate_of_the_disk_is_that_of_the_files(project):
     assert set(estimates) == {"clips", "latents", "predictions", "tracks", "motion", "masks"}
     for name, estimate in estimates.items():
         files = [path.stat().st_size for path in (project / "data" / name).rglob("*.npy")]
-        assert float(estimate) == pytest.approx(sum(files) / 1e9, rel=0.15), name
+        assert float(estimate) == pytest.approx(sum(files) / 1e9, rel=0.3), name
 
 
 @pytest.mark.end_to_end

@@ -31,4 +31,4 @@ diffusion = parts.params(parts.DiffusionParams, {"schedule": "cosine", "predicti
 training = parts.params(parts.TrainDenoiserParams, {"steps": 60, "batch_size": 16, "log_every": 10})
 model = parts.train_denoiser(codec, denoiser, clips, clips, diffusion, training, trainer)
 future = model.predict(clips[1][:5], frames=3, sampling=vdp.Sampling(sampler="dpmpp", steps=5))
-parts.save_models(model, "squares")  # vdp.load("squares") opens them
+parts.save_models(model, "squares", force=True)  # vdp.load("squares") opens them

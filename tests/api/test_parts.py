@@ -1,7 +1,10 @@
 """`vdp.parts`: a model built and trained part by part, with parts of the user's own."""
 
 import json
+import os
 import runpy
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,10 +15,10 @@ import yaml
 from torch import Tensor, nn
 from torch.optim import LBFGS
 from torch.optim.lr_scheduler import OneCycleLR, ReduceLROnPlateau, StepLR
-from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
+from torch.utils.data import DataLoader, Dataset, DistributedSampler, IterableDataset, TensorDataset
 
 import vdp
-from tests.small_models import DIT, MOVER, UNET, VAE_SECTION
+from tests.small_models import DIT, MOVER, UNET, VAE_SECTION, save_small_models
 from vdp import parts
 from vdp.api.datasets import as_batches, store_clips
 from vdp.api.model import Model
@@ -301,9 +304,51 @@ def test_a_step_of_an_iterable_is_one_batch_and_the_order_is_its_own():
     batches = as_batches(DataLoader(torch.arange(6)[:, None], 2), 99, 0, "train")
     rng = np.random.default_rng(0)
     assert batches.batch_size == 2  # not that of the params
+    assert batches(100, rng, range(2))[:, 0].tolist() == [0, 1]  # the count of its arithmetic reads no batch
     read = [batches(step, rng, range(2))[:, 0].tolist() for step in (0, 1, 1, 2, 3)]
     assert read == [[0, 1], [2, 3], [2, 3], [4, 5], [0, 1]]
     assert batches(3, rng, range(1, 2)).tolist() == [[1]]
+
+
+def test_the_order_of_a_loader_depends_on_the_seed_alone():
+    def order(seed: int) -> list[float]:
+        batches = as_batches(DataLoader(torch.arange(6.0)[:, None], 2, shuffle=True), 99, seed, "train")
+        read = torch.cat([batches(step, np.random.default_rng(0), range(2)) for step in range(6)])
+        assert sorted(read[:6, 0].tolist()) == sorted(read[6:, 0].tolist()) == list(range(6))
+        return read[:, 0].tolist()
+
+    torch.manual_seed(1)
+    before, state = order(5), torch.get_rng_state()
+    assert torch.equal(state, torch.Generator().manual_seed(1).get_state())
+    torch.manual_seed(2)
+    assert order(5) == before != order(6)
+    assert before[:6] != before[6:]
+
+
+def test_a_generator_of_a_batch_for_each_step_is_enough():
+    """The arithmetic of a training of 200 steps is counted at two of them."""
+    curve = parts.Curve()
+    fit_line(
+        parts.Trainer(logger=curve, engine=ENGINE), nn.Linear(3, 1), iter([line(8)] * 200), line(), steps=200
+    )
+    assert len(curve["loss"]) == 200
+
+
+def test_weights_that_the_optimizer_lacks_are_frozen():
+    """Their gradients would add up from step to step, and clip those of the others away."""
+    torch.manual_seed(0)
+    networks = [nn.Sequential(nn.Linear(3, 8), nn.Linear(8, 1)) for _ in range(2)]
+    networks[1].load_state_dict(networks[0].state_dict())
+    optimizers = [torch.optim.SGD(network[1].parameters(), lr=0.05) for network in networks]
+    for step in range(30):
+        optimizers[0].zero_grad()
+        line_loss(networks[0], line().split(8)[step % 3], None)["loss"].backward()
+        nn.utils.clip_grad_norm_(networks[0][1].parameters(), 0.5)
+        optimizers[0].step()
+    trainer = parts.Trainer(optimizers[1], engine=ENGINE)
+    averaged = fit_line(trainer, networks[1], DataLoader(line(), 8), grad_clip=0.5)
+    torch.testing.assert_close(networks[1].state_dict(), networks[0].state_dict())
+    assert all(weight.requires_grad for network in (averaged, networks[1]) for weight in network.parameters())
 
 
 @pytest.mark.parametrize(
@@ -341,6 +386,24 @@ REFUSED = {
     "train: expected tensors, one for each batch, got list": lambda: run_with(LISTS),
     "train: expected a Dataset with a length, or an iterable of batches, got int": lambda: run_with(7),
     "train: expected at least one item": lambda: run_with([]),
+    "train: expected one Dataset, or an iterable, got a mapping of a": lambda: run_with({"a": line()}),
+    "train: expected all samples in every process.*leave the sampler out": lambda: run_with(
+        DataLoader(line(), 8, sampler=DistributedSampler(line(), 2, 0))
+    ),
+    r"epochs=2.0: expected data with a length": lambda: run_with(
+        DataLoader(Points(), 8), steps=None, epochs=2.0
+    ),
+    "seed=-1: expected an integer 0..": lambda: parts.Trainer(seed=-1),
+    "scheduler: 10 steps are left of OneCycleLR, expected 30": lambda: parts.Trainer(
+        SGD, OneCycleLR(SGD, 0.1, total_steps=10), engine=ENGINE
+    ).fit(OTHER, line_loss, line(), line(), parts.params(parts.TrainDenoiserParams, {"steps": 30})),
+    "engine.strategy=fsdp: expected ddp with an optimizer of your own": lambda: parts.Trainer(
+        SGD, engine=parts.params(parts.EngineParams, {"strategy": "fsdp", "devices": 2})
+    ).fit(OTHER, line_loss, line(), line()),
+    "init_from=models: expected null in vdp.parts; load the weights": lambda: run_with(
+        line(), init_from="models"
+    ),
+    "keep_every=10: expected null in vdp.parts": lambda: run_with(line(), keep_every=10),
 }  # fmt: skip
 
 
@@ -348,6 +411,87 @@ REFUSED = {
 def test_what_does_not_fit_together_is_refused(message):
     with pytest.raises(UserError, match=message):
         REFUSED[message]()
+
+
+@pytest.mark.parametrize(
+    ("loss", "got"),
+    [
+        (lambda loss: loss, r"got Tensor \(\)"),
+        (lambda loss: {"mse": loss}, r"got {'mse': 'Tensor \(\)'}"),
+        (lambda loss: {"loss": loss[None]}, r"got {'loss': 'Tensor \(1,\)'}"),
+        (lambda loss: {"loss": loss, "rate": 0.5}, r"got {'loss': 'Tensor \(\)', 'rate': 'float'}"),
+    ],
+)
+def test_a_loss_that_is_no_named_scalars_is_refused(loss, got):
+    with pytest.raises(UserError, match=f"loss: expected named scalar tensors, with one named 'loss', {got}"):
+        parts.Trainer(engine=ENGINE).fit(
+            nn.Linear(3, 1), lambda *of: loss(line_loss(*of)["loss"]), line(), line()
+        )
+
+
+TWO_PROCESSES = """
+import sys
+import numpy as np, torch
+from torch import nn
+from torch.utils.data import DataLoader
+import vdp
+from tests.api.test_parts import OwnDenoiser, line, line_loss, small_unet, train
+from vdp import parts
+
+folder, seen = sys.argv[1], []
+engine = parts.params(parts.EngineParams, {"precision": 32, "devices": 2})
+
+
+def loss(network, batch, rng):
+    seen.extend(batch[:, 0].tolist() if network.training else [])
+    return line_loss(network, batch, rng)
+
+
+steps = parts.params(parts.TrainDenoiserParams, {"steps": 6, "batch_size": 8})
+trainer = parts.Trainer(engine=engine)
+trainer.fit(nn.Linear(3, 1), loss, DataLoader(line(), 8, shuffle=True), line(), steps)
+rank = torch.distributed.get_rank()
+np.save(f"{folder}/seen_{rank}.npy", seen[4:])  # the first ones count the arithmetic
+model = train(small_unet(), trainer=trainer)
+parts.save_models(model, f"{folder}/models")
+torch.distributed.barrier()
+clip = np.zeros((4, 16, 16, 3), np.uint8)
+sampling = vdp.Sampling(steps=2)
+again = vdp.load(f"{folder}/models", model.diffusion.device)
+frames = [each.predict(clip, 2, 1, sampling) for each in (model, again)]
+assert np.array_equal(*frames)
+"""
+
+
+def test_two_processes_divide_a_shuffled_loader_and_save_one_folder(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(TWO_PROCESSES)
+    done = subprocess.run(
+        [sys.executable, str(script), str(tmp_path)],
+        stderr=subprocess.PIPE, text=True, timeout=300, env=os.environ | {"PYTHONPATH": str(REPO)},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    halves = [np.load(tmp_path / f"seen_{rank}.npy") for rank in (0, 1)]
+    for epoch in (slice(12), slice(12, 24)):
+        both = np.concatenate([half[epoch] for half in halves])
+        assert sorted(both) == sorted(line()[:, 0].tolist())
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "models",
+        "script.py",
+        "seen_0.npy",
+        "seen_1.npy",
+    ]
+
+
+def test_the_networks_are_moved_to_the_device_of_the_process(monkeypatch):
+    """Launching selects the GPU of a process: what is moved before would be on the first one."""
+    events = []
+    launch = parts.Trainer.launch
+    monkeypatch.setattr(parts.Trainer, "launch", lambda self: events.append("launch") or launch(self))
+    denoiser = OwnDenoiser()
+    monkeypatch.setattr(denoiser, "to", lambda *_: events.append("to") or denoiser)
+    train(denoiser, trainer=parts.Trainer(engine=ENGINE))
+    assert events[:2] == ["launch", "to"]
 
 
 # --- Clips and params ------------------------------------------------------------------------------------
@@ -373,6 +517,7 @@ WRONG_CLIPS = {
     "train: clips of 5 to 7 frames: expected one length": lambda: [Squares(1)[0], Squares(1)[0][:5]],
     "expected degraded frames in every clip for the task restore": lambda: Squares(),
     "train: expected a Dataset with a length": lambda: 7,
+    "train: expected one Dataset, or an iterable, got a mapping of train": lambda: {"train": Squares()},
 }  # fmt: skip
 
 
@@ -389,6 +534,52 @@ def test_frames_that_the_codec_does_not_divide_are_refused():
         UserError, match="train: frames of 15x16: expected multiples of 2, the spatial factor"
     ):
         train(OwnDenoiser(), HalfCodec(), clips)
+
+
+def test_what_a_vae_is_not_trained_on_is_refused():
+    vae = parts.build_codec(parts.params(parts.VAEParams, VAE_SECTION | {"spatial_factor": 2}))
+    with pytest.raises(UserError, match="val: frames of 15x16: expected multiples of 2, the spatial factor"):
+        parts.pretrain_vae(vae, Squares(2), [clip[:, :15] for clip in Squares(2)])
+    with pytest.raises(UserError, match="codec: expected a VAE of build_codec, got PixelCodec"):
+        parts.pretrain_vae(parts.build_codec(), Squares(2), Squares(2))
+
+
+@pytest.mark.parametrize(
+    ("known", "shares", "message"),
+    [
+        (0, {}, "known=0: expected an integer 1..9, the frames of the clips"),
+        (10, {}, "known=10: expected an integer 1..9"),
+        (1.5, {}, "known=1.5: expected an integer 1..9"),
+        (2, {"predict": 0.0, "generate": 1.0}, "known=2: expected 1 [+] a multiple of 4 with tasks.generate"),
+    ],
+)
+def test_a_wrong_number_of_known_frames_is_refused(known, shares, message):
+    codec = parts.build_codec(parts.params(parts.VAEParams, VAE_SECTION | {"temporal_factor": 4}))
+    chosen = parts.params(parts.TrainDenoiserParams, HOPS | {"tasks": shares})
+    clips, unet = Squares(2, 9), small_unet(codec.channels)
+    with pytest.raises(UserError, match=message):
+        parts.train_denoiser(codec, unet, clips, clips, training=chosen, known=known)
+
+
+def test_only_a_folder_of_models_is_replaced(tmp_path):
+    model = vdp.load(save_small_models(tmp_path / "small", segmenter=False))
+    (tmp_path / "mine").mkdir()
+    parts.save_models(model, tmp_path / "mine", force=True)
+    parts.save_models(model, tmp_path / "mine", force=True)
+    assert vdp.load(tmp_path / "mine").tasks == model.tasks
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes/thesis.txt").touch()
+    for folder in (tmp_path / "notes", tmp_path / "notes/thesis.txt"):
+        with pytest.raises(UserError, match="expected a folder of models, which is replaced"):
+            parts.save_models(model, folder, force=True)
+    assert (tmp_path / "notes/thesis.txt").is_file()
+
+
+def test_a_model_that_composes_frames_is_not_saved_without_its_motion_model(tmp_path):
+    model = vdp.load(save_small_models(tmp_path / "small", base="composed"))
+    with pytest.raises(UserError, match="diffusion.base=composed: expected a model of train_denoiser"):
+        parts.save_models(model, tmp_path / "other")
+    assert not (tmp_path / "other").exists()
 
 
 def test_another_base_than_that_of_the_denoiser_is_refused():
@@ -420,6 +611,10 @@ def test_changed_params_are_validated_by_name():
         parts.params(parts.UNetParams, {"base_chanels": 48})
     with pytest.raises(UserError, match=r"^vae\.latent_channels=0: expected an integer 1\.\.64"):
         parts.params(parts.VAEParams, {"latent_channels": 0})
+    steps = parts.params(parts.TrainDenoiserParams, {"steps": np.int64(7), "target_offsets": np.arange(1, 3)})
+    assert (steps.steps, steps.target_offsets) == (7, [1, 2])
+    with pytest.raises(UserError, match=r"train_denoiser: expected numbers, texts, lists .* \(got Tensor\)"):
+        parts.params(parts.TrainDenoiserParams, {"steps": torch.tensor(7)})
     with pytest.raises(UserError, match="schema=Params: expected one of VAEParams, "):
         parts.params(Params)
 

@@ -149,6 +149,30 @@ def test_comments_after_a_replaced_mapping_stay(project):
         assert "# of c\nc: 2  # end" in written.getvalue() and "of x" not in written.getvalue()
 
 
+@pytest.mark.parametrize(
+    ("text", "overlay"),
+    [
+        (
+            "a:\n  b: {x: 1, y: 2}\n  c: 3\n",
+            {"a": {"_replace": True, "b": {"y": 2}}},
+        ),  # all below is replaced
+        ("a:\n  b: null\n", {"a": {"b": {"_replace": True, "y": 2}}}),
+        ("a:\n  b: 1\n", {"a": {"c": {"d": {"_replace": True, "y": 2}}}}),
+        ("a:\n  b: {x: 1}\n", {"a": {"b": {"y": None}}}),  # a new key of null
+    ],
+)
+def test_what_is_written_and_listed_is_what_is_merged(text, overlay):
+    yaml = recipes._round_trip()
+    document, data = yaml.load(text), yaml.load(text)
+    expected = recipes.merged(data, overlay)
+    found = recipes.changes(data, overlay)
+    recipes._write_into(document, overlay)
+    assert document == expected and found and "_replace" not in repr(found)
+    assert recipes.changes(document, overlay) == {}
+    removed = {name for name, (_, new) in found.items() if new is recipes.Removed.REMOVED}
+    assert removed == ({"a.b.x", "a.c"} if "c: 3" in text else set())
+
+
 def test_a_replacement_is_marked_by_true(project):
     (project / "recipes" / "bad.yaml").write_text("predict: {folders: {_replace: no way}}")
     before = (project / "params.yaml").read_bytes()

@@ -396,6 +396,9 @@ def alone(task: str, frames: int, targets: int) -> dict[str, object]:
         alone("generate", 8, 1) | {"denoiser.unet.temporal": False},
         alone("generate", 8, 8) | {"train.target_offsets": [11]},
         alone("generate", 16, 5) | {"vae.temporal_factor": 4},
+        alone("generate", 16, 2) | {"vae.temporal_factor": 4},
+        alone("generate", 17, 1) | {"vae.temporal_factor": 4},
+        alone("restore", 16, 1) | {"vae.temporal_factor": 4, "denoiser.unet.context_slots": 3},
         alone("restore", 16, 4)
         | {"train.tasks.generate": 0.5, "train.given_frames": 9, "predict.guidance": 2.0},
         alone("restore", 2, 2) | {"train.context_frames": 20, "diffusion.base": "composed"},
@@ -413,14 +416,26 @@ def test_a_task_alone_needs_no_longer_clips_than_its_targets(changes):
         (alone("restore", 15, 16), "train_denoiser.targets=16: expected <= clip.frames=15"),
         (alone("generate", 7, 8), "train_denoiser.targets=8: expected <= clip.frames=7"),
         (alone("generate", 16, 6) | {"vae.temporal_factor": 4}, "train_denoiser.targets=6: expected <= 5 "),
+        (
+            alone("generate", 16, 1) | {"vae.temporal_factor": 4, "denoiser.unet.temporal": False},
+            "the padding before a clip, 1, takes all that is generated at once; set clip.frames",
+        ),
+        (
+            alone("generate", 14, 1) | {"vae.temporal_factor": 4},
+            "clip.known to 13 or 17, or raise train_denoiser.t",
+        ),
+        (
+            alone("generate", 12, 1) | {"vae.temporal_factor": 2},
+            "clip.known to 11 or 13, or raise train_denoiser.t",
+        ),
         (alone("restore", 16, 16) | {"encode_latents.degraded": 0}, "expected encode_latents.degraded >= 1"),
         (
             alone("interpolate", 9, 1) | {"train.max_span": 7},
-            "denoiser.unet.context_slots=4: expected <= 3, train_denoiser.context_frames=3",
+            "denoiser.unet.context_slots=4: expected <= 3, train_denoiser.context_frames=3; lower it",
         ),
         (
             alone("restore", 16, 16) | {"denoiser.unet.context_slots": 17},
-            "denoiser.unet.context_slots=17: expected <= 16",
+            "denoiser.unet.context_slots=17: expected <= 16, train_denoiser.targets=16, frames that restore",
         ),
         (
             alone("interpolate", 9, 1) | {"denoiser.unet.context_slots": 3},

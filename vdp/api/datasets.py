@@ -4,7 +4,7 @@ A dataset is an object with a length and integer indices, such as `torch.utils.d
 such as a generator, an `IterableDataset` or a `DataLoader`.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Protocol, TypeAlias, TypeVar, runtime_checkable
 
@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
-from torch.utils.data import Dataset, IterableDataset
+from torch.utils.data import Dataset, DistributedSampler, IterableDataset
 
 from vdp.core.errors import UserError
 from vdp.data.batches.shuffle import Shuffled
@@ -26,6 +26,7 @@ Clips: TypeAlias = Iterable[Video] | Dataset[Video]
 Samples: TypeAlias = Batches[Tensor] | Iterable[Tensor] | Dataset[ArrayLike]
 
 SHARD_MB = 256  # max size of a file
+END = object()  # of an iterator
 
 
 @runtime_checkable
@@ -85,6 +86,7 @@ def _unbatched(clips: Clips, name: str) -> Iterator[Video]:
 
 
 def _iterate(dataset: Iterable[Item] | Dataset[Item], name: str) -> Iterator[Item]:
+    _check_whole(dataset, name)
     if isinstance(dataset, Indexed) and not isinstance(dataset, IterableDataset):
         return (dataset[index] for index in range(len(dataset)))
     if isinstance(dataset, Iterable):
@@ -104,16 +106,32 @@ def as_batches(samples: Samples, batch_size: int, seed: int, name: str) -> Batch
         batch_size: of a Dataset; ignored for batches.
         name: of the argument, for messages.
     """
+    _check_whole(samples, name)
     if isinstance(samples, Indexed) and not isinstance(samples, IterableDataset):
         return DatasetBatches(samples, batch_size, seed, name)
     if isinstance(samples, Iterable):
-        return IterableBatches(samples, name)
+        return IterableBatches(samples, seed, name)
     if callable(samples):
         return samples
     raise UserError(
         f"{name}: expected a Dataset with a length, or an iterable of batches, got {type(samples).__name__}; "
         "define __len__ or __iter__"
     )
+
+
+def _check_whole(data: object, name: str) -> None:
+    """Raise a UserError for several data sets by name, and for a share of one in each process."""
+    if isinstance(data, Mapping):
+        raise UserError(
+            f"{name}: expected one Dataset, or an iterable, got a mapping of {', '.join(map(str, data))}; "
+            "pass one of its values"
+        )
+    sampler = getattr(data, "sampler", None)
+    if isinstance(sampler, DistributedSampler) and sampler.num_replicas > 1:
+        raise UserError(
+            f"{name}: expected all samples in every process, which computes its rows of each batch, got a "
+            "DistributedSampler; leave the sampler out"
+        )
 
 
 class DatasetBatches:
@@ -149,47 +167,60 @@ class DatasetBatches:
 class IterableBatches:
     """Whole batches in the order of an iterable, again from its start when it ends; implements `Batches`.
 
-    Each step takes the next batch. The first few are also read once to count the arithmetic of a step.
+    Each step takes the next batch. A pass starts with torch's generator seeded by `seed` and its number, from
+    which a DataLoader draws its order: it is equal in all processes, of which each takes its rows.
 
     Raises:
         UserError: if there are no batches, or one has another size than the first.
     """
 
-    def __init__(self, batches: Iterable[Tensor], name: str) -> None:
-        self.batches, self.name = batches, name
-        self._iterator = iter(batches)
-        self._latest: tuple[int | None, Tensor] = (None, self._next(again=False))  # step and its batch
-        self.batch_size = len(self._latest[1])
+    def __init__(self, batches: Iterable[Tensor], seed: int, name: str) -> None:
+        self.batches, self.seed, self.name = batches, seed, name
+        self._passes = 0
+        self._batch, self._step = self._checked(self._start()), 0  # the latest batch and its step
+        self.batch_size = len(self._batch)
 
     def __call__(self, step: int, rng: np.random.Generator, rows: range) -> Tensor:
-        """Return rows of the next batch, or of the same one at the same step."""
-        read, batch = self._latest
-        if read not in (None, step):
-            batch = self._next(again=True)
-            if len(batch) != self.batch_size:
-                raise UserError(
-                    f"{self.name}: a batch of {len(batch)} samples: expected {self.batch_size}, as the first "
-                    "one has; set drop_last=True"
-                )
-        self._latest = step, batch
-        return batch[rows.start : rows.stop]
+        """Return rows of the next batch at the next step, of the same batch at any other one.
+
+        Steps are skipped only to count their arithmetic, which is that of any batch.
+        """
+        if step == self._step + 1:
+            self._batch, self._step = self._next(), step
+        return self._batch[rows.start : rows.stop]
 
     def names(self, step: int) -> list[str]:
         """The samples of an iterable have no names."""
         return [f"{self.name}, batch of step {step}"]
 
-    def _next(self, again: bool) -> Tensor:
-        for start_again in (False, again):
-            if start_again:
-                self._iterator = iter(self.batches)
-            for batch in self._iterator:
-                if not isinstance(batch, Tensor):
-                    raise UserError(
-                        f"{self.name}: expected tensors, one for each batch, got {type(batch).__name__}; "
-                        "join its parts in collate_fn"
-                    )
-                return batch
-        raise UserError(f"{self.name}: there are no more batches; pass a DataLoader")
+    def _next(self) -> Tensor:
+        batch = next(self._iterator, END)
+        batch = self._checked(self._start() if batch is END else batch)
+        if len(batch) != self.batch_size:
+            raise UserError(
+                f"{self.name}: a batch of {len(batch)} samples: expected {self.batch_size}, as the first "
+                "one has; set drop_last=True"
+            )
+        return batch
+
+    def _start(self) -> object:
+        """Start a pass and read its first batch."""
+        seeds = np.random.default_rng([self.seed, self._passes])
+        self._passes += 1
+        with torch.random.fork_rng([]):
+            torch.default_generator.manual_seed(int(seeds.integers(2**62)))
+            self._iterator = iter(self.batches)
+            return next(self._iterator, END)
+
+    def _checked(self, batch: object) -> Tensor:
+        if batch is END:
+            raise UserError(f"{self.name}: there are no more batches; pass a DataLoader")
+        if not isinstance(batch, Tensor):
+            raise UserError(
+                f"{self.name}: expected tensors, one for each batch, got {type(batch).__name__}; "
+                "join its parts in collate_fn"
+            )
+        return batch
 
 
 class FirstBatches:

@@ -2,7 +2,10 @@
 
 import json
 from collections.abc import Mapping
+from pathlib import Path
+from typing import cast
 
+import numpy as np
 from pydantic import JsonValue, ValidationError
 
 from vdp.config.messages import first_error
@@ -52,8 +55,19 @@ def params(schema: type[P], changes: Mapping[str, JsonValue] | None = None) -> P
     assert isinstance(values, dict)
     changed = merged(values, changes or {})
     try:
-        return schema.model_validate_json(
-            json.dumps(changed)
-        )  # as JSON: strict types accept lists for tuples
+        text = json.dumps(changed, default=_plain)
+    except TypeError as error:
+        raise UserError(f"{section}: expected numbers, texts, lists and mappings of them ({error})") from None
+    try:
+        return schema.model_validate_json(text)  # as JSON: strict types accept lists for tuples
     except ValidationError as error:
         raise UserError(first_error(schema, changed, error, section)) from None
+
+
+def _plain(value: object) -> JsonValue:
+    """Return a number or array of numpy, or a path, as JSON has it; a TypeError for another type."""
+    if isinstance(value, np.generic | np.ndarray):
+        return cast(JsonValue, value.tolist())
+    if isinstance(value, Path):
+        return str(value)
+    raise TypeError(f"got {type(value).__name__}")

@@ -11,6 +11,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from tqdm import tqdm
 
@@ -20,10 +21,10 @@ from vdp.api.model import Model
 from vdp.api.params import params
 from vdp.api.trainer import Trainer
 from vdp.config.choices import BaseName
-from vdp.core.device import pick_device
 from vdp.core.errors import UserError
 from vdp.core.files import replacing
 from vdp.core.latent_time import TRAINED_GROUPS, LatentTime
+from vdp.core.model_files import CONFIG
 from vdp.core.rng import BatchRng
 from vdp.core.tasks import TASKS, Task
 from vdp.data.batches.frames import FrameBatches, Frames
@@ -115,7 +116,13 @@ def pretrain_vae(
 
     Raises:
         UserError: if clips have another shape or type than expected, or no masks for a mask head.
+        ValueError: if clips are shorter than those that a codec is trained on that compresses time.
     """
+    if not isinstance(codec, VAE):
+        raise UserError(
+            f"codec: expected a VAE of build_codec, got {type(codec).__name__}; a codec of pixels has no "
+            "weights to train, pass it to train_denoiser"
+        )
     chosen, trainer = training or params(PretrainVAEParams), trainer or Trainer()
     length = 1 if codec.temporal_factor == 1 else 1 + TRAINED_GROUPS * codec.temporal_factor
 
@@ -130,6 +137,8 @@ def pretrain_vae(
 
     with TemporaryDirectory() as folder:
         store, val_store = _stores(Path(folder), train, val)
+        for name, each in (("train", store), ("val", val_store)):
+            _check_size(name, each, codec.factor)
         if codec.has_masks and not (store.num_labelled and val_store.num_labelled):
             raise UserError(
                 "has_masks=True: expected clips with masks in train and val; build the codec without"
@@ -180,7 +189,8 @@ def train_denoiser(
             "methods and attributes"
         )
     process_params, chosen = diffusion or params(DiffusionParams), training or params(TrainDenoiserParams)
-    trainer, device = trainer or Trainer(), pick_device()
+    trainer = trainer or Trainer()
+    device = trainer.launch().device
     base = _base(denoiser.to(device), codec.channels, process_params.base, device)
     shares: dict[Task, float] = {task: getattr(chosen.tasks, task) for task in TASKS}
     rule = HopRule(
@@ -191,6 +201,9 @@ def train_denoiser(
         folder = Path(name)
         store, val_store = _stores(folder, train, val)
         time = LatentTime(codec.temporal_factor, known)
+        if time.factor > 1:
+            alone = shares["generate"] > 0 and shares["predict"] == 0
+            _check_known(time, min(store.lengths()), alone, chosen.targets if denoiser.joint else 1)
         codec.to(device).eval()
         _encode(codec, folder, store, val_store, time, device, shares["restore"] > 0)
         clips, val_clips = (LatentClips(folder, [split]) for split in ("train", "val"))
@@ -240,17 +253,28 @@ def train_denoiser(
 def save_models(model: Model, folder: str | Path, force: bool = False) -> None:
     """Write the codec and the denoiser of a model to a folder that `vdp.load` opens.
 
+    Of several processes the main one writes; the others return at once.
+
     Args:
         folder: written under a temporary name, then renamed.
-        force: whether an existing folder is replaced.
+        force: whether an existing folder of models, or an empty one, is replaced.
 
     Raises:
         UserError: if the folder exists, or a network is not one of vdp, which a folder cannot rebuild.
     """
-    folder, parts = Path(folder), model.diffusion
+    if dist.is_available() and dist.is_initialized() and dist.get_rank() > 0:
+        return
+    folder, parts = Path(folder).resolve(), model.diffusion
     codec, network = parts.codec, parts.network
     if folder.exists() and not force:
         raise UserError(f"{folder}: already exists; choose another folder, or replace it with force=True")
+    if folder.exists() and not _is_models_folder(folder):
+        raise UserError(f"{folder}: expected a folder of models, which is replaced; choose another folder")
+    if parts.config.base == "composed":
+        raise UserError(
+            "diffusion.base=composed: expected a model of train_denoiser, as this one has a motion model and "
+            "a segmenter too; copy the folder that it was loaded from"
+        )
     if not isinstance(codec, VAE | PixelCodec) or parts.config.denoiser is None:
         own = codec if not isinstance(codec, VAE | PixelCodec) else network
         raise UserError(
@@ -271,6 +295,11 @@ def save_models(model: Model, folder: str | Path, force: bool = False) -> None:
 
 def _stores(folder: Path, train: Clips, val: Clips) -> tuple[ClipStore, ClipStore]:
     return store_clips(train, folder / "train_clips", "train"), store_clips(val, folder / "val_clips", "val")
+
+
+def _is_models_folder(folder: Path) -> bool:
+    """Whether a path is a folder with a denoiser, or empty."""
+    return folder.is_dir() and ((folder / DENOISER / CONFIG).is_file() or not any(folder.iterdir()))
 
 
 def _unchanged(frames: Pixels, masks: Pixels, seed: int) -> tuple[Pixels, Pixels]:
@@ -325,15 +354,35 @@ def _check_clips(name: str, store: ClipStore, factor: int, degraded: bool) -> No
         raise UserError(
             f"{name}: clips of {lengths[0]} to {lengths[-1]} frames: expected one length; cut them"
         )
+    _check_size(name, store, factor)
+    if degraded and len(store.paired) < len(store):
+        raise UserError(
+            f"{name}: expected degraded frames in every clip for the task restore; yield mappings with "
+            "frames and conditions, or set tasks.restore to 0"
+        )
+
+
+def _check_size(name: str, store: ClipStore, factor: int) -> None:
     if store.height % factor or store.width % factor:
         raise UserError(
             f"{name}: frames of {store.height}x{store.width}: expected multiples of {factor}, the spatial "
             "factor of the codec; resize or crop them"
         )
-    if degraded and len(store.paired) < len(store):
+
+
+def _check_known(time: LatentTime, frames: int, alone: bool, targets: int) -> None:
+    """Check `known` of a codec that compresses time, for clips of `frames` frames.
+
+    Args:
+        alone: whether clips are generated that are not predicted on.
+        targets: latent frames of a hop.
+    """
+    if not isinstance(time.known, int) or not 1 <= time.known <= frames:
+        raise UserError(f"known={time.known}: expected an integer 1..{frames}, the frames of the clips")
+    if alone and time.frames_of(targets) < 1:
         raise UserError(
-            f"{name}: expected degraded frames in every clip for the task restore; yield mappings with "
-            "frames and conditions, or set tasks.restore to 0"
+            f"known={time.known}: expected 1 + a multiple of {time.factor} with tasks.generate and without "
+            f"tasks.predict, as the padding before a clip, {time.padding}, takes all that is generated"
         )
 
 

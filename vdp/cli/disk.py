@@ -5,11 +5,12 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from vdp.cli.cost import RunParams, chosen_base, latent_size, latent_time, num_views
-from vdp.cli.data_size import DataSize, data_size
+from vdp.cli.data_size import DataSize, data_size, max_objects
+from vdp.core.objects import FEATURES
 
 GB = 1e9
 COPIES = 2  # of each file: in data/ and, unless DVC is set up to link, in its cache
-HALF = 2  # bytes of a latent's value
+HALF, FLOAT = 2, 4  # bytes of a value of latents and of states
 KINDS = 4  # masks of the target: of the prediction, of the true frame by two methods, and of a round trip
 
 
@@ -35,7 +36,10 @@ def disk_estimate(params: RunParams, size: DataSize) -> dict[str, float]:
     folders["predictions"] = size.test_clips * _prediction(params)
     if size.labelled:
         hops, samples = len(params.predict.frames), params.sample_motion.samples
-        folders["tracks"] = 2.0 * size.test_clips * clip.known * pixels
+        states = FLOAT * len(FEATURES) * max_objects(params.simulate)  # of a frame
+        labelled_frames = sum(split.labelled for split in splits) * clip.frames
+        tracked = size.test_clips * clip.known
+        folders["tracks"] = states * (labelled_frames + tracked) + 2.0 * tracked * pixels
         folders["motion"] = size.test_clips * pixels * (3.0 * hops + samples + 1)
         folders["masks"] = size.test_clips * pixels * (KINDS + 1 + 2.0 * clip.known)
     return folders

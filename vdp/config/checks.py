@@ -122,6 +122,15 @@ def _temporal_codec(
         f"train_denoiser.targets={train.targets}: expected 1 {where}, tasks.generate above 0 and a denoiser "
         "that is not joint; set it to 1",
     )
+    generated = time.frames_of(train.targets if denoiser.is_joint else 1)
+    above = 1 + time.factor * ((clip.frames - 1) // time.factor + 1)
+    more = ", or raise train_denoiser.targets" if denoiser.is_joint else ""
+    _require(
+        clip.predicts or train.tasks.generate == 0 or generated >= 1,
+        f"clip.frames={clip.frames}: expected 1 + a multiple of {time.factor} {where} and tasks.generate "
+        f"without predict, as the padding before a clip, {time.padding}, takes all that is "
+        f"generated at once; set clip.frames and clip.known to {above - time.factor} or {above}{more}",
+    )
     if not clip.predicts:
         return
     given = time.count(clip.known)
@@ -235,10 +244,12 @@ def _context(
     degraded = train.targets if train.tasks.restore > 0 else 0
     filled = max(context + bases, degraded)
     generates_only = not train.tasks.predict + train.tasks.interpolate + train.tasks.restore
+    bound = f"train_denoiser.context_frames={context}" + (" and the base" if bases else "")
+    if degraded > context + bases:
+        bound = f"train_denoiser.targets={degraded}, frames that restore reads together"
     _require(
         denoiser.name != "unet" or generates_only or slots <= filled,
-        f"denoiser.unet.context_slots={slots}: expected <= {filled}, "
-        f"train_denoiser.context_frames={context} and the base; lower it",
+        f"denoiser.unet.context_slots={slots}: expected <= {filled}, {bound}; lower it",
     )
     if not clip.predicts:
         return

@@ -84,7 +84,13 @@ def _replaces(value: Mapping[str, JsonValue]) -> bool:
 
 
 def _content(value: Mapping[str, JsonValue]) -> dict[str, JsonValue]:
-    return {key: part for key, part in value.items() if key != REPLACE}
+    """The values of a mapping of an overlay; mappings in one that takes the place of another do so too."""
+    mark: dict[str, JsonValue] = {REPLACE: True} if _replaces(value) else {}
+    return {
+        key: {**mark, **part} if isinstance(part, dict) else part
+        for key, part in value.items()
+        if key != REPLACE
+    }
 
 
 def changes(data: Mapping[str, JsonValue], overlay: Mapping[str, JsonValue], prefix: str = "") -> Changes:
@@ -98,7 +104,7 @@ def changes(data: Mapping[str, JsonValue], overlay: Mapping[str, JsonValue], pre
             found |= {f"{prefix}{key}.{name}": (old[name], Removed.REMOVED) for name in gone}
             found |= changes(old, content, f"{prefix}{key}.")
         elif old != value or key not in data:
-            found[f"{prefix}{key}"] = (old, value)
+            found[f"{prefix}{key}"] = (old, merged({}, {key: value})[key])
     return found
 
 
@@ -174,7 +180,7 @@ def _write_into(document: CommentedMap, overlay: Mapping[str, JsonValue]) -> Non
         elif isinstance(value, list):
             document[key] = CommentedSeq(value)
             document[key].fa.set_flow_style()
-        elif old != value:
+        elif old != value or key not in document:
             document[key] = value
 
 

@@ -282,13 +282,33 @@ def test_shards_of_a_split_follow_one_another(tmp_path):
     ("names", "columns", "message"),
     [
         (["train", "more"], ["frames", "frames"], "more.parquet: no split in its name"),
-        (["a", "b"], ["frames", "video"], "b.parquet: expected the videos in column frames"),
+        (["a", "b"], ["frames", "video"], "b.parquet: expected column frames .* got column video"),
     ],
 )
 def test_files_of_two_sets_in_one_folder_are_refused(tmp_path, names, columns, message):
     for name, column in zip(names, columns, strict=True):
         write_parquet(tmp_path / f"{name}.parquet", {column: [[b"x"]] if column == "frames" else [b"x"]})
     check_refused(HuggingFaceSource(tmp_path), message)
+
+
+def test_the_columns_of_a_shard_that_lacks_one_are_listed_beside_those_of_the_first(tmp_path):
+    row = {"input": [[b"x"]], "target": [[b"x"]], "title": ["a"]}
+    for k, names in enumerate((["input", "target", "title"], ["target", "title"])):
+        write_parquet(tmp_path / f"train-{k:05d}-of-00002.parquet", {name: row[name] for name in names})
+    message = (
+        r"-00001-of-00002.parquet: expected columns input and target \(pictures\), masks in none, as "
+        r"\S+-00000-of-00002.parquet with its columns input, target, title; got column target \(pictures\), "
+        "masks in none, with target, title; name"
+    )
+    check_refused(HuggingFaceSource(tmp_path), message)
+
+
+def test_a_shard_without_videos_is_named(tmp_path):
+    for name, column in (("a", "frames"), ("b", "title")):
+        write_parquet(tmp_path / f"{name}.parquet", {column: [[b"x"]] if column == "frames" else ["x"]})
+    check_refused(
+        HuggingFaceSource(tmp_path), r"b.parquet: expected one column of videos .* of title \(string"
+    )
 
 
 @pytest.mark.parametrize("name", ["a.mp4", "state.json", "notes.txt", ".cache/train.parquet"])
@@ -335,6 +355,23 @@ def test_a_column_of_a_preferred_name_is_used(tmp_path):
     assert levels_of(source, ROW) == [7, 17]
 
 
+@pytest.mark.parametrize("name", ["video", "frames", "images", "other"])
+def test_pairs_are_used_before_any_other_column(tmp_path, name):
+    rows = {name: [pictures(4, start=20)], "input": [pictures(2, start=7)], "target": [pictures(2)]}
+    source = save(tmp_path / "set", rows, dict.fromkeys(rows, List(Image())))
+    frames = frames_of(source, ROW)
+    assert levels(np.stack([frame.pixels for frame in frames])) == [0, 10]
+    assert levels(np.stack([frame.condition for frame in frames])) == [7, 17]
+
+
+@pytest.mark.parametrize(("name", "other"), [("target", "title"), ("input", "title"), ("frames", "target")])
+def test_half_a_pair_is_a_column_of_videos_where_the_other_name_is_missing(tmp_path, name, other):
+    features = {name: List(Image()), other: Value("string")}
+    source = save(tmp_path / "set", {name: [pictures(2)], other: ["a"]}, features)
+    assert levels_of(source, ROW) == [0, 10]
+    assert [frame.condition for frame in frames_of(source, ROW)] == [None, None]
+
+
 def test_columns_of_other_types_are_ignored(tmp_path):
     features = {"x": List(Image()), "poster": Image(), "sounds": List(Audio()), "text": Value("string")}
     features |= {"classes": List(Value("int64")), "depth": Array3D((2, 4, 4), "uint8")}
@@ -351,6 +388,15 @@ def test_columns_of_other_types_are_ignored(tmp_path):
         (
             {"input": List(Image()), "target": Video()},
             r"columns input and target of one type, got input \(list of Image\), target \(Video\)",
+        ),
+        (
+            {"input": List(Image()), "target": Value("string")},
+            r"columns input and target of one type, got .* target \(string\); store both alike, or, if they",
+        ),
+        ({"input": Image(), "target": List(Image())}, r"columns input and target of one type, got input \(I"),
+        (
+            {"input": List(Image()), "target": Value("string"), "video": List(Image())},
+            "columns input and target of one type",
         ),
         ({"input": List(Image()), "b": List(Image())}, "one column of videos .* input and b of input"),
         ({"a": List(Image()), "mask": Value("string")}, r"one column of class ids .* mask \(string\)"),

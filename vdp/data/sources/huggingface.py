@@ -42,8 +42,8 @@ class HuggingFaceSource:
     Videos are in the one column of Video, lists of Images (or of their bytes), or integers 0..255 of shape
     (T, H, W, 3); of several such columns, in the one named video, frames or images. A column mask or masks
     holds class ids, a list of gray Images or integers (T, H, W), null or empty for a video without. Two such
-    columns input and target are pairs: degraded videos, which become `Frame.condition`, resized, and clean
-    ones. Items are row_000012, or train/row_000012 if there are splits.
+    columns input and target are pairs, whatever else there is: degraded videos, which become
+    `Frame.condition`, resized, and clean ones. Items are row_000012, or train/row_000012 if there are splits.
 
     `folder` is written by `save_to_disk`, or holds parquet files at any depth, or is one parquet file. The
     split of a parquet file is in its name (train-00000-of-00002.parquet) or the name of its folder.
@@ -231,7 +231,9 @@ def _match(frames: Iterator[Frame], masks: Stack | None, label: str) -> Iterator
 
 def _open_split(paths: list[Path], name: str) -> _Split:
     """Open each file once, for its number of rows and its columns."""
-    counts, found = [], []
+    counts: list[int] = []
+    found: list[Columns] = []
+    names: list[list[str]] = []
     for path in paths:
         try:
             table = open_table(path)
@@ -241,13 +243,14 @@ def _open_split(paths: list[Path], name: str) -> _Split:
                 f"{path}: not a readable {kind} file ({joined(error)}); save the data set again"
             ) from error
         try:
-            found.append(choose_columns(table.schema, name))
+            found.append(choose_columns(table.schema, str(path) if found else name))
         except UnicodeDecodeError as error:
             raise ValueError(f"{path}: the name of a column is not text; save the data set again") from error
+        names.append(table.schema.names)
         if found[-1] != found[0]:
             raise ValueError(
-                f"{path}: expected the videos in column {found[0].frames}, as in {paths[0]}, got "
-                f"{found[-1].frames}; name a folder that holds one data set"
+                f"{path}: expected {found[0]}, as {paths[0]} with its columns {', '.join(names[0])}; got "
+                f"{found[-1]}, with {', '.join(names[-1])}; name a folder that holds one data set"
             )
         counts.append(table.num_rows)
     return _Split(paths, list(accumulate(counts)), found[0])

@@ -18,8 +18,8 @@ from pyarrow import types
 from vdp.data.stores.clips import Pixels
 from vdp.data.video.picture import content_reader
 
+PAIR = ("input", "target")  # degraded and clean videos, which are used before any other column
 PREFERRED = ("video", "frames", "images")  # of several columns of videos, the first of these names is used
-PAIR = ("input", "target")  # degraded and clean videos
 MASKS = ("mask", "masks")
 JPEG = b"\xff\xd8"
 
@@ -37,6 +37,11 @@ class Columns:
     kind: Kind
     masks: str | None
     degraded: str | None = None
+
+    def __str__(self) -> str:
+        """Names and kind in a message."""
+        pair = f"columns {self.degraded} and {self.frames}" if self.degraded else f"column {self.frames}"
+        return f"{pair} ({self.kind}), masks in {self.masks or 'none'}"
 
     @property
     def names(self) -> list[str]:
@@ -86,18 +91,20 @@ def choose_columns(schema: pa.Schema, name: str) -> Columns:
     listed = ", ".join(f"{column} ({kind})" for column, kind in described.items())
     kinds = {field.name: _kind(field, media[field.name]) for field in schema if field.name not in MASKS}
     usable = {column: kind for column, kind in kinds.items() if kind}
+    degraded, clean = PAIR
+    pair = [usable.get(column) for column in PAIR]
+    paired = all(pair)
     preferred = [column for column in PREFERRED if column in usable]
-    paired = not preferred and all(column in usable for column in PAIR)
+    if any(pair) and pair[0] != pair[1] and set(PAIR) <= described.keys():
+        raise ValueError(
+            f"{name}: expected columns {degraded} and {clean} of one type, got {listed}; store both alike, "
+            "or, if they are no pairs of degraded and clean videos, rename them"
+        )
     if len(usable) != 1 and not preferred and not paired:
         raise ValueError(
             f"{name}: expected one column of videos (Video, list of Images, or integers (T, H, W, 3)), got "
             f"{' and '.join(usable) or 'none'} of {listed}; name the right one {PREFERRED[0]} (pairs: "
             f"{' and '.join(PAIR)}), or for video files beside the table set kind to videos or images"
-        )
-    degraded, clean = PAIR
-    if paired and usable[degraded] != usable[clean]:
-        raise ValueError(
-            f"{name}: expected columns {degraded} and {clean} of one type, got {listed}; store both alike"
         )
     column = clean if paired else (preferred or list(usable))[0]
     masks = [field for field in schema if field.name in MASKS]
