@@ -7,6 +7,12 @@ from vdp.cli.data_size import DataSize, SplitSize
 from vdp.cli.disk import disk_estimate, disk_line
 
 
+@pytest.fixture(autouse=True)
+def own_folder(tmp_path, monkeypatch):
+    """`run_params` writes params.yaml to the current folder."""
+    monkeypatch.chdir(tmp_path)
+
+
 def test_fewer_frames_that_are_kept_take_less():
     sizes = [
         disk_estimate(run_params(predict={"keep": keep}), SIZE)["predictions"]
