@@ -56,6 +56,7 @@ from vdp.data.sources.arrays import ArraySource, Video
 from vdp.data.sources.protocols import Pace
 from vdp.data.sources.spool import SpooledSource, spool_videos
 from vdp.data.stores.clips import ClipStore
+from vdp.launch.resume import clear_finished
 from vdp.tracking.mlflow_run import TENSORBOARD
 from vdp.training.params import TrainSegmenterParams
 
@@ -219,7 +220,9 @@ def run(plan: TrainingPlan) -> None:
         for number, (module, output) in enumerate(stages, start=1):
             if (partial / output).is_dir():
                 continue
-            print(f"[{number}/{len(stages)}] {module.rpartition('.')[2]}", file=sys.stderr)
+            stage = module.rpartition(".")[2]
+            print(f"[{number}/{len(stages)}] {stage}", file=sys.stderr)
+            clear_finished(partial, stage, partial / "dvc.lock")
             _run(plan, module, lock)
         _publish(plan, splits)
 
