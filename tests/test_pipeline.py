@@ -374,3 +374,38 @@ def test_an_experiment_with_the_sampler_reruns_what_depends_on_it(project):
     steps = yaml.safe_load((project / "params.yaml").read_text())["predict"]["steps"]
     output = run(project, "dvc", "exp", "run", "--set-param", f"predict.steps={steps + 1}")
     assert stages_run(output) == ["predict", "segment", "score"]
+
+
+# --- A cache shared by a team: docs/team.md --------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def pushed(project: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The clone with its run committed and pushed to a remote, a local folder."""
+    run(project, "dvc", "remote", "add", "--default", "team", str(tmp_path_factory.mktemp("remote")))
+    run(project, "git", "commit", "--quiet", "--all", "--message", "run")
+    run(project, "dvc", "push", "--run-cache")
+    return project
+
+
+def contents(folder: Path) -> dict[Path, bytes]:
+    return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.end_to_end
+def test_another_clone_gets_a_pushed_run_without_running_a_stage(pushed, tmp_path):
+    run(tmp_path, "git", "clone", "--quiet", str(pushed), "clone")
+    output = run(tmp_path / "clone", "dvc", "repro", "--pull")
+    assert stages_run(output) == [] and "up to date" in output
+    assert contents(tmp_path / "clone/data") == contents(pushed / "data")
+
+
+@pytest.mark.end_to_end
+def test_the_same_change_in_another_clone_is_taken_from_the_pushed_run_cache(pushed, tmp_path):
+    """Without the dvc.lock of the run."""
+    run(tmp_path, "git", "clone", "--quiet", str(pushed), "clone")
+    clone = tmp_path / "clone"
+    run(clone, "git", "checkout", "HEAD^", "--", "dvc.lock")
+    output = run(clone, "dvc", "repro", "--pull", "train_denoiser")
+    assert stages_run(output) == [] and "Stage 'train_denoiser' is cached" in output
+    assert contents(clone / "data/models/denoiser") == contents(pushed / "data/models/denoiser")
