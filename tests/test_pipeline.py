@@ -22,7 +22,6 @@ from vdp.tracking.mlflow_run import flatten
 REPO = Path(__file__).parents[1]
 STAGES = yaml.safe_load((REPO / "dvc.yaml").read_text())["stages"]
 TRAININGS = ("pretrain_vae", "train_denoiser", "train_segmenter", "train_classifier", "train_motion")
-INFERENCE = ("predict_motion", "predict", "segment", "evaluate_tasks")
 
 NO_DEPS = {  # modules that cannot change a stage's bytes, and why
     "vdp/__init__.py": "lazy exports",
@@ -330,13 +329,18 @@ def test_a_forced_repro_resumes_after_each_stop_and_gives_the_same_bytes(project
     no_dep = project / "vdp/training/cost.py"
     no_dep.write_text(no_dep.read_text() + "\n# changed\n")
     again = ["--force", "--downstream"]
-    stops = ["pretrain_vae", "track_objects", "encode_latents", "train_denoiser", *INFERENCE]
+    stops = ["pretrain_vae", "track_objects", "encode_latents", "train_denoiser", "predict", "segment"]
     for before, stage in pairwise(stops):
         outputs.append(stopped_repro(project, stage, signal.SIGKILL, *again, before))
         assert_resumed(outputs[-1], before)
     outputs.append(run(project, "dvc", "repro", *again, stops[-1], "train_segmenter", "train_classifier"))
     assert_resumed(outputs[-1], stops[-1])
     assert set(stages_run("".join(outputs))) == set(STAGES)
+    for stage in ("predict_motion", "evaluate_tasks"):  # which no other stop leads to
+        alone = ("--force", "--single-item", stage)
+        stopped_repro(project, stage, signal.SIGKILL, *alone)
+        assert_resumed(run(project, "dvc", "repro", *alone), stage)
+    run(project, "dvc", "repro", "--force", "--single-item", "score")
     assert (project / "dvc.lock").read_bytes() == lock
     assert not list(project.glob(".resume/*-*"))
 
