@@ -113,10 +113,11 @@ await() {  # seconds, condition
     done
 }
 trains() { output | grep -E "^$1: +[0-9]+%.* [1-9][0-9]+/" >/dev/null; }
+predicts() { compgen -G ".resume/predict-*/*/*.npz" >/dev/null; }
 ended() { [[ $(state) =~ COMPLETED|FAILED|CANCELLED|TIMEOUT ]]; }
 requeued() { scontrol show job "$job" | grep -q 'Restarts=[1-9]'; }
 report() {  # what ran, by the output of the job, and the record of SLURM
-    output | grep -E '^(Running stage|Stage .* is cached|train_\w+: (stopped|resumed)|srun:|slurmstepd|error:|ERROR:|usage:|params.yaml is valid|Data and pipelines)' |
+    output | grep -E '^(Running stage|Stage .* is cached|\w+: (stopped|resumed)|\w+ \w+: [0-9]+ of [0-9]+ batches|srun:|slurmstepd|error:|ERROR:|usage:|params.yaml is valid|Data and pipelines)' |
         clean | tee -a "$folder/transcript.txt" || true
     show squeue --job "$job" --states=all --format='%i %j %T %M %N'
     scontrol show job "$job" | grep -oE '(Restarts|ExitCode)=\S+' | xargs | tee -a "$folder/transcript.txt"
@@ -128,7 +129,8 @@ git clone --quiet "$checkout" "$folder/clone"
 cd "$folder/clone"
 ln -s "$venv" .venv
 .venv/bin/python -m vdp recipe smoke >/dev/null
-set_param "launcher=srun python" engine.devices=auto engine.num_nodes=2 engine.save_steps=20 train_motion.steps=200
+set_param "launcher=srun python" engine.devices=auto engine.num_nodes=2 engine.save_steps=20 train_motion.steps=200 \
+    simulate.test=16 predict.steps=20
 
 note "Two nodes of one CPU"
 show sinfo --Node --long
@@ -148,7 +150,17 @@ await 1800 ended
 report
 show cmp dvc.lock ../before.lock && echo "dvc.lock is unchanged" | tee -a "$folder/transcript.txt"
 
-note "Two stages at once, of one node each, in one checkout"
+note "A stage without training; USR1 while it predicts: it continues at the batches that it lacks"
+submit slurm/stage.sbatch --force predict
+await 600 predicts
+show scancel --batch --signal=USR1 "$job"
+await 120 requeued
+await 900 ended
+report
+show cmp dvc.lock ../before.lock && echo "dvc.lock is unchanged" | tee -a "$folder/transcript.txt"
+
+note "Two stages at once, of one node each, in one checkout: engine.num_nodes is that of the machine"
+set_param engine.num_nodes=1
 submit --nodes=1 slurm/stage.sbatch --force track_objects
 first=$job
 submit --nodes=1 slurm/stage.sbatch --force encode_latents
@@ -157,6 +169,8 @@ report
 job=$first
 await 900 ended
 report
+
+set_param engine.num_nodes=2
 
 note "A node fails; the next stage waits for this one"
 set_param train_denoiser.steps=200
