@@ -244,6 +244,17 @@ def test_shards_without_a_composed_clip_have_no_file_of_it(tmp_path):
     assert_raw(latents, latents.read_composed([4], [0], [[3, 2]]), [encoded[4].composed[0, [1, 0]]])
 
 
+def test_statistics_do_not_depend_on_the_layout_of_the_arrays():
+    """The parts of a clip are those of the codec in one process, and read from files in another."""
+    rng = np.random.default_rng(0)
+    latents = rng.standard_normal((2, 11, CHANNELS, 16, 24)).astype(np.float16)
+    strided = np.ascontiguousarray(np.moveaxis(latents, 2, 0)).transpose(1, 2, 0, 3, 4)
+    moments = [Moments(CHANNELS), Moments(CHANNELS)]
+    for each, array in zip(moments, (latents, strided), strict=True):
+        each.add(array)
+    assert moments[0].normalisation() == moments[1].normalisation()
+
+
 def test_without_composed_frames_there_are_no_files_of_them(tmp_path):
     write(tmp_path, {"train": [make_clip(0)]})
     latents = LatentClips(tmp_path, ["train"])

@@ -61,10 +61,11 @@ class Moments:
         self.squares = np.zeros(channels)
 
     def add(self, latents: Half) -> None:
-        wide = latents.astype(np.float64)
-        self.count += wide.size // wide.shape[2]
-        self.total += wide.sum(axis=(0, 1, 3, 4))
-        self.squares += np.square(wide).sum(axis=(0, 1, 3, 4))
+        # in one layout: the order of a sum, and its rounding, is that of the memory
+        wide = np.ascontiguousarray(np.moveaxis(latents, 2, 0), dtype=np.float64)
+        self.count += wide[0].size
+        self.total += wide.sum(axis=(1, 2, 3, 4))
+        self.squares += np.square(wide).sum(axis=(1, 2, 3, 4))
 
     def normalisation(self) -> Normalisation:
         """Return the statistics so far; raise a ValueError if a channel is constant."""
