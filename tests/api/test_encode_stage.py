@@ -75,6 +75,7 @@ def project(template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     (tmp_path / "data").mkdir()
     for name in ("models", "clips"):
         (tmp_path / "data" / name).symlink_to(template / "data" / name)
+    shutil.copy(REPO / "dvc.yaml", tmp_path)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(encode_latents, "track_stage", Recorder().track_stage)
     return tmp_path

@@ -40,6 +40,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     data["clip"] = {"frames": FRAMES, "known": FRAMES, "height": HEIGHT, "width": WIDTH}
     data["train_denoiser"]["tasks"] = {"predict": 0.0, "interpolate": 0.0, "generate": 0.0, "restore": 1.0}
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(data))
+    (tmp_path / "dvc.yaml").write_text((REPO / "dvc.yaml").read_text())
     monkeypatch.chdir(tmp_path)
     for stage in (encode_latents, predict, predict_motion, score, segment, track_objects, train_motion):
         monkeypatch.setattr(stage, "track_stage", Recorder().track_stage)

@@ -121,7 +121,7 @@ def test_an_error_in_one_process_ends_all_with_one_line_each(two):
     assert two.code == 1
     errors = [line for line in two.stderr if line.startswith("error")]
     assert errors[0] == "error in process 1: clip 7: cannot be read"
-    assert len(errors) == 2 and "another process of this training cannot be reached" in errors[1]
+    assert len(errors) == 2 and "another process of this stage cannot be reached" in errors[1]
     assert not any("Traceback" in line for line in two.stderr)
 
 
