@@ -132,7 +132,7 @@ def check_here(kind: str) -> Outcome:
 def run_main(kind: str, main: Callable[[], None]) -> Outcome:
     """Run a stage's function with little time and memory."""
     code = 0
-    tracker = SimpleNamespace(summary=lambda values: None)
+    tracker = SimpleNamespace(is_main=True, summary=lambda values: None)
     with (
         captured_stderr() as lines,
         limits(),
