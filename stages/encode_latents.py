@@ -78,7 +78,7 @@ def main() -> None:
             views = ClipViews(changes, store.height, store.width, seed, split)
             degradations = Degradations(degrade, seed, split)
             encode = partial(encoder.arrays, store, views, degradations, compose)
-            parts[split] = work.compute(split, split_rows(len(store), work.batch_clips), encode)
+            parts[split] = work.compute(split, split_rows(range(len(store)), work.batch_clips), encode)
         if not work.join():
             return
         moments = Moments(codec.channels)
@@ -117,15 +117,17 @@ class Encoder:
         def add(kind: str, clips: Iterable[Half | None]) -> None:
             arrays.update({f"{kind}_{n}": each for n, each in enumerate(clips) if each is not None})
 
-        with advise_batch("encode_latents.batch_frames", sizes[0], sizes[0], partial(self._attempt, store)):
+        # not in the block: a lack of memory in it is one of the encoder's batch
+        composed = None if compose is None else list(compose(store, rows))
+        with advise_batch("encode_latents.batch_frames", 1, sizes[0], partial(self._attempt, store)):
             add("views", encode_clips(encode, store, rows, views, *sizes, self.time))
             if self.degraded:
                 conditions = encode_conditions(
                     encode, store, rows, views, degradations, self.degraded, *sizes, self.time
                 )
                 add("degraded", conditions)
-            if compose is not None:
-                add("composed", encode_composed(encode, rows, views, compose(store, rows), *sizes))
+            if composed is not None:
+                add("composed", encode_composed(encode, rows, views, composed, *sizes))
         return arrays
 
     def _attempt(self, store: ClipStore, frames: int) -> None:

@@ -75,7 +75,7 @@ def main() -> None:
 
 def share(work: SharedWork, label: str, calls: Sequence[Call]) -> list[Pixels]:
     """Share out calls to the processes; all of them get the results."""
-    parts = work.compute(label, split_rows(len(calls), 1), lambda rows: {"frames": calls[rows[0]]()})
+    parts = work.compute(label, split_rows(range(len(calls)), 1), lambda rows: {"frames": calls[rows[0]]()})
     work.wait()
     return [arrays["frames"] for arrays in parts]
 

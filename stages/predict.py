@@ -56,7 +56,7 @@ def predict(
     parts = {}
     for name, store in stores.items():
         rollout = partial(roll_out, model, tracker, name, store, known, params, seed)
-        parts[name] = work.compute(name, split_rows(len(store), clips_per_batch(params)), rollout)
+        parts[name] = work.compute(name, split_rows(range(len(store)), clips_per_batch(params)), rollout)
     if work.join():
         with replacing(PREDICTIONS) as folder:
             for name, store in stores.items():
@@ -88,7 +88,7 @@ def roll_out(
             names[:count], context[:count], params, seed, None if bases is None else bases[:count]
         )
 
-    with advise_batch("predict.batch_size", params.batch_size, len(rows), sample):
+    with advise_batch("predict.batch_size", params.samples, len(rows), sample):
         frames, latents = sample(len(rows))
     return kept_arrays(frames, latents, params.keep)
 

@@ -57,7 +57,7 @@ def predict(motion: ObjectMotion, sample: Sample, params: SampleMotionParams, wo
     for name, folder in list_test_sets(CLIPS).items():
         store, tracks = ClipStore(folder), TrackStore(TRACKS / name)
         move = partial(move_objects, motion, sample, params, store, tracks)
-        parts[name] = work.compute(name, split_rows(len(tracks), work.batch_clips), move)
+        parts[name] = work.compute(name, split_rows(range(len(tracks)), work.batch_clips), move)
     if work.join():
         with replacing(MOTION) as part:
             for name, arrays in parts.items():

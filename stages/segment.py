@@ -58,7 +58,7 @@ def segment(clip: ClipParams, predictor: MaskPredictor, tracker: Tracker, work: 
     for name, folder in list_test_sets(CLIPS).items():
         store = ClipStore(folder)
         masks = partial(segment_clips, clip, predictor, tracker, name, store)
-        parts[name] = work.compute(name, split_rows(len(store), work.batch_clips), masks)
+        parts[name] = work.compute(name, split_rows(range(len(store)), work.batch_clips), masks)
     if work.join():
         with replacing(MASKS) as part:
             for name, arrays in parts.items():

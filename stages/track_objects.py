@@ -59,17 +59,19 @@ def write_all_tracks(clip: ClipParams, params: TrackParams, tracker: Tracker, wo
         split = store.folder.name
         rows = [row for row in store.labelled if store.num_frames(row) >= clip.frames]
         parts[split] = work.compute(
-            split, batches_of(rows, work.batch_clips), partial(true_tracks, store, clip.frames)
+            split, split_rows(rows, work.batch_clips), partial(true_tracks, store, clip.frames)
         )
     for store in existing_stores(CLIPS, ["unlabeled"]):
-        batches = batches_of(range(min(params.unlabeled, len(store))), work.batch_clips)
+        batches = split_rows(range(min(params.unlabeled, len(store))), work.batch_clips)
         track = partial(found_tracks, tracker, store, clip.frames, with_frame_masks=False)
         parts["unlabeled"] = work.compute("unlabeled", batches, track)
     test_sets = list_test_sets(CLIPS)
     for name, folder in test_sets.items():
         store = ClipStore(folder)
         track = partial(found_tracks, tracker, store, clip.known, with_frame_masks=True)
-        parts[f"test/{name}"] = work.compute(f"test/{name}", split_rows(len(store), work.batch_clips), track)
+        parts[f"test/{name}"] = work.compute(
+            f"test/{name}", split_rows(range(len(store)), work.batch_clips), track
+        )
     if not work.join():
         return
     with replacing(TRACKS) as part:
@@ -81,10 +83,6 @@ def write_all_tracks(clip: ClipParams, params: TrackParams, tracker: Tracker, wo
             with ArrayWriter(part / "test" / name / FRAME_MASKS, found.rows) as file:
                 for arrays in found:
                     file.append(arrays["frame_masks"])
-
-
-def batches_of(rows: Sequence[int], size: int) -> list[Sequence[int]]:
-    return [[rows[i] for i in batch] for batch in split_rows(len(rows), size)]
 
 
 def true_tracks(store: ClipStore, frames: int, rows: Sequence[int]) -> Arrays:

@@ -27,7 +27,7 @@ def squares(rows: Sequence[int]) -> Arrays:
 
 def main() -> None:
     with share_in(Path(sys.argv[1]), "squares", engine_params(devices=2), Uncounted()) as work:
-        parts = work.compute("all", split_rows(ROWS, SIZE), squares)
+        parts = work.compute("all", split_rows(range(ROWS), SIZE), squares)
         if work.join():
             arrays = list(parts)
             print(*(int(square) for part in arrays for square in part["squares"]))

@@ -55,15 +55,15 @@ def run(fail_at: int | None = None) -> tuple[Squares, list[int], Recorder]:
     ledger = Recorder()
     compute = Squares(ledger, fail_at)
     with share(ledger) as work:
-        parts = work.compute("all", split_rows(ROWS, SIZE), compute)
+        parts = work.compute("all", split_rows(range(ROWS), SIZE), compute)
         assert work.join()
         found = squares_of(parts)
     return compute, found, ledger
 
 
 def test_batches_have_one_size_but_the_last():
-    assert [list(batch) for batch in split_rows(ROWS, SIZE)] == [[0, 1, 2], [3, 4, 5], [6]]
-    assert split_rows(0, SIZE) == []
+    assert [list(batch) for batch in split_rows(range(ROWS), SIZE)] == [[0, 1, 2], [3, 4, 5], [6]]
+    assert split_rows([], SIZE) == []
 
 
 def test_the_parts_are_read_in_the_order_of_the_rows():
@@ -121,7 +121,7 @@ def test_a_signal_stops_after_the_batch_under_way(number):
 
     message = "work: stopped after 1 of 4 batches; run again"
     with pytest.raises(Interrupted, match=message) as stopped, share(ledger) as work:
-        work.compute("first", split_rows(ROWS, SIZE), interrupted)
+        work.compute("first", split_rows(range(ROWS), SIZE), interrupted)
         work.compute("second", [[0]], compute)
         work.join()
     assert stopped.value.exit_code == 128 + number
@@ -189,6 +189,14 @@ def test_a_full_disk_ends_in_one_line_and_keeps_the_batches_before(monkeypatch):
         run()
     assert [path.name for path in sorted(Path(".resume").rglob("0*"))] == ["000000.npz"]
     assert len(run()[0].batches) == 2
+
+
+def test_work_in_a_precision_that_the_device_lacks_is_refused_as_trainings_are():
+    engine = engine_params(precision=16)
+    work = share_work("work", Path.cwd(), engine, Recorder())
+    with pytest.raises(UserError, match="engine.precision=16: expected a GPU"), work:
+        raise AssertionError("it has started")
+    assert not Path(".resume").exists()
 
 
 def test_two_works_of_one_name_are_refused():

@@ -6,7 +6,14 @@ import sys
 import pytest
 import torch
 
-from vdp.launch.out_of_memory import MemoryAdvisor, MemoryParam, is_out_of_memory, largest_that_fits
+from vdp.core.errors import UserError
+from vdp.launch.out_of_memory import (
+    MemoryAdvisor,
+    MemoryParam,
+    advise_batch,
+    is_out_of_memory,
+    largest_that_fits,
+)
 
 pytestmark = pytest.mark.slow
 
@@ -142,3 +149,39 @@ def test_a_scaled_param_keeps_its_multiple_and_its_ratio(param, share, expected)
 
 def test_a_param_that_cannot_be_lowered_is_not_suggested():
     assert "base_channels" not in message(16, 1, 1, 8, MemoryParam("vae.base_channels", 8, 1, 8))
+
+
+@pytest.mark.parametrize(
+    ("clips", "room", "advice"),
+    [
+        (12, 7, "with a batch of 48: set it to 28, the largest that fits"),
+        (
+            5,
+            3,
+            "with a batch of 20: set it to 12, the largest that fits",
+        ),  # a set of fewer clips than a batch
+        (12, 0, "with a batch of 48: 4 does not fit either; use a device with more memory"),
+    ],
+)
+def test_a_batch_that_does_not_fit_ends_in_the_largest_that_does(clips, room, advice):
+    """A clip has 4 samples, which `predict.batch_size` counts."""
+
+    def sample(count: int) -> int:
+        if count > room:
+            raise torch.OutOfMemoryError(CUDA)
+        return count
+
+    with (
+        pytest.raises(UserError, match=advice) as error,
+        advise_batch("predict.batch_size", 4, clips, sample),
+    ):
+        sample(clips)
+    assert str(error.value).startswith("predict.batch_size: out of memory (Tried to allocate 2.25 GiB, total")
+
+
+def test_other_errors_of_a_batch_are_raised_as_they_are():
+    with (
+        pytest.raises(ValueError, match="clip 7"),
+        advise_batch("predict.batch_size", 1, 2, lambda count: None),
+    ):
+        raise ValueError("clip 7")

@@ -146,7 +146,7 @@ def submit(
             masks = predictor.masks([_read(source, items[row], rule) for row in rows])
             return {"masks": np.stack([resize_mask(mask, HEIGHT, WIDTH, "stretch") for mask in masks])}
 
-        parts = work.compute(hidden.name, split_rows(len(items), predictor.batch_size), predict)
+        parts = work.compute(hidden.name, split_rows(range(len(items)), predictor.batch_size), predict)
         if not work.join():
             return None
         shape = _write(torch.from_numpy(np.concatenate([part["masks"] for part in parts])), out, force)

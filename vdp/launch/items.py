@@ -24,7 +24,7 @@ from vdp.launch.interrupts import StopRequest, catch_stop_signals
 from vdp.launch.params import EngineParams
 from vdp.launch.resume import FINISHED, LOCK, clear_outdated, remove_without_batches, resume_folder
 from vdp.launch.stage_key import stage_key
-from vdp.launch.start import Processes, start_processes
+from vdp.launch.start import Processes, check_precision, start_processes
 from vdp.launch.watch import report_lost_process
 
 FLOPS = "flops"  # entry of a file, beside its arrays
@@ -60,9 +60,6 @@ class Parts:
 
     def __init__(self, paths: Sequence[Path], rows: int) -> None:
         self.paths, self.rows = paths, rows
-
-    def __len__(self) -> int:
-        return len(self.paths)
 
     def __iter__(self) -> Iterator[dict[str, np.ndarray]]:
         for path in self.paths:
@@ -195,6 +192,7 @@ def share_in(folder: Path, name: str, engine: EngineParams, ledger: Ledger) -> I
         name: of the work, in messages.
     """
     processes = start_processes(engine)
+    check_precision(engine, processes.device.type)
     with ExitStack() as stack:
         stack.enter_context(report_lost_process(name))
         if processes.is_main:
@@ -211,9 +209,9 @@ def share_in(folder: Path, name: str, engine: EngineParams, ledger: Ledger) -> I
             raise
 
 
-def split_rows(rows: int, size: int) -> list[range]:
-    """Split the rows 0..rows-1 into batches of `size`, the last one smaller."""
-    return [range(first, min(first + size, rows)) for first in range(0, rows, size)]
+def split_rows(rows: Sequence[int], size: int) -> list[Sequence[int]]:
+    """Split rows into batches of `size`, the last one smaller."""
+    return [rows[first : first + size] for first in range(0, len(rows), size)]
 
 
 def _write(path: Path, arrays: Arrays) -> None:

@@ -75,13 +75,13 @@ def report_out_of_memory(section: str, memory_params: Sequence[MemoryParam]) -> 
 
 
 def advise_batch(
-    param: str, value: int, parts: int, attempt: Callable[[int], object]
+    param: str, unit: int, parts: int, attempt: Callable[[int], object]
 ) -> AbstractContextManager[None]:
     """Raise a UserError with the largest batch that fits if memory is full in the block.
 
     Args:
         param: dotted name of the size of the batch.
-        value: its value now, of which one part is `value // parts`.
+        unit: what one part counts in `param`, such as the samples of a clip.
         parts: of the batch in the block, at least 1.
         attempt: computes so many parts.
     """
@@ -89,10 +89,10 @@ def advise_batch(
     def message(reason: str) -> str:
         fits = largest_that_fits(attempt, parts - 1)
         sizes = ", ".join(match[0] for match in SIZES.finditer(reason))
-        head = f"{param}={value}: out of memory{f' ({sizes})' if sizes else ''}: "
+        head = f"{param}: out of memory{f' ({sizes})' if sizes else ''} with a batch of {parts * unit}: "
         if not fits:
-            return f"{head}the smallest batch does not fit; use a device with more memory, or smaller frames"
-        return f"{head}set it to {value // parts * fits}, the largest that fits"
+            return f"{head}{unit} does not fit either; use a device with more memory, or smaller frames"
+        return f"{head}set it to {fits * unit}, the largest that fits"
 
     return _catch_out_of_memory(message)
 

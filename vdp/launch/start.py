@@ -118,11 +118,16 @@ def _devices(params: DeviceParams) -> int:
 
 def fabric_precision(params: EngineParams, accelerator: str) -> Precision:
     """Fabric's name of the precision; weights, their averages and the optimizer are fp32 in all of them."""
-    if params.precision == 16 and accelerator == "cpu":
-        raise UserError("engine.precision=16: expected a GPU; set it to auto, which takes bf16 if it is fast")
+    check_precision(params, accelerator)
     if params.precision == 16 and params.strategy == "fsdp":
         raise UserError("engine.precision=16: not supported with engine.strategy=fsdp; use bf16, or ddp")
     if params.precision == 16:
         return "16-mixed"
     auto = params.precision == "auto" and computes_in_bf16(accelerator)
     return "bf16-mixed" if auto or params.precision == "bf16" else "32-true"
+
+
+def check_precision(params: EngineParams, accelerator: str) -> None:
+    """Raise a UserError if networks cannot compute in the precision on this accelerator."""
+    if params.precision == 16 and accelerator == "cpu":
+        raise UserError("engine.precision=16: expected a GPU; set it to auto, which takes bf16 if it is fast")
