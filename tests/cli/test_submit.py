@@ -129,6 +129,39 @@ def test_after_a_kill_only_the_missing_batches_are_predicted(predictor, monkeypa
     assert not list(Path(".resume").glob("submit-*"))
 
 
+@pytest.mark.parametrize("change", ["params", "config", "picture"])
+def test_other_params_models_or_pictures_start_anew(project, predictor, monkeypatch, change):
+    def keys() -> set[str]:
+        return {path.name for path in Path(".resume").glob("submit-*")}
+
+    predict, calls = predictor.masks, []
+
+    def stopped(clips):
+        calls.append(clips)
+        if len(calls) % 2 == 0:
+            raise KeyboardInterrupt
+        return predict(clips)
+
+    monkeypatch.setattr(predictor, "masks", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        run()
+    before = keys()
+    if change == "params":
+        Path("params.yaml").write_text(Path("params.yaml").read_text().replace("seed: 0", "seed: 1"))
+    elif change == "config":
+        models = Path("data/models").resolve()
+        Path("data/models").unlink()
+        shutil.copytree(models, "data/models")
+        config = Path("data/models/denoiser/config.json")
+        config.write_text(config.read_text() + " ")
+    else:
+        picture = next(Path("hidden").rglob("*.png"))
+        picture.write_bytes(picture.read_bytes() + b" ")
+    with pytest.raises(KeyboardInterrupt):
+        run()
+    assert len(before) == 1 and len(keys()) == 2, "both have a batch to continue from"
+
+
 @pytest.mark.parametrize("base", ["nearest", "composed"])
 def test_a_submission_has_the_masks_of_the_stages_in_the_order_of_numbers(
     project, composed_models, monkeypatch, base

@@ -23,6 +23,7 @@ from vdp.config.schema import ClipParams
 from vdp.config.yaml_file import read_file
 from vdp.core.checkout import project_root
 from vdp.core.classes import NUM_CLASSES
+from vdp.core.device import pick_device
 from vdp.core.errors import UserError, one_line
 from vdp.core.tasks import hop_offsets
 from vdp.data.extract.cut import cut_clips
@@ -155,10 +156,12 @@ def submit(
 
 
 def _key(source: CompetitionSource, items: Sequence[str], models: Path, checkpoint: int | None) -> str:
-    """Hash what the masks depend on: params, weights, and the names and sizes of the pictures."""
-    params = json.dumps({name: read_file().get(name) for name in READ}, sort_keys=True)
-    digest = hashlib.sha256(f"{params} {checkpoint} {files_hash(source, items)} {torch.__version__}".encode())
-    for file in sorted(models.rglob("*.safetensors")):
+    """Hash what the masks depend on: params, models, the device, and the names and sizes of the pictures."""
+    data, precision = read_file(), read_section(EngineParams, "engine").precision
+    params = json.dumps({name: data.get(name) for name in READ}, sort_keys=True)
+    device = f"{precision} {pick_device().type} {torch.__version__}"
+    digest = hashlib.sha256(f"{params} {checkpoint} {files_hash(source, items)} {device}".encode())
+    for file in sorted(path for path in models.rglob("*") if path.suffix in (".safetensors", ".json")):
         with file.open("rb") as content:
             digest.update(hashlib.file_digest(content, "sha256").digest())
     return digest.hexdigest()[:16]
